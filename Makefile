@@ -1,0 +1,120 @@
+# Everything a contributor runs. On a fresh machine `make demo` needs GNU make and Python alone:
+# uv is fetched when it is missing, and all that is installed stays in .uv and .venv.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo dev test lint types lock node clean unproven
+
+# Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
+PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
+SYNCED := .venv/.synced
+
+# Neither another environment nor another install target of the caller's shell may leak in here.
+# What says where packages come from (index, proxy, certificates) is left alone.
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PYTHONUSERBASE PYTHONSAFEPATH MYPYPATH
+unexport PIP_CONSTRAINT PIP_DRY_RUN PIP_NO_BINARY PIP_NO_DEPS PIP_PREFIX PIP_PYTHON
+unexport PIP_REQUIRE_HASHES PIP_REQUIREMENT PIP_ROOT PIP_TARGET
+unexport UV_BUILD_CONSTRAINT UV_CONSTRAINT UV_EXCLUDE UV_EXCLUDE_NEWER UV_MANAGED_PYTHON UV_NO_BINARY
+unexport UV_NO_BUILD UV_NO_VERIFY_HASHES UV_OVERRIDE UV_PREFIX UV_PROJECT UV_PYTHON
+unexport UV_PYTHON_PREFERENCE UV_REQUIRE_HASHES UV_RESOLUTION UV_SYSTEM_PYTHON UV_TARGET
+unexport UV_VENV_SEED UV_WORKING_DIRECTORY UV_WORKING_DIR
+export PIP_REQUIRE_VIRTUALENV := 0
+export PIP_USER := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export UV_PYTHON_DOWNLOADS := never
+
+help: ## list what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+demo: $(SYNCED) ## one whole call on this machine, without any account
+	@.venv/bin/flow demo $(ARGS)
+
+dev: $(SYNCED) ## the service with reloading and stand-ins
+	@.venv/bin/flow dev $(ARGS)
+
+test: $(SYNCED) node ## all tests; ARGS="tests/db -k join" for some
+	@.venv/bin/pytest -n logical --maxprocesses 4 --dist loadscope $(ARGS)
+
+lint: $(SYNCED) ## style, layout and the direction of imports
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/lint-imports
+
+types: $(SYNCED) ## mypy, strict
+	@.venv/bin/mypy
+
+lock: .uv/bin/uv ## write requirements.lock; ARGS=--upgrade for the newest versions
+	@.uv/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	  --generate-hashes --custom-compile-command "make lock" --quiet \
+	  --output-file requirements.lock $(ARGS)
+
+clean: ## remove all that make has put here
+	rm -rf .venv .uv .node dist build tests/node/node_modules \
+	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find flow tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment -------------------------------------------------------------------------------
+
+IS_SUITABLE := import sys; \
+  (3, 11) <= sys.version_info[:2] <= (3, 14) and sys.implementation.name == "cpython" \
+  or sys.exit(1); print(sys.executable)
+
+define find_python
+for name in $(PYTHON) $(PYTHONS); do \
+  python=$$("$$name" -I -c '$(IS_SUITABLE)' 2>/dev/null) && break; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "Flow needs Python 3.11, 3.12, 3.13 or 3.14, and found none of them as" >&2; \
+  echo "$(strip $(PYTHON) $(PYTHONS)). Install one (Debian: apt install python3," >&2; \
+  echo "macOS: brew install python@3.13) or name it: make PYTHON=/path/to/python3.12" >&2; \
+  exit 1; \
+fi
+endef
+
+# A system's own uv, or one fetched into .uv: by way of a virtual environment where Python can make
+# one, or by pip alone where it cannot (Debian splits venv off).
+.uv/bin/uv:
+	@rm -rf .uv && mkdir -p .uv/bin
+	@if uv --version >/dev/null 2>&1; then ln -s "$$(command -v uv)" $@; exit; fi; \
+	$(find_python); \
+	echo "Fetching uv with $$python"; \
+	if "$$python" -I -m venv .uv/venv >/dev/null 2>&1 \
+	    && .uv/venv/bin/python -m pip install --quiet 'uv>=0.10,<1'; then \
+	  ln -s ../venv/bin/uv $@; \
+	elif "$$python" -m pip install --quiet --target .uv/lib 'uv>=0.10,<1'; then \
+	  ln -s ../lib/bin/uv $@; \
+	else \
+	  echo "uv could not be fetched. Install uv, or give this Python venv or pip" \
+	    "(Debian: apt install python3-venv): $$python" >&2; \
+	  exit 1; \
+	fi
+
+# The stamp is younger than all that decides what is installed, is written last, and holds the folder
+# that was installed: a copied or moved checkout would run the other one's code, so it gets an
+# environment of its own. A .venv that make did not make is kept if its Python will do.
+ifneq ($(shell test -x .venv/bin/python && cat $(SYNCED) 2>/dev/null),$(CURDIR))
+$(SYNCED): unproven
+endif
+unproven: ;
+
+$(SYNCED): requirements.lock pyproject.toml | .uv/bin/uv
+	@made_for=$$(cat $@ 2>/dev/null || echo "$(CURDIR)"); \
+	if [ "$$made_for" != "$(CURDIR)" ] \
+	    || ! .venv/bin/python -I -c '$(IS_SUITABLE)' >/dev/null 2>&1; then \
+	  $(find_python); \
+	  rm -rf .venv; \
+	  .uv/bin/uv venv --quiet --python "$$python" .venv; \
+	fi
+	@.uv/bin/uv pip sync --python .venv/bin/python --require-hashes requirements.lock
+	@.uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
+	  --editable .
+	@echo "$(CURDIR)" > $@
+
+# Some tests run Supabase's own PostgREST and CLI, which need Node. Not `npm ci`: it refuses a lock
+# that does not hold the CLI's binaries for every platform, of which a machine needs one.
+node: $(if $(wildcard tests/node/package-lock.json),$(if $(shell command -v npm 2>/dev/null),tests/node/node_modules/.package-lock.json))
+	@command -v npm >/dev/null 2>&1 || echo "Node (with npm) is missing: the tests that need it are skipped."
+
+tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
+	@cd tests/node && npm install --no-save --no-audit --no-fund

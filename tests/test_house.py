@@ -1,0 +1,196 @@
+"""The rules of the house: what the repository as a whole may and may not hold."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from flow.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+TOP_LEVEL = {
+    ".ci", ".gitattributes", ".gitignore", "Dockerfile", "LICENSE", "Makefile", "README.md",
+    "env.example", "flow", "pyproject.toml", "requirements.lock", "supabase", "tests",
+}  # fmt: skip
+
+# Put together here, so that this file does not hold what it looks for.
+REGISTRIES = [
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("registry", "npmjs", "org"),
+        ("registry", "yarnpkg", "com"),
+        ("npmmirror", "com"),
+        ("deb", "debian", "org"),
+    )
+]
+# pydantic pins pydantic_core to one exact version and documents its use.
+OURS_OR_PINNED = {"flow", "pydantic_core"}
+HOME_FOLDERS = re.compile(r"(?<![\w.~$}-])/(?:work|root|home|Users)/\w")
+SECRETS = {
+    "OpenAI key": r"\bsk-(?:proj-|svcacct-)?[A-Za-z0-9]{20,}",
+    "PostHog key": r"\bph[cxs]_[A-Za-z0-9]{30,}",
+    "Unkey root key": r"\bunkey_[A-Za-z0-9]{16,}",
+    "Supabase secret key": r"\bsb_secret_[A-Za-z0-9]{20,}",
+    "JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}",
+    "GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{30,}",
+    "AWS key": r"\bAKIA[0-9A-Z]{16}\b",
+    "private key": r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----",
+}
+
+
+@pytest.fixture(scope="module")
+def committed() -> list[Path]:
+    """Files that are in the repository or would be with the next commit, relative to its root."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    paths = [Path(name) for name in listed.split("\0") if name]
+    return [path for path in paths if (ROOT / path).is_file()]
+
+
+@pytest.fixture(scope="module")
+def lines(committed: list[Path]) -> list[tuple[str, str]]:
+    """Every line of every text file, with where it stands as ``path:number``."""
+    return [
+        (f"{path}:{number}", line)
+        for path in committed
+        for number, line in enumerate(_text(ROOT / path).splitlines(), start=1)
+    ]
+
+
+def test_top_level_holds_only_what_is_agreed(committed: list[Path]) -> None:
+    assert {path.parts[0] for path in committed} <= TOP_LEVEL
+
+
+@pytest.mark.parametrize("host", REGISTRIES)
+def test_no_file_names_a_package_registry(host: str, lines: list[tuple[str, str]]) -> None:
+    assert [where for where, line in lines if host in line.lower()] == []
+
+
+def test_no_file_names_a_folder_of_one_machine(lines: list[tuple[str, str]]) -> None:
+    assert [where for where, line in lines if HOME_FOLDERS.search(line)] == []
+
+
+@pytest.mark.parametrize("pattern", SECRETS.values(), ids=SECRETS)
+def test_no_file_holds_a_secret(pattern: str, lines: list[tuple[str, str]]) -> None:
+    assert [where for where, line in lines if re.search(pattern, line)] == []
+
+
+def test_env_example_lists_each_setting_once_with_a_comment_and_no_value() -> None:
+    rows = (ROOT / "env.example").read_text("utf-8").splitlines()
+    assignments = [(above, row) for above, row in pairwise(rows) if re.match(r"[A-Z_]+=", row)]
+    assert sorted(row for _, row in assignments) == sorted(f"{v}=" for v in _variables())
+    assert [row for above, row in assignments if not above.startswith("# ")] == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "flow").rglob("*.py"))
+        if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    ]
+    assert silent == []
+
+
+def test_every_imported_distribution_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    distributions = importlib.metadata.packages_distributions()
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in sorted((ROOT / "flow").rglob("*.py"))
+        for module in _imported(path) - set(sys.stdlib_module_names) - OURS_OR_PINNED
+        if declared.isdisjoint(map(canonicalize_name, distributions.get(module, ())))
+    }
+    assert undeclared == set()
+
+
+def test_the_lock_satisfies_what_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    asked = project["project"]["dependencies"] + [
+        line for group in project["dependency-groups"].values() for line in group
+    ]
+    locked = _locked_versions()
+    unmet = [
+        line
+        for line in asked
+        if isinstance(line, str)
+        and not all(
+            Requirement(line).specifier.contains(version)
+            for version in locked.get(canonicalize_name(Requirement(line).name), ["0"])
+        )
+    ]
+    assert unmet == [], "run `make lock`"
+
+
+def test_help_imports_neither_pipecat_nor_fastapi() -> None:
+    program = (
+        "import sys; sys.argv = ['flow', '--help']\n"
+        "from flow.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'pipecat', 'fastapi', 'dbos', 'supabase', 'openai'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Usage" in run.stdout
+
+
+def _text(path: Path) -> str:
+    """The file's text, or nothing for a binary file."""
+    data = path.read_bytes()
+    return "" if b"\0" in data else data.decode("utf-8", errors="replace")
+
+
+def _imported(path: Path) -> set[str]:
+    """Top-level names of all modules the file imports, wherever in it the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+def _variables() -> list[str]:
+    """The environment variables that `Settings` reads, by the name it documents."""
+    prefix = Settings.model_config["env_prefix"]
+    return [
+        f"{prefix}{name.upper()}" if field.validation_alias is None else name.upper()
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _locked_versions() -> dict[str, list[str]]:
+    found = re.findall(
+        r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE
+    )
+    versions: dict[str, list[str]] = {}
+    for name, version in found:
+        versions.setdefault(canonicalize_name(name), []).append(version)
+    return versions
