@@ -1,0 +1,71 @@
+"""A workflow thread: one call from its join to its settled account."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class Status(StrEnum):
+    """Where a thread is. The legal moves are a table in the database, which refuses all others."""
+
+    CREATED = "created"
+    CONNECTING = "connecting"
+    IN_CALL = "in_call"
+    ENDED = "ended"
+    EXTRACTING = "extracting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no move leads out of this state."""
+        return self in {self.COMPLETED, self.FAILED, self.EXPIRED, self.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance. ``seq`` counts from 0 within the thread and makes saving it idempotent.
+
+    ``interrupted`` marks an assistant turn the caller cut off: ``content`` is what was spoken.
+    """
+
+    seq: int
+    role: str
+    content: str
+    started_at: datetime
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A row of ``workflow_threads`` with its transcript.
+
+    ``join`` is the accepted join request as JSON; ``usage_stats`` the running account (for
+    reading; the ledger is the truth); ``insights`` what was extracted, or
+    ``{"status": "skipped" | "failed", "reason": ...}``.
+    """
+
+    id: UUID
+    api_key_id: UUID
+    team_id: str
+    product: str
+    billable: bool
+    status: Status
+    join: dict[str, Any]
+    transcript: tuple[Turn, ...]
+    insights: dict[str, Any] | None
+    usage_stats: dict[str, Any]
+    metadata: dict[str, Any]
+    error: dict[str, Any] | None
+    end_reason: str | None
+    end_requested: bool
+    created_at: datetime
+    connected_at: datetime | None
+    ended_at: datetime | None
+    completed_at: datetime | None

@@ -1,0 +1,114 @@
+"""Every error Flow raises on purpose, as one tree.
+
+    FlowError
+     ├─ ConfigurationError       a setting, file or option is missing, wrong or contradictory
+     ├─ InvalidInput             a caller's input breaks a rule; carries one problem per field
+     ├─ ContradictoryUsage       a vendor's usage report contradicts itself
+     ├─ NotFound                 the thing does not exist, or is not the caller's to see
+     ├─ Conflict                 the request contradicts what is already so
+     │   └─ IllegalTransition    a thread cannot move from its state to the one asked for
+     ├─ Refused                  the caller may not do this (a key, a permission, a limit)
+     └─ Unavailable              a party Flow depends on cannot answer now; trying again may help
+         ├─ DatabaseUnavailable
+         └─ AuthUnavailable
+
+A docstring is the default message. The HTTP answer for each is decided in one place,
+``flow.api.problems``; nothing below the API knows about status codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class FlowError(Exception):
+    """Something went wrong in Flow."""
+
+    code: str = "internal_error"
+
+    def __init__(self, message: str | None = None) -> None:
+        doc = (type(self).__doc__ or "").strip().splitlines()
+        super().__init__(message or (doc[0] if doc else type(self).__name__))
+
+
+class ConfigurationError(FlowError):
+    """A setting is missing, wrong or contradictory."""
+
+    code = "configuration_error"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One thing wrong with one field; ``field`` is a dotted path such as ``bot.llm.model``."""
+
+    field: str
+    message: str
+
+
+class InvalidInput(FlowError):
+    """The input is not valid."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str | None = None, problems: Sequence[FieldProblem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class ContradictoryUsage(FlowError):
+    """A usage report contradicts itself."""
+
+    code = "contradictory_usage"
+
+
+class NotFound(FlowError):
+    """There is no such thing for this key."""
+
+    code = "not_found"
+
+
+class Conflict(FlowError):
+    """The request contradicts the present state."""
+
+    code = "conflict"
+
+    def __init__(self, message: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.code
+
+
+class IllegalTransition(Conflict):
+    """The thread cannot move to that state from where it is."""
+
+    code = "illegal_transition"
+
+
+class Refused(FlowError):
+    """The request is refused."""
+
+    def __init__(
+        self, code: str, message: str | None = None, retry_after_secs: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_secs = retry_after_secs
+
+
+class Unavailable(FlowError):
+    """A service Flow depends on cannot answer now."""
+
+    code = "unavailable"
+    retry_after_secs: int = 5
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached now."""
+
+    code = "database_unavailable"
+
+
+class AuthUnavailable(Unavailable):
+    """The key service cannot be reached now."""
+
+    code = "auth_unavailable"

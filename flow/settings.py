@@ -1,0 +1,103 @@
+"""Flow's environment, read once at the composition root and passed on as values.
+
+Vendors keep their own variable names; everything else is ``FLOW_*``. ``env.example`` lists each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flow.errors import ConfigurationError
+
+
+def _env(name: str) -> AliasChoices:
+    return AliasChoices(name, name.lower())
+
+
+class Settings(BaseSettings):
+    """Every setting. An empty variable counts as not set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FLOW_", env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
+
+    debug: bool = False
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    public_url: str | None = None
+    secret: SecretStr | None = None
+    data_dir: Path = Path.home() / ".local" / "share" / "flow"
+    prices_file: Path | None = None
+    log_format: Literal["console", "json"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    capture_content: bool = False
+    interrupted_streams: Literal["estimate", "drain"] = "estimate"
+    turn_detection: Literal["silence", "smart"] = "silence"
+    max_calls: Annotated[int, Field(ge=1, le=1000)] = 20
+    idle_timeout_secs: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    join_token_secs: Annotated[int, Field(ge=5, le=3600)] = 300
+    debug_api_key: SecretStr = SecretStr("flow_debug_key_not_a_secret")
+
+    llm_provider: str = "openai"
+    llm_model: str = "gpt-4.1"
+    stt_provider: str = "openai"
+    stt_model: str = "gpt-4o-transcribe"
+    tts_provider: str = "openai"
+    tts_model: str = "gpt-4o-mini-tts"
+    tts_voice: str = "alloy"
+    insights_model: str = "gpt-4.1-mini"
+
+    database_url: SecretStr | None = Field(None, validation_alias=_env("DATABASE_URL"))
+    supabase_url: str | None = Field(None, validation_alias=_env("SUPABASE_URL"))
+    supabase_service_role_key: SecretStr | None = Field(
+        None, validation_alias=_env("SUPABASE_SERVICE_ROLE_KEY")
+    )
+    unkey_root_key: SecretStr | None = Field(None, validation_alias=_env("UNKEY_ROOT_KEY"))
+    unkey_base_url: str | None = Field(None, validation_alias=_env("UNKEY_BASE_URL"))
+    posthog_api_key: SecretStr | None = Field(None, validation_alias=_env("POSTHOG_API_KEY"))
+    posthog_host: str = Field("https://us.i.posthog.com", validation_alias=_env("POSTHOG_HOST"))
+    openai_api_key: SecretStr | None = Field(None, validation_alias=_env("OPENAI_API_KEY"))
+    openai_base_url: str | None = Field(None, validation_alias=_env("OPENAI_BASE_URL"))
+
+    @field_validator(
+        "public_url", "supabase_url", "unkey_base_url", "posthog_host", "openai_base_url"
+    )
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must be an http:// or https:// URL")
+        return value.rstrip("/")
+
+    @classmethod
+    def read(cls) -> Settings:
+        """The settings of this process's environment.
+
+        Raises:
+            ConfigurationError: one sentence per variable that is wrong.
+        """
+        try:
+            return cls()  # type: ignore[call-arg]
+        except ValidationError as error:
+            raise ConfigurationError(_sentences(error)) from None
+
+
+def _sentences(error: ValidationError) -> str:
+    said = []
+    for problem in error.errors(include_input=False, include_url=False):
+        name = str(problem["loc"][0])
+        variable = name.upper() if name.upper() in _VENDOR_NAMES else f"FLOW_{name.upper()}"
+        said.append(f"{variable}: {problem['msg'].removeprefix('Value error, ')}.")
+    return "\n".join(said)
+
+
+_VENDOR_NAMES = {
+    name.upper() for name, f in Settings.model_fields.items() if f.validation_alias is not None
+}

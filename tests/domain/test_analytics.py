@@ -1,0 +1,248 @@
+"""The properties of ``$ai_generation`` and ``$ai_trace`` events."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flow.domain.analytics import (
+    MAX_CONTENT_CHARS,
+    Content,
+    generation_properties,
+    trace_properties,
+)
+from flow.domain.usage import (
+    Cost,
+    Failure,
+    Kind,
+    Outcome,
+    Owner,
+    Provenance,
+    Quantities,
+    UsageEvent,
+)
+
+OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", False)
+LLM = UsageEvent(
+    owner=OWNER,
+    kind=Kind.LLM,
+    source="bot",
+    provider="openai",
+    model="gpt-4.1-2025-04-14",
+    requested_model="gpt-4.1",
+    quantities=Quantities(
+        input_tokens=100,
+        cache_read_tokens=1000,
+        cache_write_tokens=10,
+        output_tokens=50,
+        reasoning_tokens=20,
+    ),
+    provenance=Provenance.REPORTED,
+    cost=Cost(
+        input=Decimal("0.0002"),
+        cache_read=Decimal("0.0005"),
+        cache_write=Decimal("0.00001"),
+        output=Decimal("0.0004"),
+        audio_input=Decimal("0.001"),
+        audio_output=Decimal("0.002"),
+    ),
+    latency_secs=1.5,
+    time_to_first_token_secs=0.25,
+    stream=True,
+    service_tier="default",
+    id=UUID(int=3),
+)
+TTS = replace(
+    LLM,
+    kind=Kind.TTS,
+    quantities=Quantities(characters=120, audio_seconds=Decimal("7.25")),
+    provenance=Provenance.MEASURED,
+    cost=Cost(tts=Decimal("0.0018")),
+    time_to_first_token_secs=None,
+    service_tier=None,
+)
+STT = replace(TTS, kind=Kind.STT, cost=Cost(stt=Decimal("0.0006")))
+
+
+def test_an_llm_event_says_everything_that_is_known():
+    assert generation_properties(LLM) == {
+        "$ai_trace_id": str(UUID(int=1)),
+        "$ai_session_id": str(UUID(int=1)),
+        "$ai_span_id": str(UUID(int=3)),
+        "$ai_span_name": "bot llm",
+        "$ai_model": "gpt-4.1-2025-04-14",
+        "requested_model": "gpt-4.1",
+        "$ai_provider": "openai",
+        "$ai_stream": True,
+        "$ai_service_tier": "default",
+        "$ai_latency": 1.5,
+        "$ai_time_to_first_token": 0.25,
+        "$ai_cache_reporting_exclusive": False,
+        "$ai_input_tokens": 1110,
+        "$ai_cache_read_input_tokens": 1000,
+        "$ai_cache_creation_input_tokens": 10,
+        "$ai_output_tokens": 50,
+        "$ai_reasoning_tokens": 20,
+        "$ai_is_error": False,
+        "$ai_http_status": 200,
+        "$ai_cost_passthrough": True,
+        "$ai_input_cost_usd": 0.00171,
+        "$ai_output_cost_usd": 0.0024,
+        "$ai_cache_read_cost_usd": 0.0005,
+        "$ai_cache_creation_cost_usd": 0.00001,
+        "$ai_total_cost_usd": 0.00411,
+        "audio_input_cost_usd": 0.001,
+        "audio_output_cost_usd": 0.002,
+        "usage_kind": "llm",
+        "usage_source": "bot",
+        "provenance": "reported",
+        "outcome": "ok",
+        "ai_product": "voice_bot",
+        "$ai_billable": False,
+        "team_id": "acme",
+        "api_key_id": str(UUID(int=2)),
+        "workflow_thread_id": str(UUID(int=1)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("event", "input_usd", "output_usd", "own"),
+    [(TTS, 0.0, 0.0018, "tts_cost_usd"), (STT, 0.0006, 0.0, "stt_cost_usd")],
+)
+def test_speech_costs_are_input_when_heard_and_output_when_spoken(
+    event, input_usd, output_usd, own
+):
+    said = generation_properties(event)
+    assert said["$ai_input_cost_usd"] == input_usd
+    assert said["$ai_output_cost_usd"] == output_usd
+    assert said["$ai_total_cost_usd"] == said[own] == input_usd + output_usd
+    assert said["$ai_cost_passthrough"] is True
+    assert said["characters"] == 120
+    assert said["audio_seconds"] == 7.25
+    assert not {"$ai_input_tokens", "$ai_cache_read_cost_usd", "$ai_http_status"} & said.keys()
+
+
+def test_an_unpriced_event_has_no_cost_at_all():
+    said = generation_properties(replace(LLM, cost=None))
+    assert not [name for name in said if "cost" in name]
+
+
+def test_a_cost_of_zero_is_known_and_kept():
+    said = generation_properties(replace(LLM, cost=Cost()))
+    assert said["$ai_total_cost_usd"] == 0
+    assert said["$ai_cost_passthrough"] is True
+
+
+@pytest.mark.parametrize(
+    ("provenance", "told"), [(Provenance.REPORTED, True), (Provenance.ESTIMATED, False)]
+)
+def test_an_explicit_zero_is_kept_and_an_unknown_is_left_out(provenance, told):
+    said = generation_properties(replace(LLM, quantities=Quantities(), provenance=provenance))
+    assert ("$ai_input_tokens" in said) is told
+    assert ("$ai_output_tokens" in said) is told
+
+
+def test_a_failed_attempt_says_so_with_its_attribution():
+    failed = replace(
+        LLM,
+        outcome=Outcome.ERROR,
+        quantities=Quantities(),
+        provenance=Provenance.MEASURED,
+        failure=Failure("RateLimitError", "HTTP 429", 429),
+        cost=None,
+    )
+    said = generation_properties(failed)
+    assert said["$ai_is_error"] is True
+    assert said["$ai_error"] == "RateLimitError: HTTP 429"
+    assert said["$ai_http_status"] == 429
+    assert said["$ai_billable"] is False
+    assert said["ai_product"] == "voice_bot"
+
+
+@pytest.mark.parametrize("failure", [None, Failure("ReadTimeout", "")])
+def test_a_failure_without_an_answer_has_no_http_status(failure):
+    said = generation_properties(replace(LLM, outcome=Outcome.ERROR, failure=failure))
+    assert said["$ai_is_error"] is True
+    assert "$ai_http_status" not in said
+    assert said.get("$ai_error") == (failure and "ReadTimeout")
+
+
+def test_content_is_there_only_when_it_is_passed():
+    content = Content(input=[{"role": "user", "content": "hi"}], output="hello")
+    said = generation_properties(LLM, content)
+    assert said["$ai_input"] == content.input
+    assert said["$ai_output_choices"] == "hello"
+    assert not {"$ai_input", "$ai_output_choices"} & generation_properties(LLM).keys()
+
+
+def test_long_content_is_cut_and_says_so():
+    said = generation_properties(LLM, Content(input=[{"content": "x" * 2 * MAX_CONTENT_CHARS}]))
+    assert len(said["$ai_input"]) < MAX_CONTENT_CHARS + 100
+    assert said["$ai_input"].endswith("characters left out]")
+
+
+def test_attribution_comes_last():
+    names = list(generation_properties(LLM, Content("in", "out")))
+    assert names[-9:] == [
+        *("usage_kind", "usage_source", "provenance", "outcome"),
+        *("ai_product", "$ai_billable", "team_id", "api_key_id", "workflow_thread_id"),
+    ]
+
+
+amounts = st.decimals(min_value=0, max_value=1000, places=9)
+costs = st.builds(Cost, **{f.name: amounts for f in fields(Cost)})
+counts = st.integers(min_value=0, max_value=10**7)
+
+
+@given(costs, st.sampled_from([Kind.LLM, Kind.TTS, Kind.STT]))
+def test_the_parts_sum_to_the_total_for_every_cost(cost, kind):
+    said = generation_properties(replace(LLM, kind=kind, cost=cost))
+    parts = ("$ai_input_cost_usd", "$ai_output_cost_usd", "$ai_request_cost_usd")
+    assert math.isclose(
+        sum(said.get(part, 0.0) for part in parts), said["$ai_total_cost_usd"], abs_tol=1e-9
+    )
+    assert math.isclose(said["$ai_total_cost_usd"], cost.total, abs_tol=1e-9)
+    cached = said.get("$ai_cache_read_cost_usd", 0) + said.get("$ai_cache_creation_cost_usd", 0)
+    assert cached <= said["$ai_input_cost_usd"] + 1e-9
+
+
+@given(counts, counts, counts, counts)
+def test_input_tokens_contain_the_cached_ones(uncached, read, write, output):
+    q = Quantities(uncached, read, write, output)
+    said = generation_properties(replace(LLM, quantities=q))
+    assert said["$ai_cache_reporting_exclusive"] is False
+    assert said["$ai_input_tokens"] + said["$ai_output_tokens"] == q.total_tokens
+    cached = [said.get(f"$ai_cache_{part}_input_tokens", 0) for part in ("read", "creation")]
+    assert said["$ai_input_tokens"] - sum(cached) == uncached
+
+
+@given(costs, st.sampled_from(Kind), st.sampled_from(Outcome), st.sampled_from(Provenance))
+def test_the_properties_are_plain_json(cost, kind, outcome, provenance):
+    event = replace(LLM, cost=cost, kind=kind, outcome=outcome, provenance=provenance)
+    said = generation_properties(event)
+    assert json.loads(json.dumps(said, allow_nan=False)) == said
+
+
+def test_a_trace_has_a_latency_and_no_cost():
+    started = datetime(2026, 11, 1, tzinfo=UTC)
+    said = trace_properties(OWNER, started, started + timedelta(seconds=95))
+    assert said["$ai_trace_id"] == said["$ai_session_id"] == str(OWNER.workflow_thread_id)
+    assert said["$ai_latency"] == 95.0
+    assert said["$ai_is_error"] is False
+    assert said["$ai_billable"] is False
+    assert not [name for name in said if "cost" in name or "input" in name]
+
+
+def test_a_failed_call_is_a_failed_trace():
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+    said = trace_properties(OWNER, now, now, error="TransportLost")
+    assert said["$ai_is_error"] is True
+    assert said["$ai_error"] == "TransportLost"

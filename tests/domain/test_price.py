@@ -1,0 +1,306 @@
+"""Which price an event gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flow.domain.catalogue import Catalogue
+from flow.domain.price import Pricer
+from flow.domain.price_book import PriceBook
+from flow.domain.usage import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+
+NOVEMBER = datetime(2026, 11, 15, 12, tzinfo=UTC)
+OWNER = Owner(uuid4(), uuid4(), "team", "voice_bot", billable=True)
+TOKENS = Quantities(input_tokens=1000, cache_read_tokens=2000, output_tokens=300)
+MINUTE = Quantities(audio_seconds=Decimal(60))
+
+OPERATOR = """
+[[price]]
+vendor = "openai"
+model = "gpt-4.1"
+effective_from = 2026-11-01
+per_million_tokens = { input = "1", cache_read = "0.1", output = "5" }
+source = "contract 7"
+
+[[price]]
+vendor = "openai"
+model = "gpt-4.1"
+service_tier = "Priority"
+effective_from = 2026-11-01
+per_million_tokens = { input = "3", output = "9" }
+source = "contract 7"
+
+[[price]]
+vendor = "vllm"
+model = "*"
+effective_from = 2020-01-01
+per_million_tokens = { input = 0, output = 0 }
+source = "our own machines"
+
+[[price]]
+vendor = "openai"
+model = "whisper-1"
+effective_from = 2026-11-10
+per_audio_minute = "0.005"
+source = "contract 7"
+
+[[price]]
+vendor = "flow"
+model = "*"
+effective_from = 2026-11-01
+per_call_minute = "0.02"
+source = "our price list"
+"""
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return Catalogue()
+
+
+@pytest.fixture(scope="module")
+def pricer(catalogue: Catalogue) -> Pricer:
+    return Pricer((PriceBook.shipped(),), catalogue)
+
+
+@pytest.fixture(scope="module")
+def operator(catalogue: Catalogue) -> Pricer:
+    book = PriceBook.parse(OPERATOR, name="operator", where="prices.toml")
+    return Pricer((book, PriceBook.shipped()), catalogue)
+
+
+def event(kind: Kind, provider: str, model: str, quantities: Quantities, **more: Any) -> UsageEvent:
+    more.setdefault("occurred_at", NOVEMBER)
+    return UsageEvent(
+        owner=OWNER,
+        kind=kind,
+        source="bot",
+        provider=provider,
+        model=model,
+        quantities=quantities,
+        provenance=Provenance.REPORTED,
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "quantities", "usd", "version"),
+    [
+        (Kind.LLM, "gpt-4.1", TOKENS, "0.0054", "genai-prices * openai/gpt-4.1"),
+        (Kind.STT, "whisper-1", MINUTE, "0.006", "flow 2023-03-01 openai/whisper-1"),
+        (Kind.STT, "gpt-4o-transcribe", MINUTE, "0.006", "flow 2025-03-20 *"),
+        (Kind.STT, "gpt-4o-mini-transcribe", MINUTE, "0.003", "flow 2025-03-20 *"),
+        (Kind.STT, "gpt-transcribe", MINUTE, "0.0045", "genai-prices *"),
+        (Kind.TTS, "tts-1", Quantities(characters=1000), "0.015", "flow 2023-11-06 openai/tts-1"),
+        (Kind.TTS, "tts-1-hd", Quantities(characters=1000), "0.03", "flow 2023-11-06 *"),
+        (Kind.TTS, "gpt-4o-mini-tts", MINUTE, "0.015", "flow 2025-03-20 *"),
+        (Kind.TTS, "gpt-4o-mini-tts-2025-12-15", MINUTE, "0.015", "flow 2025-03-20 *"),
+    ],
+)
+def test_each_kind_of_openai_s_work_has_its_price(
+    pricer: Pricer, kind: Kind, model: str, quantities: Quantities, usd: str, version: str
+) -> None:
+    priced = pricer.price(event(kind, "openai", model, quantities))
+    assert priced.cost is not None
+    assert priced.cost.total == Decimal(usd)
+    assert priced.price_version is not None
+    assert priced.price_version.startswith(version.partition("*")[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "provider", "model", "quantities", "usd"),
+    [
+        (Kind.STT, "deepgram", "nova-2", MINUTE, "0.0058"),
+        (Kind.STT, "deepgram", "nova-3-general", MINUTE, "0.0048"),
+        (Kind.TTS, "deepgram", "aura-2-helena-en", Quantities(characters=1000), "0.03"),
+        (Kind.TTS, "cartesia", "sonic-3", Quantities(characters=1000), "0.05"),
+        (Kind.STT, "cartesia", "ink-whisper", MINUTE, "0.003"),
+        (Kind.TTS, "elevenlabs", "eleven_flash_v2_5", Quantities(characters=1000), "0.05"),
+        (Kind.TTS, "ElevenLabs", "eleven_multilingual_v2", Quantities(characters=1000), "0.1"),
+        (
+            Kind.STT,
+            "elevenlabs",
+            "scribe_v2_realtime",
+            Quantities(audio_seconds=Decimal(3600)),
+            "0.39",
+        ),
+    ],
+)
+def test_speech_vendors_have_their_prices(
+    pricer: Pricer, kind: Kind, provider: str, model: str, quantities: Quantities, usd: str
+) -> None:
+    priced = pricer.price(event(kind, provider, model, quantities))
+    assert priced.cost is not None
+    assert priced.cost == (Cost(tts=Decimal(usd)) if kind is Kind.TTS else Cost(stt=Decimal(usd)))
+
+
+@pytest.mark.parametrize("tier", [None, "default", "auto", "Standard", "scale", " DEFAULT "])
+def test_the_standard_tier_goes_by_many_names(pricer: Pricer, tier: str | None) -> None:
+    priced = pricer.price(event(Kind.LLM, "openai", "gpt-4.1", TOKENS, service_tier=tier))
+    assert priced.cost is not None
+    assert priced.cost.total == Decimal("0.0054")
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "tier", "usd"),
+    [
+        # gpt-5-mini flex: $0.125 in, $0.0125 cached, $1 out; priority: $0.45, $0.045, $3.60
+        ("openai", "gpt-5-mini", "flex", "0.00045"),
+        ("openai", "gpt-5-mini", "FLEX", "0.00045"),
+        ("openai", "gpt-5-mini", "priority", "0.00162"),
+        # gpt-4.1 in a batch: $1 in, $4 out, and no price of its own for the cache
+        ("openai", "gpt-4.1", "batch", "0.0032"),
+        ("openai", "gpt-4.1", "flex", None),
+        ("openai", "gpt-4.1", "turbo", None),
+        # Groq's flex costs what on demand costs: llama-3.3-70b-versatile, $0.59 in, $0.79 out
+        ("groq", "llama-3.3-70b-versatile", "flex", "0.002007"),
+        ("groq", "llama-3.3-70b-versatile", "on_demand", "0.002007"),
+        ("groq", "llama-3.3-70b-versatile", "performance", None),
+    ],
+)
+def test_the_served_tier_decides_and_an_unknown_one_is_unpriced(
+    pricer: Pricer, provider: str, model: str, tier: str, usd: str | None
+) -> None:
+    priced = pricer.price(event(Kind.LLM, provider, model, TOKENS, service_tier=tier))
+    assert (priced.cost and priced.cost.total) == (Decimal(usd) if usd else None)
+
+
+def test_an_unknown_model_is_unpriced_which_is_not_free(pricer: Pricer) -> None:
+    priced = pricer.price(event(Kind.LLM, "openai", "gpt-none-such", TOKENS))
+    assert (priced.cost, priced.price_version) == (None, None)
+
+
+def test_an_old_cost_does_not_stay_on_an_event_without_a_price(pricer: Pricer) -> None:
+    stale = event(Kind.LLM, "openai", "gpt-none-such", TOKENS).priced(Cost(), "old")
+    assert pricer.price(stale).cost is None
+
+
+def test_speech_measured_in_another_unit_than_its_price_is_unpriced(pricer: Pricer) -> None:
+    characters = event(Kind.TTS, "openai", "gpt-4o-mini-tts", Quantities(characters=100))
+    assert pricer.price(characters).cost is None
+    assert pricer.price(event(Kind.TTS, "openai", "tts-1", MINUTE)).cost is None
+
+
+def test_work_that_used_nothing_costs_nothing_whatever_the_model(pricer: Pricer) -> None:
+    refused = event(Kind.LLM, "nobody", "none-such", Quantities(), outcome=Outcome.ERROR)
+    priced = pricer.price(refused)
+    assert (priced.cost, priced.price_version) == (Cost(), "flow:nothing-used")
+
+
+@pytest.mark.parametrize(
+    ("served", "requested", "usd"),
+    [
+        ("gpt-4.1-mini", "gpt-4.1", "0.00108"),  # $0.40, cached $0.10, out $1.60
+        ("a-deployment", "gpt-4.1", "0.0054"),
+        ("gpt-4.1", None, "0.0054"),
+        ("a-deployment", "none-such", None),
+    ],
+)
+def test_the_model_that_served_counts_then_the_one_asked_for(
+    pricer: Pricer, served: str, requested: str | None, usd: str | None
+) -> None:
+    priced = pricer.price(event(Kind.LLM, "openai", served, TOKENS, requested_model=requested))
+    assert (priced.cost and priced.cost.total) == (Decimal(usd) if usd else None)
+
+
+def test_the_operator_s_price_goes_first(operator: Pricer) -> None:
+    priced = operator.price(event(Kind.LLM, "openai", "gpt-4.1", TOKENS))
+    assert priced.cost == Cost(
+        input=Decimal("0.001"), cache_read=Decimal("0.0002"), output=Decimal("0.0015")
+    )
+    assert priced.price_version == "operator 2026-11-01 openai/gpt-4.1"
+
+
+def test_the_operator_s_price_covers_dated_versions_of_the_model(operator: Pricer) -> None:
+    dated = event(Kind.LLM, "openai", "gpt-4.1-2025-04-14", TOKENS, requested_model="gpt-4.1")
+    assert operator.price(dated).price_version == "operator 2026-11-01 openai/gpt-4.1"
+
+
+def test_the_operator_s_price_for_a_tier_is_for_that_tier(operator: Pricer) -> None:
+    priority = event(Kind.LLM, "openai", "gpt-4.1", TOKENS, service_tier="priority")
+    priced = operator.price(priority)
+    assert priced.cost is not None
+    # without a price of its own, cached input costs what input costs
+    assert priced.cost.total == Decimal("0.0117")
+    assert priced.price_version == "operator 2026-11-01 openai/gpt-4.1 priority"
+
+
+def test_a_price_of_zero_is_a_price(operator: Pricer) -> None:
+    priced = operator.price(event(Kind.LLM, "vllm", "meta-llama/Llama-3", TOKENS))
+    assert priced.cost is not None
+    assert priced.cost.total == 0
+    assert priced.price_version == "operator 2020-01-01 vllm/*"
+
+
+def test_a_price_change_does_not_touch_the_past(operator: Pricer) -> None:
+    last = datetime(2026, 11, 9, 23, 59, 59, 999999, tzinfo=UTC)
+    before = operator.price(event(Kind.STT, "openai", "whisper-1", MINUTE, occurred_at=last))
+    after = operator.price(
+        event(
+            Kind.STT, "openai", "whisper-1", MINUTE, occurred_at=datetime(2026, 11, 10, tzinfo=UTC)
+        )
+    )
+    assert (before.cost, before.price_version) == (
+        Cost(stt=Decimal("0.006")),
+        "flow 2023-03-01 openai/whisper-1",
+    )
+    assert after.cost == Cost(stt=Decimal("0.005"))
+
+
+def test_shipped_prices_change_by_date_too(pricer: Pricer) -> None:
+    then = datetime(2026, 3, 1, tzinfo=UTC)
+    old = pricer.price(event(Kind.STT, "deepgram", "nova-3", MINUTE, occurred_at=then))
+    assert old.cost == Cost(stt=Decimal("0.0077"))
+
+
+def test_call_minutes_cost_what_the_operator_says_and_otherwise_nothing(
+    pricer: Pricer, operator: Pricer
+) -> None:
+    call = event(Kind.CALL, "flow", "call", Quantities(audio_seconds=Decimal(90)))
+    assert operator.price(call).cost == Cost(call=Decimal("0.03"))
+    free = pricer.price(call)
+    assert (free.cost, free.price_version) == (Cost(), "flow:no-call-price")
+
+
+def test_pricing_changes_nothing_but_the_price(pricer: Pricer) -> None:
+    before = event(Kind.LLM, "openai", "gpt-4.1", TOKENS, note="kept")
+    after = pricer.price(before)
+    assert replace(after, cost=None, price_version=None) == before
+    assert pricer.price(after) == after
+
+
+@given(
+    seconds=st.decimals(0, 20_000, places=6),
+    characters=st.integers(0, 100_000),
+    model=st.sampled_from(["deepgram/nova-3", "openai/gpt-4o-mini-tts", "elevenlabs/scribe_v1"]),
+)
+def test_speech_costs_are_exact_or_cut_far_below_a_cent(
+    pricer: Pricer, seconds: Decimal, characters: int, model: str
+) -> None:
+    provider, _, name = model.partition("/")
+    kind = Kind.TTS if "tts" in name else Kind.STT
+    per_second = {"nova-3": "0.0048", "gpt-4o-mini-tts": "0.015", "scribe_v1": "0.22"}[name]
+    per = 3600 if name == "scribe_v1" else 60
+    priced = pricer.price(event(kind, provider, name, Quantities(audio_seconds=seconds)))
+    assert priced.cost is not None
+    assert abs(priced.cost.total * per - seconds * Decimal(per_second)) <= Decimal("1e-14")
+    exponent = priced.cost.total.as_tuple().exponent
+    assert isinstance(exponent, int)
+    assert exponent >= -18
+
+
+def test_reading_takes_the_operator_s_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(OPERATOR)
+    call = event(Kind.CALL, "flow", "call", MINUTE)
+    assert Pricer.read(file).price(call).cost == Cost(call=Decimal("0.02"))
+    assert Pricer.read().price(call).cost == Cost()
