@@ -1,0 +1,1 @@
+"""After the call: structured insights from its transcript."""

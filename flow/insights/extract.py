@@ -1,0 +1,166 @@
+"""The step after a call that turns its transcript into structured insights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from flow.domain.insight import (
+    DEFAULT_SCHEMA,
+    InsightsResult,
+    Reason,
+    Rendered,
+    has_words,
+    render_transcript,
+)
+from flow.domain.insight_schema import schema_problem
+from flow.domain.thread import Thread
+from flow.domain.usage import Owner, UsageEvent
+from flow.insights.answer import judge
+from flow.insights.attempt import Attempts, Missed
+from flow.insights.prompt import Question
+from flow.vendors.openai import OpenAIClients
+
+log = structlog.get_logger(__name__)
+
+TIME_LIMIT_SECS = 120.0
+VENDOR_RETRIES = 2
+ANSWER_RETRIES = 1
+LONGEST_PAUSE_SECS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What came of the step, and one unpriced usage event for every request it made.
+
+    The events are the caller's to record. `UsageEvent.capture` is false on those that PostHog's
+    wrapper or gateway has captured.
+    """
+
+    result: InsightsResult
+    events: tuple[UsageEvent, ...]
+
+
+class ExtractInsightsStep:
+    """Extracts insights on PostHog's OpenAI wrapper, or on the plain client without PostHog.
+
+    Args:
+        clients: where the model is.
+        model: the model to ask, as the vendor names it.
+        provider: the vendor's name in the account.
+        capture_content: let PostHog have the transcript and the answer.
+        time_limit_secs: for the whole step, with all its retries.
+        first_pause_secs: before the first repetition after a vendor's error; doubles each time.
+        begin: told of every request before it goes out, with the event that stands for it
+            should the process die before the step returns (`Recorder.begin`).
+    """
+
+    def __init__(
+        self,
+        clients: OpenAIClients,
+        model: str,
+        *,
+        provider: str = "openai",
+        capture_content: bool = False,
+        time_limit_secs: float = TIME_LIMIT_SECS,
+        first_pause_secs: float = 0.5,
+        begin: Callable[[UsageEvent], None] | None = None,
+    ) -> None:
+        self._clients = clients
+        self._model = model
+        self._provider = provider
+        self._capture_content = capture_content
+        self._time_limit_secs = time_limit_secs
+        self._first_pause_secs = first_pause_secs
+        self._begin = begin
+
+    async def run(self, thread: Thread, owner: Owner) -> Extraction:
+        """Extract what the thread's join asked for. Vendor trouble is a result, not an error.
+
+        Asks nobody when insights are switched off, when nobody said anything, or when the
+        customer's schema cannot be used.
+        """
+        wanted = thread.join.get("insights") or {}
+        schema = wanted.get("schema") or DEFAULT_SCHEMA
+        if (settled := _without_asking(thread, wanted, schema)) is not None:
+            return self._done(owner, settled, [])
+        shown = render_transcript(thread.transcript)
+        attempts = Attempts(
+            self._clients,
+            owner,
+            provider=self._provider,
+            capture_content=self._capture_content,
+            begin=self._begin,
+        )
+        question = Question.about(shown.text, schema, wanted.get("instructions"))
+        try:
+            async with asyncio.timeout(self._time_limit_secs):
+                result = await self._ask(attempts, question, shown)
+        except TimeoutError:
+            result = _failed("timeout", f"no usable answer in {self._time_limit_secs:g} s")
+        return self._done(owner, result, attempts.events)
+
+    async def _ask(self, attempts: Attempts, question: Question, shown: Rendered) -> InsightsResult:
+        """Ask until there is an answer to use, or nothing more to try."""
+        vendor_errors = bad_answers = 0
+        while True:
+            answer = await attempts.ask(question.request(self._model))
+            if isinstance(answer, Missed):
+                if answer.failure.http_status == 400 and question.mode != "json_object":
+                    question = question.in_plain_json()
+                    continue
+                if not answer.may_pass or vendor_errors == VENDOR_RETRIES:
+                    return _failed("vendor_error", answer.failure.message)
+                await asyncio.sleep(self._pause_secs(vendor_errors, answer.retry_after_secs))
+                vendor_errors += 1
+                continue
+            verdict = await asyncio.to_thread(judge, answer, question.schema)
+            if verdict.reason is None:
+                return InsightsResult(
+                    "ok", verdict.data, model=answer.model, omitted_turns=shown.omitted_turns
+                )
+            if verdict.reason not in _WORTH_REPEATING or bad_answers == ANSWER_RETRIES:
+                return _failed(verdict.reason, verdict.detail, answer.model)
+            bad_answers += 1
+            if verdict.reason == "truncated":
+                question = question.with_more_room()
+            else:
+                question = question.corrected(answer.text, verdict.problems)
+
+    def _pause_secs(self, errors_before: int, asked_for: float | None) -> float:
+        backoff: float = self._first_pause_secs * 2**errors_before
+        return min(LONGEST_PAUSE_SECS, max(backoff, asked_for or 0.0))
+
+    def _done(self, owner: Owner, result: InsightsResult, events: list[UsageEvent]) -> Extraction:
+        log.info(
+            "insights_extracted",
+            workflow_thread_id=str(owner.workflow_thread_id),
+            status=result.status,
+            reason=result.reason,
+            detail=result.detail,
+            requests=len(events),
+        )
+        return Extraction(result, tuple(events))
+
+
+_WORTH_REPEATING: frozenset[Reason] = frozenset({"invalid_output", "truncated"})
+
+
+def _without_asking(
+    thread: Thread, wanted: dict[str, Any], schema: dict[str, Any]
+) -> InsightsResult | None:
+    if wanted.get("enabled") is False:
+        return InsightsResult("skipped", reason="disabled")
+    if not has_words(thread.transcript):
+        return InsightsResult("skipped", reason="empty_transcript")
+    if (problem := schema_problem(schema)) is not None:
+        return _failed("unusable_schema", problem)
+    return None
+
+
+def _failed(reason: Reason, detail: str | None, model: str | None = None) -> InsightsResult:
+    return InsightsResult("failed", reason=reason, detail=detail, model=model)

@@ -1,0 +1,1 @@
+"""The only clients of the outside world."""

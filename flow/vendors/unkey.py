@@ -1,0 +1,259 @@
+"""Which API keys are good, as Unkey says, and what holds when Unkey says nothing.
+
+`KeyVerifier` asks Unkey about a key and remembers good answers, under these rules:
+
+- An answer is reused for as long as the caller allows: seconds, not minutes.
+- Unkey failing (no answer, 5xx, a rate-limited workspace, a refused root key, an answer that
+  contradicts itself) fails **open** for a key it called good within the last ten minutes, and
+  **closed** for every other. Both are logged and counted.
+- A refusal is final at once: it drops what was remembered.
+
+Secrets are remembered only as SHA-256 digests, and never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TypeVar
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from flow.errors import AuthUnavailable, Refused
+from flow.vendors.unkey_client import Answer, Failure, Good, Refusal, UnkeyClient, VerifiedKey
+
+__all__ = ["DebugKeys", "KeyVerifier", "VerifiedKey"]
+
+log = structlog.get_logger(__name__)
+
+TIME_LIMIT_SECS = 2.5
+REUSE_SECS = 600.0
+ASK_AGAIN_SECS = 10.0
+REFUSAL_SECS = 1.0
+CONTACT_SECS = 60.0
+MAX_KNOWN = 10_000
+MAX_REFUSALS = 1_000
+# Beyond this, strangers wait for each other, so that a flood of made-up keys leaves connections
+# for keys that are known.
+MAX_STRANGERS = 32
+_PAUSES_SECS = (0.1, 0.3)
+
+_PLAUSIBLE_SECRET = re.compile(r"[\x21-\x7e]{1,512}")
+_PROBE = "flow_readiness_probe"
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Known:
+    """A good answer, and when Unkey is next worth asking after it failed."""
+
+    good: Good
+    ask_again_at: float = -math.inf
+
+    def age(self, now: float) -> float:
+        return now - self.good.key.verified_at
+
+    def may_go_on(self, now: float) -> bool:
+        return now < self.good.expires_at and self.age(now) <= REUSE_SECS
+
+
+class KeyVerifier:
+    """Verifies keys with Unkey; one per process. Close it with `aclose`.
+
+    Args:
+        root_key: Unkey's root key; it needs ``api.*.verify_key``.
+        base_url: where Unkey is, when it is not Unkey's own cloud.
+        clock: seconds that never go back; ages are measured on it.
+        wall_clock: seconds since 1970; only a key's own expiry is read against it.
+        registry: where ``flow_key_verifications_total`` is counted.
+        time_limit_secs: how long one caller waits at most, retries included.
+    """
+
+    def __init__(
+        self,
+        root_key: str,
+        *,
+        base_url: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        registry: CollectorRegistry | None = None,
+        time_limit_secs: float = TIME_LIMIT_SECS,
+    ) -> None:
+        self._unkey = UnkeyClient(root_key, base_url, clock=clock, wall_clock=wall_clock)
+        self._clock = clock
+        self._time_limit_secs = time_limit_secs
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[Refusal, float]] = OrderedDict()
+        self._flights: dict[bytes, asyncio.Task[Answer]] = {}
+        self._strangers = asyncio.Semaphore(MAX_STRANGERS)
+        self._last_contact = -math.inf
+        self._outcomes = Counter(
+            "flow_key_verifications",
+            "Keys checked, by where the answer came from.",
+            ["outcome"],
+            registry=registry or CollectorRegistry(),
+        )
+
+    async def verify(self, secret: str, *, max_age_secs: float) -> VerifiedKey:
+        """The key of ``secret``, as Unkey described it at most ``max_age_secs`` ago.
+
+        Raises:
+            Refused: ``invalid_api_key``, ``expired_api_key``, ``disabled_api_key``,
+                ``insufficient_permissions``, ``rate_limited`` or ``quota_exceeded``.
+            AuthUnavailable: Unkey cannot say, and did not call this key good lately.
+        """
+        if not _PLAUSIBLE_SECRET.fullmatch(secret):
+            raise Refused("invalid_api_key", "The API key is not valid.")
+        digest = sha256(secret.encode()).digest()
+        if (known := self._remembered(digest, max_age_secs)) is not None:
+            return known
+        refusal, refused_at = self._refused.get(digest, (None, -math.inf))
+        if refusal is not None and self._clock() - refused_at < REFUSAL_SECS:
+            raise refusal.error()
+        return self._settle(digest, await self._ask_once(digest, secret))
+
+    async def check(self) -> None:
+        """Return when keys can be verified, or Unkey failed so lately that known keys go on.
+
+        Raises:
+            AuthUnavailable: Unkey has not answered for longer than that, or refuses the root key.
+        """
+        if self._clock() - self._last_contact <= CONTACT_SECS:
+            return
+        await self._ask_once(sha256(_PROBE.encode()).digest(), _PROBE)
+        if self._clock() - self._last_contact > REUSE_SECS:
+            raise AuthUnavailable
+
+    async def aclose(self) -> None:
+        """Stop asking and close the connections."""
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+        await self._unkey.aclose()
+
+    def _remembered(self, digest: bytes, max_age_secs: float) -> VerifiedKey | None:
+        known, now = self._known.get(digest), self._clock()
+        if known is None or not known.may_go_on(now):
+            return None
+        fresh = known.age(now) <= max_age_secs
+        if not fresh and now >= known.ask_again_at:
+            return None
+        self._known.move_to_end(digest)
+        self._outcomes.labels("remembered" if fresh else "reused").inc()
+        return known.good.key
+
+    async def _ask_once(self, digest: bytes, secret: str) -> Answer:
+        """One question at a time per key; a caller who gives up does not end it for the others."""
+        flight = self._flights.get(digest)
+        if flight is None:
+            flight = asyncio.create_task(self._ask(digest, secret))
+            self._flights[digest] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(digest, None))
+        return await asyncio.shield(flight)
+
+    async def _ask(self, digest: bytes, secret: str) -> Answer:
+        answer: Answer
+        try:
+            async with asyncio.timeout(self._time_limit_secs):
+                if digest in self._known:
+                    answer = await self._unkey.ask(secret)
+                else:
+                    answer = await self._ask_patiently(secret)
+        except TimeoutError:
+            answer = Failure("timeout")
+        self._remember(digest, answer)
+        return answer
+
+    async def _ask_patiently(self, secret: str) -> Answer:
+        """A stranger has nothing to fall back on, so a passing failure is worth a retry or two."""
+        async with self._strangers:
+            for pause in _PAUSES_SECS:
+                answer = await self._unkey.ask(secret)
+                if not (isinstance(answer, Failure) and answer.transient):
+                    return answer
+                await asyncio.sleep(pause)
+            return await self._unkey.ask(secret)
+
+    def _remember(self, digest: bytes, answer: Answer) -> None:
+        if isinstance(answer, Failure):
+            self._remember_failure(digest, answer)
+            return
+        self._last_contact = self._clock()
+        if isinstance(answer, Refusal):
+            self._known.pop(digest, None)
+            _put(self._refused, digest, (answer, self._clock()), MAX_REFUSALS)
+            self._outcomes.labels("refused").inc()
+        else:
+            _put(self._known, digest, _Known(answer), MAX_KNOWN)
+            self._outcomes.labels("verified").inc()
+
+    def _remember_failure(self, digest: bytes, failure: Failure) -> None:
+        known, now = self._known.get(digest), self._clock()
+        if known is None or not known.may_go_on(now):
+            self._known.pop(digest, None)
+            self._outcomes.labels("unavailable").inc()
+            log.error("unkey_unavailable", reason=failure.reason)
+            return
+        known.ask_again_at = now + ASK_AGAIN_SECS
+        self._outcomes.labels("reused").inc()
+        log.warning(
+            "unkey_unavailable_key_reused",
+            reason=failure.reason,
+            unkey_key_id=known.good.key.unkey_key_id,
+            verified_secs_ago=round(known.age(now), 1),
+        )
+
+    def _settle(self, digest: bytes, answer: Answer) -> VerifiedKey:
+        if isinstance(answer, Refusal):
+            raise answer.error()
+        if isinstance(answer, Good):
+            return answer.key
+        known = self._known.get(digest)
+        if known is None or not known.may_go_on(self._clock()):
+            raise AuthUnavailable
+        return known.good.key
+
+
+class DebugKeys:
+    """One local key, for debug mode on one machine without Unkey.
+
+    Its key id and its team are ``debug``.
+    """
+
+    def __init__(self, secret: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._digest = sha256(secret.encode()).digest()
+        self._clock = clock
+
+    async def verify(self, secret: str, *, max_age_secs: float) -> VerifiedKey:
+        """The debug key, if ``secret`` is its secret; there is no answer that could grow old.
+
+        Raises:
+            Refused: ``invalid_api_key``.
+        """
+        digest = sha256(secret.encode("utf-8", "surrogatepass")).digest()
+        if not hmac.compare_digest(digest, self._digest):
+            raise Refused("invalid_api_key", "The API key is not valid.")
+        return VerifiedKey("debug", "debug", "debug", frozenset(), {}, self._clock())
+
+    async def check(self) -> None:
+        """Return at once: there is nobody to ask."""
+
+    async def aclose(self) -> None:
+        """Return at once: there is nothing to close."""
+
+
+def _put(store: OrderedDict[bytes, T], digest: bytes, value: T, most: int) -> None:
+    store[digest] = value
+    store.move_to_end(digest)
+    if len(store) > most:
+        store.popitem(last=False)

@@ -1,0 +1,209 @@
+"""Every failed attempt is reported once, over the SDK's own retries and real connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import openai
+import pytest
+from pydantic import SecretStr
+
+from flow.domain.usage import Owner
+from flow.sandbox.faults import Fault
+from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.server import Served
+from flow.vendors.attempts import error_name
+from flow.vendors.openai import OpenAIClients, failure_of, may_pass, retry_after_secs
+
+OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
+AT_ONCE = {"retry-after-ms": "1"}
+
+
+@dataclass
+class Vendor:
+    app: OpenAISandbox
+    clients: OpenAIClients
+    failed: list[tuple[int | None, str]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def note(self, status: int | None, error_type: str, seconds: float) -> None:
+        self.failed.append((status, error_type))
+        self.seconds.append(seconds)
+
+    def client(self, max_retries: int = 2) -> openai.AsyncOpenAI:
+        return self.clients.chat_client(OWNER, max_retries=max_retries, on_attempt_failed=self.note)
+
+
+@pytest.fixture
+async def vendor() -> AsyncIterator[Vendor]:
+    app = OpenAISandbox()
+    async with Served(app) as url:
+        clients = OpenAIClients(SecretStr("sk-test"), f"{url}/v1", timeout_secs=1.0)
+        yield Vendor(app, clients)
+        await clients.close()
+
+
+async def ask(client: openai.AsyncOpenAI, **options: object) -> object:
+    return await client.chat.completions.create(
+        model="gpt-4.1-mini", messages=[{"role": "user", "content": "hi"}], **options
+    )
+
+
+def status(code: int, times: int) -> Fault:
+    return Fault(kind="status", status=code, times=times, headers=AT_ONCE)
+
+
+async def test_a_success_reports_nothing(vendor):
+    await ask(vendor.client())
+    assert vendor.failed == []
+
+
+@pytest.mark.parametrize(
+    ("faults", "failed"),
+    [
+        ([status(429, 1)], [(429, "RateLimitError")]),
+        ([status(500, 2)], [(500, "InternalServerError")] * 2),
+        (
+            [status(503, 1), Fault(kind="status", status=429, skip=1, times=1, headers=AT_ONCE)],
+            [(503, "InternalServerError"), (429, "RateLimitError")],
+        ),
+        ([Fault(kind="hang", times=1)], [(None, "ReadTimeout")]),
+        ([Fault(kind="drop", times=1)], [(None, "RemoteProtocolError")]),
+        ([Fault(kind="cut", times=1)], [(None, "RemoteProtocolError")]),
+        ([Fault(kind="cut", chunks=1, times=1)], [(200, "RemoteProtocolError")]),
+        ([Fault(kind="stall", chunks=1, times=1)], [(200, "ReadTimeout")]),
+    ],
+    ids=["429", "500x2", "503-429", "timeout", "drop", "cut", "cut-in-body", "stall-in-body"],
+)
+async def test_what_the_sdk_repeats_in_silence_is_reported(vendor, faults, failed):
+    vendor.app.faults.add(*faults)
+    answer = await ask(vendor.client())
+    assert answer.choices[0].message.content
+    assert vendor.failed == failed
+    assert all(seconds >= 0 for seconds in vendor.seconds)
+
+
+async def test_the_last_failed_attempt_is_reported_too(vendor):
+    vendor.app.faults.add(Fault(kind="status", status=500, headers=AT_ONCE))
+    with pytest.raises(openai.InternalServerError):
+        await ask(vendor.client(max_retries=1))
+    assert vendor.failed == [(500, "InternalServerError")] * 2
+
+
+async def test_a_request_that_is_not_repeated_is_reported_once(vendor):
+    vendor.app.faults.add(Fault(kind="status", status=401))
+    with pytest.raises(openai.AuthenticationError):
+        await ask(vendor.client())
+    assert vendor.failed == [(401, "AuthenticationError")]
+
+
+async def test_nobody_listening_at_all(vendor):
+    clients = OpenAIClients(SecretStr("sk-test"), "http://127.0.0.1:9/v1")
+    with pytest.raises(openai.APIConnectionError):
+        await ask(clients.chat_client(OWNER, max_retries=0, on_attempt_failed=vendor.note))
+    await clients.close()
+    assert vendor.failed == [(None, "ConnectError")]
+
+
+async def test_a_stream_that_breaks_is_its_readers_to_account_for(vendor):
+    vendor.app.faults.add(Fault(kind="cut", chunks=3))
+    stream = await ask(vendor.client(), stream=True)
+    with pytest.raises(Exception, match=r"."):
+        async for _ in stream:
+            pass
+    assert vendor.failed == []
+
+
+async def test_a_refused_stream_is_reported(vendor):
+    vendor.app.faults.add(status(429, 1))
+    stream = await ask(vendor.client(), stream=True)
+    assert [chunk async for chunk in stream]
+    assert vendor.failed == [(429, "RateLimitError")]
+
+
+async def test_a_cancelled_request_is_no_failed_attempt(vendor):
+    vendor.app.faults.add(Fault(kind="hang"))
+    asking = asyncio.create_task(ask(vendor.client(max_retries=0)))
+    await asyncio.wait({asking}, timeout=0.2)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert vendor.failed == []
+
+
+async def test_each_client_hears_of_its_own_attempts_only(vendor):
+    heard: list[int | None] = []
+    other = vendor.clients.chat_client(
+        OWNER, on_attempt_failed=lambda status, *_: heard.append(status)
+    )
+    vendor.app.faults.add(status(429, 1))
+    await ask(other)
+    await ask(vendor.client())
+    assert (heard, vendor.failed) == ([429], [])
+
+
+async def test_a_listener_that_fails_does_not_break_the_request(vendor):
+    def broken(*_: object) -> None:
+        raise RuntimeError("listener")
+
+    vendor.app.faults.add(status(429, 1))
+    answer = await ask(vendor.clients.chat_client(OWNER, on_attempt_failed=broken))
+    assert answer.choices
+
+
+async def test_a_request_after_closing_fails_like_any_connection(vendor):
+    await vendor.clients.close()
+    with pytest.raises(openai.APIConnectionError):
+        await ask(vendor.client(max_retries=0))
+    assert vendor.failed == [(None, "ConnectError")]
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 529])
+async def test_errors_are_named_as_the_sdk_names_them(vendor, code):
+    vendor.app.faults.add(Fault(kind="status", status=code))
+    with pytest.raises(openai.APIStatusError) as caught:
+        await ask(vendor.client(max_retries=0))
+    assert error_name(code) == type(caught.value).__name__ == failure_of(caught.value).type
+
+
+@pytest.mark.parametrize(
+    ("fault", "passing"),
+    [
+        (Fault(kind="status", status=429, headers={"retry-after": "7"}), True),
+        (Fault(kind="status", status=503, headers={"retry-after": "soon"}), True),
+        (
+            Fault(
+                kind="status",
+                status=429,
+                body={"error": {"message": "no money", "code": "insufficient_quota"}},
+            ),
+            False,
+        ),
+        (Fault(kind="status", status=400), False),
+        (Fault(kind="drop"), True),
+        (Fault(kind="hang"), True),
+    ],
+)
+async def test_which_errors_may_pass(vendor, fault, passing):
+    vendor.app.faults.add(fault)
+    with pytest.raises(openai.APIError) as caught:
+        await ask(vendor.client(max_retries=0))
+    assert may_pass(caught.value) is passing
+    asked = {"7": 7.0}.get(fault.headers.get("retry-after", ""))
+    assert retry_after_secs(caught.value) == asked
+
+
+async def test_a_failure_quotes_nothing_that_the_vendor_said(vendor):
+    body = {"error": {"message": "Your prompt 'my secret' is bad", "code": "bad secret code"}}
+    vendor.app.faults.add(Fault(kind="status", status=400, body=body))
+    with pytest.raises(openai.BadRequestError) as caught:
+        await ask(vendor.client())
+    failure = failure_of(caught.value)
+    assert (failure.type, failure.message, failure.http_status) == (
+        "BadRequestError",
+        "HTTP 400",
+        400,
+    )
