@@ -1,0 +1,1 @@
+"""The bot in a call, and everything else that knows Pipecat."""

@@ -1,0 +1,289 @@
+"""The calls of one process: how many there may be, which runs where, and how each is ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import structlog
+from pipecat.transports.base_transport import BaseTransport
+
+from flow.bot.metering import Recording
+from flow.bot.pipeline import BotSettings, build_line
+from flow.bot.services import VENDORS, Vendor
+from flow.bot.session import CallSession, Ending, Threads
+from flow.bot.transports import webrtc_transport, websocket_transport
+from flow.domain.join import JoinRequest
+from flow.domain.product import PRODUCTS
+from flow.domain.thread import Thread
+from flow.domain.usage import Owner
+from flow.errors import Conflict, FieldProblem, InvalidInput, NotFound, Refused
+
+log = structlog.get_logger(__name__)
+
+FOLLOW_UP_SECS = 60.0
+
+
+class Finish(Protocol):
+    """What follows a call: see `flow.workflows.finish`. Must not raise."""
+
+    def __call__(
+        self, thread_id: UUID, reason: str, error: dict[str, Any] | None
+    ) -> Awaitable[None]:
+        """Finish a call that ended for ``reason``."""
+        ...
+
+
+class Calls:
+    """Accepts connections to joined threads and runs their bots.
+
+    Args:
+        defaults: the vendor, model and voice where a join names none, as the ``bot`` part of
+            a join request: ``{"llm": {"provider": ..., "model": ...}, "stt": ..., "tts": ...}``.
+        most: how many calls may run at once in this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: Threads,
+        recorder: Recording,
+        settings: BotSettings,
+        defaults: Mapping[str, Mapping[str, str]],
+        finish: Finish,
+        most: int,
+    ) -> None:
+        self._threads = threads
+        self._recorder = recorder
+        self._settings = settings
+        self._defaults = defaults
+        self._finish = finish
+        self._most = most
+        self._sessions: dict[UUID, CallSession | None] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._peers: Any = None
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more call may start here."""
+        return not self._closing and len(self._sessions) < self._most
+
+    @property
+    def running(self) -> int:
+        """How many calls are running."""
+        return len(self._sessions)
+
+    def is_billable(self, product: str) -> bool:
+        """Whether usage under ``product`` is charged."""
+        return PRODUCTS[product].billable
+
+    def check(self, join: JoinRequest) -> JoinRequest:
+        """The join with its vendors and models filled in.
+
+        Raises:
+            Refused: code ``unknown_product``.
+            InvalidInput: a vendor, voice or language that this service does not have.
+        """
+        if join.product not in PRODUCTS:
+            known = ", ".join(sorted(PRODUCTS))
+            raise Refused("unknown_product", f"There is no product {join.product!r}: use {known}.")
+        bot, problems = join.bot, []
+        filled: dict[str, Any] = {}
+        for part in ("stt", "llm", "tts"):
+            asked = getattr(bot, part)
+            defaults = self._defaults[part]
+            provider = asked.provider or defaults["provider"]
+            problems += _vendor_problems(part, provider, self._settings.clients)
+            # A default model or voice belongs to the default vendor only.
+            missing = {k: v for k, v in defaults.items() if getattr(asked, k) is None}
+            if provider != defaults["provider"]:
+                missing = {}
+            filled[part] = asked.model_copy(update={**missing, "provider": provider})
+            if filled[part].model is None:
+                problems.append(FieldProblem(f"bot.{part}.model", f"name a model of {provider!r}"))
+        problems += _speech_problems(filled["tts"], bot.language)
+        if problems:
+            raise InvalidInput("The bot cannot be built as asked.", problems)
+        return join.model_copy(update={"bot": bot.model_copy(update=filled)})
+
+    async def run_websocket(self, thread: Thread, websocket: Any) -> None:
+        """Accept ``websocket`` and run the thread's call over it to its end.
+
+        Raises:
+            Refused: code ``at_capacity``.
+            Conflict: the thread has been connected to before.
+        """
+        await self._claim(thread)
+        await websocket.accept()
+        await self._run(thread, lambda: websocket_transport(websocket))
+
+    async def offer(self, thread: Thread, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a WebRTC offer ``{"sdp", "type", "pc_id"?, "restart_pc"?}`` and start the call.
+
+        A later offer with the ``pc_id`` of the running connection renegotiates it.
+
+        Raises:
+            InvalidInput: the offer is not one.
+            Refused, Conflict: as for `run_websocket`.
+        """
+        from pipecat.transports.smallwebrtc.request_handler import (
+            SmallWebRTCRequest,
+            SmallWebRTCRequestHandler,
+        )
+
+        if self._peers is None:
+            self._peers = SmallWebRTCRequestHandler(ice_servers=[])
+        try:
+            parsed = SmallWebRTCRequest.from_dict(dict(request))
+        except TypeError:
+            raise InvalidInput("An offer has the fields sdp and type, and perhaps pc_id.") from None
+        if thread.id not in self._sessions:
+            await self._claim(thread)
+
+        async def connected(connection: Any) -> None:
+            self._spawn(self._run(thread, lambda: webrtc_transport(connection)))
+
+        try:
+            answer = await self._peers.handle_web_request(parsed, connected)
+        except Exception as error:
+            self._spawn(self._over(thread, Ending("error", {"code": "bad_offer"})))
+            raise InvalidInput("The offer's SDP cannot be used.") from error
+        return dict(answer or {})
+
+    async def ice(self, thread_id: UUID, request: dict[str, Any]) -> None:
+        """Take trickled candidates ``{"pc_id", "candidates": [...]}`` of a running call.
+
+        Raises:
+            InvalidInput: they cannot be read.
+            NotFound: no such connection is here.
+        """
+        from pipecat.transports.smallwebrtc.request_handler import (
+            IceCandidate,
+            SmallWebRTCPatchRequest,
+        )
+
+        if self._peers is None or thread_id not in self._sessions:
+            raise NotFound("This call has no WebRTC connection here.")
+        try:
+            candidates = [IceCandidate(**one) for one in request["candidates"]]
+            patch = SmallWebRTCPatchRequest(pc_id=request["pc_id"], candidates=candidates)
+        except (TypeError, KeyError):
+            raise InvalidInput(
+                "Candidates come as pc_id and candidates of candidate, sdp_mid, sdp_mline_index."
+            ) from None
+        try:
+            await self._peers.handle_patch_request(patch)
+        except Exception as error:
+            raise NotFound("There is no such WebRTC connection.") from error
+
+    async def end(self, thread_id: UUID) -> bool:
+        """Hang up a call that runs in this process; False if it does not."""
+        session = self._sessions.get(thread_id)
+        if session is not None:
+            session.end("ended_by_api")
+        return session is not None
+
+    def end_requested(self, thread_id: UUID) -> None:
+        """The database says that the call was asked to end."""
+        if session := self._sessions.get(thread_id):
+            session.end("ended_by_api")
+
+    async def close(self, grace_secs: float) -> None:
+        """Take no new calls, let running ones go on for ``grace_secs``, then hang up."""
+        self._closing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_secs):
+                await self._idle.wait()
+        for session in list(self._sessions.values()):
+            if session is not None:
+                session.end("shutdown")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FOLLOW_UP_SECS):
+                await self._idle.wait()
+        if self._peers is not None:
+            await self._peers.close()
+
+    async def _claim(self, thread: Thread) -> None:
+        """Make the thread ours: in this process, and in the database for all others."""
+        if not self.has_room:
+            raise Refused("at_capacity", "This server carries as many calls as it can.", 5)
+        if thread.id in self._sessions:
+            raise Conflict("The call is already connected.", code="already_connected")
+        self._sessions[thread.id] = None
+        self._idle.clear()
+        try:
+            await self._threads.claim_thread(thread.id, str(uuid4()))
+        except BaseException:
+            self._forget(thread.id)
+            raise
+
+    async def _run(self, thread: Thread, transport: Callable[[], BaseTransport]) -> None:
+        ending = Ending("error", {"code": "internal_error", "message": "the bot could not start"})
+        try:
+            owner = Owner(
+                thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable
+            )
+            join = JoinRequest.model_validate(thread.join)
+            made = transport()
+            line = build_line(join, owner, made, self._recorder, self._settings)
+            session = CallSession(owner, join, line, made, self._recorder, self._threads)
+            self._sessions[thread.id] = session
+            ending = await session.run()
+        except Exception:
+            log.exception("call_failed", workflow_thread_id=str(thread.id))
+        finally:
+            self._spawn(self._over(thread, ending))
+
+    async def _over(self, thread: Thread, ending: Ending) -> None:
+        log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)
+        self._sessions.pop(thread.id, None)
+        await self._finish(thread.id, ending.reason, ending.error)
+
+    def _forget(self, thread_id: UUID) -> None:
+        self._sessions.pop(thread_id, None)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Note when no call runs and nothing is left to do for one that ran."""
+        if not self._sessions and not self._tasks:
+            self._idle.set()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            self._rest()
+
+        task.add_done_callback(done)
+
+
+def _vendor_problems(part: str, provider: str, clients: Mapping[str, Any]) -> list[FieldProblem]:
+    vendor: Vendor | None = VENDORS.get(provider)
+    field = f"bot.{part}.provider"
+    able = sorted(name for name, one in VENDORS.items() if getattr(one, part))
+    if vendor is None or getattr(vendor, part) is None:
+        return [FieldProblem(field, f"{provider!r} is not one of {', '.join(able)}")]
+    if provider not in clients:
+        return [FieldProblem(field, f"{provider!r} is not set up here: {vendor.key} is missing")]
+    return []
+
+
+def _speech_problems(tts: Any, language: str | None) -> list[FieldProblem]:
+    from pipecat.services.openai.tts import VALID_VOICES
+    from pipecat.transcriptions.language import Language
+
+    problems = []
+    if tts.provider == "openai" and tts.voice not in VALID_VOICES:
+        voices = ", ".join(sorted(VALID_VOICES))
+        problems.append(FieldProblem("bot.tts.voice", f"{tts.voice!r} is not one of {voices}"))
+    if language is not None and language not in set(Language):
+        problems.append(FieldProblem("bot.language", f"{language!r} is not a language known here"))
+    return problems

@@ -1,0 +1,172 @@
+"""The pipeline of one call, from the caller's audio to the bot's and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMAssistantAggregator,
+    LLMContextAggregatorPair,
+    LLMUserAggregator,
+    LLMUserAggregatorParams,
+)
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
+
+from flow.bot.generation import ChatWatch
+from flow.bot.metering import Meter, Recording, Service
+from flow.bot.metrics import UsageMetricsProcessor
+from flow.bot.services import VENDORS, Build, Choice
+from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
+from flow.domain.join import JoinRequest
+from flow.domain.usage import Owner
+from flow.vendors.openai import OpenAIClients
+
+SYSTEM_PROMPT = (
+    "You are a helpful assistant on a phone call. Your words are spoken aloud: answer in short,"
+    " plain sentences without lists, markup or emoji."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BotSettings:
+    """What is the same for every call of a process.
+
+    ``interrupted_streams`` says how a generation that a caller cut off is counted: ``estimate``
+    or ``drain`` (see `ChatWatch`). ``contents`` receives the messages and output of each
+    generation by event id, where capturing content is switched on.
+    """
+
+    clients: Mapping[str, OpenAIClients]
+    idle_timeout_secs: float
+    turn_detection: Literal["silence", "smart"]
+    interrupted_streams: Literal["estimate", "drain"]
+    contents: dict[UUID, tuple[list[object], str]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A built pipeline and the parts of it that a session listens to."""
+
+    worker: PipelineWorker
+    user: LLMUserAggregator
+    assistant: LLMAssistantAggregator
+    watches: list[ChatWatch] = field(default_factory=list)
+    meters: list[Meter] = field(default_factory=list)
+
+    async def close(self) -> None:
+        """Count whatever is still under way; the pipeline has ended."""
+        for watch in self.watches:
+            await watch.close()
+        for meter in self.meters:
+            meter.close()
+
+
+def build_line(
+    join: JoinRequest,
+    owner: Owner,
+    transport: BaseTransport,
+    recorder: Recording,
+    settings: BotSettings,
+) -> Line:
+    """Build the pipeline a join asks for. ``join`` has its vendors and models filled in."""
+    watches: list[ChatWatch] = []
+    meters: list[Meter] = []
+
+    def meter(service: Service) -> Meter:
+        meters.append(Meter(service, owner, recorder))
+        return meters[-1]
+
+    def watch(meter: Meter) -> ChatWatch:
+        keep = None
+        if (contents := settings.contents) is not None:
+
+            def keep(event_id: UUID, messages: list[object], output: str) -> None:
+                contents[event_id] = (messages, output)
+
+        drain = settings.interrupted_streams == "drain"
+        watches.append(ChatWatch(meter, drain=drain, keep_content=keep))
+        return watches[-1]
+
+    stt, llm, tts = _services(join, Build(owner, meter, watch, settings.clients))
+    context = LLMContext()
+    pair = LLMContextAggregatorPair(
+        context,
+        user_params=LLMUserAggregatorParams(
+            vad_analyzer=SileroVADAnalyzer(),
+            user_turn_strategies=_turn_strategies(settings.turn_detection),
+        ),
+    )
+    metrics = UsageMetricsProcessor(
+        owner, recorder, metered=[stt.name, llm.name, tts.name], name="usage"
+    )
+    worker = PipelineWorker(
+        Pipeline(
+            [
+                transport.input(),
+                stt,
+                pair.user(),
+                llm,
+                tts,
+                metrics,
+                transport.output(),
+                pair.assistant(),
+            ]
+        ),
+        params=PipelineParams(
+            audio_in_sample_rate=SAMPLE_RATE_IN,
+            audio_out_sample_rate=SAMPLE_RATE_OUT,
+            enable_metrics=True,
+            enable_usage_metrics=True,
+            send_initial_empty_metrics=False,
+        ),
+        idle_timeout_secs=settings.idle_timeout_secs,
+        cancel_on_idle_timeout=False,
+        processor_unusable_policy=ProcessorUnusablePolicy.CONTINUE,
+        enable_rtvi=False,
+        enable_turn_tracking=False,
+        conversation_id=str(owner.workflow_thread_id),
+    )
+    return Line(worker, pair.user(), pair.assistant(), watches, meters)
+
+
+def _services(
+    join: JoinRequest, build: Build
+) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
+    bot = join.bot
+    stt, llm, tts = bot.stt, bot.llm, bot.tts
+    chosen = (
+        (VENDORS[stt.provider or ""].stt, stt, {"language": bot.language}),
+        (
+            VENDORS[llm.provider or ""].llm,
+            llm,
+            {
+                "system_instruction": bot.system_prompt or SYSTEM_PROMPT,
+                "temperature": llm.temperature,
+                "max_tokens": llm.max_tokens,
+            },
+        ),
+        (VENDORS[tts.provider or ""].tts, tts, {"voice": tts.voice}),
+    )
+    made = []
+    for make, part, options in chosen:
+        assert make, f"{part.provider} has no such service"
+        assert part.provider, "the join was not resolved"
+        assert part.model, "the join was not resolved"
+        made.append(make(Choice(part.provider, part.model, options), build))
+    return made[0], made[1], made[2]
+
+
+def _turn_strategies(detection: Literal["silence", "smart"]) -> UserTurnStrategies:
+    if detection == "smart":
+        return UserTurnStrategies()
+    return UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.6)])

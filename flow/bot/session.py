@@ -1,0 +1,246 @@
+"""One call, from the caller's connection to the hang-up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+from pipecat.frames.frames import ErrorFrame, TTSSpeakFrame
+from pipecat.processors.aggregators.llm_response_universal import (
+    AssistantTurnStoppedMessage,
+    UserTurnStoppedMessage,
+)
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.workers.runner import WorkerRunner
+
+from flow.bot.metering import MICROSECOND, Recording
+from flow.bot.pipeline import Line
+from flow.bot.transcript import Transcript
+from flow.domain.join import JoinRequest
+from flow.domain.thread import Status, Thread, Turn
+from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.errors import FlowError, Unavailable
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_SECS = 5.0
+FAILURES_IN_A_ROW = 5
+TRANSCRIPT_SECS = 30.0
+STOP_SECS = 15.0
+
+
+class Threads(Protocol):
+    """What a session needs of `flow.db.functions.Database`."""
+
+    async def claim_thread(self, thread_id: UUID, claim: str) -> Thread:
+        """Make a thread's call ours, or raise `Conflict`."""
+        ...
+
+    async def save_workflow_thread_data(
+        self, thread_id: UUID, *, status: Status | None = None, turns: Sequence[Turn] = ()
+    ) -> Thread:
+        """Store what is new about a thread and return it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a call ended. ``error`` is set when it was not the caller's or the operator's doing."""
+
+    reason: str
+    error: dict[str, Any] | None = None
+
+
+@dataclass
+class _Progress:
+    connected_at: float | None = None
+    failures: int = 0
+    ending: Ending | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class CallSession:
+    """Runs one built pipeline until the call is over, for whatever reason.
+
+    Args:
+        owner: whom the call belongs to.
+        join: the resolved join; its greeting and longest duration (seconds) matter here.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        join: JoinRequest,
+        line: Line,
+        transport: BaseTransport,
+        recorder: Recording,
+        threads: Threads,
+    ) -> None:
+        self._thread_id = owner.workflow_thread_id
+        self._join = join
+        self._line = line
+        self._recorder = recorder
+        self._threads = threads
+        self._progress = _Progress()
+        self._call = UsageEvent(
+            owner=owner,
+            kind=Kind.CALL,
+            source="bot",
+            provider="flow",
+            model="call",
+            quantities=Quantities(),
+            provenance=Provenance.MEASURED,
+        )
+        self._log = log.bind(workflow_thread_id=str(self._thread_id))
+        self._listen(transport)
+
+    def end(self, reason: str, error: dict[str, Any] | None = None) -> None:
+        """End the call; the first reason given stands."""
+        if self._progress.ending is None:
+            self._progress.ending = Ending(reason, error)
+            self._progress.over.set()
+
+    async def run(self) -> Ending:
+        """Run the call and return why it ended. Its usage is then with the recorder."""
+        self._transcript = Transcript(
+            lambda turns: self._threads.save_workflow_thread_data(self._thread_id, turns=turns)
+        )
+        runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
+        await runner.add_workers(self._line.worker)
+        running = asyncio.create_task(runner.run(), name="pipeline")
+        heartbeat = asyncio.create_task(self._heartbeat(), name="heartbeat")
+        try:
+            await self._until_over(running)
+        finally:
+            heartbeat.cancel()
+            await self._stop(running)
+            await self._line.close()
+            self._count_call(final=True)
+            await self._transcript.close(TRANSCRIPT_SECS)
+            await asyncio.gather(heartbeat, return_exceptions=True)
+        return self._progress.ending or Ending("pipeline_ended")
+
+    async def _until_over(self, running: asyncio.Task[None]) -> None:
+        over = asyncio.create_task(self._progress.over.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {running, over},
+                timeout=self._join.max_duration_secs,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        except asyncio.CancelledError:
+            self.end("shutdown")
+            raise
+        finally:
+            over.cancel()
+        if not done:
+            self.end("max_duration")
+        elif running in done and not running.cancelled() and (error := running.exception()):
+            self._log.error("pipeline_failed", error=repr(error))
+            self.end("error", {"code": "pipeline_failed", "message": type(error).__name__})
+
+    async def _stop(self, running: asyncio.Task[None]) -> None:
+        """Stop the pipeline; one that does not stop in time is cut off."""
+        with suppress(Exception):
+            async with asyncio.timeout(STOP_SECS):
+                await self._line.worker.cancel(reason="the call is over")
+                await asyncio.shield(running)
+        if not running.done():
+            self._log.warning("pipeline_cut_off")
+            running.cancel()
+            await asyncio.wait({running}, timeout=STOP_SECS)
+
+    def _listen(self, transport: BaseTransport) -> None:
+        async def connected(*_: Any) -> None:
+            await self._connected()
+
+        async def disconnected(*_: Any) -> None:
+            self.end("caller_hung_up")
+
+        async def idle(*_: Any) -> None:
+            self.end("idle_timeout")
+
+        async def failed(_: Any, frame: ErrorFrame) -> None:
+            self._failed(frame)
+
+        async def user_said(_: Any, __: Any, message: UserTurnStoppedMessage) -> None:
+            self._transcript.add("user", message.content or "", message.timestamp)
+
+        async def bot_said(_: Any, message: AssistantTurnStoppedMessage) -> None:
+            if message.content:
+                self._progress.failures = 0
+            self._transcript.add(
+                "assistant", message.content, message.timestamp, interrupted=message.interrupted
+            )
+
+        transport.add_event_handler("on_client_connected", connected)
+        transport.add_event_handler("on_client_disconnected", disconnected)
+        self._line.worker.add_event_handler("on_idle_timeout", idle)
+        self._line.worker.add_event_handler("on_pipeline_error", failed)
+        self._line.user.add_event_handler("on_user_turn_stopped", user_said)
+        self._line.assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
+
+    async def _connected(self) -> None:
+        if self._progress.connected_at is not None:
+            return
+        self._progress.connected_at = time.monotonic()
+        self._count_call(final=False)
+        self._log.info("call_connected")
+        if greeting := self._join.bot.greeting:
+            await self._line.worker.queue_frame(TTSSpeakFrame(greeting))
+        await self._touch(status=Status.IN_CALL)
+
+    def _failed(self, frame: ErrorFrame) -> None:
+        """Count a vendor's failure: a call survives some, but not a service that is gone."""
+        processor = frame.processor.name if frame.processor else "pipeline"
+        self._progress.failures += 1
+        self._log.warning(
+            "service_failed",
+            service=processor,
+            error_type=type(frame.exception).__name__ if frame.exception else None,
+            http_status=getattr(frame.exception, "status_code", None),
+            in_a_row=self._progress.failures,
+        )
+        gone = frame.processor is not None and not frame.processor.is_usable
+        if gone or self._progress.failures >= FAILURES_IN_A_ROW:
+            message = f"the {processor} service cannot be used"
+            self.end("vendor_failure", {"code": "vendor_failure", "message": message})
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECS)
+            if self._progress.connected_at is not None:
+                self._count_call(final=False)
+            await self._touch()
+
+    async def _touch(self, status: Status | None = None) -> None:
+        """Tell the database the call lives; hear from it whether it was asked to end."""
+        try:
+            thread = await self._threads.save_workflow_thread_data(self._thread_id, status=status)
+        except Unavailable as error:
+            self._log.warning("heartbeat_missed", error=str(error))
+        except FlowError as error:
+            self._log.error("heartbeat_refused", error=str(error))
+        else:
+            if thread.end_requested:
+                self.end("ended_by_api")
+
+    def _count_call(self, *, final: bool) -> None:
+        """Renew the call's own account, so that a killed process loses seconds, not the call."""
+        if self._progress.connected_at is None:
+            return
+        seconds = Decimal(repr(time.monotonic() - self._progress.connected_at))
+        self._call = replace(
+            self._call, quantities=Quantities(audio_seconds=seconds.quantize(MICROSECOND))
+        )
+        if final:
+            self._recorder.record(self._call)
+        else:
+            self._recorder.begin(self._call)

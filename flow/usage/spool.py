@@ -1,0 +1,186 @@
+"""A file of usage events that outlives its process.
+
+Each process appends to a file of its own, ``<directory>/<uuid>.jsonl``, and holds an exclusive
+``flock`` on it for as long as it lives. A file whose lock can be taken belongs to a process that
+is gone: the next process to start adopts it. The lock goes with the process however it dies, so
+neither process ids nor clocks are needed.
+
+A line is ``{"op": "open" | "event" | "drop", "event": {...}}``. *open* says that work was begun,
+with the best estimate of it, so that work a vendor is already billing is not lost when the
+process dies in the middle of it; *event* is the finished account under the same id; *drop* says
+that the work came to nothing. Lines are written in one
+``write`` each, so a killed process loses nothing that `append` returned for; a machine that
+loses power may lose what the kernel had not yet written, except while the ledger is away, when
+`sync` is called.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, get_args
+from uuid import uuid4
+
+Op = Literal["open", "event", "drop"]
+
+
+class Line(NamedTuple):
+    """One line of a spool; ``event`` is `None` when the line cannot be read."""
+
+    op: Op
+    event: dict[str, Any] | None
+    raw: bytes
+
+
+class Spool:
+    """An append-only queue of lines on disk, read from the head and trimmed once sent.
+
+    Not thread-safe: one process, one event loop. Raises `OSError` when the disk does.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._head = 0
+        self._size = os.fstat(fd).st_size
+
+    @classmethod
+    def create(cls, directory: Path) -> Self:
+        """A new, empty, locked spool in ``directory`` (made if missing, readable by us alone)."""
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = directory / f"{uuid4()}.jsonl"
+        return cls(path, _locked_file(path, b""))
+
+    @classmethod
+    def orphans(cls, directory: Path) -> Iterator[Self]:
+        """Every spool in ``directory`` whose process is gone, now locked by us."""
+        for path in sorted(directory.glob("*.jsonl")):
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_APPEND)
+            except FileNotFoundError:
+                continue
+            if _lock(fd) and _is_still(path, fd):
+                yield cls(path, fd)
+            else:
+                os.close(fd)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much stands between the head and the end."""
+        return self._size - self._head
+
+    def append(self, op: Op, event: dict[str, Any]) -> None:
+        """Write one line, whole or not at all."""
+        raw = _encode(op, event)
+        written = os.write(self._fd, raw)
+        if written != len(raw):
+            os.ftruncate(self._fd, self._size)
+            raise OSError(errno.ENOSPC, "the spool's disk is full")
+        self._size += written
+
+    def read(self, most: int) -> tuple[list[Line], int]:
+        """Up to ``most`` lines from the head, and the position after them for `advance`."""
+        lines: list[Line] = []
+        position = self._head
+        for raw in _lines(self._fd, position):
+            lines.append(_decode(raw))
+            position += len(raw)
+            if len(lines) == most:
+                break
+        return lines, position
+
+    def advance(self, position: int) -> None:
+        """Everything before ``position`` is safely elsewhere."""
+        self._head = position
+
+    def trim(self, still_open: Iterable[dict[str, Any]], *, threshold: int) -> None:
+        """Give back the disk that sent lines hold, keeping the open ones.
+
+        With nothing open it is a truncation. Otherwise the file is replaced by one with the open
+        lines and the unsent rest, which is worth it only past ``threshold`` bytes.
+        """
+        kept = [_encode("open", event) for event in still_open]
+        if not kept and self.unsent_bytes == 0:
+            os.ftruncate(self._fd, 0)
+            self._head = self._size = 0
+        elif self._head > threshold:
+            rest = os.pread(self._fd, self.unsent_bytes, self._head)
+            fd = _locked_file(self.path, b"".join(kept) + rest)
+            os.close(self._fd)
+            self._fd = fd
+            self._head = sum(map(len, kept))
+            self._size = os.fstat(fd).st_size
+
+    def sync(self) -> None:
+        """Wait until the disk has everything. Blocks: call it off the event loop."""
+        os.fsync(self._fd)
+
+    def close(self, *, remove: bool = False) -> None:
+        """Let go of the file; it stays for whoever starts next unless it is to be removed."""
+        if remove:
+            self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def _encode(op: Op, event: dict[str, Any]) -> bytes:
+    return json.dumps({"op": op, "event": event}, separators=(",", ":")).encode() + b"\n"
+
+
+def _decode(raw: bytes) -> Line:
+    try:
+        line = json.loads(raw)
+        if line["op"] in get_args(Op) and isinstance(line["event"], dict):
+            return Line(line["op"], line["event"], raw)
+    except (ValueError, TypeError, KeyError):
+        pass
+    return Line("event", None, raw)
+
+
+def _lines(fd: int, position: int, block: int = 1 << 16) -> Iterator[bytes]:
+    """Lines from ``position`` on; the last may lack its newline if its writer was cut off."""
+    rest = b""
+    while data := os.pread(fd, block, position):
+        position += len(data)
+        *whole, rest = (rest + data).splitlines(keepends=True) or [b""]
+        yield from whole
+        if rest.endswith(b"\n"):
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
+
+
+def _locked_file(path: Path, content: bytes) -> int:
+    """A locked file that appears under ``path`` only once it is locked and written."""
+    draft = path.with_suffix(".draft")
+    fd = os.open(draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if content and os.write(fd, content) != len(content):
+            raise OSError(errno.ENOSPC, "the spool's disk is full")
+        draft.replace(path)
+    except BaseException:
+        os.close(fd)
+        draft.unlink(missing_ok=True)
+        raise
+    return fd
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(path: Path, fd: int) -> bool:
+    """Whether ``path`` is the file we locked, and not one that replaced or removed it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False

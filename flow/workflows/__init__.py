@@ -1,0 +1,1 @@
+"""What happens to a thread beyond its call, in steps that can be repeated."""
