@@ -1,0 +1,1 @@
+"""The HTTP and WebSocket surface. Everything that imports FastAPI is in here."""

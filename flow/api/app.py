@@ -1,0 +1,92 @@
+"""The API put together: what wraps a request, and where it is routed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from flow.api import bot, health, threads, usage
+from flow.api.auth import Auth
+from flow.api.limits import Limits
+from flow.api.problems import Problem, Problems, on_http_error, on_invalid
+from flow.api.request_id import RequestId
+from flow.api.services import Calls, Keys, Services
+from flow.domain.join import JoinRequest
+
+__all__ = ["Calls", "Keys", "Services", "create_app"]
+
+# Of the contract, not of the package: it changes when a caller would have to.
+API_VERSION = "1"
+
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "join_token": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "The token in the URL of a join's answer.",
+    },
+}
+
+
+class FlowApi(FastAPI):
+    """FastAPI, describing the security and the problems that middleware deals with."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description of the whole API."""
+        if self.openapi_schema is None:
+            self.openapi_schema = _described(super().openapi())
+        return self.openapi_schema
+
+
+def create_app(services: Services) -> FastAPI:
+    """The API over ``services``; it owns none of them and closes none of them."""
+    app = FlowApi(
+        title="Flow",
+        version=API_VERSION,
+        description="Voice bots whose every call has an exact account.",
+        redirect_slashes=False,
+        middleware=[
+            Middleware(RequestId),
+            Middleware(Problems),
+            Middleware(Limits),
+            Middleware(Auth, keys=services.keys, database=services.database),
+        ],
+        exception_handlers={
+            RequestValidationError: on_invalid,
+            HTTPException: on_http_error,
+        },
+    )
+    app.state.services = services
+    app.state.readiness = health.ReadinessCheck(services)
+    for router in (bot.router, threads.router, usage.router, health.router):
+        app.include_router(router)
+    return app
+
+
+def _described(schema: dict[str, Any]) -> dict[str, Any]:
+    components = schema["components"]
+    components["securitySchemes"] = _SECURITY_SCHEMES
+    _, models = models_json_schema(
+        [(model, "validation") for model in (Problem, JoinRequest, bot.Offer, bot.Candidates)],
+        ref_template="#/components/schemas/{model}",
+    )
+    components["schemas"].update(models["$defs"])
+    for path, operations in schema["paths"].items():
+        schemes = ["bearer", "api_key"] + (["join_token"] if path.endswith("/offer") else [])
+        for operation in operations.values():
+            if path.startswith("/api/"):
+                operation["security"] = [{scheme: []} for scheme in schemes]
+                # FastAPI's own form of a 422, which this API never sends.
+                answers = operation["responses"]
+                if "HTTPValidationError" in str(answers.get("422")):
+                    del answers["422"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(unused, None)
+    return schema

@@ -1,0 +1,238 @@
+"""Every error as an HTTP answer: problem details (RFC 9457) with a stable ``code``.
+
+This is the one place that knows which error is which status. `Problems` catches whatever is
+raised further in, on requests and on WebSocket handshakes alike; what was not raised on purpose
+is logged and answered without its details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flow.api.bodies import invalid
+from flow.api.exact_json import ExactJSONResponse
+from flow.errors import (
+    Conflict,
+    FieldProblem,
+    FlowError,
+    InvalidInput,
+    NotFound,
+    Refused,
+    Unavailable,
+)
+
+log = structlog.get_logger(__name__)
+
+_MAX_TEXT = 300
+
+_REFUSED_STATUS: Mapping[str, int] = {
+    "malformed_request": 400,
+    "conflicting_credentials": 400,
+    "missing_api_key": 401,
+    "invalid_api_key": 401,
+    "expired_api_key": 401,
+    "invalid_token": 401,
+    "expired_token": 401,
+    "disabled_api_key": 403,
+    "insufficient_permissions": 403,
+    "model_not_allowed": 403,
+    "unknown_product": 403,
+    "not_acceptable": 406,
+    "request_timeout": 408,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "headers_too_large": 431,
+    "rate_limited": 429,
+    "quota_exceeded": 429,
+    "budget_exceeded": 429,
+    "concurrency_exceeded": 429,
+    "at_capacity": 503,
+}
+_DEFAULT_RETRY_SECS: Mapping[int, int] = {429: 60, 503: 5}
+_HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed"}
+
+
+class FieldError(BaseModel):
+    """One thing wrong with one field."""
+
+    field: str = Field(examples=["bot.llm.temperature"])
+    message: str = Field(examples=["Input should be less than or equal to 2"])
+
+
+class Problem(BaseModel):
+    """What went wrong, in the form of RFC 9457."""
+
+    type: str = Field(default="about:blank", examples=["about:blank"])
+    title: str = Field(examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["The request is not valid."])
+    code: str = Field(description="Stable: programs may rely on it.", examples=["invalid_request"])
+    request_id: str | None = Field(default=None, examples=["5f0c7b0e9d5c4f0f8a54d4f4a5a7c6de"])
+    retry_after: int | None = Field(
+        default=None, description="Seconds after which trying again may help.", examples=[5]
+    )
+    errors: list[FieldError] | None = None
+
+
+class Problems:
+    """Answers every error raised further in, and logs those nobody foresaw."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; an error after its answer began can only cut the connection."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        began = False
+
+        async def watched(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if not isinstance(error, FlowError) or _status(error) == 500:
+                log.exception("request_failed", request_id=_request_id(scope), path=scope["path"])
+            if not began:
+                await _answer(scope, error, receive, send)
+            elif scope["type"] == "websocket":
+                await _hang_up(send)
+            else:
+                raise
+
+
+def problem_response(scope: Scope, error: Exception) -> Response:
+    """The answer to ``error`` on the request of ``scope``."""
+    status = _status(error)
+    retry_after = _retry_after(error, status)
+    problem = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=str(error) if isinstance(error, FlowError) and status != 500 else _detail(status),
+        code=error.code if isinstance(error, FlowError) and status != 500 else "internal_error",
+        request_id=_request_id(scope),
+        retry_after=retry_after,
+        errors=_errors(error),
+    )
+    return _render(problem, _headers(status, retry_after))
+
+
+async def on_invalid(request: Request, error: Exception) -> Response:
+    """The answer to a request whose query or headers FastAPI found wrong."""
+    assert isinstance(error, RequestValidationError)
+    found = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
+    return problem_response(request.scope, invalid(found))
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """The answer when no route takes the path or the method."""
+    assert isinstance(error, HTTPException)
+    problem = Problem(
+        title=HTTPStatus(error.status_code).phrase,
+        status=error.status_code,
+        detail=_detail(error.status_code),
+        code=_HTTP_CODES.get(error.status_code, "http_error"),
+        request_id=_request_id(request.scope),
+    )
+    return _render(problem, error.headers or {})
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of an endpoint, for its OpenAPI description."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in statuses
+    }
+
+
+async def _answer(scope: Scope, error: Exception, receive: Receive, send: Send) -> None:
+    response = problem_response(scope, error)
+    if scope["type"] == "websocket":
+        # 401 asks a browser for a password, which no WebSocket client can give.
+        response.status_code = 403 if response.status_code == 401 else response.status_code
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            return
+    await response(scope, receive, send)
+
+
+async def _hang_up(send: Send) -> None:
+    try:
+        await send({"type": "websocket.close", "code": 1011, "reason": ""})
+    except Exception:
+        log.debug("websocket_was_closed_before")
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, Refused):
+        return _REFUSED_STATUS.get(error.code, 403)
+    if isinstance(error, InvalidInput):
+        return 422
+    if isinstance(error, NotFound):
+        return 404
+    if isinstance(error, Conflict):
+        return 409
+    if isinstance(error, Unavailable):
+        return 503
+    return 500
+
+
+def _retry_after(error: Exception, status: int) -> int | None:
+    secs = getattr(error, "retry_after_secs", None)
+    return secs if secs is not None else _DEFAULT_RETRY_SECS.get(status)
+
+
+def _headers(status: int, retry_after: int | None) -> dict[str, str]:
+    headers = {}
+    if retry_after is not None:
+        headers["retry-after"] = str(retry_after)
+    if status == 401:
+        headers["www-authenticate"] = 'Bearer realm="flow"'
+    if status in {408, 413, 431}:
+        headers["connection"] = "close"
+    return headers
+
+
+def _render(problem: Problem, headers: Mapping[str, str]) -> Response:
+    return ExactJSONResponse(
+        problem.model_dump(exclude_none=True),
+        status_code=problem.status,
+        headers=headers,
+        media_type="application/problem+json",
+    )
+
+
+def _detail(status: int) -> str:
+    if status == 500:
+        return "Something went wrong in Flow; it was logged under this request id."
+    return HTTPStatus(status).description or HTTPStatus(status).phrase
+
+
+def _errors(error: Exception) -> list[FieldError] | None:
+    if not isinstance(error, InvalidInput):
+        return None
+    return [_field_error(problem) for problem in error.problems]
+
+
+def _field_error(problem: FieldProblem) -> FieldError:
+    return FieldError(field=problem.field[:_MAX_TEXT], message=problem.message[:_MAX_TEXT])
+
+
+def _request_id(scope: Scope) -> str | None:
+    request_id: str | None = scope.get("state", {}).get("request_id")
+    return request_id

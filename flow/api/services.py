@@ -1,0 +1,107 @@
+"""What the API needs from the rest of Flow, given to it by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from prometheus_client import CollectorRegistry
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from flow.db.functions import Database
+from flow.domain.join import JoinRequest
+from flow.domain.thread import Thread
+from flow.errors import ConfigurationError
+from flow.vendors.unkey import VerifiedKey
+
+MIN_SECRET_BYTES = 16
+
+
+class Keys(Protocol):
+    """Where API keys are verified."""
+
+    async def verify(self, secret: str, *, max_age_secs: float) -> VerifiedKey:
+        """The key of ``secret``; raises `Refused` or `AuthUnavailable`."""
+        ...
+
+    async def check(self) -> None:
+        """Return when keys can be verified; raises `AuthUnavailable`."""
+        ...
+
+
+class Calls(Protocol):
+    """The calls this process runs."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether this process can take one more call."""
+        ...
+
+    def check(self, join: JoinRequest) -> JoinRequest:
+        """The request with the product's defaults filled in. Changes nothing anywhere.
+
+        Raises:
+            Refused: ``unknown_product`` or ``model_not_allowed``.
+            InvalidInput: a provider nobody here can reach.
+        """
+        ...
+
+    def is_billable(self, product: str) -> bool:
+        """Whether usage of ``product`` is charged to the customer."""
+        ...
+
+    async def run_websocket(self, thread: Thread, websocket: WebSocket) -> None:
+        """Accept the socket and run the whole call on it."""
+        ...
+
+    async def offer(self, thread: Thread, request: dict[str, Any]) -> dict[str, Any]:
+        """The SDP answer to a SmallWebRTC offer; the call goes on by itself."""
+        ...
+
+    async def ice(self, thread_id: UUID, request: dict[str, Any]) -> None:
+        """Hand over trickled ICE candidates of a call of this process."""
+        ...
+
+    async def end(self, thread_id: UUID) -> bool:
+        """Hang up if the call runs in this process, and say whether it does."""
+        ...
+
+
+def utc_now() -> datetime:
+    """The time now."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything the API is composed of.
+
+    ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
+    callers reach this API, without a trailing slash; left out, it is the host they used.
+
+    Raises:
+        ConfigurationError: the secret is too short.
+    """
+
+    database: Database
+    keys: Keys
+    calls: Calls
+    secret: bytes
+    registry: CollectorRegistry
+    public_url: str | None = None
+    join_token_secs: int = 300
+    now: Callable[[], datetime] = utc_now
+
+    def __post_init__(self) -> None:
+        if len(self.secret) < MIN_SECRET_BYTES:
+            raise ConfigurationError(f"FLOW_SECRET: must be at least {MIN_SECRET_BYTES} bytes.")
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    """The services of the application this request came to."""
+    services: Services = connection.app.state.services
+    return services

@@ -1,0 +1,153 @@
+"""Reading threads: what was said, what came of it, what it cost."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flow.api.auth import caller_of
+from flow.api.exact_json import ExactJSONResponse
+from flow.api.problems import documented
+from flow.api.services import services_of
+from flow.domain.thread import Status, Thread
+
+router = APIRouter(prefix="/api/threads", tags=["threads"])
+
+_USAGE_STATS = {
+    "total_tokens": 5120,
+    "total_cost_usd": 0.0213,
+    "llm_calls": 7,
+    "models_used": {"openai/gpt-4.1": {"llm_calls": 7, "input_tokens": 3000}},
+    "posthog_trace_id": "0b6d1a52-8a5e-4f0f-9d0f-5b8f3c0f2a11",
+}
+
+
+class TurnView(BaseModel):
+    """One utterance."""
+
+    seq: int
+    role: str = Field(examples=["assistant"])
+    content: str = Field(examples=["Good evening! For how many people?"])
+    started_at: datetime
+    interrupted: bool = Field(description="The caller spoke over it; the content is what was said.")
+
+
+class ThreadSummary(BaseModel):
+    """A thread without its transcript."""
+
+    workflow_thread_id: UUID
+    status: Status
+    product: str = Field(examples=["voice_bot"])
+    billable: bool
+    created_at: datetime
+    connected_at: datetime | None
+    ended_at: datetime | None
+    completed_at: datetime | None
+    end_reason: str | None = Field(examples=["caller_left"])
+    end_requested: bool
+    error: dict[str, Any] | None
+    insights: dict[str, Any] | None
+    usage_stats: dict[str, Any] = Field(
+        description="The running account; exact numbers, for reading.", examples=[_USAGE_STATS]
+    )
+    metadata: dict[str, Any]
+    posthog_trace_id: UUID
+
+
+class ThreadView(ThreadSummary):
+    """A thread with its transcript, and the request it was made by."""
+
+    request: dict[str, Any] = Field(description="The join as accepted, defaults filled in.")
+    transcript: list[TurnView]
+
+
+class ThreadPage(BaseModel):
+    """Threads, newest first. Give ``next_cursor`` back as ``cursor`` for the following page."""
+
+    threads: list[ThreadSummary]
+    next_cursor: str | None
+
+
+class ThreadUsage(BaseModel):
+    """The thread's rows of the ledger, oldest first; money and seconds are strings."""
+
+    workflow_thread_id: UUID
+    events: list[dict[str, Any]]
+
+
+@router.get("", response_model=ThreadPage, responses=documented(401, 403, 422, 429, 503))
+async def list_threads(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    status: Status | None = None,
+    product: Annotated[str | None, Query(max_length=128)] = None,
+) -> Response:
+    """The key's threads, newest first."""
+    page = await services_of(request).database.list_workflow_threads(
+        caller_of(request).id, limit=limit, cursor=cursor, status=status, product=product
+    )
+    summaries = [ThreadSummary(**_summary(thread)) for thread in page.items]
+    return ExactJSONResponse(ThreadPage(threads=summaries, next_cursor=page.next_cursor))
+
+
+@router.get(
+    "/{thread_id:uuid}",
+    response_model=ThreadView,
+    responses=documented(401, 403, 404, 429, 503),
+)
+async def get_thread(request: Request, thread_id: UUID) -> Response:
+    """One thread with its transcript."""
+    thread = await services_of(request).database.get_workflow_thread_data(
+        thread_id, caller_of(request).id
+    )
+    transcript = [
+        TurnView(
+            seq=turn.seq,
+            role=turn.role,
+            content=turn.content,
+            started_at=turn.started_at,
+            interrupted=turn.interrupted,
+        )
+        for turn in thread.transcript
+    ]
+    return ExactJSONResponse(
+        ThreadView(**_summary(thread), request=thread.join, transcript=transcript)
+    )
+
+
+@router.get(
+    "/{thread_id:uuid}/usage",
+    response_model=ThreadUsage,
+    responses=documented(401, 403, 404, 429, 503),
+)
+async def get_thread_usage(request: Request, thread_id: UUID) -> Response:
+    """Everything the thread was charged for, one row per piece of vendor work."""
+    events = await services_of(request).database.get_thread_usage(thread_id, caller_of(request).id)
+    return ExactJSONResponse(ThreadUsage(workflow_thread_id=thread_id, events=events))
+
+
+def _summary(thread: Thread) -> dict[str, Any]:
+    return {
+        "workflow_thread_id": thread.id,
+        "status": thread.status,
+        "product": thread.product,
+        "billable": thread.billable,
+        "created_at": thread.created_at,
+        "connected_at": thread.connected_at,
+        "ended_at": thread.ended_at,
+        "completed_at": thread.completed_at,
+        "end_reason": thread.end_reason,
+        "end_requested": thread.end_requested,
+        "error": thread.error,
+        "insights": thread.insights,
+        "usage_stats": thread.usage_stats,
+        "metadata": thread.metadata,
+        "posthog_trace_id": thread.id,
+    }

@@ -1,0 +1,103 @@
+"""The command line: ``flow demo | dev | serve | migrate``.
+
+Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from flow.errors import FlowError
+
+cli = typer.Typer(
+    name="flow",
+    help="A Pipecat voice-bot service whose account of every call can be invoiced.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Workers = Annotated[int, typer.Option(min=1, max=64, help="How many processes serve calls.")]
+
+
+def main() -> None:
+    """Run a command; a `FlowError` ends it with its sentence and exit code 2."""
+    try:
+        cli()
+    except FlowError as error:
+        _fail(str(error))
+
+
+@cli.command()
+def demo(
+    live: Annotated[
+        bool, typer.Option(help="Use OPENAI_API_KEY and OPENAI_BASE_URL instead of the sandbox.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with the account as one JSON object on one line.")
+    ] = False,
+) -> None:
+    """Make one real call on this machine, and account for it."""
+    from flow.demo import run
+
+    raise typer.Exit(run(live=live, as_json=as_json))
+
+
+@cli.command()
+def dev(
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    reload: Annotated[bool, typer.Option(help="Start anew when the code changes.")] = True,
+) -> None:
+    """Serve on this machine with an embedded database, a working key, and stand-in vendors."""
+    from flow.dev import run
+
+    run(port=port, reload=reload)
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Default: FLOW_HOST or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000.")] = None,
+    workers: Workers = 1,
+) -> None:
+    """Serve in production; refuses to start on missing or contradictory settings."""
+    import uvicorn
+
+    from flow import service
+    from flow.settings import Settings
+
+    settings = Settings.read()
+    service.check(settings)
+    if workers > 1 and not (settings.database_url or settings.supabase_url):
+        _fail("--workers needs DATABASE_URL or SUPABASE_URL: an embedded database serves one.")
+    uvicorn.run(
+        "flow.service:application",
+        factory=True,
+        host=host or settings.host,
+        port=settings.port if port is None else port,
+        workers=workers,
+        **service.SERVER_OPTIONS,
+    )
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database up to date, with the Supabase CLI's own history."""
+    import asyncio
+
+    from flow import service
+    from flow.settings import Settings
+
+    applied = asyncio.run(service.migrate(Settings.read()))
+    for version in applied:
+        typer.echo(f"applied {version}")
+    if not applied:
+        typer.echo("The database is up to date.")
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"flow: {sentence}", err=True)
+    sys.exit(2)

@@ -1,0 +1,5 @@
+"""One real call on this machine, and its account held against the vendor's bill."""
+
+from flow.demo.command import run
+
+__all__ = ["run"]

@@ -1,0 +1,196 @@
+"""Running the service and making the call: the demo as its customer and its vendors see it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from flow.errors import ConfigurationError, FlowError
+from flow.sandbox.caller import call
+from flow.sandbox.conversation import CallerEvent
+from flow.sandbox.openai_chat import Pace
+from flow.sandbox.reconcile import Comparison, reconcile
+from flow.sandbox.script import SUPPORT_CALL, Script
+from flow.sandbox.speech import recordings
+from flow.sandbox.vendors import Vendors, vendors
+from flow.service import SERVER_OPTIONS, Application
+from flow.settings import Settings
+
+SETTLE_SECS = 60.0
+FINAL = {"completed", "failed", "expired", "cancelled"}
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Everything that is known of a call afterwards, from every side.
+
+    ``vendor_bill`` is ``None`` when a real vendor served. ``checks`` say, by name, whether the
+    ledger agrees with whatever repeats it.
+    """
+
+    thread: dict[str, Any]
+    ledger: list[dict[str, Any]]
+    comparisons: list[Comparison]
+    checks: Mapping[str, bool]
+    vendor_bill: dict[str, Any] | None
+    posthog_events: list[dict[str, Any]]
+
+    @property
+    def reconciled(self) -> bool:
+        """Whether every number agrees and the call is settled."""
+        return (
+            self.thread["status"] == "completed"
+            and all(self.checks.values())
+            and all(comparison.agrees for comparison in self.comparisons)
+        )
+
+
+async def account_for_a_call(
+    *, live: bool, say: Progress, heard: Callable[[CallerEvent], None]
+) -> Account:
+    """Start everything, make the call, and gather its account.
+
+    Raises:
+        ConfigurationError: ``live`` without a vendor to use.
+        FlowError: the call could not be made.
+    """
+    script = SUPPORT_CALL
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(_folder())
+        say("starting the stand-ins for OpenAI, Unkey and PostHog")
+        stood_in = await stack.enter_async_context(_stand_ins(script))
+        say("starting Postgres, applying the migrations, starting the service")
+        settings = _settings(stood_in, folder, live=live)
+        async with _served(settings) as url:
+            say(f"calling {url}")
+            report = await call(url, stood_in.api_key, script, on_progress=heard)
+            say("waiting for the account to settle")
+            async with httpx.AsyncClient(
+                base_url=url, headers={"Authorization": f"Bearer {stood_in.api_key}"}, timeout=10
+            ) as http:
+                thread = await _settled(http, str(report.workflow_thread_id))
+                ledger = (await _get(http, f"/api/threads/{report.workflow_thread_id}/usage"))[
+                    "events"
+                ]
+                report_rows = (await _get(http, "/api/usage?group_by=day,model,kind"))["rows"]
+        lines = [] if live else await stood_in.openai.bill.settled()
+        return Account(
+            thread=thread,
+            ledger=ledger,
+            comparisons=[] if live else reconcile(ledger, lines),
+            checks=_checks(thread["usage_stats"], ledger, report_rows),
+            vendor_bill=None if live else stood_in.openai.bill.to_json(),
+            posthog_events=[event.to_json() for event in stood_in.posthog.unique_events],
+        )
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="flow-demo-") as name:
+        # The embedded database may run as another user, who must get to its files.
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@asynccontextmanager
+async def _stand_ins(script: Script) -> AsyncIterator[Vendors]:
+    heard = await asyncio.to_thread(
+        recordings, [line.text for line in script.lines], voice=script.voice
+    )
+
+    def reply(messages: Sequence[Mapping[str, Any]]) -> str:
+        """The script's words on the call; afterwards, what there was to find in them."""
+        if script.system_prompt not in str(messages[0].get("content")):
+            return json.dumps(dict(script.insights.expected))
+        said = [str(m.get("content")) for m in messages if m.get("role") == "user"]
+        return script.reply_to(said[-1] if said else "")
+
+    pace = Pace(first_token_secs=0.25, token_secs=script.token_secs)
+    async with vendors(reply, utterances=heard, pace=pace) as running:
+        yield running
+
+
+def _settings(stood_in: Vendors, folder: Path, *, live: bool) -> Settings:
+    """The service's settings: a database of its own, and the stand-ins for every vendor."""
+    known: dict[str, Any] = {name.lower(): value for name, value in stood_in.environment.items()}
+    if live:
+        del known["openai_api_key"], known["openai_base_url"]
+    elsewhere: dict[str, Any] = {
+        "database_url": None,
+        "supabase_url": None,
+        "supabase_service_role_key": None,
+    }
+    settings = Settings(**known, **elsewhere, data_dir=folder)
+    if not (settings.openai_api_key or settings.openai_base_url):
+        raise ConfigurationError(
+            "flow demo --live needs a vendor: set OPENAI_API_KEY, or OPENAI_BASE_URL."
+        )
+    return settings
+
+
+@asynccontextmanager
+async def _served(settings: Settings) -> AsyncIterator[str]:
+    """The real service on a free port of loopback, for as long as the block lasts."""
+    config = uvicorn.Config(
+        Application(settings), host="127.0.0.1", port=0, lifespan="on", **SERVER_OPTIONS
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    try:
+        while not server.started:
+            if serving.done():
+                raise FlowError("The service did not start; its log says why.")
+            await asyncio.sleep(0.05)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def _settled(http: httpx.AsyncClient, thread_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(SETTLE_SECS):
+        while True:
+            thread = await _get(http, f"/api/threads/{thread_id}")
+            if thread["status"] in FINAL:
+                return thread
+            await asyncio.sleep(0.2)
+
+
+async def _get(http: httpx.AsyncClient, path: str) -> dict[str, Any]:
+    answer = await http.get(path)
+    answer.raise_for_status()
+    found: dict[str, Any] = json.loads(answer.text, parse_float=Decimal)
+    return found
+
+
+def _checks(
+    stats: dict[str, Any], ledger: Sequence[Mapping[str, Any]], report: Sequence[Mapping[str, Any]]
+) -> dict[str, bool]:
+    """Whether the account is the same wherever it is kept."""
+    total = sum((Decimal(row["total_cost_usd"] or 0) for row in ledger), Decimal(0))
+    daily = sum((Decimal(row["total_cost_usd"] or 0) for row in report), Decimal(0))
+    parts = sum((Decimal(part) for part in stats["cost_breakdown_usd"].values()), Decimal(0))
+    tokens = sum(
+        row[name]
+        for row in ledger
+        for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+    )
+    return {
+        "usage_stats total = sum of the ledger": Decimal(stats["total_cost_usd"]) == total,
+        "usage_stats total = sum of its components": Decimal(stats["total_cost_usd"]) == parts,
+        "daily report = sum of the ledger": daily == total,
+        "usage_stats tokens = sum of the ledger": stats["total_tokens"] == tokens,
+        "no event twice": len({row["id"] for row in ledger}) == len(ledger),
+    }

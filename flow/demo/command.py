@@ -1,0 +1,54 @@
+"""The ``flow demo`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from rich.console import Console
+
+from flow import log
+from flow.demo.account import one_line, show
+from flow.demo.call import account_for_a_call
+from flow.sandbox.conversation import CallerEvent, EventKind
+
+SAID = {
+    EventKind.JOINED: "joined",
+    EventKind.CONNECTED: "connected",
+    EventKind.BOT_STARTED: "the bot speaks",
+    EventKind.LINE_STARTED: "the caller says:",
+    EventKind.HUNG_UP: "the caller hangs up",
+}
+
+
+def run(*, live: bool, as_json: bool) -> int:
+    """Make the call and show its account; 0 if everything agrees, else 1.
+
+    Raises:
+        FlowError: the call could not be made.
+    """
+    console = Console(stderr=as_json)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - started:5.1f} s[/dim]  {text}", highlight=False)
+
+    speaking = False
+
+    def heard(event: CallerEvent) -> None:
+        nonlocal speaking
+        said = SAID.get(event.kind)
+        if speaking and event.kind is EventKind.LINE_STARTED:
+            said = "the caller interrupts:"
+        if event.kind in (EventKind.BOT_STARTED, EventKind.BOT_STOPPED):
+            speaking = event.kind is EventKind.BOT_STARTED
+        if said:
+            say(f"[cyan]{said}[/cyan] {event.detail}".rstrip())
+
+    log.set_up("warning", "console", content=False)
+    account = asyncio.run(account_for_a_call(live=live, say=say, heard=heard))
+    show(account, console)
+    if as_json:
+        sys.stdout.write(one_line(account) + "\n")
+    return 0 if account.reconciled else 1
