@@ -5,6 +5,7 @@ Vendors keep their own variable names; everything else is ``FLOW_*``. ``env.exam
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -13,6 +14,14 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flow.errors import ConfigurationError
+
+
+def _data_dir() -> Path:
+    """Where this user's data belongs; root's home is closed to the embedded database's user."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/flow")
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "flow"
 
 
 def _env(name: str) -> AliasChoices:
@@ -31,7 +40,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     public_url: str | None = None
     secret: SecretStr | None = None
-    data_dir: Path = Path.home() / ".local" / "share" / "flow"
+    data_dir: Path = Field(default_factory=_data_dir)
     prices_file: Path | None = None
     log_format: Literal["console", "json"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

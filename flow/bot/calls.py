@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID, uuid4
 
 import structlog
@@ -21,6 +21,9 @@ from flow.domain.product import PRODUCTS
 from flow.domain.thread import Thread
 from flow.domain.usage import Owner
 from flow.errors import Conflict, FieldProblem, InvalidInput, NotFound, Refused
+
+if TYPE_CHECKING:
+    from flow.bot.peers import Peer
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +67,7 @@ class Calls:
         self._most = most
         self._sessions: dict[UUID, CallSession | None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._peers: Any = None
+        self._peers: dict[UUID, Peer] = {}
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -123,64 +126,42 @@ class Calls:
         await websocket.accept()
         await self._run(thread, lambda: websocket_transport(websocket))
 
-    async def offer(self, thread: Thread, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a WebRTC offer ``{"sdp", "type", "pc_id"?, "restart_pc"?}`` and start the call.
+    async def offer(self, thread: Thread, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a WebRTC offer ``{"sdp", "pc_id"?, "restart_pc"?}`` and start the call.
 
-        A later offer with the ``pc_id`` of the running connection renegotiates it.
+        A later offer with the ``pc_id`` of the running connection renegotiates it. A first
+        offer that cannot be answered fails the thread, which is claimed by then.
 
         Raises:
-            InvalidInput: the offer is not one.
+            InvalidInput: the offer cannot be answered.
             Refused, Conflict: as for `run_websocket`.
         """
-        from pipecat.transports.smallwebrtc.request_handler import (
-            SmallWebRTCRequest,
-            SmallWebRTCRequestHandler,
-        )
-
-        if self._peers is None:
-            self._peers = SmallWebRTCRequestHandler(ice_servers=[])
+        if (connected := self._peers.get(thread.id)) is not None:
+            restart = bool(request.get("restart_pc"))
+            return await connected.renegotiate(
+                request["sdp"], request.get("pc_id"), restart=restart
+            )
+        await self._claim(thread)
         try:
-            parsed = SmallWebRTCRequest.from_dict(dict(request))
-        except TypeError:
-            raise InvalidInput("An offer has the fields sdp and type, and perhaps pc_id.") from None
-        if thread.id not in self._sessions:
-            await self._claim(thread)
+            peer = await (await asyncio.to_thread(_peer_type)).answering(request["sdp"])
+        except BaseException as error:
+            said = {"code": "bad_offer", "message": str(error) or type(error).__name__}
+            self._spawn(self._over(thread, Ending("error", said)))
+            raise
+        self._peers[thread.id] = peer
+        self._spawn(self._run_peer(thread, peer))
+        return peer.answer
 
-        async def connected(connection: Any) -> None:
-            self._spawn(self._run(thread, lambda: webrtc_transport(connection)))
-
-        try:
-            answer = await self._peers.handle_web_request(parsed, connected)
-        except Exception as error:
-            self._spawn(self._over(thread, Ending("error", {"code": "bad_offer"})))
-            raise InvalidInput("The offer's SDP cannot be used.") from error
-        return dict(answer or {})
-
-    async def ice(self, thread_id: UUID, request: dict[str, Any]) -> None:
+    async def ice(self, thread_id: UUID, request: Mapping[str, Any]) -> None:
         """Take trickled candidates ``{"pc_id", "candidates": [...]}`` of a running call.
 
         Raises:
             InvalidInput: they cannot be read.
             NotFound: no such connection is here.
         """
-        from pipecat.transports.smallwebrtc.request_handler import (
-            IceCandidate,
-            SmallWebRTCPatchRequest,
-        )
-
-        if self._peers is None or thread_id not in self._sessions:
+        if (peer := self._peers.get(thread_id)) is None:
             raise NotFound("This call has no WebRTC connection here.")
-        try:
-            candidates = [IceCandidate(**one) for one in request["candidates"]]
-            patch = SmallWebRTCPatchRequest(pc_id=request["pc_id"], candidates=candidates)
-        except (TypeError, KeyError):
-            raise InvalidInput(
-                "Candidates come as pc_id and candidates of candidate, sdp_mid, sdp_mline_index."
-            ) from None
-        try:
-            await self._peers.handle_patch_request(patch)
-        except Exception as error:
-            raise NotFound("There is no such WebRTC connection.") from error
+        await peer.add_candidates(request["pc_id"], request["candidates"])
 
     async def end(self, thread_id: UUID) -> bool:
         """Hang up a call that runs in this process; False if it does not."""
@@ -206,8 +187,6 @@ class Calls:
         with suppress(TimeoutError):
             async with asyncio.timeout(FOLLOW_UP_SECS):
                 await self._idle.wait()
-        if self._peers is not None:
-            await self._peers.close()
 
     async def _claim(self, thread: Thread) -> None:
         """Make the thread ours: in this process, and in the database for all others."""
@@ -240,6 +219,14 @@ class Calls:
         finally:
             self._spawn(self._over(thread, ending))
 
+    async def _run_peer(self, thread: Thread, peer: Peer) -> None:
+        try:
+            await self._run(thread, lambda: webrtc_transport(peer.connection))
+        finally:
+            self._peers.pop(thread.id, None)
+            # The transport closes only a connection that was made.
+            await peer.close()
+
     async def _over(self, thread: Thread, ending: Ending) -> None:
         log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)
         self._sessions.pop(thread.id, None)
@@ -263,6 +250,13 @@ class Calls:
             self._rest()
 
         task.add_done_callback(done)
+
+
+def _peer_type() -> type[Peer]:
+    """`Peer`, imported when it is first needed: that takes a second, so in a thread."""
+    from flow.bot.peers import Peer
+
+    return Peer
 
 
 def _vendor_problems(part: str, provider: str, clients: Mapping[str, Any]) -> list[FieldProblem]:

@@ -25,6 +25,7 @@ from flow.errors import ContradictoryUsage
 log = structlog.get_logger(__name__)
 
 DRAIN_SECS = 30.0
+RENEWED_CHARACTERS = 32
 
 
 class ChatStream(Protocol):
@@ -107,6 +108,7 @@ class Generation:
         self._provider = meter.service.provider
         self._keep_content = keep_content
         self._text: list[str] = []
+        self._unrenewed = ""
         self._usage: Any = None
         self._known: dict[str, Any] = {}
         self.is_complete = False
@@ -133,6 +135,16 @@ class Generation:
             if text := _text_of(part):
                 self.work.first_output()
                 self._text.append(text)
+                self._renew(text)
+
+    def _renew(self, text: str) -> None:
+        """Keep the opening estimate about as long as the text, a few words at a time."""
+        self._unrenewed += text
+        if len(self._unrenewed) >= RENEWED_CHARACTERS:
+            so_far = self.work.estimate
+            more = count_tokens(self._unrenewed, self._model)
+            self.work.renew(replace(so_far, output_tokens=so_far.output_tokens + more))
+            self._unrenewed = ""
 
     def finish(self, outcome: Outcome, failure: Failure | None = None) -> None:
         """Count the generation with what the vendor reported, or as well as can be told."""

@@ -91,6 +91,12 @@ class Work:
         if self._first is None:
             self._first = time.monotonic() - self._started
 
+    def renew(self, estimate: Quantities) -> None:
+        """Put the work so far on record, should the process die before it is finished."""
+        if not self.done:
+            self._opening = replace(self._opening, quantities=estimate)
+            self._recorder.begin(self._opening)
+
     def finish(
         self,
         quantities: Quantities,

@@ -17,7 +17,6 @@ from uuid import UUID, uuid4
 
 from flow.errors import ContradictoryUsage
 
-
 _NEVER_LEFT = ("Connect", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError")
 
 
