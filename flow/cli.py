@@ -66,20 +66,20 @@ def serve(
     """Serve in production; refuses to start on missing or contradictory settings."""
     import uvicorn
 
-    from flow import service
+    from flow.application import SERVER_OPTIONS, check
     from flow.settings import Settings
 
     settings = Settings.read()
-    service.check(settings)
+    check(settings)
     if workers > 1 and not (settings.database_url or settings.supabase_url):
         _fail("--workers needs DATABASE_URL or SUPABASE_URL: an embedded database serves one.")
     uvicorn.run(
-        "flow.service:application",
+        "flow.application:application",
         factory=True,
         host=host or settings.host,
         port=settings.port if port is None else port,
         workers=workers,
-        **service.SERVER_OPTIONS,
+        **SERVER_OPTIONS,
     )
 
 
@@ -88,10 +88,10 @@ def migrate() -> None:
     """Bring the database up to date, with the Supabase CLI's own history."""
     import asyncio
 
-    from flow import service
+    from flow import store
     from flow.settings import Settings
 
-    applied = asyncio.run(service.migrate(Settings.read()))
+    applied = asyncio.run(store.migrate(Settings.read()))
     for version in applied:
         typer.echo(f"applied {version}")
     if not applied:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,16 +22,16 @@ from posthog import Posthog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from pydantic import SecretStr
 
-from flow import log
-from flow.db.functions import Database, Recorded, Transport
+from flow.db.functions import Database, Recorded
 from flow.domain.analytics import Content
 from flow.domain.estimate import warm_up
 from flow.domain.price import Pricer
 from flow.domain.thread import Thread
 from flow.domain.usage import Owner, UsageEvent
-from flow.errors import ConfigurationError, FlowError
+from flow.errors import FlowError
 from flow.insights.extract import ExtractInsightsStep
 from flow.settings import Settings
+from flow.store import database_of
 from flow.usage.recorder import Recorder
 from flow.vendors.openai import OpenAIClients
 from flow.vendors.posthog import (
@@ -49,14 +49,6 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-SERVER_OPTIONS: Mapping[str, Any] = {
-    "log_config": None,
-    "ws_max_size": 256 * 1024,
-    "ws_ping_interval": 10.0,
-    "ws_ping_timeout": 20.0,
-    "timeout_graceful_shutdown": 30,
-    "server_header": False,
-}
 SECRET_BYTES = 32
 EXPIRY_SWEEP_SECS = 60.0
 DRAIN_GRACE_SECS = 10.0
@@ -73,74 +65,6 @@ class Service:
     registry: CollectorRegistry
 
 
-class Application:
-    """The service as an ASGI app that is built on start-up and taken down on shutdown."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._stack = AsyncExitStack()
-        self._service: Service | None = None
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """Serve a request, or the server's own start and stop."""
-        if scope["type"] != "lifespan":
-            assert self._service is not None, "the server did not start the application"
-            await self._service.app(scope, receive, send)
-            return
-        await receive()
-        try:
-            self._service = await self._stack.enter_async_context(running(self._settings))
-        except Exception as error:
-            reason = str(error) if isinstance(error, FlowError) else repr(error)
-            logger.error("start_failed", reason=reason)
-            await send({"type": "lifespan.startup.failed", "message": reason})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self._stack.aclose()
-        await send({"type": "lifespan.shutdown.complete"})
-
-
-def application() -> Application:
-    """The application of this process's environment; what a server process is given."""
-    settings = Settings.read()
-    log.set_up(settings.log_level, settings.log_format, content=settings.capture_content)
-    check(settings)
-    return Application(settings)
-
-
-def check(settings: Settings) -> None:
-    """Say everything that keeps a service from starting with these settings.
-
-    Raises:
-        ConfigurationError: one sentence a problem.
-    """
-    problems: list[str] = []
-    if settings.unkey_root_key is None and not settings.debug:
-        problems.append(
-            "UNKEY_ROOT_KEY is missing: set it, or set FLOW_DEBUG=true to run on this machine"
-            " with one local key."
-        )
-    if (settings.supabase_url is None) != (settings.supabase_service_role_key is None):
-        problems.append(
-            "SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY go together: set both or neither."
-        )
-    if settings.openai_api_key is None and settings.openai_base_url is None:
-        problems.append(
-            "OPENAI_API_KEY is missing: set it, or set OPENAI_BASE_URL to a server of your own."
-        )
-    shared = settings.database_url or settings.supabase_url
-    if shared and settings.secret is None and not settings.debug:
-        problems.append(
-            "FLOW_SECRET is missing: every host of a shared database must sign call tokens with"
-            f" the same secret of at least {SECRET_BYTES} characters."
-        )
-    if settings.secret and len(settings.secret.get_secret_value()) < SECRET_BYTES:
-        problems.append(f"FLOW_SECRET must have at least {SECRET_BYTES} characters.")
-    if problems:
-        raise ConfigurationError("\n".join(problems))
-
-
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
     """A running service; leaving the context ends its calls and brings their usage home.
@@ -155,7 +79,6 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     from flow.bot.calls import Calls
     from flow.workflows.finish import FinishCall
 
-    check(settings)
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
         price = (await asyncio.to_thread(Pricer.read, settings.prices_file)).price
@@ -208,70 +131,6 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         )
         await asyncio.to_thread(warm_up)
         yield Service(create_app(services), database, recorder, registry)
-
-
-@asynccontextmanager
-async def embedded(data_dir: Path) -> AsyncIterator[str]:
-    """The embedded Postgres of a data folder; the folder is told to those who run the service."""
-    from flow.db.embedded import embedded_postgres
-
-    logger.info("embedded_database", folder=str(data_dir))
-    async with embedded_postgres(data_dir / "postgres") as url:
-        yield url
-
-
-async def apply_migrations(url: str) -> list[str]:
-    """Bring the database at ``url`` up to date; the versions applied."""
-    from flow.db.migrations import migrate
-
-    return await migrate(url)
-
-
-async def migrate(settings: Settings) -> list[str]:
-    """Bring the database the settings name up to date; the versions applied.
-
-    Raises:
-        ConfigurationError: Supabase is named, but no URL of its Postgres.
-    """
-    if settings.database_url is not None:
-        return await apply_migrations(settings.database_url.get_secret_value())
-    if settings.supabase_url is not None:
-        raise ConfigurationError(
-            "Migrations need DATABASE_URL, the direct connection string of the Supabase project;"
-            " or apply them with `supabase db push`."
-        )
-    async with embedded(settings.data_dir) as url:
-        return await apply_migrations(url)
-
-
-async def _postgres(url: str) -> Transport:
-    from flow.db.postgres import PostgresTransport
-
-    return await PostgresTransport.open(url)
-
-
-@asynccontextmanager
-async def database_of(settings: Settings) -> AsyncIterator[Database]:
-    """The database the settings name: Postgres, Supabase, or one embedded in the data folder.
-
-    The embedded one is brought up to date; the others' migrations are the operator's to apply.
-    """
-    async with AsyncExitStack() as stack:
-        if settings.database_url is not None:
-            transport: Transport = await _postgres(settings.database_url.get_secret_value())
-        elif settings.supabase_url and settings.supabase_service_role_key:
-            from flow.db.supabase import SupabaseTransport
-
-            key = settings.supabase_service_role_key.get_secret_value()
-            transport = await SupabaseTransport.open(settings.supabase_url, key)
-        else:
-            url = await stack.enter_async_context(embedded(settings.data_dir))
-            await apply_migrations(url)
-            transport = await _postgres(url)
-        database = Database(transport)
-        stack.push_async_callback(database.close)
-        await database.ping()
-        yield database
 
 
 def _recorder(

@@ -9,7 +9,7 @@ import sys
 import pytest
 from pydantic import SecretStr
 
-from flow import service
+from flow import application
 from flow.errors import ConfigurationError
 from flow.settings import Settings
 
@@ -40,7 +40,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["embedded", "debug-with-a-local-model", "postgres", "supabase"],
 )
 def test_enough_settings_allow_a_start(settings: dict[str, object]) -> None:
-    service.check(Settings(**settings))  # type: ignore[arg-type]
+    application.check(Settings(**settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_missing_and_contradictory_settings_are_named(
     settings: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=said) as refusal:
-        service.check(Settings(**settings))  # type: ignore[arg-type]
+        application.check(Settings(**settings))  # type: ignore[arg-type]
     assert "\n" not in str(refusal.value)
 
 
@@ -89,6 +89,6 @@ def test_serve_refuses_with_a_sentence_and_no_traceback(
 
 def test_a_secret_is_never_part_of_a_refusal() -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        service.check(Settings(**ENOUGH, secret=SecretStr("tiny-secret")))  # type: ignore[arg-type]
+        application.check(Settings(**ENOUGH, secret=SecretStr("tiny-secret")))  # type: ignore[arg-type]
     assert "tiny-secret" not in str(refusal.value)
     assert "tiny-secret" not in repr(Settings(secret=SecretStr("tiny-secret")))

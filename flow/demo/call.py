@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from flow.application import SERVER_OPTIONS, Application
 from flow.errors import ConfigurationError, FlowError
 from flow.sandbox.caller import call
 from flow.sandbox.conversation import CallerEvent
@@ -23,7 +24,6 @@ from flow.sandbox.reconcile import Comparison, reconcile
 from flow.sandbox.script import SUPPORT_CALL, Script
 from flow.sandbox.speech import recordings
 from flow.sandbox.vendors import Vendors, vendors
-from flow.service import SERVER_OPTIONS, Application
 from flow.settings import Settings
 
 SETTLE_SECS = 60.0

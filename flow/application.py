@@ -1,0 +1,94 @@
+"""The service as an ASGI application, and what must be so before it may start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import structlog
+
+from flow import log
+from flow.errors import ConfigurationError, FlowError
+from flow.service import Service, running
+from flow.settings import Settings
+
+logger = structlog.get_logger(__name__)
+
+SECRET_CHARACTERS = 32
+SERVER_OPTIONS: Mapping[str, Any] = {
+    "log_config": None,
+    "ws_max_size": 256 * 1024,
+    "ws_ping_interval": 10.0,
+    "ws_ping_timeout": 20.0,
+    "timeout_graceful_shutdown": 30,
+    "server_header": False,
+}
+
+
+class Application:
+    """The service as an ASGI app that is built on start-up and taken down on shutdown."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._service: Service | None = None
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """Serve a request, or the server's own start and stop."""
+        if scope["type"] != "lifespan":
+            assert self._service is not None, "the server did not start the application"
+            await self._service.app(scope, receive, send)
+            return
+        await receive()
+        try:
+            self._service = await self._stack.enter_async_context(running(self._settings))
+        except Exception as error:
+            reason = str(error) if isinstance(error, FlowError) else repr(error)
+            logger.error("start_failed", reason=reason)
+            await send({"type": "lifespan.startup.failed", "message": reason})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stack.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def application() -> Application:
+    """The application of this process's environment; what a server process is given."""
+    settings = Settings.read()
+    log.set_up(settings.log_level, settings.log_format, content=settings.capture_content)
+    check(settings)
+    return Application(settings)
+
+
+def check(settings: Settings) -> None:
+    """Say everything that keeps a service from starting with these settings.
+
+    Raises:
+        ConfigurationError: one sentence a problem.
+    """
+    problems: list[str] = []
+    if settings.unkey_root_key is None and not settings.debug:
+        problems.append(
+            "UNKEY_ROOT_KEY is missing: set it, or set FLOW_DEBUG=true to run on this machine"
+            " with one local key."
+        )
+    if (settings.supabase_url is None) != (settings.supabase_service_role_key is None):
+        problems.append(
+            "SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY go together: set both or neither."
+        )
+    if settings.openai_api_key is None and settings.openai_base_url is None:
+        problems.append(
+            "OPENAI_API_KEY is missing: set it, or set OPENAI_BASE_URL to a server of your own."
+        )
+    shared = settings.database_url or settings.supabase_url
+    if shared and settings.secret is None and not settings.debug:
+        problems.append(
+            "FLOW_SECRET is missing: every host of a shared database must sign call tokens with"
+            f" the same secret of at least {SECRET_CHARACTERS} characters."
+        )
+    if settings.secret and len(settings.secret.get_secret_value()) < SECRET_CHARACTERS:
+        problems.append(f"FLOW_SECRET must have at least {SECRET_CHARACTERS} characters.")
+    if problems:
+        raise ConfigurationError("\n".join(problems))
