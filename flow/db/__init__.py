@@ -1,0 +1,1 @@
+"""The database as typed calls of the SQL functions in supabase/migrations."""

@@ -1,0 +1,42 @@
+"""JSON that Postgres can hold.
+
+``jsonb`` has no NUL, no lone surrogate and no NaN. One such character in a vendor's error text or
+a model's answer must not make everything sent with it unsavable, so it is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+_UNSTORABLE = re.compile(r"\\u(?:0000|d[89a-f])")
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def storable(value: Any) -> Any:
+    """The JSON value with each unstorable character as U+FFFD and each NaN or infinity as null."""
+    if isinstance(value, str):
+        return value if value.isascii() and "\0" not in value else _storable_text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {storable(name): storable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return value
+
+
+def storable_text(value: Any) -> str:
+    """The JSON text of `storable` of the value; quick when there is nothing to replace."""
+    try:
+        text = _encode(value)
+    except ValueError:
+        return _encode(storable(value))
+    return _encode(storable(value)) if _UNSTORABLE.search(text) else text
+
+
+def _storable_text(text: str) -> str:
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\0", "\ufffd")

@@ -1,0 +1,283 @@
+"""The database as typed calls.
+
+Every rule that must be atomic is a SQL function in ``supabase/migrations``. A `Database` calls
+those functions over a `Transport` and turns their JSON into domain objects at once, so nothing
+above this module sees a row, a cursor's inside or an SQL error.
+
+Any call may raise `DatabaseUnavailable`; what else it raises stands with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from flow.db import rows
+from flow.db.rows import Joined, Recorded, ThreadAccount
+from flow.domain.key import ApiKey
+from flow.domain.thread import Status, Thread, Turn
+from flow.domain.usage import UsageEvent
+from flow.errors import InvalidInput
+
+__all__ = ["Database", "Joined", "Page", "Recorded", "ThreadAccount", "Transport"]
+
+MAX_PAGE = 200
+
+T = TypeVar("T")
+
+
+class Transport(Protocol):
+    """A way to call the SQL functions: straight to Postgres, or through Supabase's REST API."""
+
+    async def call(self, function: str, args: Mapping[str, Any]) -> Any:
+        """Call ``public.<function>`` with named arguments and return its JSON result.
+
+        Arguments are JSON values. What Postgres cannot hold in them is replaced, as
+        `flow.db.encoding.storable` says.
+
+        Raises:
+            NotFound, Conflict, InvalidInput: the function refused.
+            DatabaseUnavailable: no answer came, or the migrations are missing.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back every connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list. ``next_cursor`` is opaque, and ``None`` on the last page."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None
+
+
+class Database:
+    """The calls Flow makes; each is one round trip and one transaction."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def ping(self) -> None:
+        """Return when the database answers and Flow's functions are there.
+
+        Raises:
+            DatabaseUnavailable: it does not answer, or the migrations have not been applied.
+        """
+        await self._transport.call("flow_ping", {})
+
+    async def close(self) -> None:
+        """Give back every connection."""
+        await self._transport.close()
+
+    async def resolve_api_key(self, unkey_key_id: str, team_id: str, name: str | None) -> ApiKey:
+        """The row of a key that Unkey verified, made at first sight.
+
+        ``team_id`` and ``name`` are stored again when Unkey's have changed.
+        """
+        row = await self._call(
+            "resolve_api_key", p_unkey_key_id=unkey_key_id, p_team_id=team_id, p_name=name
+        )
+        return rows.api_key(row)
+
+    async def join_thread(
+        self,
+        key: ApiKey,
+        thread_id: UUID,
+        join: dict[str, Any],
+        *,
+        billable: bool,
+        idempotency_key: str | None,
+        fingerprint: str,
+    ) -> Joined:
+        """Create a thread of ``key`` in state ``created``, or find the one created before.
+
+        ``join`` is the accepted request as JSON and names the product. ``fingerprint`` identifies
+        its content: the same idempotency key with the same fingerprint gives the first thread.
+
+        Raises:
+            Conflict: code ``idempotency_conflict`` when the fingerprint differs.
+            NotFound: the key is gone.
+        """
+        row = await self._call(
+            "join_thread",
+            p_api_key_id=str(key.id),
+            p_thread_id=str(thread_id),
+            p_join=join,
+            p_billable=billable,
+            p_idempotency_key=idempotency_key,
+            p_fingerprint=fingerprint,
+        )
+        return Joined(thread=rows.thread(row["thread"]), replayed=row["replayed"])
+
+    async def record_usage(self, events: Sequence[UsageEvent]) -> Recorded:
+        """Put the events in the ledger, each once however often it is sent.
+
+        One transaction: ledger, daily rollup and each thread's ``usage_stats`` move together.
+        An event the ledger cannot take is kept aside with the reason and never holds up the rest.
+        """
+        if not events:
+            return Recorded(frozenset(), frozenset(), {}, {})
+        row = await self._call(
+            "record_usage", p_events=[rows.event_json(event) for event in events]
+        )
+        return rows.recorded(row)
+
+    async def claim_thread(self, thread_id: UUID, claim: str) -> Thread:
+        """Make a ``created`` thread's call ours: it is then ``connecting``, for nobody else.
+
+        ``claim`` names the claimant; claiming again under the same name changes nothing.
+
+        Raises:
+            Conflict: code ``already_connected``: another has it, or it is over.
+            NotFound: there is no such thread.
+        """
+        row = await self._call("claim_thread", p_thread_id=str(thread_id), p_claim=claim)
+        return rows.thread(row)
+
+    async def save_workflow_thread_data(
+        self,
+        thread_id: UUID,
+        *,
+        status: Status | None = None,
+        turns: Sequence[Turn] = (),
+        insights: dict[str, Any] | None = None,
+        end_reason: str | None = None,
+        error: dict[str, Any] | None = None,
+        end_requested: bool = False,
+    ) -> Thread:
+        """Store what is new about a thread and return all of it; ``None`` leaves a field alone.
+
+        Turns replace those of the same ``seq``. Every call is also a sign of life. Moving to the
+        state the thread is in changes nothing.
+
+        Raises:
+            IllegalTransition: the move is not in the table of legal moves; names both states.
+            NotFound: there is no such thread.
+        """
+        row = await self._call(
+            "save_workflow_thread_data",
+            p_thread_id=str(thread_id),
+            p_status=status and status.value,
+            p_turns=[rows.turn_json(turn) for turn in turns],
+            p_insights=insights,
+            p_end_reason=end_reason,
+            p_error=error,
+            p_end_requested=end_requested,
+        )
+        return rows.thread(row)
+
+    async def get_workflow_thread_data(
+        self, thread_id: UUID, api_key_id: UUID | None = None
+    ) -> Thread:
+        """The thread with its transcript; with ``api_key_id``, only if it is that key's.
+
+        Raises:
+            NotFound: there is no such thread, or it is another key's.
+        """
+        row = await self._call(
+            "get_workflow_thread_data",
+            p_thread_id=str(thread_id),
+            p_api_key_id=api_key_id and str(api_key_id),
+        )
+        return rows.thread(row)
+
+    async def get_thread_usage(
+        self, thread_id: UUID, api_key_id: UUID | None = None
+    ) -> list[dict[str, Any]]:
+        """The thread's ledger rows, oldest first.
+
+        Each is shaped like `UsageEvent.to_json` (money and seconds as strings) with
+        ``total_cost_usd`` and ``recorded_at`` added; both cost fields are ``None`` if unpriced.
+
+        Raises:
+            NotFound: there is no such thread, or it is another key's.
+        """
+        found: list[dict[str, Any]] = await self._call(
+            "get_thread_usage",
+            p_thread_id=str(thread_id),
+            p_api_key_id=api_key_id and str(api_key_id),
+        )
+        return found
+
+    async def list_workflow_threads(
+        self,
+        api_key_id: UUID,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        status: Status | None = None,
+        product: str | None = None,
+    ) -> Page[Thread]:
+        """The key's threads, newest first, each with an empty transcript.
+
+        Raises:
+            InvalidInput: the cursor is not one this method gave, or the limit not 1 to 200.
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidInput(f"limit must be between 1 and {MAX_PAGE}, not {limit}")
+        after = rows.read_cursor(cursor) if cursor is not None else (None, None)
+        found = await self._call(
+            "list_workflow_threads",
+            p_api_key_id=str(api_key_id),
+            p_limit=limit + 1,
+            p_before_created_at=after[0],
+            p_before_id=after[1],
+            p_status=status and status.value,
+            p_product=product,
+        )
+        threads = tuple(rows.thread(row) for row in found[:limit])
+        more = len(found) > limit
+        return Page(threads, rows.write_cursor(threads[-1]) if more else None)
+
+    async def finish_thread(
+        self, thread_id: UUID, status: Status, *, error: dict[str, Any] | None = None
+    ) -> Thread:
+        """Move the thread to a final state and settle its account from the ledger.
+
+        Finishing again in the same state changes nothing. ``usage_stats`` of the result is the
+        sum of the ledger rows; usage that arrives later is still added.
+
+        Raises:
+            IllegalTransition: the thread cannot move there; names both states.
+            InvalidInput: ``status`` is not final.
+            NotFound: there is no such thread.
+        """
+        row = await self._call(
+            "finish_thread", p_thread_id=str(thread_id), p_status=status.value, p_error=error
+        )
+        return rows.thread(row)
+
+    async def expire_threads(self, created_before: datetime) -> list[UUID]:
+        """Expire the threads nobody connected to; those moved now, oldest first."""
+        found = await self._call("expire_threads", p_created_before=created_before.isoformat())
+        return [UUID(thread_id) for thread_id in found]
+
+    async def get_usage_stats_by_api_key_id(
+        self, api_key_id: UUID, *, from_: date, to: date, group_by: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        """The key's usage from the daily rollup, both UTC days inclusive, one row per group.
+
+        ``group_by`` may name ``day``, ``model``, ``provider``, ``product``, ``kind`` and
+        ``source``; each row holds those names and the sums. Money and seconds are strings;
+        ``total_cost_usd`` is ``None`` where nothing had a price. No usage, no rows.
+
+        Raises:
+            InvalidInput: a group has another name, or ``from_`` is after ``to``.
+        """
+        found: list[dict[str, Any]] = await self._call(
+            "get_usage_stats_by_api_key_id",
+            p_api_key_id=str(api_key_id),
+            p_from=from_.isoformat(),
+            p_to=to.isoformat(),
+            p_group_by=list(group_by),
+        )
+        return found
+
+    async def _call(self, function: str, **args: Any) -> Any:
+        return await self._transport.call(function, args)

@@ -1,0 +1,172 @@
+"""Between the JSON of the SQL functions and domain objects."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from flow.domain.key import ApiKey
+from flow.domain.thread import Status, Thread, Turn
+from flow.domain.usage import UsageEvent
+from flow.errors import FieldProblem, InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The thread of a join; ``replayed`` when an earlier join had made it."""
+
+    thread: Thread
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadAccount:
+    """A thread after its usage was recorded: its running account, and whether it shall end."""
+
+    usage_stats: dict[str, Any]
+    status: Status
+    end_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of each event sent, by id, and the account of every thread they named.
+
+    ``duplicates`` were in the ledger before. ``rejected`` maps to the reason; such events are
+    kept in ``rejected_usage_events``. All three are settled: none needs sending again.
+    """
+
+    new: frozenset[UUID]
+    duplicates: frozenset[UUID]
+    rejected: Mapping[UUID, str]
+    threads: Mapping[UUID, ThreadAccount]
+
+
+def api_key(row: Mapping[str, Any]) -> ApiKey:
+    """The key of a row of ``api_keys``."""
+    return ApiKey(
+        id=UUID(row["id"]),
+        unkey_key_id=row["unkey_key_id"],
+        team_id=row["team_id"],
+        name=row["name"],
+    )
+
+
+def thread(row: Mapping[str, Any]) -> Thread:
+    """The thread of what ``workflow_thread_json`` built."""
+    return Thread(
+        id=UUID(row["id"]),
+        api_key_id=UUID(row["api_key_id"]),
+        team_id=row["team_id"],
+        product=row["product"],
+        billable=row["billable"],
+        status=Status(row["status"]),
+        join=_floats(row["join"]),
+        transcript=tuple(_turn(turn) for turn in row["transcript"]),
+        insights=_floats(row["insights"]),
+        usage_stats=row["usage_stats"],
+        metadata=_floats(row["metadata"]),
+        error=_floats(row["error"]),
+        end_reason=row["end_reason"],
+        end_requested=row["end_requested_at"] is not None,
+        created_at=_utc(row["created_at"]),
+        connected_at=_maybe_utc(row["connected_at"]),
+        ended_at=_maybe_utc(row["ended_at"]),
+        completed_at=_maybe_utc(row["completed_at"]),
+    )
+
+
+def recorded(row: Mapping[str, Any]) -> Recorded:
+    """The outcome that ``record_usage`` returned."""
+    return Recorded(
+        new=frozenset(map(UUID, row["new"])),
+        duplicates=frozenset(map(UUID, row["duplicates"])),
+        rejected={UUID(refused["id"]): refused["reason"] for refused in row["rejected"]},
+        threads={
+            UUID(thread_id): ThreadAccount(
+                usage_stats=account["usage_stats"],
+                status=Status(account["status"]),
+                end_requested=account["end_requested"],
+            )
+            for thread_id, account in row["threads"].items()
+        },
+    )
+
+
+def event_json(event: UsageEvent) -> dict[str, Any]:
+    """The event as ``record_usage`` takes it; what is unknown or zero is left out to be quick."""
+    data: dict[str, Any] = {
+        name: value
+        for name, value in event.to_json().items()
+        if value is not None and (value or value is False)
+    }
+    if event.cost is not None:
+        data["cost"] = {part: usd for part, usd in data["cost"].items() if usd != "0"}
+    return data
+
+
+def turn_json(turn: Turn) -> dict[str, Any]:
+    """The turn as ``save_workflow_thread_data`` takes it."""
+    return {
+        "seq": turn.seq,
+        "role": turn.role,
+        "content": turn.content,
+        "started_at": turn.started_at.isoformat(),
+        "interrupted": turn.interrupted,
+    }
+
+
+def write_cursor(last: Thread) -> str:
+    """An opaque cursor for the page after ``last``."""
+    place = json.dumps([last.created_at.isoformat(), str(last.id)])
+    return base64.urlsafe_b64encode(place.encode()).decode()
+
+
+def read_cursor(cursor: str) -> tuple[str, str]:
+    """The creation time and id a cursor stands for.
+
+    Raises:
+        InvalidInput: `write_cursor` did not make it.
+    """
+    try:
+        created_at, thread_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        return datetime.fromisoformat(created_at).isoformat(), str(UUID(thread_id))
+    except (ValueError, TypeError, AttributeError, binascii.Error):
+        problem = FieldProblem("cursor", "is not a cursor from an earlier page")
+        raise InvalidInput("The cursor is not valid.", [problem]) from None
+
+
+def _turn(row: Mapping[str, Any]) -> Turn:
+    return Turn(
+        seq=row["seq"],
+        role=row["role"],
+        content=row["content"],
+        started_at=_utc(row["started_at"]),
+        interrupted=row["interrupted"],
+    )
+
+
+def _floats(value: Any) -> Any:
+    """A customer's JSON with ordinary numbers; only an account needs exact ones."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _floats(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    return value
+
+
+def _utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _maybe_utc(text: str | None) -> datetime | None:
+    return None if text is None else _utc(text)

@@ -1,0 +1,67 @@
+"""A real Postgres for every test that asks for one.
+
+One embedded server per test process, one migrated template in it, and for each test a database of
+its own copied from that template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from flow.db.embedded import running_postgres
+from flow.db.functions import Database
+from flow.db.migrations import migrate
+from flow.db.postgres import PostgresTransport
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a Postgres server that is this process's alone."""
+    # Not pytest's own folder: that one may be closed to the user Postgres runs as, and its path is
+    # often too long for a socket.
+    folder = Path(tempfile.mkdtemp(prefix="flow-tests-"))
+    try:
+        with running_postgres(folder / "pg") as url:
+            with psycopg.connect(url, autocommit=True) as connection:
+                for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                    connection.execute(f"alter system set {setting} = off".encode())
+                connection.execute("select pg_reload_conf()")
+            yield url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> str:
+    """Name of a database with every migration applied."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("create database migrated")
+    asyncio.run(migrate(make_conninfo(postgres, dbname="migrated")))
+    return "migrated"
+
+
+@pytest.fixture
+def postgres_url(postgres: str, template: str) -> Iterator[str]:
+    """URL of a migrated database that nobody else has."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {template}".encode())
+        yield make_conninfo(postgres, dbname=name)
+        connection.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture
+async def database(postgres_url: str) -> AsyncIterator[Database]:
+    """Calls of a migrated database that nobody else has."""
+    database = Database(await PostgresTransport.open(postgres_url))
+    yield database
+    await database.close()

@@ -1,0 +1,136 @@
+"""Keys, threads and usage events for the tests, and what an account of events must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal, localcontext
+from typing import Any
+from uuid import UUID, uuid4
+
+from flow.db.functions import Database
+from flow.domain.key import ApiKey
+from flow.domain.thread import Thread
+from flow.domain.usage import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+
+JOIN = {"product": "voice_bot", "metadata": {"order": 7}, "bot": {"llm": {"temperature": 0.7}}}
+
+
+async def a_key(database: Database, team_id: str = "team_1") -> ApiKey:
+    """A key seen for the first time."""
+    return await database.resolve_api_key(f"key_{uuid4().hex}", team_id, "A key")
+
+
+async def a_thread(
+    database: Database,
+    key: ApiKey,
+    *,
+    billable: bool = True,
+    product: str = "voice_bot",
+    idempotency_key: str | None = None,
+) -> Thread:
+    """A thread just created."""
+    joined = await database.join_thread(
+        key,
+        uuid4(),
+        JOIN | {"product": product},
+        billable=billable,
+        idempotency_key=idempotency_key,
+        fingerprint="same",
+    )
+    return joined.thread
+
+
+def owner_of(thread: Thread) -> Owner:
+    """Whom the thread's usage belongs to."""
+    return Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable)
+
+
+def an_event(thread: Thread, **given: Any) -> UsageEvent:
+    """One priced generation of the thread, with some fields given."""
+    known: dict[str, Any] = {
+        "owner": owner_of(thread),
+        "kind": Kind.LLM,
+        "source": "bot",
+        "provider": "openai",
+        "model": "gpt-4.1",
+        "quantities": Quantities(input_tokens=100, cache_read_tokens=20, output_tokens=30),
+        "provenance": Provenance.REPORTED,
+        "cost": Cost(input=Decimal("0.0002"), output=Decimal("0.00024")),
+        "price_version": "2026-11",
+        "occurred_at": datetime(2026, 11, 21, 12, tzinfo=UTC),
+    }
+    return UsageEvent(**(known | given))
+
+
+def account_of(thread_id: UUID, events: Iterable[UsageEvent]) -> dict[str, Any]:
+    """What ``usage_stats`` must be once exactly these events are in the ledger."""
+    with localcontext(prec=200):
+        return _account_of(thread_id, list(events))
+
+
+def _account_of(thread_id: UUID, events: list[UsageEvent]) -> dict[str, Any]:
+    costs = [event.cost or Cost() for event in events]
+    total = sum((cost.total for cost in costs), Decimal(0))
+    llm = [event for event in events if event.kind is Kind.LLM]
+
+    def quantity(kind: Kind, name: str) -> Any:
+        return sum(getattr(e.quantities, name) for e in events if e.kind is kind)
+
+    def usd(*parts: str) -> Decimal:
+        return sum((getattr(cost, part) for cost in costs for part in parts), Decimal(0))
+
+    return {
+        "total_tokens": sum(event.quantities.total_tokens for event in events),
+        "total_cost_usd": total,
+        "llm_calls": len(llm),
+        "models_used": {
+            name: _model_account([e for e in llm if f"{e.provider}/{e.model}" == name])
+            for name in {f"{e.provider}/{e.model}" for e in llm}
+        },
+        "tts": {
+            "characters": quantity(Kind.TTS, "characters"),
+            "audio_seconds": quantity(Kind.TTS, "audio_seconds"),
+            "cost_usd": usd("tts"),
+        },
+        "stt": {"audio_seconds": quantity(Kind.STT, "audio_seconds"), "cost_usd": usd("stt")},
+        "call_seconds": quantity(Kind.CALL, "audio_seconds"),
+        "cost_breakdown_usd": {
+            "llm_input": usd("input"),
+            "llm_cache_read": usd("cache_read"),
+            "llm_cache_write": usd("cache_write"),
+            "llm_output": usd("output"),
+            "llm_audio": usd("audio_input", "audio_output"),
+            "tts": usd("tts"),
+            "stt": usd("stt"),
+            "call": usd("call"),
+        },
+        "estimated_events": sum(e.provenance is Provenance.ESTIMATED for e in events),
+        "unpriced_events": sum(e.cost is None for e in events),
+        "interrupted_generations": sum(e.outcome is Outcome.INTERRUPTED for e in llm),
+        "failed_generations": sum(e.outcome is Outcome.ERROR for e in llm),
+        "billable_cost_usd": total if events and events[0].owner.billable else Decimal(0),
+        "posthog_trace_id": str(thread_id),
+    }
+
+
+def _model_account(events: list[UsageEvent]) -> dict[str, Any]:
+    names = (
+        "input_tokens",
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "output_tokens",
+        "reasoning_tokens",
+    )
+    return {
+        "llm_calls": len(events),
+        **{name: sum(getattr(e.quantities, name) for e in events) for name in names},
+        "cost_usd": sum((e.cost.total for e in events if e.cost), Decimal(0)),
+    }
+
+
+def as_read(account: Any) -> Any:
+    """An account with its numbers as floats: all that is left of them after supabase-py."""
+    if isinstance(account, dict):
+        return {name: as_read(value) for name, value in account.items()}
+    return float(account) if isinstance(account, int | float | Decimal) else account
