@@ -9,8 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.routing import Route
 
-from flow.api import bot, health, threads, usage
+from flow.api import bot, connect, health, threads, usage
 from flow.api.auth import Auth
 from flow.api.limits import Limits
 from flow.api.problems import Problem, Problems, on_http_error, on_invalid
@@ -33,6 +34,9 @@ _SECURITY_SCHEMES = {
         "description": "The token in the URL of a join's answer.",
     },
 }
+
+
+_ROUTERS = (bot.router, connect.router, threads.router, usage.router, health.router)
 
 
 class FlowApi(FastAPI):
@@ -65,8 +69,11 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.readiness = health.ReadinessCheck(services)
-    for router in (bot.router, threads.router, usage.router, health.router):
+    for router in _ROUTERS:
         app.include_router(router)
+    app.state.routes = [
+        route for each in (app, *_ROUTERS) for route in each.routes if isinstance(route, Route)
+    ]
     return app
 
 
@@ -74,7 +81,10 @@ def _described(schema: dict[str, Any]) -> dict[str, Any]:
     components = schema["components"]
     components["securitySchemes"] = _SECURITY_SCHEMES
     _, models = models_json_schema(
-        [(model, "validation") for model in (Problem, JoinRequest, bot.Offer, bot.Candidates)],
+        [
+            (model, "validation")
+            for model in (Problem, JoinRequest, connect.Offer, connect.Candidates)
+        ],
         ref_template="#/components/schemas/{model}",
     )
     components["schemas"].update(models["$defs"])

@@ -108,7 +108,7 @@ def credentials(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if scheme.lower() != "bearer":
             raise Refused("invalid_api_key", "Authorization must be of the form 'Bearer KEY'.")
         bearer = bearer.strip(" ")
-    if bearer and plain and bearer != plain:
+    if bearer is not None and plain is not None and bearer != plain:
         raise Refused(
             "conflicting_credentials", "Authorization and X-API-Key hold different keys; send one."
         )

@@ -15,6 +15,8 @@ from uuid import UUID
 from pydantic import BaseModel
 from starlette.responses import Response
 
+_ALWAYS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
 
 class ExactJSONResponse(Response):
     """A JSON answer to one caller, never to be cached by anybody between."""
@@ -23,9 +25,7 @@ class ExactJSONResponse(Response):
 
     def init_headers(self, headers: Any = None) -> None:
         """Add what every answer of the API carries."""
-        super().init_headers(headers)
-        self.headers["cache-control"] = "no-store"
-        self.headers["x-content-type-options"] = "nosniff"
+        super().init_headers({**_ALWAYS, **(headers or {})})
 
     def render(self, content: Any) -> bytes:
         """The content as UTF-8; a model is dumped first."""

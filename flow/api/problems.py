@@ -7,7 +7,7 @@ is logged and answered without its details.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.api.bodies import invalid
@@ -58,6 +59,9 @@ _REFUSED_STATUS: Mapping[str, int] = {
     "concurrency_exceeded": 429,
     "at_capacity": 503,
 }
+KEYED = (400, 401, 403, 429, 503)
+"""What any request that needs a key may be answered."""
+
 _DEFAULT_RETRY_SECS: Mapping[int, int] = {429: 60, 503: 5}
 _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed"}
 
@@ -148,15 +152,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         code=_HTTP_CODES.get(error.status_code, "http_error"),
         request_id=_request_id(request.scope),
     )
-    return _render(problem, error.headers or {})
+    headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return _render(problem, headers or {})
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of an endpoint, for its OpenAPI description."""
+    """The error answers of an endpoint beside `KEYED`, for its OpenAPI description."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in statuses
+        for status in sorted({*KEYED, *statuses})
     }
 
 
@@ -176,6 +181,14 @@ async def _hang_up(send: Send) -> None:
         await send({"type": "websocket.close", "code": 1011, "reason": ""})
     except Exception:
         log.debug("websocket_was_closed_before")
+
+
+def _allowed(request: Request) -> str:
+    """The methods of every route of the path; Starlette names those of one only."""
+    routes: Sequence[Route] = request.app.state.routes
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    found = [route.methods or () for route in routes if route.path_regex.match(path)]
+    return ", ".join(sorted({method for methods in found for method in methods}))
 
 
 def _status(error: Exception) -> int:

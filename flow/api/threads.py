@@ -81,7 +81,7 @@ class ThreadUsage(BaseModel):
     events: list[dict[str, Any]]
 
 
-@router.get("", response_model=ThreadPage, responses=documented(401, 403, 422, 429, 503))
+@router.get("", response_model=ThreadPage, responses=documented(422))
 async def list_threads(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -100,7 +100,7 @@ async def list_threads(
 @router.get(
     "/{thread_id:uuid}",
     response_model=ThreadView,
-    responses=documented(401, 403, 404, 429, 503),
+    responses=documented(404),
 )
 async def get_thread(request: Request, thread_id: UUID) -> Response:
     """One thread with its transcript."""
@@ -125,7 +125,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
 @router.get(
     "/{thread_id:uuid}/usage",
     response_model=ThreadUsage,
-    responses=documented(401, 403, 404, 429, 503),
+    responses=documented(404),
 )
 async def get_thread_usage(request: Request, thread_id: UUID) -> Response:
     """Everything the thread was charged for, one row per piece of vendor work."""

@@ -81,7 +81,7 @@ class UsageReport(BaseModel):
             "content": {"text/csv": {"schema": {"type": "string"}}},
             "description": "The report, as CSV for 'Accept: text/csv'.",
         },
-        **documented(401, 403, 406, 422, 429, 503),
+        **documented(406, 422),
     },
 )
 async def get_usage(

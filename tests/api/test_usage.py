@@ -1,0 +1,165 @@
+"""The usage report: the right days, the right rows, exact, and safe to open in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flow.api.usage import GROUPS, MEASURES, UsageReport, as_csv, period
+from flow.errors import InvalidInput
+from tests.api.conftest import Api, spend
+
+TODAY = date(2026, 11, 21)
+
+
+@pytest.mark.parametrize(
+    ("from_", "to", "expected"),
+    [
+        (None, None, ("2026-11-01", "2026-11-30")),
+        ("2026-02-10", None, ("2026-02-10", "2026-02-28")),
+        (None, "2024-02-29", ("2024-02-01", "2024-02-29")),
+        ("2025-01-01", "2026-01-01", ("2025-01-01", "2026-01-01")),
+        ("2026-11-21", "2026-11-21", ("2026-11-21", "2026-11-21")),
+    ],
+)
+def test_the_days_of_a_report(from_: str | None, to: str | None, expected: tuple[str, str]) -> None:
+    first, last = period(_day(from_), _day(to), TODAY)
+    assert (str(first), str(last)) == expected
+
+
+@given(st.none() | st.dates(), st.none() | st.dates(), st.dates())
+def test_a_report_never_ends_before_it_begins(
+    from_: date | None, to: date | None, today: date
+) -> None:
+    try:
+        first, last = period(from_, to, today)
+    except InvalidInput:
+        assert from_ is not None
+        assert to is not None
+        assert from_ > to
+    else:
+        assert first <= last
+        assert first == (from_ or first)
+        assert last == (to or last)
+
+
+@given(st.lists(st.fixed_dictionaries({"model": st.text(), "events": st.integers(0, 9)})))
+def test_no_cell_of_a_spreadsheet_is_a_formula(rows: list[dict[str, object]]) -> None:
+    read = list(csv.reader(io.StringIO(as_csv(rows, ["model", "events"]), newline="")))
+    assert read[0] == ["model", "events"]
+    assert len(read) == len(rows) + 1
+    for cells, row in zip(read[1:], rows, strict=True):
+        assert not cells[0].startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+        assert cells[0].removeprefix("'") == str(row["model"]).removeprefix("'")
+
+
+async def test_a_report_sums_what_the_key_used(api: Api) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    for model, cost in (("a", "0.1"), ("b", "0.2000000000000000001"), ("b", "0.1")):
+        await spend(api, thread_id, cost, model=model)
+    report = (await api.client.get("/api/usage?group_by=model,provider")).json()
+    assert report.keys() == {"from", "to", "group_by", "rows"}
+    UsageReport.model_validate(report)
+    assert report["group_by"] == ["model", "provider"]
+    costs = {row["model"]: row["total_cost_usd"] for row in report["rows"]}
+    assert costs == {"a": "0.1", "b": "0.3000000000000000001"}
+    (whole,) = (await api.client.get("/api/usage")).json()["rows"]
+    assert Decimal(whole["total_cost_usd"]) == Decimal("0.4000000000000000001")
+    assert whole["events"] == 3
+
+
+async def test_every_column_of_the_report_is_in_the_spreadsheet(api: Api) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    await spend(api, thread_id, "0.1")
+    everything = ",".join(GROUPS)
+    (row,) = (await api.client.get(f"/api/usage?group_by={everything}")).json()["rows"]
+    assert row.keys() == {*GROUPS, *MEASURES}
+    response = await api.client.get(
+        f"/api/usage?group_by={everything}", headers={"Accept": "text/csv"}
+    )
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.headers["vary"] == "Accept"
+    assert "attachment" in response.headers["content-disposition"]
+    (cells,) = csv.DictReader(io.StringIO(response.text, newline=""))
+    assert cells == {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+async def test_what_had_no_price_has_no_cost(api: Api) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    await spend(api, thread_id, None)
+    (row,) = (await api.client.get("/api/usage")).json()["rows"]
+    assert row["total_cost_usd"] is None
+    assert row["unpriced_events"] == 1
+    csv_text = (await api.client.get("/api/usage", headers={"Accept": "text/csv"})).text
+    (cells,) = csv.DictReader(io.StringIO(csv_text, newline=""))
+    assert cells["total_cost_usd"] == ""
+
+
+async def test_a_model_named_like_a_formula_is_harmless(api: Api) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    await spend(api, thread_id, "0.1", model='=HYPERLINK("http://evil.example";"x")')
+    response = await api.client.get("/api/usage?group_by=model", headers={"Accept": "text/csv"})
+    (cells,) = csv.DictReader(io.StringIO(response.text, newline=""))
+    assert cells["model"].startswith("'=")
+
+
+async def test_without_usage_there_are_no_rows_but_a_header(api: Api) -> None:
+    assert (await api.client.get("/api/usage?group_by=day")).json()["rows"] == []
+    response = await api.client.get("/api/usage?group_by=day", headers={"Accept": "text/csv"})
+    assert response.text == ",".join(["day", *MEASURES]) + "\r\n"
+
+
+async def test_usage_counts_on_the_day_it_occurred(api: Api) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    late = datetime(2026, 3, 31, 23, 59, 59, tzinfo=UTC)
+    await spend(api, thread_id, "0.1", occurred_at=late)
+    march = (await api.client.get("/api/usage?from=2026-03-01&group_by=day")).json()
+    assert (march["from"], march["to"]) == ("2026-03-01", "2026-03-31")
+    assert [row["day"] for row in march["rows"]] == ["2026-03-31"]
+    assert (await api.client.get("/api/usage?from=2026-04-01")).json()["rows"] == []
+
+
+async def test_another_keys_usage_is_not_in_the_report(api: Api) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    await spend(api, thread_id, "0.1")
+    assert (await api.other.get("/api/usage")).json()["rows"] == []
+
+
+WRONG_QUERIES = [
+    ("from=2026-02-30", "from"),
+    ("from=yesterday", "from"),
+    ("to=99999-01-01", "to"),
+    ("from=2026-02-02&to=2026-02-01", "from"),
+    ("group_by=colour", "group_by"),
+    ("group_by=day;drop table", "group_by"),
+    ("group_by=" + "day," * 100, "group_by"),
+    ("group_by=%00", "group_by"),
+]
+
+
+async def test_a_wrong_query_is_named(api: Api, subtests: pytest.Subtests) -> None:
+    for query, field in WRONG_QUERIES:
+        with subtests.test(query[:40]):
+            response = await api.client.get(f"/api/usage?{query}")
+            assert response.status_code == 422
+            assert [error["field"] for error in response.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize("query", ["from=0001-01-01&to=9999-12-31", "group_by=,day,,day,", ""])
+async def test_an_odd_query_that_makes_sense_is_answered(api: Api, query: str) -> None:
+    assert (await api.client.get(f"/api/usage?{query}")).status_code == 200
+
+
+async def test_a_form_there_is_not_is_refused(api: Api) -> None:
+    response = await api.client.get("/api/usage", headers={"Accept": "application/pdf"})
+    assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
+
+
+def _day(text: str | None) -> date | None:
+    return date.fromisoformat(text) if text else None
