@@ -181,7 +181,7 @@ def _clients(settings: Settings, posthog: Posthog | None) -> dict[str, OpenAICli
     clients = {"openai": openai}
     for name, vendor in VENDORS.items():
         key = os.environ.get(vendor.key, "")
-        url = os.environ.get(vendor.key.replace("_API_KEY", "_BASE_URL")) or vendor.base_url
+        url = os.environ.get(vendor.base_url_variable) or vendor.base_url
         if key and url and name != "openai":
             clients[name] = openai.elsewhere(SecretStr(key), url)
     return clients

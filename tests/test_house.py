@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from flow.bot.services import VENDORS
 from flow.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -178,12 +179,13 @@ def _imported(path: Path) -> set[str]:
 
 
 def _variables() -> list[str]:
-    """The environment variables that `Settings` reads, by the name it documents."""
+    """The environment variables that are read, by the name that is documented."""
+    vendors = [vendor for name, vendor in VENDORS.items() if name != "openai"]
     prefix = Settings.model_config["env_prefix"]
     return [
         f"{prefix}{name.upper()}" if field.validation_alias is None else name.upper()
         for name, field in Settings.model_fields.items()
-    ]
+    ] + [name for vendor in vendors for name in (vendor.key, vendor.base_url_variable)]
 
 
 def _locked_versions() -> dict[str, list[str]]:

@@ -123,7 +123,11 @@ class Calls:
             Conflict: the thread has been connected to before.
         """
         await self._claim(thread)
-        await websocket.accept()
+        try:
+            await websocket.accept()
+        except BaseException:
+            self._spawn(self._over(thread, Ending("caller_hung_up")))
+            raise
         await self._run(thread, lambda: websocket_transport(websocket))
 
     async def offer(self, thread: Thread, request: Mapping[str, Any]) -> dict[str, Any]:

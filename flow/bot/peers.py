@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 # A browser hides its addresses behind names, and one that nobody answers to takes a second.
 NEGOTIATION_SECS = 10.0
+CONNECT_SECS = 30
 CLOSE_SECS = 5.0
 MOST_STREAMS = 3
 
@@ -30,7 +31,9 @@ class Peer:
     """
 
     def __init__(self) -> None:
-        self.connection = SmallWebRTCConnection(ice_servers=[])
+        self.connection = SmallWebRTCConnection(
+            ice_servers=[], connection_timeout_secs=CONNECT_SECS
+        )
         self._negotiating = asyncio.Lock()
 
     @classmethod
@@ -119,6 +122,8 @@ def _check_offer(sdp: str) -> None:
         media = SessionDescription.parse(sdp).media
     except Exception:
         raise _invalid("sdp", "is not a session description") from None
+    if any(not section.dtls or not section.dtls.fingerprints for section in media):
+        raise _invalid("sdp", "must have a fingerprint for every section")
     streams = [section for section in media if section.kind != "application"]
     if not streams or streams[0].kind != "audio" or streams[0].direction != "sendrecv":
         raise _invalid("sdp", "must have a sendrecv audio section before any other stream")

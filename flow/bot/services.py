@@ -121,13 +121,21 @@ def _speech(kind: Kind, choice: Choice, build: Build) -> tuple[Meter, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """A vendor and what it can do. ``key`` and ``base_url`` name its environment variables."""
+    """A vendor and what it can do.
+
+    ``key`` is the environment variable of its API key; ``base_url`` where its API is.
+    """
 
     key: str
     base_url: str | None
     llm: Make | None = None
     stt: Make | None = None
     tts: Make | None = None
+
+    @property
+    def base_url_variable(self) -> str:
+        """The environment variable that puts its API elsewhere."""
+        return self.key.replace("_API_KEY", "_BASE_URL")
 
 
 VENDORS: Mapping[str, Vendor] = {

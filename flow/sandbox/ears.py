@@ -23,6 +23,7 @@ _WORD_REACH = 10
 _WORD_JITTER = 4
 _WORD_LIKENESS = 0.25
 _BLUR_FRAMES = 3
+_SHORTEST_PAUSE = 6
 
 
 class Ears:
@@ -99,19 +100,30 @@ def _sound(pcm16: bytes, sample_rate: int) -> Sound:
 
 
 def _utterance(text: str, recording: Sound) -> _Utterance:
-    """Words take time by their letters, of the time in which something sounds."""
     words = tuple(text.split())
-    letters = np.array([0, *(len(word) + 1 for word in words)], dtype=np.float64)
-    edges = np.cumsum(letters) / max(letters.sum(), 1.0)
+    edges = _word_edges(words, recording.active)
     middles = (edges[:-1] + edges[1:]) / 2
     clock = np.cumsum(recording.active)
-    sounding = float(clock[-1]) if clock.size else 0.0
     return _Utterance(
-        words,
-        np.searchsorted(clock, edges * sounding),
-        np.searchsorted(clock, middles * sounding),
-        recording,
+        words, np.searchsorted(clock, edges), np.searchsorted(clock, middles), recording
     )
+
+
+def _word_edges(words: tuple[str, ...], active: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Where words begin, and where the last ends, in frames that sound.
+
+    The longest pauses are those at the punctuation; between them words take time by their
+    letters.
+    """
+    letters = np.cumsum([0, *(len(word) + 1 for word in words)], dtype=np.float64)
+    phrases = [n for n, word in enumerate(words[:-1], start=1) if word[-1] in ".,;:?!"]
+    gaps = np.diff(np.flatnonzero(active))
+    pauses = np.sort(np.argsort(-gaps, kind="stable")[: len(phrases)]) + 1
+    if len(pauses) < len(phrases) or (gaps[pauses - 1] < _SHORTEST_PAUSE).any():
+        phrases, pauses = [], pauses[:0]
+    anchors = letters[[0, *phrases, len(words)]]
+    edges: NDArray[np.float64] = np.interp(letters, anchors, [0, *pauses, int(active.sum())])
+    return edges
 
 
 def _listen(utterance: _Utterance, match: Match, segment: Sound) -> _Heard:

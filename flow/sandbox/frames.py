@@ -26,8 +26,9 @@ class Audio:
 
     @property
     def seconds(self) -> float:
-        """How long it sounds."""
-        return len(self.pcm16) / (2 * max(self.channels, 1) * max(self.sample_rate, 1))
+        """How long it sounds; without a rate or channels, not at all."""
+        bytes_a_second = 2 * self.channels * self.sample_rate
+        return len(self.pcm16) / bytes_a_second if bytes_a_second else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,7 @@ def _frame_class() -> type[Message]:
             label=_FIELD.LABEL_OPTIONAL,
             oneof_index=0,
         )
-    pool = descriptor_pool.DescriptorPool()
+    # Some versions of its stubs leave the pool untyped.
+    pool: Any = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("pipecat.Frame"))

@@ -97,7 +97,8 @@ class UnkeySandbox(StandIn):
         if hash_of(secret) in self._by_hash:
             raise ValueError("there is a key with this secret already")
         key = Key(
-            id=f"key_{secrets.token_hex(8)}",
+            # The same secret is the same key wherever and whenever the stand-in runs.
+            id=f"key_{hash_of(secret)[:16]}",
             hash=hash_of(secret),
             start=secret[:4],
             created_at=self._now_ms(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from functools import cache
 
 import av
@@ -147,6 +148,18 @@ def test_two_parts_of_a_line_make_the_whole(line: str, where: float, is_padded: 
     pad = silence(0.5) if is_padded else b""
     parts = [silence(1) + speech[:cut] + pad, speech[cut:] + pad]
     assert " ".join(ears().transcribe(part, RATE) for part in parts).split() == line.split()
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if re.search(r"[.,] ", line)])
+def test_a_line_cut_in_a_pause_is_cut_at_its_punctuation(line: str):
+    speech = np.frombuffer(said(line), np.int16)
+    (loud,) = np.nonzero(np.abs(speech.astype(int)) > 200)
+    pause = int(np.diff(loud).argmax())
+    cut = int(loud[pause] + loud[pause + 1]) // 2
+    first = ears().transcribe(segment(speech[:cut].tobytes()), RATE)
+    second = ears().transcribe(segment(speech[cut:].tobytes()), RATE)
+    assert first[-1] in ".,"
+    assert f"{first} {second}" == line
 
 
 @settings(max_examples=30, deadline=None)

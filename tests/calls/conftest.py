@@ -1,0 +1,97 @@
+"""Whole calls: the real service on a real database, with stand-ins for the vendors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import uvicorn
+
+from flow.application import SERVER_OPTIONS
+from flow.domain.thread import Thread
+from flow.sandbox.reconcile import reconcile
+from flow.sandbox.vendors import Vendors
+from flow.service import Service, running
+from flow.settings import Settings
+
+SECRET = "a secret of the tests, and of nothing else"
+SETTLE_SECS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The service at ``url``; ``http`` is a client with the customer's key."""
+
+    url: str
+    service: Service
+    vendors: Vendors
+    http: httpx.AsyncClient
+
+    async def settled(self, thread_id: str) -> Thread:
+        """The thread once it is in a final state."""
+        async with asyncio.timeout(SETTLE_SECS):
+            while True:
+                thread = await self.service.database.get_workflow_thread_data(UUID(thread_id))
+                if thread.status.is_final:
+                    return thread
+                await asyncio.sleep(0.05)
+
+    async def conserved(self, thread: Thread) -> list[dict[str, Any]]:
+        """The thread's ledger rows, after checking them against everything that repeats them."""
+        rows = await self.service.database.get_thread_usage(thread.id)
+        total = sum((Decimal(row["total_cost_usd"] or 0) for row in rows), Decimal(0))
+        assert Decimal(thread.usage_stats["total_cost_usd"]) == total
+        assert sum(map(Decimal, thread.usage_stats["cost_breakdown_usd"].values())) == total
+        assert len({row["id"] for row in rows}) == len(rows)
+        async with asyncio.timeout(SETTLE_SECS):
+            lines = await self.vendors.openai.bill.settled()
+        assert [one for one in reconcile(rows, lines) if not one.agrees] == []
+        return rows
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Serving]]
+
+
+@pytest.fixture
+def serving(postgres_url: str, tmp_path: Path) -> Serve:
+    """``async with serving(vendors, max_calls=1) as served``: the service with some settings."""
+
+    @asynccontextmanager
+    async def serve(vendors: Vendors, **settings: Any) -> AsyncIterator[Serving]:
+        known: dict[str, Any] = {k.lower(): v for k, v in vendors.environment.items()}
+        known |= {"database_url": postgres_url, "secret": SECRET, "data_dir": tmp_path}
+        async with (
+            running(Settings(**(known | settings))) as service,
+            _listening(service) as url,
+            httpx.AsyncClient(
+                base_url=url,
+                headers={"Authorization": f"Bearer {vendors.api_key}"},
+                timeout=30,
+                trust_env=False,
+            ) as http,
+        ):
+            yield Serving(url, service, vendors, http)
+
+    return serve
+
+
+@asynccontextmanager
+async def _listening(service: Service) -> AsyncIterator[str]:
+    config = uvicorn.Config(service.app, host="127.0.0.1", port=0, lifespan="off", **SERVER_OPTIONS)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving

@@ -1,0 +1,270 @@
+"""Whole calls through every real part: joined, talked, ended in many ways, and accounted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, Literal
+
+import pytest
+
+from flow.db.functions import Database
+from flow.domain.thread import Status, Thread
+from flow.sandbox.caller import CallReport, call
+from flow.sandbox.faults import Fault
+from flow.sandbox.openai_chat import Pace
+from flow.sandbox.posthog import Event
+from flow.sandbox.reconcile import reconcile
+from flow.sandbox.script import AfterBot, Insights, Interrupt, Line, Script
+from flow.sandbox.speech import recordings
+from flow.sandbox.vendors import Vendors, vendors
+from tests.calls.conftest import Serve, Serving
+
+NO_INSIGHTS = Insights("", {"type": "object"}, {})
+SHORT = Script(
+    system_prompt="You work at a small shop.",
+    greeting="Hello!",
+    lines=(Line("Hello, are you open today?", "Yes, we are open until six."),),
+    insights=NO_INSIGHTS,
+    hang_up=AfterBot(0.5),
+    token_secs=0.005,
+)
+TALE = " ".join(f"And then, on day {n}, we went a little further up the river." for n in range(40))
+LONG = replace(
+    SHORT,
+    lines=(Line("Please tell me a very long story.", TALE),),
+    hang_up=Interrupt(6.0),
+    token_secs=0.03,
+)
+JOIN: dict[str, Any] = {"bot": {"system_prompt": SHORT.system_prompt, "greeting": SHORT.greeting}}
+
+
+@asynccontextmanager
+async def stood_in(script: Script) -> AsyncIterator[Vendors]:
+    def reply(messages: Any) -> str | None:
+        if SHORT.system_prompt not in str(messages[0].get("content")):
+            return None
+        said = [str(m.get("content")) for m in messages if m.get("role") == "user"]
+        return script.reply_to(said[-1]) if said else None
+
+    heard = recordings([line.text for line in script.lines], voice=script.voice)
+    pace = Pace(first_token_secs=0.05, token_secs=script.token_secs)
+    async with vendors(reply, utterances=heard, pace=pace) as running:
+        yield running
+
+
+async def settled(database: Database, report: CallReport) -> Thread:
+    """The call's thread once it is in a final state."""
+    from uuid import UUID
+
+    async with asyncio.timeout(30):
+        while True:
+            thread = await database.get_workflow_thread_data(UUID(report.workflow_thread_id))
+            if thread.status.is_final:
+                return thread
+            await asyncio.sleep(0.05)
+
+
+async def ledger_of(serving: Serving, thread: Thread) -> list[dict[str, Any]]:
+    return await serving.service.database.get_thread_usage(thread.id)
+
+
+async def conserved(serving: Serving, thread: Thread) -> list[dict[str, Any]]:
+    """The ledger's rows, after checking them against everything that repeats them."""
+    rows = await ledger_of(serving, thread)
+    total = sum((Decimal(row["total_cost_usd"] or 0) for row in rows), Decimal(0))
+    stats = thread.usage_stats
+    assert Decimal(stats["total_cost_usd"]) == total
+    assert sum(map(Decimal, stats["cost_breakdown_usd"].values())) == total
+    assert len({row["id"] for row in rows}) == len(rows)
+    async with asyncio.timeout(5):
+        lines = await serving.vendors.openai.bill.settled()
+    assert [one for one in reconcile(rows, lines) if not one.agrees] == []
+    return rows
+
+
+async def test_a_call_is_held_and_accounted_to_the_last_token(serving: Serve) -> None:
+    async with stood_in(SHORT) as standing, serving(standing) as served:
+        report = await call(served.url, standing.api_key, SHORT, join=JOIN)
+        thread = await settled(served.service.database, report)
+        rows = await conserved(served, thread)
+        attributed = [dict(line.headers) for line in standing.openai.bill.lines]
+    assert thread.status is Status.COMPLETED
+    assert thread.end_reason == "caller_hung_up"
+    assert [(turn.role, turn.content) for turn in thread.transcript] == [
+        ("assistant", SHORT.greeting),
+        ("user", SHORT.lines[0].text),
+        ("assistant", SHORT.lines[0].reply),
+    ]
+    assert thread.insights is not None
+    assert thread.insights["status"] == "ok"
+    assert {row["kind"] for row in rows} == {"llm", "tts", "stt", "call"}
+    assert {row["source"] for row in rows} == {"bot", "insights"}
+    assert thread.usage_stats["llm_calls"] == 2
+    assert thread.usage_stats["estimated_events"] == 0
+    assert thread.usage_stats["unpriced_events"] == 0
+    for headers in attributed:
+        assert headers["x-posthog-property-workflow_thread_id"] == str(thread.id)
+        assert headers["x-posthog-property-team_id"] == thread.team_id
+        assert headers["x-posthog-property-ai_product"] == thread.product
+        assert headers["x-posthog-property-api_key_id"] == str(thread.api_key_id)
+    await _posthog_agrees(standing.posthog.unique_events, thread, rows)
+
+
+async def _posthog_agrees(events: list[Event], thread: Thread, rows: list[dict[str, Any]]) -> None:
+    """One generation an event of the ledger, with its cost; one trace; not a word that was said."""
+    generations = {e.uuid: e.properties for e in events if e.name == "$ai_generation"}
+    assert set(generations) == {row["id"] for row in rows if row["kind"] != "call"}
+    for row in rows:
+        if row["kind"] != "call":
+            properties = generations[row["id"]]
+            assert properties["$ai_total_cost_usd"] == pytest.approx(float(row["total_cost_usd"]))
+            assert properties["$ai_billable"] is True
+            assert properties["ai_product"] == thread.product
+            assert properties["$ai_trace_id"] == str(thread.id)
+    assert [e.name for e in events].count("$ai_trace") == 1
+    everything = str([event.to_json() for event in events])
+    assert "open until six" not in everything
+    assert SHORT.system_prompt not in everything
+
+
+@pytest.mark.parametrize("hangup", ["close", "abort", "end_api"])
+async def test_a_call_that_ends_in_mid_sentence_is_accounted(
+    hangup: Literal["close", "abort", "end_api"], serving: Serve
+) -> None:
+    async with stood_in(LONG) as standing, serving(standing) as served:
+        report = await call(served.url, standing.api_key, LONG, join=JOIN, hangup=hangup)
+        thread = await settled(served.service.database, report)
+        rows = await conserved(served, thread)
+    assert thread.status is Status.COMPLETED
+    assert thread.end_reason == ("ended_by_api" if hangup == "end_api" else "caller_hung_up")
+    (generation,) = [r for r in rows if r["kind"] == "llm" and r["source"] == "bot"]
+    assert (generation["provenance"], generation["outcome"]) == ("estimated", "interrupted")
+    assert thread.usage_stats["interrupted_generations"] == 1
+    assert [turn.role for turn in thread.transcript] == ["assistant", "user", "assistant"]
+    assert thread.transcript[-1].interrupted
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind="no_usage", route="*/chat/completions", times=1),
+        Fault(kind="cumulative_usage", route="*/chat/completions"),
+        Fault(kind="status", status=429, times=1, headers={"retry-after-ms": "1"}),
+        Fault(kind="status", status=500, route="*/speech", times=1),
+        Fault(kind="cut", route="*/chat/completions", chunks=4, times=1),
+        Fault(kind="malformed_chunk", route="*/chat/completions", chunks=4, times=1),
+    ],
+    ids=lambda fault: f"{fault.kind}-{fault.route.rpartition('/')[2]}",
+)
+async def test_a_call_survives_a_vendors_fault_and_is_accounted(
+    fault: Fault, serving: Serve
+) -> None:
+    script = replace(SHORT, patience_secs=4.0)
+    async with stood_in(script) as standing, serving(standing) as served:
+        standing.openai.faults.add(fault)
+        report = await call(served.url, standing.api_key, script, join=JOIN)
+        thread = await settled(served.service.database, report)
+        await conserved(served, thread)
+    assert thread.status is Status.COMPLETED
+
+
+async def test_a_vendor_that_refuses_the_key_ends_the_call_as_failed_and_accounted(
+    serving: Serve,
+) -> None:
+    script = replace(SHORT, patience_secs=10.0)
+    async with stood_in(script) as standing, serving(standing) as served:
+        standing.openai.faults.add(Fault(kind="status", status=401, route="*/chat/completions"))
+        report = await call(served.url, standing.api_key, script, join=JOIN)
+        thread = await settled(served.service.database, report)
+        rows = await conserved(served, thread)
+    assert report.ended_by == "service"
+    assert thread.status is Status.FAILED
+    assert thread.error is not None
+    assert thread.error["code"] == "vendor_failure"
+    failed = [row for row in rows if row["outcome"] == "error"]
+    assert [row["failure"]["http_status"] for row in failed] == [401]
+    events = [e for e in standing.posthog.unique_events if e.name == "$ai_generation"]
+    errors = [e for e in events if e.properties["$ai_is_error"]]
+    assert [e.properties["$ai_billable"] for e in errors] == [True]
+
+
+async def test_a_call_ends_after_its_longest_duration(serving: Serve) -> None:
+    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
+    join = {"max_duration_secs": 5}
+    async with stood_in(silent) as standing, serving(standing) as served:
+        report = await call(served.url, standing.api_key, silent, join=join)
+        thread = await settled(served.service.database, report)
+        rows = await conserved(served, thread)
+    assert report.ended_by == "service"
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "max_duration")
+    assert thread.insights is not None
+    assert thread.insights["status"] == "skipped"
+    assert [row["kind"] for row in rows] == ["call"]
+    assert 4 < Decimal(rows[0]["audio_seconds"]) < 8
+
+
+async def test_a_caller_who_says_nothing_is_hung_up_on(serving: Serve) -> None:
+    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
+    async with stood_in(silent) as standing, serving(standing, idle_timeout_secs=2) as served:
+        report = await call(served.url, standing.api_key, silent, join={})
+        thread = await settled(served.service.database, report)
+        await conserved(served, thread)
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "idle_timeout")
+
+
+async def test_no_other_party_being_down_breaks_a_call(serving: Serve) -> None:
+    async with stood_in(SHORT) as standing:
+        standing.posthog.faults.add(Fault(kind="drop"))
+        async with serving(standing) as served:
+            report = await call(served.url, standing.api_key, SHORT, join=JOIN)
+            standing.unkey.faults.add(Fault(kind="status", status=500))
+            thread = await settled(served.service.database, report)
+            await conserved(served, thread)
+    assert thread.status is Status.COMPLETED
+    assert len(thread.transcript) == 3
+
+
+async def test_without_posthog_the_account_is_the_same(serving: Serve) -> None:
+    async with stood_in(SHORT) as standing, serving(standing, posthog_api_key=None) as served:
+        report = await call(served.url, standing.api_key, SHORT, join=JOIN)
+        thread = await settled(served.service.database, report)
+        await conserved(served, thread)
+    assert thread.status is Status.COMPLETED
+    assert thread.insights is not None
+    assert thread.insights["status"] == "ok"
+    assert standing.posthog.events == []
+
+
+async def test_draining_an_interrupted_stream_gives_the_vendors_own_numbers(
+    serving: Serve,
+) -> None:
+    script = replace(LONG, token_secs=0.01)
+    async with (
+        stood_in(script) as standing,
+        serving(standing, interrupted_streams="drain") as served,
+    ):
+        report = await call(served.url, standing.api_key, script, join=JOIN)
+        thread = await settled(served.service.database, report)
+        rows = await conserved(served, thread)
+    (generation,) = [r for r in rows if r["kind"] == "llm" and r["source"] == "bot"]
+    assert generation["provenance"] == "reported"
+
+
+async def test_nobody_can_connect_to_a_call_twice(serving: Serve) -> None:
+    async with stood_in(SHORT) as standing, serving(standing) as served:
+        joined = (await served.http.post("/api/bot/join", json=JOIN)).json()
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import InvalidStatus
+
+        url = joined["connection"]["url"]
+        async with connect(url, proxy=None):
+            with pytest.raises(InvalidStatus):
+                async with connect(url, proxy=None):
+                    pass
+        with pytest.raises(InvalidStatus):
+            async with connect(url, proxy=None):
+                pass
