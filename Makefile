@@ -8,6 +8,8 @@ SHELL := /bin/sh
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
+# Calls in real time mostly wait: more test processes than processors finish sooner.
+WORKERS := 3
 SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.
@@ -34,7 +36,7 @@ dev: $(SYNCED) ## the service with reloading and stand-ins
 	@.venv/bin/flow dev $(ARGS)
 
 test: $(SYNCED) node ## all tests; ARGS="tests/db -k join" for some
-	@.venv/bin/pytest -n logical --maxprocesses 4 --dist loadscope $(ARGS)
+	@.venv/bin/pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 lint: $(SYNCED) ## style, layout and the direction of imports
 	@.venv/bin/ruff check .

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import psycopg
 import structlog
 
 from flow.errors import ConfigurationError, DatabaseUnavailable
@@ -78,7 +79,7 @@ def _stop_if_last(folder: Path, users: IO[bytes]) -> None:
     try:
         pgexec(
             "pg_ctl",
-            ("-w", "-D", str(folder), "-m", "fast", "stop"),
+            ("-w", "-t", "30", "-D", str(folder), "-m", "fast", "stop"),
             bin_path=server.bin_path,
             user=server.system_user,
         )
@@ -100,8 +101,10 @@ def _started(folder: Path) -> PostgresServer:
         try:
             server.ensure_pgdata_inited()
             server.ensure_postgres_running()
-            return server
-        except (AssertionError, subprocess.SubprocessError) as error:
+            # A postmaster that is being killed looks alive until its parent has heard of it.
+            with psycopg.connect(server.get_uri(), connect_timeout=5):
+                return server
+        except (AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
             # Recovery after a crash may outlast the wheel's patience of ten seconds.
             if time.monotonic() > deadline:
                 raise DatabaseUnavailable(
@@ -130,7 +133,11 @@ def _forget_dead_postmaster(folder: Path) -> None:
 
 
 def _is_postgres(process: Any) -> bool:
-    return bool(process.name().startswith("postgres") and process.status() != "zombie")
+    return bool(
+        process.is_running()
+        and process.name().startswith("postgres")
+        and process.status() != "zombie"
+    )
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class PostgresTransport:
 
     @classmethod
     async def open(
-        cls, url: str, *, max_size: int = 10, wait_secs: float = 3.0, call_secs: float = 15.0
+        cls, url: str, *, max_size: int = 10, wait_secs: float = 3.0, call_secs: float = 10.0
     ) -> Self:
         """A transport to ``url``; connections are made as they are needed.
 

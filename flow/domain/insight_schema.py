@@ -21,6 +21,8 @@ from flow.errors import InvalidInput
 
 MAX_DEPTH = 64
 """Of objects and arrays within each other; one level of a schema takes about two."""
+MAX_SUBSCHEMAS = 256
+"""Each takes about a millisecond to check against the rules of JSON Schema."""
 MAX_STEPS = 20_000
 """Keyword checks of one validation; the largest honest case needs a few thousand."""
 
@@ -47,11 +49,16 @@ _STRICT_PROPERTIES = 5000
 def schema_problem(schema: dict[str, Any]) -> str | None:
     """Why a schema cannot be used for insights, in one sentence, or ``None`` if it can.
 
-    It is taken to be a JSON Schema already (`flow.domain.join` checks that).
+    That it follows the rules of JSON Schema is for `flow.domain.join` to check, afterwards: this
+    keeps that check short.
     """
     if _is_deeper(schema, MAX_DEPTH):
         return f"The schema is nested more than {MAX_DEPTH} levels deep."
+    subschemas = 0
     for part, _ in _parts(schema):
+        subschemas += sum(1 for _ in _inner(part))
+        if subschemas > MAX_SUBSCHEMAS:
+            return f"The schema has more than {MAX_SUBSCHEMAS} schemas within it."
         for keyword in _REFUSED:
             if keyword in part:
                 return f"The schema uses {keyword}, which is not supported here."

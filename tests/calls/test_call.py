@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,17 +10,15 @@ from typing import Any, Literal
 
 import pytest
 
-from flow.db.functions import Database
 from flow.domain.thread import Status, Thread
-from flow.sandbox.caller import CallReport, call
+from flow.sandbox.caller import call
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai_chat import Pace
 from flow.sandbox.posthog import Event
-from flow.sandbox.reconcile import reconcile
 from flow.sandbox.script import AfterBot, Insights, Interrupt, Line, Script
 from flow.sandbox.speech import recordings
 from flow.sandbox.vendors import Vendors, vendors
-from tests.calls.conftest import Serve, Serving
+from tests.calls.conftest import Serve
 
 NO_INSIGHTS = Insights("", {"type": "object"}, {})
 SHORT = Script(
@@ -56,41 +53,11 @@ async def stood_in(script: Script) -> AsyncIterator[Vendors]:
         yield running
 
 
-async def settled(database: Database, report: CallReport) -> Thread:
-    """The call's thread once it is in a final state."""
-    from uuid import UUID
-
-    async with asyncio.timeout(30):
-        while True:
-            thread = await database.get_workflow_thread_data(UUID(report.workflow_thread_id))
-            if thread.status.is_final:
-                return thread
-            await asyncio.sleep(0.05)
-
-
-async def ledger_of(serving: Serving, thread: Thread) -> list[dict[str, Any]]:
-    return await serving.service.database.get_thread_usage(thread.id)
-
-
-async def conserved(serving: Serving, thread: Thread) -> list[dict[str, Any]]:
-    """The ledger's rows, after checking them against everything that repeats them."""
-    rows = await ledger_of(serving, thread)
-    total = sum((Decimal(row["total_cost_usd"] or 0) for row in rows), Decimal(0))
-    stats = thread.usage_stats
-    assert Decimal(stats["total_cost_usd"]) == total
-    assert sum(map(Decimal, stats["cost_breakdown_usd"].values())) == total
-    assert len({row["id"] for row in rows}) == len(rows)
-    async with asyncio.timeout(5):
-        lines = await serving.vendors.openai.bill.settled()
-    assert [one for one in reconcile(rows, lines) if not one.agrees] == []
-    return rows
-
-
 async def test_a_call_is_held_and_accounted_to_the_last_token(serving: Serve) -> None:
     async with stood_in(SHORT) as standing, serving(standing) as served:
         report = await call(served.url, standing.api_key, SHORT, join=JOIN)
-        thread = await settled(served.service.database, report)
-        rows = await conserved(served, thread)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
         attributed = [dict(line.headers) for line in standing.openai.bill.lines]
     assert thread.status is Status.COMPLETED
     assert thread.end_reason == "caller_hung_up"
@@ -137,8 +104,8 @@ async def test_a_call_that_ends_in_mid_sentence_is_accounted(
 ) -> None:
     async with stood_in(LONG) as standing, serving(standing) as served:
         report = await call(served.url, standing.api_key, LONG, join=JOIN, hangup=hangup)
-        thread = await settled(served.service.database, report)
-        rows = await conserved(served, thread)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
     assert thread.status is Status.COMPLETED
     assert thread.end_reason == ("ended_by_api" if hangup == "end_api" else "caller_hung_up")
     (generation,) = [r for r in rows if r["kind"] == "llm" and r["source"] == "bot"]
@@ -167,8 +134,8 @@ async def test_a_call_survives_a_vendors_fault_and_is_accounted(
     async with stood_in(script) as standing, serving(standing) as served:
         standing.openai.faults.add(fault)
         report = await call(served.url, standing.api_key, script, join=JOIN)
-        thread = await settled(served.service.database, report)
-        await conserved(served, thread)
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
     assert thread.status is Status.COMPLETED
 
 
@@ -179,8 +146,8 @@ async def test_a_vendor_that_refuses_the_key_ends_the_call_as_failed_and_account
     async with stood_in(script) as standing, serving(standing) as served:
         standing.openai.faults.add(Fault(kind="status", status=401, route="*/chat/completions"))
         report = await call(served.url, standing.api_key, script, join=JOIN)
-        thread = await settled(served.service.database, report)
-        rows = await conserved(served, thread)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
     assert report.ended_by == "service"
     assert thread.status is Status.FAILED
     assert thread.error is not None
@@ -197,8 +164,8 @@ async def test_a_call_ends_after_its_longest_duration(serving: Serve) -> None:
     join = {"max_duration_secs": 5}
     async with stood_in(silent) as standing, serving(standing) as served:
         report = await call(served.url, standing.api_key, silent, join=join)
-        thread = await settled(served.service.database, report)
-        rows = await conserved(served, thread)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
     assert report.ended_by == "service"
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "max_duration")
     assert thread.insights is not None
@@ -211,8 +178,8 @@ async def test_a_caller_who_says_nothing_is_hung_up_on(serving: Serve) -> None:
     silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
     async with stood_in(silent) as standing, serving(standing, idle_timeout_secs=2) as served:
         report = await call(served.url, standing.api_key, silent, join={})
-        thread = await settled(served.service.database, report)
-        await conserved(served, thread)
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "idle_timeout")
 
 
@@ -222,8 +189,8 @@ async def test_no_other_party_being_down_breaks_a_call(serving: Serve) -> None:
         async with serving(standing) as served:
             report = await call(served.url, standing.api_key, SHORT, join=JOIN)
             standing.unkey.faults.add(Fault(kind="status", status=500))
-            thread = await settled(served.service.database, report)
-            await conserved(served, thread)
+            thread = await served.settled(report.workflow_thread_id)
+            await served.conserved(thread)
     assert thread.status is Status.COMPLETED
     assert len(thread.transcript) == 3
 
@@ -231,8 +198,8 @@ async def test_no_other_party_being_down_breaks_a_call(serving: Serve) -> None:
 async def test_without_posthog_the_account_is_the_same(serving: Serve) -> None:
     async with stood_in(SHORT) as standing, serving(standing, posthog_api_key=None) as served:
         report = await call(served.url, standing.api_key, SHORT, join=JOIN)
-        thread = await settled(served.service.database, report)
-        await conserved(served, thread)
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
     assert thread.status is Status.COMPLETED
     assert thread.insights is not None
     assert thread.insights["status"] == "ok"
@@ -248,8 +215,8 @@ async def test_draining_an_interrupted_stream_gives_the_vendors_own_numbers(
         serving(standing, interrupted_streams="drain") as served,
     ):
         report = await call(served.url, standing.api_key, script, join=JOIN)
-        thread = await settled(served.service.database, report)
-        rows = await conserved(served, thread)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
     (generation,) = [r for r in rows if r["kind"] == "llm" and r["source"] == "bot"]
     assert generation["provenance"] == "reported"
 

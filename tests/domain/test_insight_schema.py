@@ -148,3 +148,22 @@ def test_patterns_are_checked_in_linear_time(pattern, text, holds):
 
 def test_a_pattern_says_nothing_of_what_is_no_string():
     assert violations({"a": 1}, an_object(a={"pattern": "^x"})) == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "allOf": [{}] * 8000},
+        {"type": "object", "anyOf": [True] * 5000},
+        {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(1100)}},
+        {"type": "object", "$defs": {f"d{n}": {"items": {"not": {}}} for n in range(200)}},
+    ],
+    ids=["allOf", "anyOf-true", "properties", "nested"],
+)
+def test_a_schema_of_too_many_parts_is_refused(schema: dict[str, Any]) -> None:
+    assert "more than 256 schemas" in str(schema_problem(schema))
+
+
+def test_a_large_honest_schema_is_taken() -> None:
+    properties = {f"p{n}": {"type": "string"} for n in range(200)}
+    assert schema_problem({"type": "object", "properties": properties}) is None
