@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 from flow.errors import ContradictoryUsage
 
+EXACT_DIGITS = 100
 _NEVER_LEFT = ("Connect", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError")
 
 
@@ -121,7 +122,14 @@ class Cost:
     @property
     def total(self) -> Decimal:
         """The exact sum of the parts."""
-        return sum((getattr(self, f.name) for f in fields(self)), Decimal(0))
+        # The default context rounds to 28 digits, which the database does not.
+        with localcontext() as exact:
+            exact.prec = EXACT_DIGITS
+            return sum((getattr(self, part) for part in COST_PARTS), Decimal(0))
+
+
+COST_PARTS = tuple(f.name for f in fields(Cost))
+AMOUNTS = tuple(f.name for f in fields(Quantities))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,15 +214,13 @@ class UsageEvent:
             "model": self.model,
             "requested_model": self.requested_model,
             "service_tier": self.service_tier,
-            **{
-                f.name: str(q.audio_seconds) if f.name == "audio_seconds" else getattr(q, f.name)
-                for f in fields(Quantities)
-            },
+            **{name: getattr(q, name) for name in AMOUNTS},
+            "audio_seconds": str(q.audio_seconds),
             "provenance": self.provenance.value,
             "outcome": self.outcome.value,
             "cost": None
             if c is None
-            else {f.name: format(getattr(c, f.name), "f") for f in fields(Cost)},
+            else {part: format(getattr(c, part), "f") for part in COST_PARTS},
             "price_version": self.price_version,
             "occurred_at": self.occurred_at.isoformat(),
             "latency_secs": self.latency_secs,
@@ -239,8 +245,8 @@ class UsageEvent:
             KeyError, ValueError, TypeError: the object is not one `to_json` wrote.
         """
         amounts: dict[str, Any] = {
-            f.name: Decimal(data[f.name]) if f.name == "audio_seconds" else int(data[f.name])
-            for f in fields(Quantities)
+            name: Decimal(data[name]) if name == "audio_seconds" else int(data[name])
+            for name in AMOUNTS
         }
         cost = data["cost"]
         return cls(
