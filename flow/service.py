@@ -28,7 +28,7 @@ from flow.domain.estimate import warm_up
 from flow.domain.price import Pricer
 from flow.domain.thread import Thread
 from flow.domain.usage import Owner, UsageEvent
-from flow.errors import FlowError
+from flow.errors import AuthUnavailable, FlowError
 from flow.insights.extract import ExtractInsightsStep
 from flow.settings import Settings
 from flow.store import database_of
@@ -115,6 +115,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         stack.push_async_callback(calls.close, DRAIN_GRACE_SECS)
         keys = _keys(settings, registry)
         stack.push_async_callback(keys.aclose)
+        with suppress(AuthUnavailable):
+            # The SDK is slow at its first call, which is not to be a customer's.
+            await keys.check()
         _measure(registry, recorder, calls)
         sweep = asyncio.create_task(
             _expire_forever(database, settings.join_token_secs), name="expire"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from flow.domain.insight_schema import schema_problem
 
+# An escaped NUL, and not an escaped backslash before the letters u0000.
+NUL_ESCAPE = r"(?<!\\)(?:\\\\)*\\u0000"
 MAX_METADATA_BYTES = 16_384
 MAX_SCHEMA_BYTES = 32_768
 
@@ -132,6 +135,6 @@ def _bounded(value: dict[str, Any], most: int) -> dict[str, Any]:
         raise ValueError("NaN and Infinity are not JSON") from None
     if len(text) > most:
         raise ValueError(f"is {len(text)} bytes as JSON; at most {most} are kept")
-    if "\\u0000" in text:
+    if re.search(NUL_ESCAPE, text):
         raise ValueError("must not contain the NUL character")
     return value

@@ -78,6 +78,20 @@ class World:
         return keys
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _warm() -> None:
+    """Let the SDK's slow first call be nobody's: it may outlast a verifier's patience."""
+
+    async def ask() -> None:
+        async with Served(UnkeySandbox()) as url:
+            keys = KeyVerifier(ROOT_KEY, base_url=url, time_limit_secs=60)
+            with pytest.raises(Refused):
+                await keys.verify(SECRET, max_age_secs=0)
+            await keys.aclose()
+
+    asyncio.run(ask())
+
+
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     clock, registry = Clock(), CollectorRegistry()
