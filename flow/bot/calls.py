@@ -207,7 +207,8 @@ class Calls:
             raise
 
     async def _run(self, thread: Thread, transport: Callable[[], BaseTransport]) -> None:
-        ending = Ending("error", {"code": "internal_error", "message": "the bot could not start"})
+        failed = Ending("error", {"code": "internal_error", "message": "the bot failed"})
+        ending = failed
         try:
             owner = Owner(
                 thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable
@@ -217,9 +218,11 @@ class Calls:
             line = build_line(join, owner, made, self._recorder, self._settings)
             session = CallSession(owner, join, line, made, self._recorder, self._threads)
             self._sessions[thread.id] = session
+            ending = Ending("shutdown")  # what it is if this is cancelled
             ending = await session.run()
         except Exception:
             log.exception("call_failed", workflow_thread_id=str(thread.id))
+            ending = failed
         finally:
             self._spawn(self._over(thread, ending))
 
