@@ -234,11 +234,10 @@ def _extract(settings: Settings, clients: OpenAIClients, recorder: Recorder) -> 
 
 
 def _capture_trace(posthog: Posthog | None, thread: Thread) -> None:
-    owner = Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable)
     started = thread.connected_at or thread.created_at
     capture_trace(
         posthog,
-        owner,
+        thread.owner,
         started_at=started,
         ended_at=thread.ended_at or started,
         error=str(thread.error.get("code")) if thread.error else None,

@@ -19,7 +19,6 @@ from flow.bot.transports import webrtc_transport, websocket_transport
 from flow.domain.join import JoinRequest
 from flow.domain.product import PRODUCTS
 from flow.domain.thread import Thread
-from flow.domain.usage import Owner
 from flow.errors import Conflict, FieldProblem, InvalidInput, NotFound, Refused
 
 if TYPE_CHECKING:
@@ -210,9 +209,7 @@ class Calls:
         failed = Ending("error", {"code": "internal_error", "message": "the bot failed"})
         ending = failed
         try:
-            owner = Owner(
-                thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable
-            )
+            owner = thread.owner
             join = JoinRequest.model_validate(thread.join)
             made = transport()
             line = build_line(join, owner, made, self._recorder, self._settings)

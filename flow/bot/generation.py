@@ -18,9 +18,8 @@ import structlog
 
 from flow.bot.metering import Meter, Work
 from flow.domain.estimate import count_tokens, estimate_chat_tokens
-from flow.domain.reported import certain, family_of, from_openai_usage, normalise
+from flow.domain.reported import accepted, from_openai_usage
 from flow.domain.usage import Failure, Outcome, Provenance, Quantities
-from flow.errors import ContradictoryUsage
 
 log = structlog.get_logger(__name__)
 
@@ -163,13 +162,9 @@ class Generation:
             output = count_tokens(received, self._model)
             estimate = replace(self.work.estimate, output_tokens=output)
             return estimate, Provenance.ESTIMATED, "the vendor reported no usage"
-        reported, family = from_openai_usage(self._usage), family_of(self._provider)
-        note = None
-        try:
-            quantities = normalise(reported, family)
-        except ContradictoryUsage as error:
-            log.warning("contradictory_usage", provider=self._provider, error=str(error))
-            quantities, note = certain(reported, family), str(error)
+        quantities, note = accepted(from_openai_usage(self._usage), self._provider)
+        if note is not None:
+            log.warning("contradictory_usage", provider=self._provider, error=note)
         if not self.is_complete:
             # Some vendors report as they go: what came after the last report is estimated.
             output = count_tokens(received, self._model)

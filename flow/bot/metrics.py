@@ -21,9 +21,8 @@ from pipecat.metrics.metrics import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
 from flow.bot.metering import MICROSECOND, Recording
-from flow.domain.reported import ReportedTokens, certain, family_of, normalise
+from flow.domain.reported import ReportedTokens, accepted
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
-from flow.errors import ContradictoryUsage
 
 log = structlog.get_logger(__name__)
 
@@ -86,13 +85,9 @@ class UsageMetricsProcessor(FrameProcessor):
             self._record(data, Kind.STT, amount, Provenance.MEASURED)
 
     def _count_tokens(self, data: LLMUsageMetricsData) -> None:
-        reported, family = _reported(data.value), family_of(self._provider(data))
-        note = None
-        try:
-            quantities = normalise(reported, family)
-        except ContradictoryUsage as error:
-            log.warning("contradictory_usage", processor=data.processor, error=str(error))
-            quantities, note = certain(reported, family), str(error)
+        quantities, note = accepted(_reported(data.value), self._provider(data))
+        if note is not None:
+            log.warning("contradictory_usage", processor=data.processor, error=note)
         self._record(data, Kind.LLM, quantities, Provenance.REPORTED, note=note)
 
     def _record(

@@ -156,6 +156,15 @@ def certain(reported: ReportedTokens, family: Family) -> Quantities:
     )
 
 
+def accepted(reported: ReportedTokens, provider: str) -> tuple[Quantities, str | None]:
+    """What to record of a provider's report, and how it contradicts itself, if it does."""
+    family = family_of(provider)
+    try:
+        return normalise(reported, family), None
+    except ContradictoryUsage as error:
+        return certain(reported, family), str(error)
+
+
 def from_openai_usage(usage: Mapping[str, Any] | object) -> ReportedTokens:
     """Read an OpenAI ``usage``, of chat completions or of responses, object or JSON.
 

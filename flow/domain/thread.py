@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from flow.domain.usage import Owner
+
 
 class Status(StrEnum):
     """Where a thread is. The legal moves are a table in the database, which refuses all others."""
@@ -69,3 +71,8 @@ class Thread:
     connected_at: datetime | None
     ended_at: datetime | None
     completed_at: datetime | None
+
+    @property
+    def owner(self) -> Owner:
+        """Whom this call's usage belongs to."""
+        return Owner(self.id, self.api_key_id, self.team_id, self.product, self.billable)

@@ -13,7 +13,7 @@ import structlog
 
 from flow.domain.attribution import attribution_properties
 from flow.domain.estimate import count_tokens, estimate_chat_tokens
-from flow.domain.reported import certain, family_of, from_openai_usage, normalise
+from flow.domain.reported import accepted, from_openai_usage
 from flow.domain.usage import (
     Failure,
     Kind,
@@ -23,7 +23,6 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
-from flow.errors import ContradictoryUsage
 from flow.insights.answer import Answer
 from flow.vendors.openai import OpenAIClients, failure_of, may_pass, retry_after_secs
 
@@ -152,12 +151,10 @@ class Attempts:
             said = answer.text or answer.refusal or ""
             estimate = replace(opening.quantities, output_tokens=count_tokens(said, opening.model))
             return estimate, Provenance.ESTIMATED, "the vendor reported no usage"
-        reported, family = from_openai_usage(usage), family_of(self._provider)
-        try:
-            return normalise(reported, family), Provenance.REPORTED, None
-        except ContradictoryUsage as error:
-            log.warning("contradictory_usage", provider=self._provider, error=str(error))
-            return certain(reported, family), Provenance.REPORTED, str(error)
+        quantities, note = accepted(from_openai_usage(usage), self._provider)
+        if note is not None:
+            log.warning("contradictory_usage", provider=self._provider, error=note)
+        return quantities, Provenance.REPORTED, note
 
     def _failed(self, opening: UsageEvent, started: float, failure: Failure) -> None:
         """Where the vendor may have done the work and bills it, the prompt is estimated."""

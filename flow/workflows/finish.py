@@ -105,8 +105,7 @@ class FinishCall:
     async def _insights(self, thread: Thread) -> dict[str, Any]:
         if not JoinRequest.model_validate(thread.join).insights.enabled:
             return {"status": "skipped", "reason": "disabled"}
-        owner = Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable)
-        insights, events = await self._extract(thread, owner)
+        insights, events = await self._extract(thread, thread.owner)
         for event in events:
             self._usage.record(event)
         return insights
