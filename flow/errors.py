@@ -10,7 +10,8 @@
      ├─ Refused                  the caller may not do this (a key, a permission, a limit)
      └─ Unavailable              a party Flow depends on cannot answer now; trying again may help
          ├─ DatabaseUnavailable
-         └─ AuthUnavailable
+         ├─ AuthUnavailable
+         └─ QuotaUnavailable
 
 A docstring is the default message. The HTTP answer for each is decided in one place,
 ``flow.api.problems``; nothing below the API knows about status codes.
@@ -18,8 +19,9 @@ A docstring is the default message. The HTTP answer for each is decided in one p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class FlowError(Exception):
@@ -88,11 +90,17 @@ class Refused(FlowError):
     """The request is refused."""
 
     def __init__(
-        self, code: str, message: str | None = None, retry_after_secs: int | None = None
+        self,
+        code: str,
+        message: str | None = None,
+        retry_after_secs: int | None = None,
+        limit: Mapping[str, Any] | None = None,
     ) -> None:
+        """``limit`` describes the limit that was reached, if it was one."""
         super().__init__(message)
         self.code = code
         self.retry_after_secs = retry_after_secs
+        self.limit = limit
 
 
 class Unavailable(FlowError):
@@ -112,3 +120,9 @@ class AuthUnavailable(Unavailable):
     """The key service cannot be reached now."""
 
     code = "auth_unavailable"
+
+
+class QuotaUnavailable(Unavailable):
+    """The billing service cannot say now whether the team may go on."""
+
+    code = "quota_unavailable"

@@ -12,17 +12,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from flow.db import rows
-from flow.db.rows import Joined, Recorded, ThreadAccount
+from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
+from flow.domain.budget import Budget, Standing
 from flow.domain.key import ApiKey
+from flow.domain.quota import Admission, LimitState, Terms
+from flow.domain.save_mode import SaveMode
 from flow.domain.thread import Status, Thread, Turn
 from flow.domain.usage import UsageEvent
 from flow.errors import InvalidInput
 
-__all__ = ["Database", "Joined", "Page", "Recorded", "ThreadAccount", "Transport"]
+__all__ = ["Database", "Joined", "KeyAccount", "Page", "Recorded", "ThreadAccount", "Transport"]
 
 MAX_PAGE = 200
 
@@ -94,16 +98,23 @@ class Database:
         billable: bool,
         idempotency_key: str | None,
         fingerprint: str,
+        admission: Admission | None = None,
+        now: datetime | None = None,
     ) -> Joined:
         """Create a thread of ``key`` in state ``created``, or find the one created before.
 
         ``join`` is the accepted request as JSON and names the product. ``fingerprint`` identifies
-        its content: the same idempotency key with the same fingerprint gives the first thread.
+        its content: the same idempotency key with the same fingerprint gives the first thread,
+        whatever the limits have become. Otherwise every limit is checked, and what ``admission``
+        asks for is reserved, under a lock that racing joins share.
 
         Raises:
+            Refused: ``budget_exceeded``, ``quota_exceeded`` or ``concurrency_exceeded``; nothing
+                was created. ``disabled_api_key``: the key was revoked.
             Conflict: code ``idempotency_conflict`` when the fingerprint differs.
             NotFound: the key is gone.
         """
+        admission = admission or Admission()
         row = await self._call(
             "join_thread",
             p_api_key_id=str(key.id),
@@ -112,8 +123,49 @@ class Database:
             p_billable=billable,
             p_idempotency_key=idempotency_key,
             p_fingerprint=fingerprint,
+            p_reserve_usd=str(admission.reserve_usd),
+            p_reserve_secs=admission.reserve_secs,
+            p_waiting_secs=admission.waiting_secs,
+            p_terms=admission.terms.to_json(),
+            p_override=admission.override,
+            p_now=now and now.isoformat(),
         )
-        return Joined(thread=rows.thread(row["thread"]), replayed=row["replayed"])
+        if (refused := row.get("refused")) is not None:
+            raise rows.refusal(refused)
+        budget = row["budget"]
+        return Joined(rows.thread(row["thread"]), row["replayed"], budget and rows.budget(budget))
+
+    async def get_budget(self, api_key_id: UUID, now: datetime | None = None) -> Budget | None:
+        """The key's budget this month (UTC); ``None`` where it has none."""
+        row = await self._call(
+            "get_budget", p_api_key_id=str(api_key_id), p_now=now and now.isoformat()
+        )
+        return row and rows.budget(row)
+
+    async def get_limits(
+        self, api_key_id: UUID, terms: Terms, now: datetime | None = None
+    ) -> tuple[tuple[LimitState, ...], Budget | None]:
+        """Every limit of the key and its team, and the key's budget if it has one.
+
+        Raises:
+            NotFound: the key is gone.
+        """
+        row = await self._call(
+            "get_limits",
+            p_api_key_id=str(api_key_id),
+            p_terms=terms.to_json(),
+            p_now=now and now.isoformat(),
+        )
+        budget = row["budget"]
+        return tuple(map(rows.limit_state, row["limits"])), budget and rows.budget(budget)
+
+    async def get_thread_standing(self, thread_id: UUID) -> Standing:
+        """How the key of a thread stands now.
+
+        Raises:
+            NotFound: there is no such thread.
+        """
+        return rows.standing(await self._call("get_thread_standing", p_thread_id=str(thread_id)))
 
     async def record_usage(self, events: Sequence[UsageEvent]) -> Recorded:
         """Put the events in the ledger, each once however often it is sent.
@@ -258,6 +310,11 @@ class Database:
         found = await self._call("expire_threads", p_created_before=created_before.isoformat())
         return [UUID(thread_id) for thread_id in found]
 
+    async def fail_lost_threads(self, lost_before: datetime) -> list[UUID]:
+        """Fail the threads whose last sign of life has lapsed before then; those moved now."""
+        found = await self._call("fail_lost_threads", p_lost_before=lost_before.isoformat())
+        return [UUID(thread_id) for thread_id in found]
+
     async def get_usage_stats_by_api_key_id(
         self, api_key_id: UUID, *, from_: date, to: date, group_by: Sequence[str] = ()
     ) -> list[dict[str, Any]]:
@@ -278,6 +335,109 @@ class Database:
             p_group_by=list(group_by),
         )
         return found
+
+    async def get_usage_report(
+        self,
+        *,
+        from_: date,
+        to: date,
+        group_by: Sequence[str] = (),
+        api_key_id: UUID | None = None,
+        team_id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The same over all keys, or those of a key or a team.
+
+        ``group_by`` may also name ``key`` (rows hold ``api_key_id`` and ``key_name``) and
+        ``team`` (``team_id``).
+
+        Raises:
+            InvalidInput: a group has another name, or ``from_`` is after ``to``.
+        """
+        found: list[dict[str, Any]] = await self._call(
+            "get_usage_report",
+            p_from=from_.isoformat(),
+            p_to=to.isoformat(),
+            p_group_by=list(group_by),
+            p_api_key_id=api_key_id and str(api_key_id),
+            p_team_id=team_id,
+        )
+        return found
+
+    async def list_api_keys(self, team_id: str | None = None) -> tuple[KeyAccount, ...]:
+        """Every key that was ever seen, by team and age."""
+        return tuple(map(rows.key_account, await self._call("list_api_keys", p_team_id=team_id)))
+
+    async def get_api_key(self, reference: str) -> KeyAccount:
+        """A key by its id here, its id at Unkey, or a name that no other key has.
+
+        Raises:
+            NotFound: there is no such key.
+            Conflict: several keys have that name.
+        """
+        return rows.key_account(await self._call("get_api_key", p_reference=reference))
+
+    async def set_budget(self, api_key_id: UUID, cap_usd: Decimal | None) -> KeyAccount:
+        """Set the key's budget in USD a month; ``None``, 0 and less mean none.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        cap = None if cap_usd is None else str(cap_usd)
+        row = await self._call("set_budget", p_api_key_id=str(api_key_id), p_cap_usd=cap)
+        return rows.key_account(row)
+
+    async def set_budget_override(self, api_key_id: UUID, until: datetime | None) -> KeyAccount:
+        """Let the budget refuse nothing until then; ``None`` ends that.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        row = await self._call(
+            "set_budget_override",
+            p_api_key_id=str(api_key_id),
+            p_until=until and until.isoformat(),
+        )
+        return rows.key_account(row)
+
+    async def set_save_mode(self, api_key_id: UUID, mode: SaveMode | None) -> KeyAccount:
+        """Set the key's save mode; ``None`` leaves it to the product.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        row = await self._call(
+            "set_save_mode", p_api_key_id=str(api_key_id), p_save_mode=mode and mode.value
+        )
+        return rows.key_account(row)
+
+    async def revoke_api_key(self, api_key_id: UUID) -> KeyAccount:
+        """Note that the key was revoked at Unkey; its ledger stays.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        return rows.key_account(await self._call("revoke_api_key", p_api_key_id=str(api_key_id)))
+
+    async def set_team_quota(self, team_id: str, resource: str, limit: Decimal | None) -> None:
+        """Set how much of a resource a team may use; ``None`` lifts the limit, 0 allows nothing.
+
+        Raises:
+            InvalidInput: the limit is negative or no number, or the resource no name.
+        """
+        quota = None if limit is None else str(limit)
+        await self._call("set_team_quota", p_team_id=team_id, p_resource=resource, p_quota=quota)
+
+    async def list_team_quotas(
+        self, team_id: str | None, terms: Terms
+    ) -> list[tuple[str, LimitState]]:
+        """Every team's quotas and how far each is used: team and state.
+
+        What credits are used follows from ``terms.buckets``; credits of no bucket are left out.
+        """
+        found = await self._call(
+            "list_team_quotas", p_team_id=team_id, p_buckets=terms.to_json()["buckets"]
+        )
+        return [(row["team_id"], rows.limit_state(row)) for row in found]
 
     async def _call(self, function: str, **args: Any) -> Any:
         return await self._transport.call(function, args)

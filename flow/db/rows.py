@@ -12,27 +12,50 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from flow.domain.budget import Budget, Standing, Tier
 from flow.domain.key import ApiKey
+from flow.domain.quota import LimitState, refused
+from flow.domain.save_mode import SaveMode
 from flow.domain.thread import Status, Thread, Turn
 from flow.domain.usage import UsageEvent
-from flow.errors import FieldProblem, InvalidInput
+from flow.errors import FieldProblem, InvalidInput, Refused
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The thread of a join; ``replayed`` when an earlier join had made it."""
+    """The thread of a join; ``replayed`` when an earlier join had made it.
+
+    ``budget`` is the key's, ``None`` where it has none.
+    """
 
     thread: Thread
     replayed: bool
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadAccount:
-    """A thread after its usage was recorded: its running account, and whether it shall end."""
+    """A thread after its usage was recorded: its running account, whether it shall end, and how
+    its key stands now."""
 
     usage_stats: dict[str, Any]
     status: Status
     end_requested: bool
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAccount:
+    """A key as its operator sees it. ``budget.cap_usd`` is ``None`` without a budget;
+    ``override_until`` is set while the budget is lifted."""
+
+    key: ApiKey
+    budget: Budget
+    save_mode: SaveMode | None
+    override_until: datetime | None
+    running_calls: int
+    created_at: datetime
+    revoked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +117,65 @@ def recorded(row: Mapping[str, Any]) -> Recorded:
                 usage_stats=account["usage_stats"],
                 status=Status(account["status"]),
                 end_requested=account["end_requested"],
+                standing=standing(account["standing"]),
             )
             for thread_id, account in row["threads"].items()
         },
     )
+
+
+def standing(row: Mapping[str, Any]) -> Standing:
+    """How a thread's key stands, as ``get_thread_standing`` says it."""
+    tier, mode = row["budget_tier"], row["save_mode"]
+    return Standing(tier and Tier(tier), mode and SaveMode(mode))
+
+
+def budget(row: Mapping[str, Any]) -> Budget:
+    """The budget that ``flow.budget_json`` built."""
+    return Budget(
+        tier=row["tier"] and Tier(row["tier"]),
+        cap_usd=_maybe_decimal(row["cap_usd"]),
+        spent_usd=Decimal(row["spent_usd"]),
+        reserved_usd=Decimal(row["reserved_usd"]),
+        remaining_usd=_maybe_decimal(row["remaining_usd"]),
+        resets_at=_utc(row["resets_at"]),
+    )
+
+
+def limit_state(row: Mapping[str, Any]) -> LimitState:
+    """The limit that ``flow.limit_json`` built."""
+    return LimitState(
+        resource=row["resource"],
+        scope=row["scope"],
+        product=row["product"],
+        used=Decimal(row["used"]),
+        reserved=Decimal(row["reserved"]),
+        limit=_maybe_decimal(row["limit"]),
+        resets_at=_maybe_utc(row["resets_at"]),
+    )
+
+
+def refusal(row: Mapping[str, Any]) -> Refused:
+    """The refusal that ``flow.refusal_json`` built, to be raised."""
+    return refused(row["code"], limit_state(row), int(row["retry_after_secs"]))
+
+
+def key_account(row: Mapping[str, Any]) -> KeyAccount:
+    """The key that ``flow.key_account`` built."""
+    mode = row["save_mode"]
+    return KeyAccount(
+        key=api_key(row),
+        budget=budget(row["budget"]),
+        save_mode=mode and SaveMode(mode),
+        override_until=_maybe_utc(row["override_until"]),
+        running_calls=row["running_calls"],
+        created_at=_utc(row["created_at"]),
+        revoked_at=_maybe_utc(row["revoked_at"]),
+    )
+
+
+# The ledger wants these said even when they are false.
+_FALSE_MATTERS = frozenset({"billable", "stream", "capture"})
 
 
 def event_json(event: UsageEvent) -> dict[str, Any]:
@@ -105,7 +183,7 @@ def event_json(event: UsageEvent) -> dict[str, Any]:
     data: dict[str, Any] = {
         name: value
         for name, value in event.to_json().items()
-        if value is not None and (value or value is False)
+        if value is not None and (value or name in _FALSE_MATTERS)
     }
     if event.cost is not None:
         data["cost"] = {part: usd for part, usd in data["cost"].items() if usd != "0"}
@@ -166,6 +244,10 @@ def _floats(value: Any) -> Any:
 
 def _utc(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _maybe_decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
 
 
 def _maybe_utc(text: str | None) -> datetime | None:

@@ -1,8 +1,8 @@
 """What an error code of Postgres or PostgREST means to Flow; the same for both transports.
 
-Flow's functions refuse with ``PT404``, ``PT409`` and ``PT422``, which PostgREST makes the HTTP
-status of its answer. It passes a function's SQLSTATE on as ``code`` and adds its own ``PGRST...``
-codes
+Flow's functions refuse with ``PT403``, ``PT404``, ``PT409`` and ``PT422``, which PostgREST makes
+the HTTP status of its answer. It passes a function's SQLSTATE on as ``code`` and adds its own
+``PGRST...`` codes
 (https://docs.postgrest.org/en/stable/references/errors.html).
 """
 
@@ -16,6 +16,7 @@ from flow.errors import (
     IllegalTransition,
     InvalidInput,
     NotFound,
+    Refused,
 )
 
 _MISSING = {"42883", "42P01", "3F000", "PGRST202", "PGRST205"}
@@ -30,6 +31,8 @@ NOT_MIGRATED = "The database lacks Flow's functions: apply the migrations with `
 def error_of(code: str | None, message: str, detail: str | None) -> FlowError:
     """The error to raise for a refusal or failure reported with an error code."""
     code = code or ""
+    if code == "PT403":
+        return Refused(detail or "forbidden", message)
     if code == "PT404":
         return NotFound(message)
     if code == "PT409":

@@ -85,8 +85,11 @@ class Pricer:
 
 
 def _models(event: UsageEvent) -> Iterator[list[str]]:
-    """The names to look under: those of the model that served, then of the one asked for."""
-    served, requested = event.model, event.requested_model
+    """The names to look under: of the model that served, then of the one the vendor was asked for.
+
+    A model that save mode replaced has no say: it would be the wrong price.
+    """
+    served, requested = event.model, event.sent_model or event.requested_model
     if requested and requested != served and served.startswith(requested):
         yield [served, requested]
     else:

@@ -164,10 +164,21 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class CostControl:
+    """What was done about a piece of work's cost: whether save mode was on, why it was or was
+    not, and the tier of the key's budget at that time (``None`` without a budget)."""
+
+    save_mode: bool = False
+    save_mode_reason: str | None = None
+    budget_tier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UsageEvent:
     """One piece of vendor work, ready for the ledger.
 
-    ``model`` is the one that served and ``requested_model`` the one asked for. ``cost`` is
+    ``model`` is the one that served and ``requested_model`` the one the call asked for;
+    ``sent_model`` is the one the vendor was asked for, where save mode put another. ``cost`` is
     ``None`` when no price is known: the event is *unpriced*, which is not the same as free.
     ``latency_secs`` and ``time_to_first_token_secs`` are in seconds. ``capture`` is false when
     somebody else (PostHog's wrapper or gateway) already sends this generation to PostHog.
@@ -182,6 +193,7 @@ class UsageEvent:
     provenance: Provenance
     outcome: Outcome = Outcome.OK
     requested_model: str | None = None
+    sent_model: str | None = None
     service_tier: str | None = None
     cost: Cost | None = None
     price_version: str | None = None
@@ -192,6 +204,7 @@ class UsageEvent:
     failure: Failure | None = None
     note: str | None = None
     capture: bool = True
+    control: CostControl = CostControl()
     id: UUID = field(default_factory=uuid4)
 
     def priced(self, cost: Cost | None, price_version: str | None) -> Self:
@@ -213,6 +226,7 @@ class UsageEvent:
             "provider": self.provider,
             "model": self.model,
             "requested_model": self.requested_model,
+            "sent_model": self.sent_model,
             "service_tier": self.service_tier,
             **{name: getattr(q, name) for name in AMOUNTS},
             "audio_seconds": str(q.audio_seconds),
@@ -235,6 +249,9 @@ class UsageEvent:
             },
             "note": self.note,
             "capture": self.capture,
+            "save_mode": self.control.save_mode,
+            "save_mode_reason": self.control.save_mode_reason,
+            "budget_tier": self.control.budget_tier,
         }
 
     @classmethod
@@ -263,6 +280,7 @@ class UsageEvent:
             provider=data["provider"],
             model=data["model"],
             requested_model=data["requested_model"],
+            sent_model=data.get("sent_model"),
             service_tier=data["service_tier"],
             quantities=Quantities(**amounts),
             provenance=Provenance(data["provenance"]),
@@ -276,4 +294,10 @@ class UsageEvent:
             failure=None if data["failure"] is None else Failure(**data["failure"]),
             note=data["note"],
             capture=data["capture"],
+            control=CostControl(
+                # A spool may have been written before there was a save mode.
+                save_mode=data.get("save_mode", False),
+                save_mode_reason=data.get("save_mode_reason"),
+                budget_tier=data.get("budget_tier"),
+            ),
         )

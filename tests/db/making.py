@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from flow.db.functions import Database
 from flow.domain.key import ApiKey
+from flow.domain.quota import Admission
 from flow.domain.thread import Thread
 from flow.domain.usage import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
 
@@ -28,6 +29,7 @@ async def a_thread(
     billable: bool = True,
     product: str = "voice_bot",
     idempotency_key: str | None = None,
+    admission: Admission | None = None,
 ) -> Thread:
     """A thread just created."""
     joined = await database.join_thread(
@@ -37,6 +39,7 @@ async def a_thread(
         billable=billable,
         idempotency_key=idempotency_key,
         fingerprint="same",
+        admission=admission,
     )
     return joined.thread
 
@@ -109,7 +112,10 @@ def _account_of(thread_id: UUID, events: list[UsageEvent]) -> dict[str, Any]:
         "unpriced_events": sum(e.cost is None for e in events),
         "interrupted_generations": sum(e.outcome is Outcome.INTERRUPTED for e in llm),
         "failed_generations": sum(e.outcome is Outcome.ERROR for e in llm),
-        "billable_cost_usd": total if events and events[0].owner.billable else Decimal(0),
+        "billable_cost_usd": sum(
+            (cost.total for cost, event in zip(costs, events, strict=True) if event.owner.billable),
+            Decimal(0),
+        ),
         "posthog_trace_id": str(thread_id),
     }
 

@@ -20,6 +20,9 @@ TABLES = [
     "usage_events",
     "usage_daily",
     "rejected_usage_events",
+    "team_quotas",
+    "usage_monthly",
+    "webhook_events",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 
@@ -68,13 +71,18 @@ async def test_everything_of_a_key_goes_with_the_key(
 
 
 @pytest.mark.parametrize(
-    "column",
-    ["api_key_id = gen_random_uuid()", "team_id = 'x'", "product = 'x'", "billable = false"],
+    ("column", "refusal"),
+    [
+        ("api_key_id = gen_random_uuid()", "foreign key"),
+        ("team_id = 'x'", "foreign key"),
+        ("product = 'x'", "foreign key"),
+        ("billable = false", "billable stays"),
+    ],
 )
 async def test_a_thread_with_usage_keeps_its_owner(
-    sql: psycopg.Connection, thread: Thread, column: str
+    sql: psycopg.Connection, thread: Thread, column: str, refusal: str
 ) -> None:
-    assert "foreign key" in refused(sql, f"update workflow_threads set {column}")
+    assert refusal in refused(sql, f"update workflow_threads set {column}")
 
 
 async def test_a_thread_starts_as_created(sql: psycopg.Connection, thread: Thread) -> None:

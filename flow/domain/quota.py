@@ -1,0 +1,144 @@
+"""What keys and teams may use, how far they have got, and how a refusal says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from flow.errors import Refused
+
+BUDGET = "budget_usd"
+CALL_SECONDS = "call_seconds"
+CONCURRENT_CALLS = "concurrent_calls"
+CREDITS = "ai_credits"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the operator's products say about limits.
+
+    ``buckets`` names the products whose billable cost counts against each kind of credits (1
+    credit is 1 cent); ``concurrency`` how many calls of a product one key may have at once.
+    """
+
+    buckets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    concurrency: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The terms as the SQL functions take them."""
+        return {
+            "buckets": {name: list(products) for name, products in self.buckets.items()},
+            "concurrency": dict(self.concurrency),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a call needs to be let in.
+
+    ``reserve_usd`` and ``reserve_secs`` are held for it until it has used as much;
+    ``waiting_secs`` is how long they are held for a caller who does not come. With ``override``
+    the key's budget does not refuse it.
+    """
+
+    reserve_usd: Decimal = Decimal(0)
+    reserve_secs: int = 0
+    waiting_secs: int = 360
+    terms: Terms = Terms()
+    override: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """One limit of a key or its team.
+
+    ``resource`` is ``budget_usd`` (USD), ``call_seconds`` (s), ``concurrent_calls``, or a kind of
+    credits. ``scope`` is ``key`` or ``team``; ``product`` is set where it is one product's.
+    ``reserved`` is held by running calls beyond ``used``. ``limit=None``: there is none.
+    ``resets_at=None``: it frees itself when a call ends.
+    """
+
+    resource: str
+    scope: str
+    product: str | None
+    used: Decimal
+    reserved: Decimal
+    limit: Decimal | None
+    resets_at: datetime | None
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether nothing is left for another call."""
+        return self.limit is not None and self.used + self.reserved >= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """The limit for a customer: amounts as strings, which keep every digit."""
+        return {
+            "resource": self.resource,
+            "scope": self.scope,
+            "product": self.product,
+            "used": plain(self.used),
+            "reserved": plain(self.reserved),
+            "limit": None if self.limit is None else plain(self.limit),
+            "limited": self.is_reached,
+            "resets_at": self.resets_at,
+        }
+
+
+def refused(code: str, limit: LimitState, retry_after_secs: int) -> Refused:
+    """A join that was not admitted, as the error that says what was reached, until when, and what
+    to do about it."""
+    return Refused(code, _sentence(limit), retry_after_secs, limit.to_json())
+
+
+def plain(amount: Decimal) -> str:
+    """An exact amount without an exponent or needless zeros."""
+    text = format(amount, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def dollars(amount: Decimal) -> str:
+    """An exact amount of USD with two places or as many as it needs."""
+    whole, _, cents = plain(amount).partition(".")
+    return f"{whole}.{cents.ljust(2, '0')}"
+
+
+def _sentence(limit: LimitState) -> str:
+    if limit.resource == CONCURRENT_CALLS:
+        return _concurrency_sentence(limit)
+    assert limit.limit is not None
+    if limit.resource == BUDGET:
+        what, unit = f"This key's monthly budget of ${dollars(limit.limit)}", dollars
+        said_used, said_held = f"${unit(limit.used)} spent", f"${unit(limit.reserved)}"
+        raised = "an operator can raise it with `flow keys budget`"
+    else:
+        name = limit.resource.replace("_", " ")
+        what = f"This team's monthly quota of {plain(limit.limit)} {name}"
+        said_used, said_held = f"{plain(limit.used)} used", plain(limit.reserved)
+        raised = "an operator can raise it with `flow keys quota`"
+    if limit.used >= limit.limit:
+        assert limit.resets_at is not None
+        return (
+            f"{what} is used up: {said_used}. It starts anew at"
+            f" {limit.resets_at:%Y-%m-%dT%H:%M:%SZ}; {raised}."
+        )
+    return (
+        f"{what} has no room for another call now: {said_used}, and running calls hold"
+        f" {said_held}. Try again when one of them has ended; {raised}."
+    )
+
+
+def _concurrency_sentence(limit: LimitState) -> str:
+    assert limit.limit is not None
+    if limit.scope == "team":
+        whose, raised = "This team", "an operator can raise the quota with `flow keys quota`"
+    else:
+        whose, raised = "This key", "an operator can raise it in the products file"
+    of = f" of {limit.product}" if limit.product else ""
+    return (
+        f"{whose} may have {plain(limit.limit)} calls{of} at once and has {plain(limit.used)}."
+        f" Try again when one of them has ended; {raised}."
+    )
