@@ -9,7 +9,15 @@ from decimal import Decimal
 from typing import Any
 
 from flow.domain.attribution import attribution_properties
-from flow.domain.usage import Cost, Kind, Outcome, Owner, Provenance, UsageEvent
+from flow.domain.usage import (
+    Cost,
+    CostControl,
+    Kind,
+    Outcome,
+    Owner,
+    Provenance,
+    UsageEvent,
+)
 
 MAX_CONTENT_CHARS = 100_000
 
@@ -78,7 +86,19 @@ def generation_properties(event: UsageEvent, content: Content | None = None) -> 
         "provenance": event.provenance.value,
         "outcome": event.outcome.value,
         **attribution_properties(event.owner),
+        **control_properties(event.control),
     }
+
+
+def control_properties(control: CostControl) -> dict[str, Any]:
+    """What was done about a generation's cost; written last, like the attribution."""
+    return _known(
+        {
+            "save_mode": control.save_mode,
+            "save_mode_reason": control.save_mode_reason,
+            "budget_tier": control.budget_tier,
+        }
+    )
 
 
 def _amounts(event: UsageEvent) -> dict[str, Any]:

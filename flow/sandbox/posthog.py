@@ -54,6 +54,7 @@ class PostHogSandbox(StandIn):
     """The app; an SDK takes its URL as ``host`` and ``api_key`` as its project key.
 
     ``events`` is all that arrived, repeats too; ``unique_events`` what PostHog shows in the end.
+    ``flags`` are everybody's; ``flags_of`` has those of one ``distinct_id``, in their place.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PostHogSandbox(StandIn):
     ) -> None:
         self.events: list[Event] = []
         self.flags: dict[str, Flag] = dict(flags or {})
+        self.flags_of: dict[str, dict[str, Flag]] = {}
         self._api_key = api_key
         capture, capture_v1 = self._guarded(self._capture), self._guarded(self._capture_v1)
         flags_of_user = self._guarded(self._flags)
@@ -126,11 +128,15 @@ class PostHogSandbox(StandIn):
 
     def _flags(self, body: Any, request: Request) -> Response:
         typed = request.query_params.get("v") not in (None, "1", "2", "3")
+        said = body if isinstance(body, dict) else {}
+        flags = self.flags | self.flags_of.get(str(said.get("distinct_id")), {})
+        only = said.get("flag_keys_to_evaluate")
         return JSONResponse(
             {
                 "flags": {
                     name: _evaluated(number, name, value, typed=typed)
-                    for number, (name, value) in enumerate(self.flags.items(), 1)
+                    for number, (name, value) in enumerate(flags.items(), 1)
+                    if not isinstance(only, list) or name in only
                 },
                 "errorsWhileComputingFlags": False,
                 "requestId": str(uuid4()),

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 QUEUED_EVENTS = 10_000
 QUEUED_EVENTS_WITH_CONTENT = 1_000
 UPLOAD_TIMEOUT_SECS = 10.0
+FLAG_TIMEOUT_SECS = 1.5
 FLUSH_INTERVAL_SECS = 1.0
 SHUTDOWN_SECS = 3.0
 
@@ -60,6 +61,7 @@ def get_posthog_client(
         gzip=True,
         flush_interval=FLUSH_INTERVAL_SECS,
         timeout=UPLOAD_TIMEOUT_SECS,
+        feature_flags_request_timeout_seconds=FLAG_TIMEOUT_SECS,
         on_error=_upload_failed,
         price=price,
         privacy_mode=not capture_content,

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from flow.domain.analytics import (
     MAX_CONTENT_CHARS,
     Content,
+    control_properties,
     generation_properties,
     trace_properties,
 )
 from flow.domain.usage import (
     Cost,
+    CostControl,
     Failure,
     Kind,
     Outcome,
@@ -110,6 +112,7 @@ def test_an_llm_event_says_everything_that_is_known():
         "team_id": "acme",
         "api_key_id": str(UUID(int=2)),
         "workflow_thread_id": str(UUID(int=1)),
+        "save_mode": False,
     }
 
 
@@ -189,12 +192,33 @@ def test_long_content_is_cut_and_says_so():
     assert said["$ai_input"].endswith("characters left out]")
 
 
-def test_attribution_comes_last():
-    names = list(generation_properties(LLM, Content("in", "out")))
-    assert names[-9:] == [
+SAVED = CostControl(True, "budget_engage", "engage")
+
+
+def test_attribution_and_cost_control_come_last():
+    names = list(generation_properties(replace(LLM, control=SAVED), Content("in", "out")))
+    assert names[-12:] == [
         *("usage_kind", "usage_source", "provenance", "outcome"),
         *("ai_product", "$ai_billable", "team_id", "api_key_id", "workflow_thread_id"),
+        *("save_mode", "save_mode_reason", "budget_tier"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("control", "expected"),
+    [
+        (SAVED, {"save_mode": True, "save_mode_reason": "budget_engage", "budget_tier": "engage"}),
+        (CostControl(False, "no_budget"), {"save_mode": False, "save_mode_reason": "no_budget"}),
+        (CostControl(), {"save_mode": False}),
+    ],
+    ids=["saved", "no budget", "nothing decided"],
+)
+def test_every_event_says_whether_save_mode_was_on_and_why(control, expected):
+    assert control_properties(control) == expected
+    for event in (LLM, TTS, STT, replace(LLM, outcome=Outcome.ERROR)):
+        said = generation_properties(replace(event, control=control))
+        named = ("save_mode", "save_mode_reason", "budget_tier")
+        assert {name: said[name] for name in named if name in said} == expected
 
 
 amounts = st.decimals(min_value=0, max_value=1000, places=9)
