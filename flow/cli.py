@@ -1,4 +1,4 @@
-"""The command line: ``flow demo | dev | serve | migrate``.
+"""The command line: ``flow demo | dev | serve | migrate | keys | usage``.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """
@@ -10,7 +10,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flow.errors import FlowError
+from flow.errors import FlowError, InvalidInput
+from flow.operate import commands
 
 cli = typer.Typer(
     name="flow",
@@ -27,6 +28,8 @@ def main() -> None:
     """Run a command; a `FlowError` ends it with its sentence and exit code 2."""
     try:
         cli()
+    except InvalidInput as error:
+        _fail(" ".join([str(error), *(f"{one.field}: {one.message}." for one in error.problems)]))
     except FlowError as error:
         _fail(str(error))
 
@@ -96,6 +99,10 @@ def migrate() -> None:
         typer.echo(f"applied {version}")
     if not applied:
         typer.echo("The database is up to date.")
+
+
+cli.add_typer(commands.keys)
+cli.command()(commands.usage)
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -68,17 +68,17 @@ class LimitGiven(_Wire):
 
 
 class CreateKey(_Wire):
-    """Body of ``keys.createKey``."""
+    """Body of ``keys.createKey``, with the bounds that Unkey's OpenAPI description names."""
 
     api_id: str
-    prefix: str | None = None
-    name: str | None = None
+    prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_]{1,16}$")] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     byte_length: Annotated[int, Field(ge=16, le=255)] = 16
-    external_id: str | None = None
+    external_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,255}$")] | None = None
     meta: dict[str, Any] | None = None
     roles: list[str] = Field(default_factory=list)
     permissions: list[str] = Field(default_factory=list)
-    expires: int | None = None
+    expires: Annotated[int, Field(ge=0, le=4_102_444_800_000)] | None = None
     credits: Credits | None = None
     ratelimits: list[LimitGiven] = Field(default_factory=list)
     enabled: bool = True

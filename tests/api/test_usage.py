@@ -4,59 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from flow.api.usage import GROUPS, MEASURES, UsageReport, as_csv, period
-from flow.errors import InvalidInput
+from flow.api.usage import UsageReport
+from flow.domain.usage_report import GROUPS, MEASURES
 from tests.api.conftest import Api, spend
-
-TODAY = date(2026, 11, 21)
-
-
-@pytest.mark.parametrize(
-    ("from_", "to", "expected"),
-    [
-        (None, None, ("2026-11-01", "2026-11-30")),
-        ("2026-02-10", None, ("2026-02-10", "2026-02-28")),
-        (None, "2024-02-29", ("2024-02-01", "2024-02-29")),
-        ("2025-01-01", "2026-01-01", ("2025-01-01", "2026-01-01")),
-        ("2026-11-21", "2026-11-21", ("2026-11-21", "2026-11-21")),
-    ],
-)
-def test_the_days_of_a_report(from_: str | None, to: str | None, expected: tuple[str, str]) -> None:
-    first, last = period(_day(from_), _day(to), TODAY)
-    assert (str(first), str(last)) == expected
-
-
-@given(st.none() | st.dates(), st.none() | st.dates(), st.dates())
-def test_a_report_never_ends_before_it_begins(
-    from_: date | None, to: date | None, today: date
-) -> None:
-    try:
-        first, last = period(from_, to, today)
-    except InvalidInput:
-        assert from_ is not None
-        assert to is not None
-        assert from_ > to
-    else:
-        assert first <= last
-        assert first == (from_ or first)
-        assert last == (to or last)
-
-
-@given(st.lists(st.fixed_dictionaries({"model": st.text(), "events": st.integers(0, 9)})))
-def test_no_cell_of_a_spreadsheet_is_a_formula(rows: list[dict[str, object]]) -> None:
-    read = list(csv.reader(io.StringIO(as_csv(rows, ["model", "events"]), newline="")))
-    assert read[0] == ["model", "events"]
-    assert len(read) == len(rows) + 1
-    for cells, row in zip(read[1:], rows, strict=True):
-        assert not cells[0].startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
-        assert cells[0].removeprefix("'") == str(row["model"]).removeprefix("'")
 
 
 async def test_a_report_sums_what_the_key_used(api: Api) -> None:
@@ -159,7 +114,3 @@ async def test_an_odd_query_that_makes_sense_is_answered(api: Api, query: str) -
 async def test_a_form_there_is_not_is_refused(api: Api) -> None:
     response = await api.client.get("/api/usage", headers={"Accept": "application/pdf"})
     assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
-
-
-def _day(text: str | None) -> date | None:
-    return date.fromisoformat(text) if text else None

@@ -1,0 +1,62 @@
+"""Teams' quotas: how far they are used, and setting them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+from flow.db.functions import Database
+from flow.domain.product_file import read_products
+from flow.domain.quota import CALL_SECONDS, CONCURRENT_CALLS, LimitState, Terms
+from flow.errors import InvalidInput
+from flow.operate import given
+
+NO_LIMIT = "none"
+
+
+def terms_of(products_file: Path | None) -> Terms:
+    """Which products' costs count against which credits.
+
+    Raises:
+        ConfigurationError: the operator's product file has mistakes.
+    """
+    # Slow to import, and needed for this alone.
+    from flow.bot.resolve import vendors_by_part
+
+    return Terms(buckets=read_products(products_file, vendors_by_part()).buckets())
+
+
+def read_limit(text: str) -> Decimal | None:
+    """A limit as it is typed; ``none`` is ``None``.
+
+    Raises:
+        InvalidInput: it is no plain amount from 0 up.
+    """
+    if text.strip().lower() == NO_LIMIT:
+        return None
+    return given.amount(text, f"A quota (or {NO_LIMIT!r})")
+
+
+async def set_quota(
+    database: Database, terms: Terms, team_id: str, resource: str, limit: Decimal | None
+) -> None:
+    """Set what a team may use of a resource; ``None`` lifts the limit.
+
+    Raises:
+        InvalidInput: nothing is ever counted against that resource, so that it would limit nobody.
+    """
+    known = (*terms.buckets, CALL_SECONDS, CONCURRENT_CALLS)
+    # A limit left over from a product that is gone can still be lifted.
+    if limit is not None and resource not in known:
+        raise InvalidInput(
+            f"There is nothing to limit called {resource!r}: use {', '.join(known)}."
+        )
+    await database.set_team_quota(team_id, resource, limit)
+
+
+async def standing(
+    database: Database, terms: Terms, team_id: str, resource: str | None = None
+) -> list[tuple[str, LimitState]]:
+    """The team's quotas, or the one of ``resource``, and how far each is used."""
+    found = await database.list_team_quotas(team_id, terms)
+    return [(team, state) for team, state in found if resource in (None, state.resource)]
