@@ -34,11 +34,16 @@ class Application:
         self._stack = AsyncExitStack()
         self._service: Service | None = None
 
+    @property
+    def service(self) -> Service:
+        """The running service; there is one between start-up and shutdown."""
+        assert self._service is not None, "the application has not been started"
+        return self._service
+
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Serve a request, or the server's own start and stop."""
         if scope["type"] != "lifespan":
-            assert self._service is not None, "the server did not start the application"
-            await self._service.app(scope, receive, send)
+            await self.service.app(scope, receive, send)
             return
         await receive()
         try:
@@ -82,6 +87,13 @@ def check(settings: Settings) -> None:
         problems.append(
             "OPENAI_API_KEY is missing: set it, or set OPENAI_BASE_URL to a server of your own."
         )
+    if settings.cost_controls is not None and not settings.debug:
+        problems.append(
+            "FLOW_COST_CONTROLS works with FLOW_DEBUG=true only: elsewhere the feature flag"
+            " flow-cost-controls at PostHog decides."
+        )
+    if settings.quota_token is not None and settings.quota_url is None:
+        problems.append("FLOW_QUOTA_TOKEN is for FLOW_QUOTA_URL, which is missing.")
     shared = settings.database_url or settings.supabase_url
     if shared and settings.secret is None and not settings.debug:
         problems.append(

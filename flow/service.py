@@ -12,7 +12,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -24,11 +23,15 @@ from pydantic import SecretStr
 
 from flow.db.functions import Database, Recorded
 from flow.domain.analytics import Content
+from flow.domain.budget import Standing
 from flow.domain.estimate import warm_up
+from flow.domain.join import JoinRequest
 from flow.domain.price import Pricer
+from flow.domain.product import Products
+from flow.domain.product_file import read_products
 from flow.domain.thread import Thread
-from flow.domain.usage import Owner, UsageEvent
-from flow.errors import AuthUnavailable, FlowError
+from flow.domain.usage import UsageEvent
+from flow.errors import AuthUnavailable
 from flow.insights.extract import ExtractInsightsStep
 from flow.settings import Settings
 from flow.store import database_of
@@ -40,17 +43,19 @@ from flow.vendors.posthog import (
     get_posthog_client,
     shutdown_posthog,
 )
+from flow.vendors.posthog_flags import FeatureFlag
+from flow.vendors.quota_source import QuotaSource
 from flow.vendors.unkey import DebugKeys, KeyVerifier
 
 if TYPE_CHECKING:
     from flow.bot.calls import Calls
     from flow.bot.pipeline import BotSettings
-    from flow.workflows.finish import Extract
+    from flow.bot.spending import Spending
+    from flow.workflows.insights import CallInsights
 
 logger = structlog.get_logger(__name__)
 
 SECRET_BYTES = 32
-EXPIRY_SWEEP_SECS = 60.0
 DRAIN_GRACE_SECS = 10.0
 NO_KEY = "not-needed"
 
@@ -77,10 +82,13 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     from flow.api.app import create_app
     from flow.api.services import Services
     from flow.bot.calls import Calls
+    from flow.bot.resolve import Resolver, vendors_by_part
     from flow.workflows.finish import FinishCall
+    from flow.workflows.sweep import Sweep
 
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
+        products = read_products(settings.products_file, vendors_by_part())
         price = (await asyncio.to_thread(Pricer.read, settings.prices_file)).price
         database = await stack.enter_async_context(database_of(settings))
         posthog = get_posthog_client(
@@ -90,6 +98,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             price=price,
         )
         stack.push_async_callback(shutdown_posthog, posthog)
+        flag = FeatureFlag(posthog, registry=registry)
+        stack.push_async_callback(flag.aclose)
         contents: dict[UUID, tuple[list[object], str]] = {}
         recorder, listeners = _recorder(
             settings.data_dir / "spool", database, price, posthog, contents, registry
@@ -102,11 +112,12 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             threads=database,
             recorder=recorder,
             settings=_bot_settings(settings, clients, contents),
-            defaults=_defaults(settings),
+            resolver=Resolver(products, _defaults(settings), clients),
+            spending=_spending(settings, products, flag),
             finish=FinishCall(
                 database,
                 recorder,
-                _extract(settings, clients["openai"], recorder),
+                _insights(settings, products, clients["openai"], recorder, database, flag),
                 lambda thread: _capture_trace(posthog, thread),
             ),
             most=settings.max_calls,
@@ -119,14 +130,19 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             # The SDK is slow at its first call, which is not to be a customer's.
             await keys.check()
         _measure(registry, recorder, calls)
+        quotas = _quotas(settings, registry)
+        if quotas is not None:
+            stack.push_async_callback(quotas.aclose)
         sweep = asyncio.create_task(
-            _expire_forever(database, settings.join_token_secs), name="expire"
+            Sweep(database, settings.join_token_secs).forever(), name="sweep"
         )
         stack.callback(sweep.cancel)
         services = Services(
             database=database,
             keys=keys,
             calls=calls,
+            products=products,
+            quotas=quotas,
             secret=_secret(settings),
             registry=registry,
             public_url=settings.public_url,
@@ -161,9 +177,10 @@ def _recorder(
             said = kept and Content(kept[0], [{"role": "assistant", "content": kept[1]}])
             capture_llm_generation(posthog, event, content=said)
         for thread_id, account in recorded.threads.items():
-            if account.end_requested:
-                for calls in listeners:
-                    calls.end_requested(thread_id)
+            for calls in listeners:
+                calls.heard(
+                    thread_id, end_requested=account.end_requested, standing=account.standing
+                )
 
     recorder = Recorder(
         database,
@@ -218,19 +235,53 @@ def _defaults(settings: Settings) -> dict[str, dict[str, str]]:
     }
 
 
-def _extract(settings: Settings, clients: OpenAIClients, recorder: Recorder) -> Extract:
+def _insights(
+    settings: Settings,
+    products: Products,
+    clients: OpenAIClients,
+    recorder: Recorder,
+    database: Database,
+    flag: FeatureFlag,
+) -> CallInsights:
+    from flow.workflows.insights import CallInsights
+
     step = ExtractInsightsStep(
         clients,
         settings.insights_model,
         capture_content=settings.capture_content,
         begin=recorder.begin,
     )
+    return CallInsights(
+        step,
+        products.insights,
+        settings.insights_model,
+        standing=database.get_thread_standing,
+        enabled=lambda owner: flag.enabled(owner.api_key_id, owner.team_id),
+        forced=_forced(settings),
+    )
 
-    async def extract(thread: Thread, owner: Owner) -> tuple[dict[str, Any], Sequence[UsageEvent]]:
-        extraction = await step.run(thread, owner)
-        return extraction.result.to_json(), extraction.events
 
-    return extract
+def _forced(settings: Settings) -> bool | None:
+    """What the environment says in place of the feature flag."""
+    return None if settings.cost_controls is None else settings.cost_controls == "on"
+
+
+def _spending(
+    settings: Settings, products: Products, flag: FeatureFlag
+) -> Callable[[Thread, JoinRequest, Standing], Spending]:
+    from flow.bot.spending import Spending
+
+    def spending(thread: Thread, join: JoinRequest, standing: Standing) -> Spending:
+        return Spending(
+            products.for_call(thread.product),
+            cache_key=str(thread.id),
+            join_mode=join.save_mode,
+            standing=standing,
+            enabled=lambda: flag.enabled(thread.api_key_id, thread.team_id),
+            forced=_forced(settings),
+        )
+
+    return spending
 
 
 def _capture_trace(posthog: Posthog | None, thread: Thread) -> None:
@@ -255,6 +306,12 @@ def _keys(settings: Settings, registry: CollectorRegistry) -> KeyVerifier | Debu
     return DebugKeys(settings.debug_api_key.get_secret_value())
 
 
+def _quotas(settings: Settings, registry: CollectorRegistry) -> QuotaSource | None:
+    if settings.quota_url is None:
+        return None
+    return QuotaSource(settings.quota_url, token=settings.quota_token, registry=registry)
+
+
 def _secret(settings: Settings) -> bytes:
     """The signing secret: the operator's, or one made once and kept in the data folder."""
     if settings.secret is not None:
@@ -273,17 +330,3 @@ def _measure(registry: CollectorRegistry, recorder: Recorder, calls: Calls) -> N
     waiting.set_function(lambda: recorder.depth)
     running = Gauge("flow_calls_running", "Calls running in this process.", registry=registry)
     running.set_function(lambda: calls.running)
-
-
-async def _expire_forever(database: Database, join_token_secs: int) -> None:
-    """Expire the threads whose token ran out before anybody connected."""
-    while True:
-        try:
-            expired = await database.expire_threads(
-                datetime.now(UTC) - timedelta(seconds=join_token_secs + EXPIRY_SWEEP_SECS)
-            )
-            if expired:
-                logger.info("threads_expired", threads=len(expired))
-        except FlowError as error:
-            logger.warning("expiry_sweep_missed", error=str(error))
-        await asyncio.sleep(EXPIRY_SWEEP_SECS)

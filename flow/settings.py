@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     secret: SecretStr | None = None
     data_dir: Path = Field(default_factory=_data_dir)
     prices_file: Path | None = None
+    products_file: Path | None = None
+    quota_url: str | None = None
+    quota_token: SecretStr | None = None
+    cost_controls: Literal["on", "off"] | None = None
     log_format: Literal["console", "json"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     capture_content: bool = False
@@ -67,6 +71,7 @@ class Settings(BaseSettings):
         None, validation_alias=_env("SUPABASE_SERVICE_ROLE_KEY")
     )
     unkey_root_key: SecretStr | None = Field(None, validation_alias=_env("UNKEY_ROOT_KEY"))
+    unkey_api_id: str | None = Field(None, validation_alias=_env("UNKEY_API_ID"))
     unkey_base_url: str | None = Field(None, validation_alias=_env("UNKEY_BASE_URL"))
     posthog_api_key: SecretStr | None = Field(None, validation_alias=_env("POSTHOG_API_KEY"))
     posthog_host: str = Field("https://us.i.posthog.com", validation_alias=_env("POSTHOG_HOST"))
@@ -74,7 +79,12 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(None, validation_alias=_env("OPENAI_BASE_URL"))
 
     @field_validator(
-        "public_url", "supabase_url", "unkey_base_url", "posthog_host", "openai_base_url"
+        "public_url",
+        "quota_url",
+        "supabase_url",
+        "unkey_base_url",
+        "posthog_host",
+        "openai_base_url",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:

@@ -11,15 +11,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import bot, connect, health, threads, usage
+from flow.api import bot, connect, health, limits, products, threads, usage
 from flow.api.auth import Auth
-from flow.api.limits import Limits
+from flow.api.budget import BudgetHeaders
 from flow.api.problems import Problem, Problems, on_http_error, on_invalid
 from flow.api.request_id import RequestId
-from flow.api.services import Calls, Keys, Services
+from flow.api.request_size import RequestSize
+from flow.api.services import Calls, Keys, Quotas, Services
 from flow.domain.join import JoinRequest
 
-__all__ = ["Calls", "Keys", "Services", "create_app"]
+__all__ = ["Calls", "Keys", "Quotas", "Services", "create_app"]
 
 # Of the contract, not of the package: it changes when a caller would have to.
 API_VERSION = "1"
@@ -36,7 +37,15 @@ _SECURITY_SCHEMES = {
 }
 
 
-_ROUTERS = (bot.router, connect.router, threads.router, usage.router, health.router)
+_ROUTERS = (
+    bot.router,
+    connect.router,
+    threads.router,
+    usage.router,
+    limits.router,
+    products.router,
+    health.router,
+)
 
 
 class FlowApi(FastAPI):
@@ -58,8 +67,9 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         middleware=[
             Middleware(RequestId),
+            Middleware(BudgetHeaders, database=services.database),
             Middleware(Problems),
-            Middleware(Limits),
+            Middleware(RequestSize),
             Middleware(Auth, keys=services.keys, database=services.database),
         ],
         exception_handlers={

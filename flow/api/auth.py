@@ -32,7 +32,8 @@ _TOKEN = re.compile(rb"(?:^|&)token=")
 
 
 class Auth:
-    """Puts ``api_key``, ``api_key_id`` and ``unkey_key_id`` into ``request.state``."""
+    """Puts ``api_key``, ``api_key_id``, ``unkey_key_id`` and the key's ``permissions`` into
+    ``request.state``."""
 
     def __init__(self, app: ASGIApp, *, keys: Keys, database: Database) -> None:
         self._app = app
@@ -53,7 +54,10 @@ class Auth:
             verified = await self._keys.verify(secret, max_age_secs=max_age)
             key = await self._rows.of(verified)
             scope.setdefault("state", {}).update(
-                api_key=key, api_key_id=key.id, unkey_key_id=key.unkey_key_id
+                api_key=key,
+                api_key_id=key.id,
+                unkey_key_id=key.unkey_key_id,
+                permissions=verified.permissions,
             )
         await self._app(scope, receive, send)
 
@@ -92,6 +96,14 @@ def caller_of(connection: HTTPConnection) -> ApiKey:
     if key is None:
         raise _missing()
     return key
+
+
+def require_permission(connection: HTTPConnection, permission: str) -> None:
+    """Raise `Refused`, ``insufficient_permissions``, unless the key has this one at Unkey."""
+    if permission not in connection.scope["state"]["permissions"]:
+        raise Refused(
+            "insufficient_permissions", f"This needs a key with the permission {permission!r}."
+        )
 
 
 def credentials(headers: Iterable[tuple[bytes, bytes]]) -> str:

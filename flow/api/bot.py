@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter
@@ -13,13 +13,15 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flow.api.auth import caller_of
+from flow.api.auth import caller_of, require_permission
 from flow.api.bodies import read, takes
+from flow.api.budget import Budget, note_budget, shown
 from flow.api.connect import Connection, connection, require_room
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
 from flow.api.services import Services, services_of
 from flow.domain.join import JoinRequest
+from flow.domain.quota import Admission
 from flow.domain.thread import Status, Thread
 from flow.errors import FieldProblem, IllegalTransition, InvalidInput
 
@@ -42,14 +44,6 @@ _JOIN_EXAMPLES: dict[str, Any] = {
         },
     },
 }
-
-
-class Budget(BaseModel):
-    """What the key may still spend this month; nothing limits it while ``cap_usd`` is null."""
-
-    tier: Literal["ok"] = "ok"
-    cap_usd: None = None
-    remaining_usd: None = None
 
 
 class JoinAnswer(BaseModel):
@@ -81,6 +75,20 @@ _IDEMPOTENCY_HEADER = {
     "schema": {"type": "string", "pattern": rf"^{_IDEMPOTENCY_KEY.pattern}$"},
 }
 
+OVERRIDE_PERMISSION = "budget.override"
+_OVERRIDE_NAME = "x-posthog-budget-override"
+_OVERRIDE_HEADER = {
+    "name": _OVERRIDE_NAME,
+    "in": "header",
+    "description": (
+        "'true' exempts this call from the key's budget; the key needs the permission"
+        f" {OVERRIDE_PERMISSION!r}."
+    ),
+    "schema": {"type": "string", "enum": ["true", "false"]},
+}
+# Beyond the token's life: a caller who connects at the last moment must not find the hold gone.
+_WAITING_MARGIN_SECS = 60
+
 
 @router.post(
     "/join",
@@ -90,30 +98,44 @@ _IDEMPOTENCY_HEADER = {
         200: {"model": JoinAnswer, "description": "This join was made before."},
         **documented(409, 413, 415, 422),
     },
-    openapi_extra={"parameters": [_IDEMPOTENCY_HEADER], **takes(JoinRequest, _JOIN_EXAMPLES)},
+    openapi_extra={
+        "parameters": [_IDEMPOTENCY_HEADER, _OVERRIDE_HEADER],
+        **takes(JoinRequest, _JOIN_EXAMPLES),
+    },
 )
 async def join(request: Request) -> Response:
     """Make a thread and say how to connect to its bot. Nothing runs until somebody connects."""
     services, key = services_of(request), caller_of(request)
-    idempotency_key = _idempotency_key(request)
+    idempotency_key, override = _idempotency_key(request), _override(request)
     body = await read(request, JoinRequest)
     accepted = services.calls.check(body)
+    product = services.products.for_call(accepted.product)
+    if services.quotas is not None:
+        await services.quotas.check(key, product.name)
     require_room(services)
     joined = await services.database.join_thread(
         key,
         uuid4(),
         accepted.to_json(),
-        billable=services.calls.is_billable(accepted.product),
+        billable=product.billable,
         idempotency_key=idempotency_key,
         fingerprint=fingerprint(body) if idempotency_key is not None else "",
+        admission=Admission(
+            reserve_usd=product.reservation_usd,
+            reserve_secs=product.reservation_secs,
+            waiting_secs=services.join_token_secs + _WAITING_MARGIN_SECS,
+            terms=services.products.terms(product),
+            override=override,
+        ),
     )
+    note_budget(request, joined.budget)
     thread = joined.thread
     answer = {
         "workflow_thread_id": str(thread.id),
         "status": thread.status,
         "product": thread.product,
         "connection": connection(request, services, thread),
-        "budget": {"tier": "ok", "cap_usd": None, "remaining_usd": None},
+        "budget": shown(joined.budget).model_dump(),
         "posthog_trace_id": str(thread.id),
     }
     if joined.replayed:
@@ -155,6 +177,18 @@ def _idempotency_key(request: Request) -> str | None:
         problem = FieldProblem("Idempotency-Key", "must be 1 to 255 printable characters, once")
         raise InvalidInput("The request is not valid.", [problem])
     return given[0]
+
+
+def _override(request: Request) -> bool:
+    """Whether the call is to be exempt from the budget, for a key that may say so."""
+    given = request.headers.getlist(_OVERRIDE_NAME)
+    if not given or given == ["false"]:
+        return False
+    if given != ["true"]:
+        problem = FieldProblem(_OVERRIDE_NAME, "must be 'true' or 'false', once")
+        raise InvalidInput("The request is not valid.", [problem])
+    require_permission(request, OVERRIDE_PERMISSION)
+    return True
 
 
 async def _cancel(services: Services, thread: Thread) -> Thread:

@@ -86,6 +86,11 @@ class Problem(BaseModel):
         default=None, description="Seconds after which trying again may help.", examples=[5]
     )
     errors: list[FieldError] | None = None
+    limit: dict[str, Any] | None = Field(
+        default=None,
+        description="The limit that was reached, as in GET /api/limits.",
+        examples=[{"resource": "budget_usd", "used": "50.01", "limit": "50"}],
+    )
 
 
 class Problems:
@@ -131,6 +136,7 @@ def problem_response(scope: Scope, error: Exception) -> Response:
         request_id=_request_id(scope),
         retry_after=retry_after,
         errors=_errors(error),
+        limit=dict(error.limit) if isinstance(error, Refused) and error.limit else None,
     )
     return _render(problem, _headers(status, retry_after))
 

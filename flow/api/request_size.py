@@ -14,7 +14,7 @@ MAX_HEADER_BYTES = 16 * 1024
 BODY_SECS = 15.0
 
 
-class Limits:
+class RequestSize:
     """Refuses oversized headers, oversized bodies and bodies that never arrive.
 
     The body is counted as it streams in, whatever ``Content-Length`` claims.

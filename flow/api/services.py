@@ -14,8 +14,11 @@ from starlette.websockets import WebSocket
 
 from flow.db.functions import Database
 from flow.domain.join import JoinRequest
+from flow.domain.key import ApiKey
+from flow.domain.product import Products
 from flow.domain.thread import Thread
 from flow.errors import ConfigurationError
+from flow.vendors.quota_source import QuotaState
 from flow.vendors.unkey import VerifiedKey
 
 MIN_SECRET_BYTES = 16
@@ -33,6 +36,18 @@ class Keys(Protocol):
         ...
 
 
+class Quotas(Protocol):
+    """A source beside Flow that says whether a team may go on, such as a company's billing."""
+
+    async def check(self, key: ApiKey, product: str) -> QuotaState:
+        """Return when the call may go on; raises `Refused` or `QuotaUnavailable`."""
+        ...
+
+    async def state(self, key: ApiKey, product: str) -> QuotaState:
+        """How far the team has got; raises `QuotaUnavailable`."""
+        ...
+
+
 class Calls(Protocol):
     """The calls this process runs."""
 
@@ -46,12 +61,8 @@ class Calls(Protocol):
 
         Raises:
             Refused: ``unknown_product`` or ``model_not_allowed``.
-            InvalidInput: a provider nobody here can reach.
+            InvalidInput: a provider nobody here can reach, or a call longer than the product's.
         """
-        ...
-
-    def is_billable(self, product: str) -> bool:
-        """Whether usage of ``product`` is charged to the customer."""
         ...
 
     async def run_websocket(self, thread: Thread, websocket: WebSocket) -> None:
@@ -90,8 +101,10 @@ class Services:
     database: Database
     keys: Keys
     calls: Calls
+    products: Products
     secret: bytes
     registry: CollectorRegistry
+    quotas: Quotas | None = None
     public_url: str | None = None
     join_token_secs: int = 300
     now: Callable[[], datetime] = utc_now

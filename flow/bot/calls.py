@@ -13,13 +13,14 @@ from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.metering import Recording
 from flow.bot.pipeline import BotSettings, build_line
-from flow.bot.services import VENDORS, Vendor
+from flow.bot.resolve import Resolver
 from flow.bot.session import CallSession, Ending, Threads
+from flow.bot.spending import Spending
 from flow.bot.transports import webrtc_transport, websocket_transport
+from flow.domain.budget import Standing, Tier
 from flow.domain.join import JoinRequest
-from flow.domain.product import PRODUCTS
 from flow.domain.thread import Thread
-from flow.errors import Conflict, FieldProblem, InvalidInput, NotFound, Refused
+from flow.errors import Conflict, NotFound, Refused, Unavailable
 
 if TYPE_CHECKING:
     from flow.bot.peers import Peer
@@ -43,8 +44,7 @@ class Calls:
     """Accepts connections to joined threads and runs their bots.
 
     Args:
-        defaults: the vendor, model and voice where a join names none, as the ``bot`` part of
-            a join request: ``{"llm": {"provider": ..., "model": ...}, "stt": ..., "tts": ...}``.
+        spending: the cost control of a thread's call, which starts with the key's standing.
         most: how many calls may run at once in this process.
     """
 
@@ -54,14 +54,16 @@ class Calls:
         threads: Threads,
         recorder: Recording,
         settings: BotSettings,
-        defaults: Mapping[str, Mapping[str, str]],
+        resolver: Resolver,
+        spending: Callable[[Thread, JoinRequest, Standing], Spending],
         finish: Finish,
         most: int,
     ) -> None:
         self._threads = threads
         self._recorder = recorder
         self._settings = settings
-        self._defaults = defaults
+        self._resolver = resolver
+        self._spending = spending
         self._finish = finish
         self._most = most
         self._sessions: dict[UUID, CallSession | None] = {}
@@ -81,38 +83,9 @@ class Calls:
         """How many calls are running."""
         return len(self._sessions)
 
-    def is_billable(self, product: str) -> bool:
-        """Whether usage under ``product`` is charged."""
-        return PRODUCTS[product].billable
-
     def check(self, join: JoinRequest) -> JoinRequest:
-        """The join with its vendors and models filled in.
-
-        Raises:
-            Refused: code ``unknown_product``.
-            InvalidInput: a vendor, voice or language that this service does not have.
-        """
-        if join.product not in PRODUCTS:
-            known = ", ".join(sorted(PRODUCTS))
-            raise Refused("unknown_product", f"There is no product {join.product!r}: use {known}.")
-        bot, problems = join.bot, []
-        filled: dict[str, Any] = {}
-        for part in ("stt", "llm", "tts"):
-            asked = getattr(bot, part)
-            defaults = self._defaults[part]
-            provider = asked.provider or defaults["provider"]
-            problems += _vendor_problems(part, provider, self._settings.clients)
-            # A default model or voice belongs to the default vendor only.
-            missing = {k: v for k, v in defaults.items() if getattr(asked, k) is None}
-            if provider != defaults["provider"]:
-                missing = {}
-            filled[part] = asked.model_copy(update={**missing, "provider": provider})
-            if filled[part].model is None:
-                problems.append(FieldProblem(f"bot.{part}.model", f"name a model of {provider!r}"))
-        problems += _speech_problems(filled["tts"], bot.language)
-        if problems:
-            raise InvalidInput("The bot cannot be built as asked.", problems)
-        return join.model_copy(update={"bot": bot.model_copy(update=filled)})
+        """The join with everything filled in; raises as `Resolver.resolve` does."""
+        return self._resolver.resolve(join)
 
     async def run_websocket(self, thread: Thread, websocket: Any) -> None:
         """Accept ``websocket`` and run the thread's call over it to its end.
@@ -173,10 +146,13 @@ class Calls:
             session.end("ended_by_api")
         return session is not None
 
-    def end_requested(self, thread_id: UUID) -> None:
-        """The database says that the call was asked to end."""
-        if session := self._sessions.get(thread_id):
+    def heard(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
+        """Take in what the database says of a thread, if its call runs here."""
+        if (session := self._sessions.get(thread_id)) is None:
+            return
+        if end_requested:
             session.end("ended_by_api")
+        session.stand(standing)
 
     async def close(self, grace_secs: float) -> None:
         """Take no new calls, let running ones go on for ``grace_secs``, then hang up."""
@@ -211,9 +187,10 @@ class Calls:
         try:
             owner = thread.owner
             join = JoinRequest.model_validate(thread.join)
+            spending = self._spending(thread, join, await self._standing(thread.id))
             made = transport()
-            line = build_line(join, owner, made, self._recorder, self._settings)
-            session = CallSession(owner, join, line, made, self._recorder, self._threads)
+            line = build_line(join, owner, made, self._recorder, self._settings, spending)
+            session = CallSession(owner, join, line, made, self._recorder, self._threads, spending)
             self._sessions[thread.id] = session
             ending = Ending("shutdown")  # what it is if this is cancelled
             ending = await session.run()
@@ -222,6 +199,13 @@ class Calls:
             ending = failed
         finally:
             self._spawn(self._over(thread, ending))
+
+    async def _standing(self, thread_id: UUID) -> Standing:
+        try:
+            return await self._threads.get_thread_standing(thread_id)
+        except Unavailable as error:
+            log.warning("standing_unknown", workflow_thread_id=str(thread_id), error=str(error))
+            return Standing(Tier.UNKNOWN)
 
     async def _run_peer(self, thread: Thread, peer: Peer) -> None:
         try:
@@ -261,27 +245,3 @@ def _peer_type() -> type[Peer]:
     from flow.bot.peers import Peer
 
     return Peer
-
-
-def _vendor_problems(part: str, provider: str, clients: Mapping[str, Any]) -> list[FieldProblem]:
-    vendor: Vendor | None = VENDORS.get(provider)
-    field = f"bot.{part}.provider"
-    able = sorted(name for name, one in VENDORS.items() if getattr(one, part))
-    if vendor is None or getattr(vendor, part) is None:
-        return [FieldProblem(field, f"{provider!r} is not one of {', '.join(able)}")]
-    if provider not in clients:
-        return [FieldProblem(field, f"{provider!r} is not set up here: {vendor.key} is missing")]
-    return []
-
-
-def _speech_problems(tts: Any, language: str | None) -> list[FieldProblem]:
-    from pipecat.services.openai.tts import VALID_VOICES
-    from pipecat.transcriptions.language import Language
-
-    problems = []
-    if tts.provider == "openai" and tts.voice not in VALID_VOICES:
-        voices = ", ".join(sorted(VALID_VOICES))
-        problems.append(FieldProblem("bot.tts.voice", f"{tts.voice!r} is not one of {voices}"))
-    if language is not None and language not in set(Language):
-        problems.append(FieldProblem("bot.language", f"{language!r} is not a language known here"))
-    return problems

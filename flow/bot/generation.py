@@ -40,6 +40,7 @@ class ChatWatch:
 
     Args:
         meter: counts the generations.
+        shape: makes the request that is sent of the one that was asked for (`Spending.request`).
         drain: read an abandoned stream to its end in the background, for at most
             `DRAIN_SECS`, for the vendor's own numbers instead of an estimate. The vendor goes
             on generating, and billing, for as long.
@@ -50,10 +51,12 @@ class ChatWatch:
         self,
         meter: Meter,
         *,
+        shape: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = None,
         drain: bool = False,
         keep_content: Callable[[UUID, list[Any], str], None] | None = None,
     ) -> None:
         self._meter = meter
+        self._shape = shape
         self._drain = drain
         self._keep_content = keep_content
         self._streams: set[WatchedStream] = set()
@@ -75,7 +78,12 @@ class ChatWatch:
         self._meter.close()
 
     async def _create(self, create: Callable[..., Awaitable[Any]], request: dict[str, Any]) -> Any:
-        generation = Generation(self._meter, request, self._keep_content)
+        asked_for = request.get("model")
+        if self._shape is not None:
+            request = self._shape(request, self._meter.service.provider)
+        generation = Generation(
+            self._meter, request, self._keep_content, asked_for=asked_for and str(asked_for)
+        )
         try:
             reply = await create(**request)
         except Exception:
@@ -95,13 +103,18 @@ class ChatWatch:
 
 
 class Generation:
-    """What is known of one chat completion so far."""
+    """What is known of one chat completion so far.
+
+    ``asked_for`` is the model that the call asked for, where save mode sends another.
+    """
 
     def __init__(
         self,
         meter: Meter,
         request: Mapping[str, Any],
         keep_content: Callable[[UUID, list[Any], str], None] | None,
+        *,
+        asked_for: str | None = None,
     ) -> None:
         self._request = request
         self._provider = meter.service.provider
@@ -117,7 +130,10 @@ class Generation:
             list(request.get("messages") or ()), _given(request.get("tools")), model=model
         )
         self.work: Work = meter.begin(
-            Quantities(input_tokens=prompt), model=model, stream=bool(request.get("stream"))
+            Quantities(input_tokens=prompt),
+            model=model,
+            asked_for=asked_for,
+            stream=bool(request.get("stream")),
         )
 
     def see(self, chunk: Any) -> None:

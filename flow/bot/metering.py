@@ -11,7 +11,7 @@ services Flow did not build are counted by `flow.bot.metrics` instead; never bot
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -23,6 +23,7 @@ from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 
 from flow.domain.usage import (
+    CostControl,
     Failure,
     Kind,
     Outcome,
@@ -77,6 +78,16 @@ class Work:
         return self._opening.id
 
     @property
+    def model(self) -> str:
+        """The model the request went to."""
+        return self._opening.model
+
+    @property
+    def asked_for(self) -> str | None:
+        """The model the call asked for."""
+        return self._opening.requested_model
+
+    @property
     def estimate(self) -> Quantities:
         """What the work was expected to consume when it began."""
         return self._opening.quantities
@@ -128,18 +139,37 @@ class Work:
 
 
 class Meter:
-    """Counts one service's work in one call."""
+    """Counts one service's work in one call; ``control`` says what is done about its cost."""
 
-    def __init__(self, service: Service, owner: Owner, recorder: Recording) -> None:
+    def __init__(
+        self,
+        service: Service,
+        owner: Owner,
+        recorder: Recording,
+        control: Callable[[], CostControl] = CostControl,
+    ) -> None:
         self.service = service
         self._owner = owner
         self._recorder = recorder
+        self._control = control
         self._current: Work | None = None
         self._live: set[Work] = set()
 
-    def begin(self, estimate: Quantities, *, model: str | None = None, stream: bool) -> Work:
-        """A request is about to go out that will consume about ``estimate``."""
-        opening = self._event(estimate, Provenance.ESTIMATED, model=model, stream=stream)
+    def begin(
+        self,
+        estimate: Quantities,
+        *,
+        model: str | None = None,
+        asked_for: str | None = None,
+        stream: bool,
+    ) -> Work:
+        """A request to ``model`` is about to go out that will consume about ``estimate``.
+
+        ``asked_for`` is the model that the call asked for, where that is another.
+        """
+        opening = self._event(
+            estimate, Provenance.ESTIMATED, model=model, asked_for=asked_for, stream=stream
+        )
         self._current = Work(self._recorder, opening)
         self._live = {work for work in self._live if not work.done} | {self._current}
         return self._current
@@ -167,7 +197,8 @@ class Meter:
                 self._event(
                     quantities,
                     Provenance.ESTIMATED if consumed else Provenance.MEASURED,
-                    model=None,
+                    model=current.model if current else None,
+                    asked_for=current.asked_for if current else None,
                     stream=False,
                 ),
                 outcome=Outcome.ERROR,
@@ -177,7 +208,13 @@ class Meter:
         )
 
     def _event(
-        self, quantities: Quantities, provenance: Provenance, *, model: str | None, stream: bool
+        self,
+        quantities: Quantities,
+        provenance: Provenance,
+        *,
+        model: str | None,
+        asked_for: str | None,
+        stream: bool,
     ) -> UsageEvent:
         return UsageEvent(
             owner=self._owner,
@@ -185,11 +222,13 @@ class Meter:
             source="bot",
             provider=self.service.provider,
             model=model or self.service.model,
-            requested_model=model or self.service.model,
+            requested_model=asked_for or model or self.service.model,
+            sent_model=model if asked_for and asked_for != model else None,
             quantities=quantities,
             provenance=provenance,
             stream=stream,
             capture=self.service.capture,
+            control=self._control(),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
 from flow.bot.metering import MICROSECOND, Recording
 from flow.domain.reported import ReportedTokens, accepted
-from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage import CostControl, Kind, Owner, Provenance, Quantities, UsageEvent
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,7 @@ class UsageMetricsProcessor(FrameProcessor):
         recorder: takes the events; never blocks.
         metered: names of processors that count themselves, whose frames are passed over.
         providers: vendor of a processor by its name, where the name does not tell.
+        control: what is done about the call's cost at the moment.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class UsageMetricsProcessor(FrameProcessor):
         *,
         metered: Collection[str] = (),
         providers: Mapping[str, str] | None = None,
+        control: Callable[[], CostControl] = CostControl,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -56,6 +58,7 @@ class UsageMetricsProcessor(FrameProcessor):
         self._recorder = recorder
         self._metered = frozenset(metered)
         self._providers = dict(providers or {})
+        self._control = control
         self._seen: deque[int] = deque(maxlen=REMEMBERED_FRAMES)
         self._first_byte: dict[str, float] = {}
 
@@ -110,6 +113,7 @@ class UsageMetricsProcessor(FrameProcessor):
                 provenance=provenance,
                 time_to_first_token_secs=self._first_byte.pop(data.processor, None),
                 note=note,
+                control=self._control(),
             )
         )
 

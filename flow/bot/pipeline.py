@@ -26,6 +26,7 @@ from flow.bot.generation import ChatWatch
 from flow.bot.metering import Meter, Recording, Service
 from flow.bot.metrics import UsageMetricsProcessor
 from flow.bot.services import VENDORS, Build, Choice
+from flow.bot.spending import Spending
 from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
 from flow.domain.join import JoinRequest
 from flow.domain.usage import Owner
@@ -77,13 +78,14 @@ def build_line(
     transport: BaseTransport,
     recorder: Recording,
     settings: BotSettings,
+    spending: Spending,
 ) -> Line:
     """Build the pipeline a join asks for. ``join`` has its vendors and models filled in."""
     watches: list[ChatWatch] = []
     meters: list[Meter] = []
 
     def meter(service: Service) -> Meter:
-        meters.append(Meter(service, owner, recorder))
+        meters.append(Meter(service, owner, recorder, spending.control))
         return meters[-1]
 
     def watch(meter: Meter) -> ChatWatch:
@@ -94,7 +96,7 @@ def build_line(
                 contents[event_id] = (messages, output)
 
         drain = settings.interrupted_streams == "drain"
-        watches.append(ChatWatch(meter, drain=drain, keep_content=keep))
+        watches.append(ChatWatch(meter, shape=spending.request, drain=drain, keep_content=keep))
         return watches[-1]
 
     stt, llm, tts = _services(join, Build(owner, meter, watch, settings.clients))
@@ -107,7 +109,11 @@ def build_line(
         ),
     )
     metrics = UsageMetricsProcessor(
-        owner, recorder, metered=[stt.name, llm.name, tts.name], name="usage"
+        owner,
+        recorder,
+        metered=[stt.name, llm.name, tts.name],
+        control=spending.control,
+        name="usage",
     )
     worker = PipelineWorker(
         Pipeline(

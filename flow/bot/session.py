@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from pipecat.frames.frames import ErrorFrame, TTSSpeakFrame
+from pipecat.frames.frames import EndFrame, ErrorFrame, InterruptionFrame, TTSSpeakFrame
 from pipecat.processors.aggregators.llm_response_universal import (
     AssistantTurnStoppedMessage,
     UserTurnStoppedMessage,
@@ -22,7 +22,9 @@ from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.metering import MICROSECOND, Recording
 from flow.bot.pipeline import Line
+from flow.bot.spending import Spending
 from flow.bot.transcript import Transcript
+from flow.domain.budget import Standing
 from flow.domain.join import JoinRequest
 from flow.domain.thread import Status, Thread, Turn
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
@@ -49,6 +51,10 @@ class Threads(Protocol):
         """Store what is new about a thread and return it."""
         ...
 
+    async def get_thread_standing(self, thread_id: UUID) -> Standing:
+        """How the thread's key stands."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -72,6 +78,7 @@ class CallSession:
     Args:
         owner: whom the call belongs to.
         join: the resolved join; its greeting and longest duration (seconds) matter here.
+        spending: the call's cost control; says when the bot must take its leave.
     """
 
     def __init__(
@@ -82,13 +89,16 @@ class CallSession:
         transport: BaseTransport,
         recorder: Recording,
         threads: Threads,
+        spending: Spending,
     ) -> None:
+        self._spending = spending
         self._thread_id = owner.workflow_thread_id
         self._join = join
         self._line = line
         self._recorder = recorder
         self._threads = threads
         self._progress = _Progress()
+        self._leave: asyncio.Task[None] | None = None
         self._call = UsageEvent(
             owner=owner,
             kind=Kind.CALL,
@@ -97,6 +107,7 @@ class CallSession:
             model="call",
             quantities=Quantities(),
             provenance=Provenance.MEASURED,
+            control=spending.control(),
         )
         self._log = log.bind(workflow_thread_id=str(self._thread_id))
         self._listen(transport)
@@ -105,7 +116,13 @@ class CallSession:
         """End the call; the first reason given stands."""
         if self._progress.ending is None:
             self._progress.ending = Ending(reason, error)
-            self._progress.over.set()
+        self._progress.over.set()
+
+    def stand(self, standing: Standing) -> None:
+        """Take in how the key stands now; where the product says so the bot takes its leave."""
+        self._spending.stand(standing)
+        if self._spending.must_wrap_up and self._leave is None and self._progress.ending is None:
+            self._leave = asyncio.create_task(self._take_leave(), name="goodbye")
 
     async def run(self) -> Ending:
         """Run the call and return why it ended. Its usage is then with the recorder."""
@@ -120,6 +137,8 @@ class CallSession:
             await self._until_over(running)
         finally:
             heartbeat.cancel()
+            if self._leave is not None:
+                self._leave.cancel()
             await self._stop(running)
             await self._line.close()
             self._count_call(final=True)
@@ -145,6 +164,17 @@ class CallSession:
         elif running in done and not running.cancelled() and (error := running.exception()):
             self._log.error("pipeline_failed", error=repr(error))
             self.end("error", {"code": "pipeline_failed", "message": type(error).__name__})
+
+    async def _take_leave(self) -> None:
+        """Say goodbye in place of whatever is being said, and hang up when it is said or late."""
+        product = self._spending.product
+        self._log.info("call_wraps_up", within_secs=product.wrap_up_secs)
+        self._progress.ending = Ending("budget_exceeded")
+        await self._line.worker.queue_frames(
+            [InterruptionFrame(), TTSSpeakFrame(product.goodbye), EndFrame()]
+        )
+        await asyncio.sleep(product.wrap_up_secs)
+        self._progress.over.set()
 
     async def _stop(self, running: asyncio.Task[None]) -> None:
         """Stop the pipeline; one that does not stop in time is cut off."""
@@ -231,6 +261,9 @@ class CallSession:
         else:
             if thread.end_requested:
                 self.end("ended_by_api")
+            elif thread.status.is_final:
+                # Nothing was heard of this call for so long that it was given up elsewhere.
+                self.end("given_up")
 
     def _count_call(self, *, final: bool) -> None:
         """Renew the call's own account, so that a killed process loses seconds, not the call."""
@@ -238,7 +271,9 @@ class CallSession:
             return
         seconds = Decimal(repr(time.monotonic() - self._progress.connected_at))
         self._call = replace(
-            self._call, quantities=Quantities(audio_seconds=seconds.quantize(MICROSECOND))
+            self._call,
+            quantities=Quantities(audio_seconds=seconds.quantize(MICROSECOND)),
+            control=self._spending.control(),
         )
         if final:
             self._recorder.record(self._call)

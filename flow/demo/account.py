@@ -27,6 +27,7 @@ def show(account: Account, console: Console) -> None:
     console.print(_transcript(thread["transcript"]))
     console.print(_usage(account.ledger))
     console.print(_components(thread["usage_stats"]))
+    console.print(_limits(account))
     console.print(_not_as_reported(account.ledger))
     console.print(_panel("Insights", Text(json.dumps(thread["insights"], indent=2))))
     console.print(_events(account.posthog_events))
@@ -47,6 +48,14 @@ def one_line(account: Account) -> str:
         "status": thread["status"],
         "usage_stats": thread["usage_stats"],
         "ledger": account.ledger,
+        "budget": account.budget,
+        "save_mode": {
+            "generations": account.saved.generations,
+            "cost_usd": account.saved.cost_usd,
+            "asked_for_usd": account.saved.asked_for_usd,
+            "saved_usd": account.saved.saved_usd,
+        },
+        "next_join": account.next_join,
         "vendor_bill": account.vendor_bill,
         "reconciled": account.reconciled,
         "reconciliation": {
@@ -116,6 +125,21 @@ def _components(stats: Row) -> Table:
     return table
 
 
+def _limits(account: Account) -> Table:
+    table = _table("Budget and save mode", "what", "USD")
+    budget, saved = account.budget, account.saved
+    table.add_row(f"the key's budget this month, now {budget['tier']}", budget["cap_usd"])
+    table.add_row("spent by the call, which was let finish", f"{Decimal(budget['spent_usd']):.6f}")
+    table.add_section()
+    table.add_row(f"{saved.generations} generations in save mode", f"{saved.cost_usd:.6f}")
+    table.add_row("the same by the models asked for", f"{saved.asked_for_usd:.6f}")
+    table.add_row("saved", f"{saved.saved_usd:.6f}")
+    table.add_section()
+    told = account.next_join
+    table.add_row(f"the next join: {told['status']} {told.get('code', '')}".rstrip(), "")
+    return table
+
+
 def _not_as_reported(ledger: Sequence[Row]) -> RenderableType:
     """The events that are not simply what a vendor reported, and why."""
     table = _table("Estimated, interrupted and failed", "kind", "model", "how", "why")
@@ -172,7 +196,14 @@ def _mark(good: bool) -> Text:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
-        right = column in {"events", "cost (USD)", "ledger", "vendor's bill", "may differ by"}
+        right = column in {
+            "events",
+            "USD",
+            "cost (USD)",
+            "ledger",
+            "vendor's bill",
+            "may differ by",
+        }
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     return table
 

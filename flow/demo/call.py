@@ -16,6 +16,8 @@ import httpx
 import uvicorn
 
 from flow.application import SERVER_OPTIONS, Application
+from flow.demo.saved import Saved, saved
+from flow.domain.price import Pricer
 from flow.errors import ConfigurationError, FlowError
 from flow.sandbox.caller import call
 from flow.sandbox.conversation import CallerEvent
@@ -24,9 +26,13 @@ from flow.sandbox.reconcile import Comparison, reconcile
 from flow.sandbox.script import SUPPORT_CALL, Script
 from flow.sandbox.speech import recordings
 from flow.sandbox.vendors import Vendors, vendors
+from flow.service import Service
 from flow.settings import Settings
+from flow.vendors.posthog_flags import COST_CONTROLS
 
 SETTLE_SECS = 60.0
+# About half of what the call costs, so that save mode has something to do.
+CAP_USD = Decimal("0.006")
 FINAL = {"completed", "failed", "expired", "cancelled"}
 
 Progress = Callable[[str], None]
@@ -36,12 +42,16 @@ Progress = Callable[[str], None]
 class Account:
     """Everything that is known of a call afterwards, from every side.
 
-    ``vendor_bill`` is ``None`` when a real vendor served. ``checks`` say, by name, whether the
-    ledger agrees with whatever repeats it.
+    ``vendor_bill`` is ``None`` when a real vendor served. ``budget`` is the key's after the call,
+    ``saved`` what save mode saved, and ``next_join`` the answer to one more join. ``checks`` say,
+    by name, whether the ledger agrees with whatever repeats it.
     """
 
     thread: dict[str, Any]
     ledger: list[dict[str, Any]]
+    budget: dict[str, Any]
+    saved: Saved
+    next_join: dict[str, Any]
     comparisons: list[Comparison]
     checks: Mapping[str, bool]
     vendor_bill: dict[str, Any] | None
@@ -73,8 +83,9 @@ async def account_for_a_call(
         stood_in = await stack.enter_async_context(_stand_ins(script))
         say("starting Postgres, applying the migrations, starting the service")
         settings = _settings(stood_in, folder, live=live)
-        async with _served(settings) as url:
-            say(f"calling {url}")
+        async with _served(settings) as (url, service):
+            await _give_budget(service, stood_in.api_key, url)
+            say(f"calling {url}, on a budget of ${CAP_USD} for the month")
             report = await call(url, stood_in.api_key, script, on_progress=heard)
             say("waiting for the account to settle")
             async with httpx.AsyncClient(
@@ -85,10 +96,15 @@ async def account_for_a_call(
                     "events"
                 ]
                 report_rows = (await _get(http, "/api/usage?group_by=day,model,kind"))["rows"]
+                budget = (await _get(http, "/api/limits"))["budget"]
+                next_join = (await http.post("/api/bot/join", json={})).json()
         lines = [] if live else await stood_in.openai.bill.settled()
         return Account(
             thread=thread,
             ledger=ledger,
+            budget=budget,
+            saved=saved(ledger, (await asyncio.to_thread(Pricer.read)).price),
+            next_join=next_join,
             comparisons=[] if live else reconcile(ledger, lines),
             checks=_checks(thread["usage_stats"], ledger, report_rows),
             vendor_bill=None if live else stood_in.openai.bill.to_json(),
@@ -119,6 +135,7 @@ async def _stand_ins(script: Script) -> AsyncIterator[Vendors]:
 
     pace = Pace(first_token_secs=0.25, token_secs=script.token_secs)
     async with vendors(reply, utterances=heard, pace=pace) as running:
+        running.posthog.flags[COST_CONTROLS] = True
         yield running
 
 
@@ -141,11 +158,10 @@ def _settings(stood_in: Vendors, folder: Path, *, live: bool) -> Settings:
 
 
 @asynccontextmanager
-async def _served(settings: Settings) -> AsyncIterator[str]:
+async def _served(settings: Settings) -> AsyncIterator[tuple[str, Service]]:
     """The real service on a free port of loopback, for as long as the block lasts."""
-    config = uvicorn.Config(
-        Application(settings), host="127.0.0.1", port=0, lifespan="on", **SERVER_OPTIONS
-    )
+    application = Application(settings)
+    config = uvicorn.Config(application, host="127.0.0.1", port=0, lifespan="on", **SERVER_OPTIONS)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     try:
@@ -153,10 +169,19 @@ async def _served(settings: Settings) -> AsyncIterator[str]:
             if serving.done():
                 raise FlowError("The service did not start; its log says why.")
             await asyncio.sleep(0.05)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}", application.service
     finally:
         server.should_exit = True
         await serving
+
+
+async def _give_budget(service: Service, api_key: str, url: str) -> None:
+    """A budget that the call uses up: what an operator does with ``flow keys budget``."""
+    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": api_key}) as http:
+        (await http.get("/api/limits")).raise_for_status()
+    account = await service.database.get_api_key("sandbox")
+    await service.database.set_budget(account.key.id, CAP_USD)
 
 
 async def _settled(http: httpx.AsyncClient, thread_id: str) -> dict[str, Any]:

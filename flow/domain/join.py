@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from flow.domain import public_url
 from flow.domain.insight_schema import schema_problem
+from flow.domain.save_mode import SaveMode
 
 # An escaped NUL, and not an escaped backslash before the letters u0000.
 NUL_ESCAPE = r"(?<!\\)(?:\\\\)*\\u0000"
@@ -103,19 +104,18 @@ class JoinRequest(Part):
     transport: Transport = Transport()
     bot: Bot = Bot()
     insights: Insights = Insights()
-    max_duration_secs: Annotated[int, Field(ge=5, le=14_400)] = 1800
-    save_mode: Literal["off", "auto", "on"] | None = None
+    max_duration_secs: Annotated[int, Field(ge=5, le=14_400)] | None = None
+    save_mode: SaveMode | None = None
     webhook_url: Annotated[str, Field(max_length=2048)] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("webhook_url")
     @classmethod
-    def _is_https(cls, value: str | None) -> str | None:
+    def _is_public(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme != "https" or not parts.hostname or parts.username is not None:
-            raise ValueError("must be an https:// URL with a host and without credentials")
+        if (problem := public_url.problem_of(value)) is not None:
+            raise ValueError(problem)
         return value
 
     @field_validator("metadata")

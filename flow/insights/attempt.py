@@ -11,10 +11,12 @@ from typing import Any
 
 import structlog
 
+from flow.domain.analytics import control_properties
 from flow.domain.attribution import attribution_properties
 from flow.domain.estimate import count_tokens, estimate_chat_tokens
 from flow.domain.reported import accepted, from_openai_usage
 from flow.domain.usage import (
+    CostControl,
     Failure,
     Kind,
     Outcome,
@@ -45,6 +47,8 @@ class Attempts:
 
     Args:
         begin: told of each request before it goes out, with an estimate of what it consumes.
+        asked_for: the model that was meant, where save mode asks another.
+        control: what is done about the cost.
     """
 
     def __init__(
@@ -55,12 +59,16 @@ class Attempts:
         provider: str,
         capture_content: bool,
         begin: Callable[[UsageEvent], None] | None,
+        asked_for: str,
+        control: CostControl,
     ) -> None:
         self._clients = clients
         self._owner = owner
         self._provider = provider
         self._capture_content = capture_content
         self._begin = begin
+        self._asked_for = asked_for
+        self._control = control
         self._client: Any = None
         self._is_wrapped = False
         self.events: list[UsageEvent] = []
@@ -100,10 +108,12 @@ class Attempts:
             source=SOURCE,
             provider=self._provider,
             model=model,
-            requested_model=model,
+            requested_model=self._asked_for,
+            sent_model=model if model != self._asked_for else None,
             quantities=Quantities(input_tokens=prompt),
             provenance=Provenance.ESTIMATED,
             capture=not (self._is_wrapped or self._clients.gateway_captures),
+            control=self._control,
         )
 
     def _posthog_options(self, opening: UsageEvent) -> dict[str, Any]:
@@ -124,6 +134,8 @@ class Attempts:
                 "$ai_cache_reporting_exclusive": False,
                 "usage_kind": Kind.LLM.value,
                 "usage_source": SOURCE,
+                "requested_model": self._asked_for,
+                **control_properties(self._control),
                 **attribution_properties(self._owner),
             },
         }

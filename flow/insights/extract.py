@@ -19,7 +19,7 @@ from flow.domain.insight import (
 )
 from flow.domain.insight_schema import schema_problem
 from flow.domain.thread import Thread
-from flow.domain.usage import Owner, UsageEvent
+from flow.domain.usage import CostControl, Owner, UsageEvent
 from flow.insights.answer import judge
 from flow.insights.attempt import Attempts, Missed
 from flow.insights.prompt import Question
@@ -43,6 +43,15 @@ class Extraction:
 
     result: InsightsResult
     events: tuple[UsageEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Which model is asked, which one it stands in for, and what is done about the cost."""
+
+    model: str
+    asked_for: str
+    control: CostControl
 
 
 class ExtractInsightsStep:
@@ -78,8 +87,10 @@ class ExtractInsightsStep:
         self._first_pause_secs = first_pause_secs
         self._begin = begin
 
-    async def run(self, thread: Thread, owner: Owner) -> Extraction:
+    async def run(self, thread: Thread, owner: Owner, asking: Asking | None = None) -> Extraction:
         """Extract what the thread's join asked for. Vendor trouble is a result, not an error.
+
+        ``asking`` takes the place of the step's own model.
 
         Asks nobody when insights are switched off, when nobody said anything, or when the
         customer's schema cannot be used.
@@ -88,6 +99,7 @@ class ExtractInsightsStep:
         schema = wanted.get("schema") or DEFAULT_SCHEMA
         if (settled := _without_asking(thread, wanted, schema)) is not None:
             return self._done(owner, settled, [])
+        asking = asking or Asking(self._model, self._model, CostControl())
         shown = render_transcript(thread.transcript)
         attempts = Attempts(
             self._clients,
@@ -95,20 +107,24 @@ class ExtractInsightsStep:
             provider=self._provider,
             capture_content=self._capture_content,
             begin=self._begin,
+            asked_for=asking.asked_for,
+            control=asking.control,
         )
         question = Question.about(shown.text, schema, wanted.get("instructions"))
         try:
             async with asyncio.timeout(self._time_limit_secs):
-                result = await self._ask(attempts, question, shown)
+                result = await self._ask(attempts, question, shown, asking.model)
         except TimeoutError:
             result = _failed("timeout", f"no usable answer in {self._time_limit_secs:g} s")
         return self._done(owner, result, attempts.events)
 
-    async def _ask(self, attempts: Attempts, question: Question, shown: Rendered) -> InsightsResult:
+    async def _ask(
+        self, attempts: Attempts, question: Question, shown: Rendered, model: str
+    ) -> InsightsResult:
         """Ask until there is an answer to use, or nothing more to try."""
         vendor_errors = bad_answers = 0
         while True:
-            answer = await attempts.ask(question.request(self._model))
+            answer = await attempts.ask(question.request(model))
             if isinstance(answer, Missed):
                 if answer.failure.http_status == 400 and question.mode != "json_object":
                     question = question.in_plain_json()

@@ -56,7 +56,7 @@ group by 1, 2, 3, 4;
 
 alter table public.workflow_threads
   add column reserved_usd numeric not null default 0 check (reserved_usd >= 0 and reserved_usd < 1e12),
-  add column reserved_secs integer not null default 0 check (reserved_secs >= 0),
+  add column reserved_secs numeric not null default 0 check (reserved_secs >= 0 and reserved_secs < 1e9),
   add column budget_override boolean not null default false,
   add column lease_until timestamptz;
 comment on column public.workflow_threads.reserved_usd is

@@ -24,8 +24,11 @@ return case
 end;
 
 -- p_terms is what the operator's products say: {"buckets": {"ai_credits": ["voice_bot"]},
--- "concurrency": {"voice_bot": 10}}. A key without an id gives what is its team's alone.
-create function flow.limit_states(p_key public.api_keys, p_terms jsonb, p_now timestamptz)
+-- "concurrency": {"voice_bot": 10}}. A key without an id gives what is its team's alone. The team's
+-- other keys are only looked at where p_with_team says so.
+create function flow.limit_states(
+  p_key public.api_keys, p_terms jsonb, p_with_team boolean, p_now timestamptz
+)
 returns setof flow.limit_state
 language sql stable
 set search_path = ''
@@ -42,7 +45,7 @@ as $$
     select false, m.team_id, m.product, m.total_cost_usd, m.billable_cost_usd, m.call_seconds
     from public.usage_monthly m
     where m.team_id = (p_key).team_id and m.month = flow.month_of(p_now)
-      and m.api_key_id is distinct from (p_key).id and exists (select from quotas)
+      and m.api_key_id is distinct from (p_key).id and p_with_team
   ), threads as materialized (
     select t.id, t.api_key_id, t.team_id, t.product, t.billable, t.status, t.usage_stats,
       t.reserved_usd, t.reserved_secs, t.connected_at, t.ended_at
@@ -55,7 +58,7 @@ as $$
     from public.workflow_threads t
     where t.team_id = (p_key).team_id and t.lease_until > p_now
       and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
-      and t.api_key_id is distinct from (p_key).id and exists (select from quotas)
+      and t.api_key_id is distinct from (p_key).id and p_with_team
   ), live as materialized (
     select
       t.api_key_id is not distinct from (p_key).id as is_own,
@@ -97,6 +100,7 @@ as $$
     (select q.quota from quotas q where q.resource = b.name),
     flow.month_end(p_now)
   from jsonb_each(coalesce(p_terms -> 'buckets', '{}')) as b (name, products)
+  where p_with_team
   union all
   select
     'call_seconds', 'team', null,
@@ -105,6 +109,7 @@ as $$
     coalesce((select sum(l.held_secs) from live l where l.team_id = (p_key).team_id), 0),
     (select q.quota from quotas q where q.resource = 'call_seconds'),
     flow.month_end(p_now)
+  where p_with_team
   union all
   select
     'concurrent_calls', 'team', null,
@@ -112,6 +117,7 @@ as $$
     0,
     (select q.quota from quotas q where q.resource = 'concurrent_calls'),
     null
+  where p_with_team
   union all
   select
     'concurrent_calls', 'key', c.product,
@@ -151,39 +157,37 @@ return jsonb_build_object(
 );
 
 -- Whether so much more fits. Where nothing is held, whatever is left may be used: a reservation larger
--- than the limit must not keep a key with room from calling.
+-- than the limit must not keep a key with room from calling. A call itself is never a part of one.
 create function flow.fits(p_state flow.limit_state, p_need numeric) returns boolean
 language sql immutable
 set search_path = ''
 return (p_state).quota is null or (
   (p_state).used + (p_state).reserved < (p_state).quota
   and (
-    (p_state).reserved = 0 or (p_state).used + (p_state).reserved + p_need <= (p_state).quota
+    ((p_state).reserved = 0 and (p_state).resource <> 'concurrent_calls')
+    or (p_state).used + (p_state).reserved + p_need <= (p_state).quota
   )
 );
 
--- What is left of a limit in money; infinite where it is not about money.
-create function flow.room_usd(p_state flow.limit_state) returns numeric
+create function flow.room(p_state flow.limit_state) returns numeric
 language sql immutable
 set search_path = ''
-return case
-  when (p_state).quota is null or (p_state).resource in ('call_seconds', 'concurrent_calls')
-    then 'Infinity'::numeric
-  else greatest((p_state).quota - (p_state).used - (p_state).reserved, 0)
-    / case (p_state).resource when 'budget_usd' then 1 else 100 end
-end;
+return greatest((p_state).quota - (p_state).used - (p_state).reserved, 0);
 
--- What a join needs of a limit: null if the limit is not about it.
+-- What a join of a product needs of a limit: null if the limit is not about it.
 create function flow.need(
-  p_state flow.limit_state, p_billable boolean, p_reserve_usd numeric, p_reserve_secs integer
+  p_state flow.limit_state, p_terms jsonb, p_product text, p_billable boolean,
+  p_reserve_usd numeric, p_reserve_secs numeric
 ) returns numeric
 language sql immutable
 set search_path = ''
 return case
+  when (p_state).quota is null then null
   when (p_state).resource = 'budget_usd' then p_reserve_usd
   when (p_state).resource = 'call_seconds' then p_reserve_secs
-  when (p_state).resource = 'concurrent_calls' then 1
-  when p_billable then p_reserve_usd * 100
+  when (p_state).resource = 'concurrent_calls' then
+    case when coalesce((p_state).product, p_product) = p_product then 1 end
+  when p_billable and p_terms -> 'buckets' -> (p_state).resource ? p_product then p_reserve_usd * 100
 end;
 
 create function flow.refusal_json(p_state flow.limit_state, p_now timestamptz) returns jsonb
@@ -203,12 +207,12 @@ return flow.limit_json(p_state) || jsonb_build_object(
 );
 
 -- Takes the locks of a join, teams before keys, and only where there is something to decide.
-create function flow.lock_limits(p_api_key_id uuid, p_terms jsonb) returns public.api_keys
+create function flow.lock_limits(
+  p_api_key_id uuid, p_terms jsonb, out v_key public.api_keys, out v_with_team boolean
+)
 language plpgsql
 set search_path = ''
 as $$
-declare
-  v_key public.api_keys;
 begin
   select * into v_key from public.api_keys k where k.id = p_api_key_id;
   if not found then
@@ -220,19 +224,12 @@ begin
   end if;
   perform from public.team_quotas q where q.team_id = v_key.team_id
   order by q.resource for no key update;
+  v_with_team := found;
   if v_key.budget_usd > 0 or coalesce(p_terms -> 'concurrency', '{}') <> '{}' then
     select * into v_key from public.api_keys k where k.id = p_api_key_id for no key update;
   end if;
-  return v_key;
 end
 $$;
-
-create function flow.is_limited(p_key public.api_keys, p_terms jsonb) returns boolean
-language sql stable
-set search_path = ''
-return (p_key).budget_usd > 0
-  or coalesce(p_terms -> 'concurrency', '{}') <> '{}'
-  or exists (select from public.team_quotas q where q.team_id = (p_key).team_id);
 
 drop function public.join_thread(uuid, uuid, jsonb, boolean, text, text);
 
@@ -280,7 +277,7 @@ begin
   end if;
   return (
     select flow.budget_json(s, p_override or coalesce(p_key.budget_override_until > p_now, false))
-    from flow.limit_states(p_key, '{}', p_now) s where s.resource = 'budget_usd'
+    from flow.limit_states(p_key, '{}', false, p_now) s where s.resource = 'budget_usd'
   );
 end
 $$;
@@ -304,15 +301,18 @@ set search_path = ''
 as $$
 declare
   v_key public.api_keys;
+  v_with_team boolean;
   v_thread public.workflow_threads;
   v_now timestamptz;
   v_overridden boolean;
   v_state flow.limit_state;
   v_need numeric;
-  v_reserved numeric := p_reserve_usd;
-  v_budget jsonb;
+  v_usd numeric := p_reserve_usd;
+  v_secs numeric := p_reserve_secs;
+  v_budget flow.limit_state;
 begin
-  v_key := flow.lock_limits(p_api_key_id, p_terms);
+  select l.v_key, l.v_with_team into v_key, v_with_team
+  from flow.lock_limits(p_api_key_id, p_terms) l;
   v_now := coalesce(p_now, clock_timestamp());
   v_overridden := p_override or coalesce(v_key.budget_override_until > v_now, false);
 
@@ -322,18 +322,24 @@ begin
       || jsonb_build_object('budget', flow.budget_of(v_key, p_override, v_now));
   end if;
 
-  if flow.is_limited(v_key, p_terms) then
-    for v_state in select * from flow.limit_states(v_key, p_terms, v_now) loop
-      v_need := flow.need(v_state, p_billable, p_reserve_usd, p_reserve_secs);
-      if v_state.resource = 'budget_usd' and v_key.budget_usd > 0 then
-        v_budget := flow.budget_json(v_state, v_overridden);
+  if v_with_team or v_key.budget_usd > 0 or coalesce(p_terms -> 'concurrency', '{}') <> '{}' then
+    for v_state in select * from flow.limit_states(v_key, p_terms, v_with_team, v_now) loop
+      if v_state.resource = 'budget_usd' then
+        v_budget := v_state;
       end if;
-      continue when v_need is null or v_state.quota is null
-        or (v_state.resource = 'budget_usd' and v_overridden);
+      v_need := flow.need(
+        v_state, p_terms, p_join ->> 'product', p_billable, p_reserve_usd, p_reserve_secs
+      );
+      continue when v_need is null or (v_state.resource = 'budget_usd' and v_overridden);
       if not flow.fits(v_state, v_need) then
-        return jsonb_build_object('refused', flow.refusal_json(v_state, v_now), 'budget', v_budget);
+        return jsonb_build_object('refused', flow.refusal_json(v_state, v_now));
       end if;
-      v_reserved := least(v_reserved, flow.room_usd(v_state));
+      case v_state.resource
+        when 'concurrent_calls' then null;
+        when 'call_seconds' then v_secs := least(v_secs, flow.room(v_state));
+        when 'budget_usd' then v_usd := least(v_usd, flow.room(v_state));
+        else v_usd := least(v_usd, flow.room(v_state) / 100);
+      end case;
     end loop;
   end if;
 
@@ -344,7 +350,7 @@ begin
   values (
     p_thread_id, v_key.id, v_key.team_id, p_join ->> 'product', p_billable, p_join,
     coalesce(p_join -> 'metadata', '{}'), flow.zero_usage_stats(p_thread_id),
-    p_idempotency_key, p_fingerprint, v_reserved, p_reserve_secs, p_override,
+    p_idempotency_key, p_fingerprint, v_usd, v_secs, p_override,
     v_now + make_interval(secs => p_waiting_secs)
   )
   on conflict do nothing
@@ -352,10 +358,14 @@ begin
   if not found then
     -- Nothing limits this key, so nothing made two equal joins wait for each other before.
     v_thread := flow.joined_before(p_api_key_id, p_thread_id, p_idempotency_key);
-    return flow.replay(v_thread, p_api_key_id, p_fingerprint) || jsonb_build_object('budget', v_budget);
+    return flow.replay(v_thread, p_api_key_id, p_fingerprint)
+      || jsonb_build_object('budget', flow.budget_of(v_key, p_override, v_now));
   end if;
+  v_budget.reserved := v_budget.reserved + v_usd;
   return jsonb_build_object(
-    'thread', flow.thread_json(v_thread), 'replayed', false, 'budget', v_budget
+    'thread', flow.thread_json(v_thread),
+    'replayed', false,
+    'budget', case when v_budget.quota is not null then flow.budget_json(v_budget, v_overridden) end
   );
 end
 $$;
@@ -385,7 +395,7 @@ begin
   return jsonb_build_object(
     'limits', (
       select jsonb_agg(flow.limit_json(s))
-      from flow.limit_states(v_key, p_terms, v_now) s
+      from flow.limit_states(v_key, p_terms, true, v_now) s
     ),
     'budget', flow.budget_of(v_key, false, v_now)
   );

@@ -53,21 +53,27 @@ as $$
   on conflict (api_key_id, type, period) where period is not null do nothing
 $$;
 
+-- The lock is set_budget's counterpart: either this sees the new cap or that sees this spending.
 create function flow.note_budgets(p_rows public.usage_events[]) returns void
 language sql
 set search_path = ''
 as $$
-  select flow.note_budget(k, e.month, e.thread_id)
-  from (
+  with spent as materialized (
     select r.api_key_id, flow.month_of(r.occurred_at) as month,
       (array_agg(r.workflow_thread_id order by r.occurred_at desc))[1] as thread_id
     from unnest(p_rows) r
     where r.total_cost_usd > 0
     group by 1, 2
-    order by 1, 2
-  ) e
-  join public.api_keys k on k.id = e.api_key_id
-  where k.budget_usd > 0
+  ), keys as materialized (
+    select k from public.api_keys k
+    where k.id = any (array(select s.api_key_id from spent s))
+    order by k.id
+    for key share
+  )
+  select flow.note_budget(o.k, s.month, s.thread_id)
+  from spent s join keys o on (o.k).id = s.api_key_id
+  where (o.k).budget_usd > 0
+  order by s.api_key_id, s.month
 $$;
 
 create function flow.standing_json(p_thread public.workflow_threads, p_key public.api_keys, p_spent numeric)

@@ -21,7 +21,7 @@ as $$
         and t.status in ('created', 'connecting', 'in_call')
     )
   )
-  from flow.limit_states(p_key, '{}', p_now) s
+  from flow.limit_states(p_key, '{}', false, p_now) s
   where s.resource = 'budget_usd'
 $$;
 
@@ -75,6 +75,8 @@ as $$
 declare
   v_key public.api_keys;
 begin
+  -- Waits for usage that is being recorded: it may reach the new cap.
+  perform from public.api_keys k where k.id = p_api_key_id for update;
   update public.api_keys k set budget_usd = p_cap_usd, updated_at = now()
   where k.id = p_api_key_id returning * into v_key;
   if not found then
@@ -169,6 +171,7 @@ as $$
   cross join lateral flow.limit_states(
     jsonb_populate_record(null::public.api_keys, jsonb_build_object('team_id', t.team_id)),
     jsonb_build_object('buckets', p_buckets),
+    true,
     now()
   ) s
   where s.scope = 'team' and s.quota is not null

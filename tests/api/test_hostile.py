@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flow.api.bodies import MAX_DEPTH, read_object
-from flow.api.limits import MAX_BODY_BYTES, MAX_HEADERS
+from flow.api.request_size import MAX_BODY_BYTES, MAX_HEADERS
 from flow.domain.join import JoinRequest
 from flow.errors import InvalidInput, Refused
 from tests.api.conftest import Api
@@ -141,7 +141,7 @@ async def test_a_body_that_claims_to_be_large_is_not_read(api: Api) -> None:
 async def test_a_body_that_never_comes_is_given_up(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.api.limits.BODY_SECS", 0.2)
+    monkeypatch.setattr("flow.api.request_size.BODY_SECS", 0.2)
     status, problem = await raw(api, "Content-Length: 10\r\n")
     assert problem is not None
     assert (status, problem["code"]) == (408, "request_timeout")

@@ -1,0 +1,116 @@
+"""The budget of the calling key, on every answer to it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+import structlog
+from pydantic import BaseModel, Field
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flow.db.functions import Database
+from flow.domain import budget as domain
+from flow.domain.budget import Tier
+from flow.domain.quota import dollars
+from flow.errors import FlowError
+
+log = structlog.get_logger(__name__)
+
+LOOKUP_SECS = 2.0
+TIER_HEADER = "x-posthog-budget"
+REMAINING_HEADER = "x-posthog-budget-remaining-usd"
+
+
+class Budget(BaseModel):
+    """What the key may spend this month (UTC). All null without a budget.
+
+    ``remaining_usd`` is the cap less what is spent; running calls hold ``reserved_usd`` of that.
+    """
+
+    tier: Tier | None = Field(examples=["ok"])
+    cap_usd: str | None = Field(examples=["50.00"])
+    spent_usd: str | None = Field(examples=["8.80"])
+    reserved_usd: str | None = Field(examples=["0.10"])
+    remaining_usd: str | None = Field(examples=["41.20"])
+    resets_at: datetime | None
+
+
+def shown(budget: domain.Budget | None) -> Budget:
+    """The budget for a customer."""
+    if budget is None or budget.cap_usd is None:
+        return Budget(
+            tier=None,
+            cap_usd=None,
+            spent_usd=None,
+            reserved_usd=None,
+            remaining_usd=None,
+            resets_at=None,
+        )
+    return Budget(
+        tier=budget.tier,
+        cap_usd=dollars(budget.cap_usd),
+        spent_usd=dollars(budget.spent_usd),
+        reserved_usd=dollars(budget.reserved_usd),
+        remaining_usd=dollars(budget.remaining_usd or Decimal(0)),
+        resets_at=budget.resets_at,
+    )
+
+
+def note_budget(connection: HTTPConnection, budget: domain.Budget | None) -> None:
+    """Tell the middleware what a handler has just learned, which saves it the asking."""
+    connection.scope["state"]["budget"] = budget
+
+
+class BudgetHeaders:
+    """Adds the tier, and what remains, to every answer to a key that has a budget.
+
+    Where the budget cannot be read the tier is ``unknown``: an answer never fails for it.
+    """
+
+    def __init__(self, app: ASGIApp, *, database: Database) -> None:
+        self._app = app
+        self._database = database
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; look up the budget when it answers, unless a handler knew it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope["state"]
+
+        async def labelled(message: Message) -> None:
+            if message["type"] == "http.response.start" and (key_id := state.get("api_key_id")):
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                headers.update(await self._headers(state, key_id, message["status"]))
+            await send(message)
+
+        await self._app(scope, receive, labelled)
+
+    async def _headers(self, state: dict[str, object], key_id: UUID, status: int) -> dict[str, str]:
+        if "budget" in state:
+            budget = state["budget"]
+            assert budget is None or isinstance(budget, domain.Budget)
+            return _headers(budget)
+        try:
+            if status >= 500:
+                # What just failed would most likely make this answer wait, and fail again.
+                return {TIER_HEADER: Tier.UNKNOWN}
+            async with asyncio.timeout(LOOKUP_SECS):
+                return _headers(await self._database.get_budget(key_id))
+        except (FlowError, TimeoutError) as error:
+            log.warning("budget_unknown", api_key_id=str(key_id), error=str(error))
+            return {TIER_HEADER: Tier.UNKNOWN}
+
+
+def _headers(budget: domain.Budget | None) -> dict[str, str]:
+    if budget is None or budget.tier is None:
+        return {}
+    return {
+        TIER_HEADER: budget.tier,
+        REMAINING_HEADER: dollars(budget.remaining_usd or Decimal(0)),
+    }

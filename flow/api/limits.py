@@ -1,0 +1,111 @@
+"""What the calling key may use, and how far it has got."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flow.api.auth import caller_of
+from flow.api.budget import Budget, note_budget, shown
+from flow.api.exact_json import ExactJSONResponse
+from flow.api.problems import documented
+from flow.api.services import Services, services_of
+from flow.domain.budget import Tier
+from flow.domain.key import ApiKey
+from flow.domain.quota import BUDGET, LimitState, plain
+from flow.errors import Unavailable
+
+router = APIRouter(prefix="/api/limits", tags=["limits"])
+
+
+class Limit(BaseModel):
+    """One limit; amounts are strings, which keep every digit, and months are of UTC.
+
+    ``budget_usd`` is in USD, ``call_seconds`` in seconds, ``concurrent_calls`` in calls; any other
+    resource is credits, of which 1 is 1 cent of billable cost.
+    """
+
+    resource: str = Field(examples=["ai_credits"])
+    scope: Literal["key", "team"]
+    product: str | None = Field(description="Set where the limit is for calls of one product.")
+    used: str | None = Field(examples=["120.5"])
+    reserved: str | None = Field(
+        description="Held by running calls beyond what they have used.", examples=["10"]
+    )
+    limit: str | None = Field(description="Null: there is no limit.", examples=["1000"])
+    limited: bool = Field(description="Whether a call would be refused now.")
+    resets_at: datetime | None = Field(description="Null: it frees itself when a call ends.")
+    source: Literal["flow", "external"] = "flow"
+    status: Literal["ok", "unavailable"] = Field(
+        default="ok", description="Unavailable: an external source cannot be asked now."
+    )
+
+
+class Limits(BaseModel):
+    """Every limit of the key and its team, and the key's budget."""
+
+    budget: Budget
+    limits: list[Limit]
+
+
+@router.get("", response_model=Limits, responses=documented())
+async def get_limits(request: Request) -> Response:
+    """Every limit, with how much of it is used and when it starts anew."""
+    services, key = services_of(request), caller_of(request)
+    states, budget = await services.database.get_limits(key.id, services.products.terms())
+    note_budget(request, budget)
+    is_lifted = budget is not None and budget.tier is Tier.OVERRIDE
+    limits = [_limit(state, is_lifted=is_lifted) for state in states]
+    limits += await _external(services, key)
+    return ExactJSONResponse(Limits(budget=shown(budget), limits=limits))
+
+
+def _limit(state: LimitState, *, is_lifted: bool) -> Limit:
+    said: dict[str, Any] = state.to_json()
+    if state.resource == BUDGET and is_lifted:
+        said["limited"] = False
+    return Limit(**said)
+
+
+async def _external(services: Services, key: ApiKey) -> list[Limit]:
+    """What the operator's own billing says, one line for each product that takes calls."""
+    if services.quotas is None:
+        return []
+    return [
+        await _external_limit(services, key, product.name)
+        for product in services.products
+        if product.calls
+    ]
+
+
+async def _external_limit(services: Services, key: ApiKey, product: str) -> Limit:
+    assert services.quotas is not None
+    said: dict[str, Any] = dict.fromkeys(("used", "limit", "resets_at"))
+    status: Literal["ok", "unavailable"] = "ok"
+    resource, limited = "external", True
+    try:
+        state = await services.quotas.state(key, product)
+    except Unavailable:
+        status = "unavailable"
+    else:
+        resource, limited = state.resource or resource, state.limited
+        said = {
+            "used": None if state.used is None else plain(state.used),
+            "limit": None if state.limit is None else plain(state.limit),
+            "resets_at": state.resets_at,
+        }
+    return Limit(
+        resource=resource,
+        scope="team",
+        product=product,
+        reserved=None,
+        limited=limited,
+        source="external",
+        status=status,
+        **said,
+    )

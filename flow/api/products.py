@@ -1,0 +1,33 @@
+"""What a call can be sold as."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flow.api.auth import caller_of
+from flow.api.exact_json import ExactJSONResponse
+from flow.api.problems import documented
+from flow.api.services import services_of
+
+router = APIRouter(prefix="/api/products", tags=["limits"])
+
+_PRODUCT = {"name": "voice_bot", "billable": True, "max_duration_secs": 1800}
+
+
+class ProductList(BaseModel):
+    """The operator's products, as the products file has them."""
+
+    products: list[dict[str, Any]] = Field(examples=[[_PRODUCT]])
+
+
+@router.get("", response_model=ProductList, responses=documented())
+async def list_products(request: Request) -> Response:
+    """Every product: whether it is billed, which models it allows, and how far a call may go."""
+    caller_of(request)
+    products = [product.to_json() for product in services_of(request).products]
+    return ExactJSONResponse(ProductList(products=products))

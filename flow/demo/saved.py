@@ -1,0 +1,77 @@
+"""What save mode saved: each piece of work it touched, priced as it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from flow.domain.usage import (
+    AMOUNTS,
+    Kind,
+    Outcome,
+    Owner,
+    Provenance,
+    Quantities,
+    UsageEvent,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """In USD: what the work cost, and what the same work of the model asked for would have.
+
+    Work that save mode did not touch, or that has no price either way, is not in it.
+    """
+
+    generations: int = 0
+    cost_usd: Decimal = Decimal(0)
+    asked_for_usd: Decimal = Decimal(0)
+
+    @property
+    def saved_usd(self) -> Decimal:
+        """The difference."""
+        return self.asked_for_usd - self.cost_usd
+
+
+def saved(ledger: Iterable[Mapping[str, Any]], price: Callable[[UsageEvent], UsageEvent]) -> Saved:
+    """What save mode saved in these rows of a ledger."""
+    found = Saved()
+    for row in ledger:
+        if row["kind"] != Kind.LLM or not row["save_mode"] or row["total_cost_usd"] is None:
+            continue
+        asked_for = price(_as_asked_for(row)).cost
+        if asked_for is not None:
+            found = Saved(
+                found.generations + 1,
+                found.cost_usd + Decimal(row["total_cost_usd"]),
+                found.asked_for_usd + asked_for.total,
+            )
+    return found
+
+
+def _as_asked_for(row: Mapping[str, Any]) -> UsageEvent:
+    amounts: dict[str, Any] = {
+        name: Decimal(row[name]) if name == "audio_seconds" else int(row[name]) for name in AMOUNTS
+    }
+    return UsageEvent(
+        owner=Owner(
+            UUID(row["workflow_thread_id"]),
+            UUID(row["api_key_id"]),
+            row["team_id"],
+            row["product"],
+            row["billable"],
+        ),
+        kind=Kind(row["kind"]),
+        source=row["source"],
+        provider=row["provider"],
+        model=row["requested_model"] or row["model"],
+        service_tier=row["service_tier"],
+        quantities=Quantities(**amounts),
+        provenance=Provenance(row["provenance"]),
+        outcome=Outcome(row["outcome"]),
+        occurred_at=datetime.fromisoformat(row["occurred_at"]),
+    )

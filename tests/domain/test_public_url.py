@@ -1,0 +1,90 @@
+"""A customer's URL must lead out into the internet, however the host is written."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flow.domain.public_url import is_public, problem_of
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.example.com/flow",
+        "https://example.com:8443/a?b=c#d",
+        "https://93.184.216.34/hook",
+        "https://[2606:2800:220:1:248:1893:25c8:1946]/hook",
+        "https://xn--bcher-kva.example/",
+        "https://1.example.com/",
+    ],
+)
+def test_a_public_url_is_taken(url: str) -> None:
+    assert problem_of(url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://example.com/", "https"),
+        ("ftp://example.com/", "https"),
+        ("https:///nowhere", "host"),
+        ("example.com/hook", "https"),
+        ("https://user:word@example.com/", "credentials"),
+        ("https://user@example.com/", "credentials"),
+        ("https://example.com:99999/", "URL"),
+        ("https://[::1", "URL"),
+        ("https://exam ple.com/", "https"),
+        ("https://example.com/\x7f", "https"),
+        *[
+            (f"https://{host}/", "public")
+            for host in (
+                "localhost",
+                "LOCALHOST.",
+                "db.localhost",
+                "printer.local",
+                "metadata.google.internal",
+                "intranet",
+                "127.0.0.1",
+                "127.1",
+                "2130706433",
+                "0x7f.0.0.1",
+                "0x7f000001",
+                "0177.0.0.1",
+                "10.0.0.7",
+                "172.16.3.4",
+                "192.168.1.1",
+                "169.254.169.254",
+                "100.64.0.1",
+                "0.0.0.0",
+                "224.0.0.1",
+                "255.255.255.255",
+                "[::1]",
+                "[::]",
+                "[fe80::1]",
+                "[fc00::1]",
+                "[::ffff:127.0.0.1]",
+                "[::ffff:10.0.0.1]",
+                "[2002:7f00:1::]",
+            )
+        ],
+    ],
+)
+def test_any_other_url_is_refused_with_the_reason(url: str, why: str) -> None:
+    assert why in (problem_of(url) or "")
+
+
+PRIVATE = [ip_network(net) for net in ("10.0.0.0/8", "127.0.0.0/8", "192.168.0.0/16")]
+
+
+@given(st.sampled_from(PRIVATE), st.data())
+def test_no_private_address_is_public_in_any_spelling(network: object, data: st.DataObject) -> None:
+    assert hasattr(network, "__getitem__")
+    size = network.num_addresses  # type: ignore[attr-defined]
+    address = IPv4Address(int(network[data.draw(st.integers(0, size - 1))]))
+    assert not is_public(address)
+    for host in (str(address), str(int(address)), hex(int(address)), f"[::ffff:{address}]"):
+        assert problem_of(f"https://{host}/") is not None
