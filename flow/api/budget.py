@@ -27,12 +27,12 @@ REMAINING_HEADER = "x-posthog-budget-remaining-usd"
 
 
 class Budget(BaseModel):
-    """What the key may spend this month (UTC). All null without a budget.
+    """What the key may spend this month (UTC). Without a budget the tier is ``ok``, the rest null.
 
     ``remaining_usd`` is the cap less what is spent; running calls hold ``reserved_usd`` of that.
     """
 
-    tier: Tier | None = Field(examples=["ok"])
+    tier: Tier = Field(examples=["ok"])
     cap_usd: str | None = Field(examples=["50.00"])
     spent_usd: str | None = Field(examples=["8.80"])
     reserved_usd: str | None = Field(examples=["0.10"])
@@ -44,7 +44,7 @@ def shown(budget: domain.Budget | None) -> Budget:
     """The budget for a customer."""
     if budget is None or budget.cap_usd is None:
         return Budget(
-            tier=None,
+            tier=Tier.OK,
             cap_usd=None,
             spent_usd=None,
             reserved_usd=None,
@@ -52,7 +52,7 @@ def shown(budget: domain.Budget | None) -> Budget:
             resets_at=None,
         )
     return Budget(
-        tier=budget.tier,
+        tier=budget.tier or Tier.OK,
         cap_usd=dollars(budget.cap_usd),
         spent_usd=dollars(budget.spent_usd),
         reserved_usd=dollars(budget.reserved_usd),

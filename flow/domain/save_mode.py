@@ -65,7 +65,8 @@ def decide(
       because it is not.
 
     Args:
-        tier: the budget's, a `flow.domain.budget.Tier`; ``None`` without a budget.
+        tier: the budget's, a `flow.domain.budget.Tier`; ``None`` without a budget, which is on
+            record as ``ok``.
         enabled: the feature flag for the key; ``None``: not known, which is off.
         forced: takes the flag's place, where it is given.
     """
@@ -79,7 +80,7 @@ def decide(
         is_on, reason = True, f"on_by_{by}"
     else:
         is_on, reason = tier in _ENGAGING, "no_budget" if tier is None else f"budget_{tier}"
-    return CostControl(is_on, reason, None if tier is None else str(tier))
+    return CostControl(is_on, reason, "ok" if tier is None else str(tier))
 
 
 def saving_request(

@@ -166,7 +166,8 @@ class Owner:
 @dataclass(frozen=True, slots=True)
 class CostControl:
     """What was done about a piece of work's cost: whether save mode was on, why it was or was
-    not, and the tier of the key's budget at that time (``None`` without a budget)."""
+    not, and the tier of the key's budget at that time (``ok`` without a budget, ``None`` where
+    nobody looked)."""
 
     save_mode: bool = False
     save_mode_reason: str | None = None

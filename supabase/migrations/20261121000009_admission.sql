@@ -300,8 +300,8 @@ language plpgsql
 set search_path = ''
 as $$
 declare
+  v_locked record;
   v_key public.api_keys;
-  v_with_team boolean;
   v_thread public.workflow_threads;
   v_now timestamptz;
   v_overridden boolean;
@@ -311,8 +311,8 @@ declare
   v_secs numeric := p_reserve_secs;
   v_budget flow.limit_state;
 begin
-  select l.v_key, l.v_with_team into v_key, v_with_team
-  from flow.lock_limits(p_api_key_id, p_terms) l;
+  select * into v_locked from flow.lock_limits(p_api_key_id, p_terms);
+  v_key := v_locked.v_key;
   v_now := coalesce(p_now, clock_timestamp());
   v_overridden := p_override or coalesce(v_key.budget_override_until > v_now, false);
 
@@ -322,8 +322,8 @@ begin
       || jsonb_build_object('budget', flow.budget_of(v_key, p_override, v_now));
   end if;
 
-  if v_with_team or v_key.budget_usd > 0 or coalesce(p_terms -> 'concurrency', '{}') <> '{}' then
-    for v_state in select * from flow.limit_states(v_key, p_terms, v_with_team, v_now) loop
+  if v_locked.v_with_team or v_key.budget_usd > 0 or coalesce(p_terms -> 'concurrency', '{}') <> '{}' then
+    for v_state in select * from flow.limit_states(v_key, p_terms, v_locked.v_with_team, v_now) loop
       if v_state.resource = 'budget_usd' then
         v_budget := v_state;
       end if;
@@ -338,7 +338,7 @@ begin
         when 'concurrent_calls' then null;
         when 'call_seconds' then v_secs := least(v_secs, flow.room(v_state));
         when 'budget_usd' then v_usd := least(v_usd, flow.room(v_state));
-        else v_usd := least(v_usd, flow.room(v_state) / 100);
+        else v_usd := least(v_usd, flow.room(v_state) * 0.01);
       end case;
     end loop;
   end if;

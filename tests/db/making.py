@@ -8,10 +8,10 @@ from decimal import Decimal, localcontext
 from typing import Any
 from uuid import UUID, uuid4
 
-from flow.db.functions import Database
+from flow.db.functions import Database, Joined, Recorded
 from flow.domain.key import ApiKey
-from flow.domain.quota import Admission
-from flow.domain.thread import Thread
+from flow.domain.quota import Admission, Terms
+from flow.domain.thread import Status, Thread
 from flow.domain.usage import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
 
 JOIN = {"product": "voice_bot", "metadata": {"order": 7}, "bot": {"llm": {"temperature": 0.7}}}
@@ -42,6 +42,55 @@ async def a_thread(
         admission=admission,
     )
     return joined.thread
+
+
+async def a_join(
+    database: Database,
+    key: ApiKey,
+    reserve_usd: str = "0",
+    *,
+    reserve_secs: int = 0,
+    waiting_secs: int = 360,
+    terms: Terms | None = None,
+    override: bool = False,
+    product: str = "voice_bot",
+    billable: bool = True,
+    idempotency_key: str | None = None,
+    now: datetime | None = None,
+) -> Joined:
+    """A join that has to be admitted, with what it reserves."""
+    return await database.join_thread(
+        key,
+        uuid4(),
+        JOIN | {"product": product},
+        billable=billable,
+        idempotency_key=idempotency_key,
+        fingerprint="same",
+        admission=Admission(
+            Decimal(reserve_usd), reserve_secs, waiting_secs, terms or Terms(), override
+        ),
+        now=now,
+    )
+
+
+async def spend(database: Database, thread: Thread, usd: str, **given: Any) -> Recorded:
+    """Record one generation of the thread at this cost, now unless another time is given."""
+    known: dict[str, Any] = {"cost": Cost(input=Decimal(usd)), "occurred_at": datetime.now(UTC)}
+    recorded = await database.record_usage([an_event(thread, **(known | given))])
+    assert len(recorded.new) == 1, recorded
+    return recorded
+
+
+WAY = (Status.CONNECTING, Status.IN_CALL, Status.ENDED, Status.EXTRACTING)
+
+
+async def move(database: Database, thread: Thread, status: Status) -> Thread:
+    """Bring a thread just created to a state, through all that come before it."""
+    if status.is_final and status is not Status.COMPLETED:
+        return await database.finish_thread(thread.id, status)
+    for step in WAY[: WAY.index(status) + 1] if status in WAY else WAY if status.is_final else ():
+        thread = await database.save_workflow_thread_data(thread.id, status=step)
+    return await database.finish_thread(thread.id, status) if status.is_final else thread
 
 
 def owner_of(thread: Thread) -> Owner:
