@@ -25,7 +25,7 @@ TOKEN = "sandbox_quota_token"  # noqa: S105 - a stand-in's, and no secret
 KEPT_QUESTIONS = 10_000
 
 _PARAMETERS = ("team_id", "api_key_id", "product")
-_Amount = Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]
+_Amount = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?$")]
 
 
 class Quota(BaseModel):

@@ -19,9 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 import structlog
@@ -32,6 +30,7 @@ from flow.domain.key import ApiKey
 from flow.errors import QuotaUnavailable
 from flow.vendors.quota_answer import QuotaState
 from flow.vendors.quota_client import Answer, Failure, Question, QuotaClient, Refusal
+from flow.vendors.quota_memory import Memories, Memory
 from flow.vendors.quota_refusal import exceeded
 
 __all__ = ["QuotaSource", "QuotaState"]
@@ -41,38 +40,7 @@ log = structlog.get_logger(__name__)
 TIME_LIMIT_SECS = 2.0
 REUSE_SECS = 15.0
 REUSE_LIMITED_SECS = 5.0
-OPEN_SECS = 60.0
 REFUSAL_SECS = 1.0
-BACKOFF_SECS = (0.0, 5.0, 10.0, 20.0)
-MAX_KNOWN = 10_000
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is known about one question. Times are on the source's own clock.
-
-    ``state`` is the last good answer, said at ``said_at``; while it is limited it holds until
-    ``resets_at``. ``trouble`` is what came instead of an answer since.
-    """
-
-    state: QuotaState | None = None
-    said_at: float = -math.inf
-    resets_at: float = math.inf
-    trouble: Failure | Refusal | None = None
-    failures: int = 0
-    ask_again_at: float = -math.inf
-
-    def is_open(self, now: float) -> bool:
-        """Whether the last good answer lets the team go on without another."""
-        return self.state is not None and not self.state.limited and now - self.said_at <= OPEN_SECS
-
-    def is_limited(self, now: float) -> bool:
-        return self.state is not None and self.state.limited and now < self.resets_at
-
-    def fail(self, failure: Failure, now: float) -> None:
-        pause = BACKOFF_SECS[min(self.failures, len(BACKOFF_SECS) - 1)]
-        self.failures += 1
-        self.trouble, self.ask_again_at = failure, now + pause
 
 
 class QuotaSource:
@@ -106,7 +74,7 @@ class QuotaSource:
         self._clock = clock
         self._wall_clock = wall_clock
         self._reuse_secs = reuse_secs
-        self._known: OrderedDict[Question, _Memory] = OrderedDict()
+        self._known = Memories()
         self._flights: dict[Question, asyncio.Task[Answer]] = {}
         self._outcomes = Counter(
             "flow_quota_checks",
@@ -140,7 +108,6 @@ class QuotaSource:
         memory = self._known.get(question)
         if memory is None or self._clock() >= memory.ask_again_at:
             return self._settle(question, await self._ask_once(question))
-        self._known.move_to_end(question)
         if memory.trouble is not None:
             return self._settle(question, memory.trouble)
         assert memory.state is not None
@@ -169,18 +136,18 @@ class QuotaSource:
         asked_at = self._clock()
         answer = await self._client.ask(question)
         if isinstance(answer, QuotaState):
-            self._put(question, self._good(answer, asked_at))
+            self._known.put(question, self._good(answer, asked_at))
         elif isinstance(answer, Refusal):
-            self._forget_team(question.team_id)
+            self._known.forget_team(question.team_id)
             again_at = self._clock() + REFUSAL_SECS
-            self._put(question, _Memory(trouble=answer, ask_again_at=again_at))
+            self._known.put(question, Memory(trouble=answer, ask_again_at=again_at))
         else:
-            memory = self._known.get(question) or _Memory()
+            memory = self._known.get(question) or Memory()
             memory.fail(answer, self._clock())
-            self._put(question, memory)
+            self._known.put(question, memory)
         return answer
 
-    def _good(self, state: QuotaState, asked_at: float) -> _Memory:
+    def _good(self, state: QuotaState, asked_at: float) -> Memory:
         """The answer is as old as its question: what the source did not know then it did not
         say."""
         resets_at, reuse_secs = math.inf, self._reuse_secs
@@ -190,17 +157,7 @@ class QuotaSource:
                 left = state.resets_at.timestamp() - self._wall_clock()
                 resets_at = self._clock() + left
         ask_again_at = min(asked_at + reuse_secs, resets_at)
-        return _Memory(state, asked_at, resets_at, ask_again_at=ask_again_at)
-
-    def _put(self, question: Question, memory: _Memory) -> None:
-        self._known[question] = memory
-        self._known.move_to_end(question)
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
-
-    def _forget_team(self, team_id: str) -> None:
-        for question in [known for known in self._known if known.team_id == team_id]:
-            del self._known[question]
+        return Memory(state, asked_at, resets_at, ask_again_at=ask_again_at)
 
     def _settle(self, question: Question, answer: Answer) -> QuotaState:
         """What ``answer`` means for one caller; counted, and logged unless it is a good one."""
@@ -221,21 +178,19 @@ class QuotaSource:
 
     def _fall_back(self, question: Question, failure: Failure) -> QuotaState:
         """Decide from memory alone."""
-        memory, now = self._known.get(question) or _Memory(), self._clock()
+        memory, now = self._known.get(question) or Memory(), self._clock()
         who = {"reason": failure.reason, **_who(question)}
-        if memory.is_open(now):
-            assert memory.state is not None
+        if (good := memory.open_state(now)) is not None:
             self._outcomes.labels("failed_open").inc()
             age = round(now - memory.said_at, 1)
             log.warning("quota_source_failed_open", good_secs_ago=age, **who)
-            return memory.state
+            return good
+        limited = memory.limited_state(now)
         self._outcomes.labels("failed_closed").inc()
-        limited = memory.is_limited(now)
-        log.error("quota_source_failed_closed", limited=limited, **who)
-        if limited:
-            assert memory.state is not None
-            return memory.state
-        raise QuotaUnavailable
+        log.error("quota_source_failed_closed", limited=limited is not None, **who)
+        if limited is None:
+            raise QuotaUnavailable
+        return limited
 
 
 def _who(question: Question) -> dict[str, str]:

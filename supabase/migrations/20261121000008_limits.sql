@@ -57,6 +57,11 @@ group by 1, 2, 3, 4;
 alter table public.workflow_threads
   add column reserved_usd numeric not null default 0 check (reserved_usd >= 0 and reserved_usd < 1e12),
   add column reserved_secs numeric not null default 0 check (reserved_secs >= 0 and reserved_secs < 1e9),
+  -- Of usage_stats, so that summing them over many running calls is quick.
+  add column recorded_usd numeric
+    generated always as ((usage_stats ->> 'total_cost_usd')::numeric) stored,
+  add column recorded_call_secs numeric
+    generated always as ((usage_stats ->> 'call_seconds')::numeric) stored,
   add column budget_override boolean not null default false,
   add column lease_until timestamptz;
 comment on column public.workflow_threads.reserved_usd is

@@ -24,108 +24,117 @@ return case
 end;
 
 -- p_terms is what the operator's products say: {"buckets": {"ai_credits": ["voice_bot"]},
--- "concurrency": {"voice_bot": 10}}. A key without an id gives what is its team's alone. The team's
--- other keys are only looked at where p_with_team says so.
-create function flow.limit_states(
-  p_key public.api_keys, p_terms jsonb, p_with_team boolean, p_now timestamptz
-)
+-- "concurrency": {"voice_bot": 10}}. The functions are in plpgsql, which keeps plans: planning them
+-- takes longer than running them. A plan made while tables were small must do when they are large.
+create function flow.key_limits(p_key public.api_keys, p_terms jsonb, p_now timestamptz)
 returns setof flow.limit_state
-language sql stable
+language plpgsql stable
 set search_path = ''
 set enable_seqscan = off
 as $$
-  with quotas as materialized (
-    select q.resource, q.quota from public.team_quotas q where q.team_id = (p_key).team_id
-  ), spent as materialized (
-    select m.api_key_id = (p_key).id as is_own, m.team_id, m.product,
-      m.total_cost_usd, m.billable_cost_usd, m.call_seconds
-    from public.usage_monthly m
-    where m.api_key_id = (p_key).id and m.month = flow.month_of(p_now)
-    union all
-    select false, m.team_id, m.product, m.total_cost_usd, m.billable_cost_usd, m.call_seconds
-    from public.usage_monthly m
-    where m.team_id = (p_key).team_id and m.month = flow.month_of(p_now)
-      and m.api_key_id is distinct from (p_key).id and p_with_team
-  ), threads as materialized (
-    select t.id, t.api_key_id, t.team_id, t.product, t.billable, t.status, t.usage_stats,
-      t.reserved_usd, t.reserved_secs, t.connected_at, t.ended_at
-    from public.workflow_threads t
-    where t.api_key_id = (p_key).id and t.lease_until > p_now
-      and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
-    union all
-    select t.id, t.api_key_id, t.team_id, t.product, t.billable, t.status, t.usage_stats,
-      t.reserved_usd, t.reserved_secs, t.connected_at, t.ended_at
-    from public.workflow_threads t
-    where t.team_id = (p_key).team_id and t.lease_until > p_now
-      and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
-      and t.api_key_id is distinct from (p_key).id and p_with_team
-  ), live as materialized (
-    select
-      t.api_key_id is not distinct from (p_key).id as is_own,
-      t.team_id,
-      t.product,
-      t.billable,
-      t.status in ('created', 'connecting', 'in_call') as is_running,
-      greatest(t.reserved_usd - (t.usage_stats ->> 'total_cost_usd')::numeric, 0) as held_usd,
-      e.elapsed,
-      case when t.status in ('created', 'connecting', 'in_call')
-        then greatest(t.reserved_secs - e.elapsed, 0) else 0
-      end as held_secs
-    from threads t
-    cross join lateral (
-      -- The seconds of a call are recorded at its end; until then they are told from the clock.
-      select case
-        when t.connected_at is null or (t.usage_stats ->> 'call_seconds')::numeric > 0 then 0
-        else greatest(extract(epoch from coalesce(t.ended_at, p_now) - t.connected_at), 0)
-      end as elapsed
-    ) e
-  )
+begin
+  return query
   select
     'budget_usd', 'key', null,
-    coalesce((select sum(s.total_cost_usd) from spent s where s.is_own), 0),
-    coalesce((select sum(l.held_usd) from live l where l.is_own), 0),
-    case when (p_key).budget_usd > 0 then (p_key).budget_usd end,
+    coalesce((
+      select sum(m.total_cost_usd) from public.usage_monthly m
+      where m.api_key_id = p_key.id and m.month = flow.month_of(p_now)
+    ), 0),
+    coalesce((
+      select sum(greatest(t.reserved_usd - t.recorded_usd, 0)) from public.workflow_threads t
+      where t.api_key_id = p_key.id and t.lease_until > p_now
+        and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
+    ), 0),
+    case when p_key.budget_usd > 0 then p_key.budget_usd end,
     flow.month_end(p_now)
   union all
   select
+    'concurrent_calls', 'key', c.product,
+    (
+      select count(*) from public.workflow_threads t
+      where t.api_key_id = p_key.id and t.lease_until > p_now
+        and t.status in ('created', 'connecting', 'in_call') and t.product = c.product
+    ),
+    0,
+    c.most::numeric,
+    null
+  from jsonb_each_text(coalesce(p_terms -> 'concurrency', '{}')) as c (product, most);
+end
+$$;
+
+create function flow.team_limits(p_team_id text, p_terms jsonb, p_now timestamptz)
+returns setof flow.limit_state
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  return query
+  with quotas as materialized (
+    select q.resource, q.quota from public.team_quotas q where q.team_id = p_team_id
+  ), spent as materialized (
+    select m.product, m.billable_cost_usd, m.call_seconds from public.usage_monthly m
+    where m.team_id = p_team_id and m.month = flow.month_of(p_now)
+  ), live as materialized (
+    select
+      t.product,
+      t.billable,
+      t.status in ('created', 'connecting', 'in_call') as is_running,
+      greatest(t.reserved_usd - t.recorded_usd, 0) as held_usd,
+      t.reserved_secs,
+      -- The seconds of a call are recorded at its end; until then they are told from the clock.
+      case
+        when t.connected_at is null or t.recorded_call_secs > 0 then 0
+        else greatest(extract(epoch from coalesce(t.ended_at, p_now) - t.connected_at), 0)
+      end as elapsed
+    from public.workflow_threads t
+    where t.team_id = p_team_id and t.lease_until > p_now
+      and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
+  )
+  select
     b.name, 'team', null,
     coalesce((
-      select sum(s.billable_cost_usd) * 100 from spent s
-      where s.team_id = (p_key).team_id and b.products ? s.product
+      select sum(s.billable_cost_usd) * 100 from spent s where b.products ? s.product
     ), 0),
     coalesce((
-      select sum(l.held_usd) * 100 from live l
-      where l.team_id = (p_key).team_id and l.billable and b.products ? l.product
+      select sum(l.held_usd) * 100 from live l where l.billable and b.products ? l.product
     ), 0),
     (select q.quota from quotas q where q.resource = b.name),
     flow.month_end(p_now)
   from jsonb_each(coalesce(p_terms -> 'buckets', '{}')) as b (name, products)
-  where p_with_team
   union all
   select
     'call_seconds', 'team', null,
-    coalesce((select sum(s.call_seconds) from spent s where s.team_id = (p_key).team_id), 0)
-    + coalesce((select sum(l.elapsed) from live l where l.team_id = (p_key).team_id), 0),
-    coalesce((select sum(l.held_secs) from live l where l.team_id = (p_key).team_id), 0),
+    coalesce((select sum(s.call_seconds) from spent s), 0)
+    + coalesce((select sum(l.elapsed) from live l), 0),
+    coalesce((
+      select sum(greatest(l.reserved_secs - l.elapsed, 0)) from live l where l.is_running
+    ), 0),
     (select q.quota from quotas q where q.resource = 'call_seconds'),
     flow.month_end(p_now)
-  where p_with_team
   union all
   select
     'concurrent_calls', 'team', null,
-    (select count(*) from live l where l.is_running and l.team_id = (p_key).team_id),
+    (select count(*) from live l where l.is_running),
     0,
     (select q.quota from quotas q where q.resource = 'concurrent_calls'),
-    null
-  where p_with_team
-  union all
-  select
-    'concurrent_calls', 'key', c.product,
-    (select count(*) from live l where l.is_running and l.is_own and l.product = c.product),
-    0,
-    c.most::numeric,
-    null
-  from jsonb_each_text(coalesce(p_terms -> 'concurrency', '{}')) as c (product, most)
+    null;
+end
+$$;
+
+create function flow.limit_states(
+  p_key public.api_keys, p_terms jsonb, p_with_team boolean, p_now timestamptz
+)
+returns setof flow.limit_state
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+  return query select * from flow.key_limits(p_key, p_terms, p_now);
+  if p_with_team then
+    return query select * from flow.team_limits(p_key.team_id, p_terms, p_now);
+  end if;
+end
 $$;
 comment on function flow.limit_states is
   'Every limit of a key and its team: what is used, what running calls hold besides, how much there is '
@@ -236,14 +245,21 @@ drop function public.join_thread(uuid, uuid, jsonb, boolean, text, text);
 -- A join made before: under the same idempotency key, or the same call sent again.
 create function flow.joined_before(p_api_key_id uuid, p_thread_id uuid, p_idempotency_key text)
 returns public.workflow_threads
-language sql stable
+language plpgsql stable
 set search_path = ''
 as $$
-  select t.* from public.workflow_threads t
-  where t.api_key_id = p_api_key_id and t.idempotency_key = p_idempotency_key
-  union all
-  select t.* from public.workflow_threads t where t.id = p_thread_id
-  limit 1
+declare
+  v_thread public.workflow_threads;
+begin
+  if p_idempotency_key is not null then
+    select * into v_thread from public.workflow_threads t
+    where t.api_key_id = p_api_key_id and t.idempotency_key = p_idempotency_key;
+  end if;
+  if v_thread.id is null then
+    select * into v_thread from public.workflow_threads t where t.id = p_thread_id;
+  end if;
+  return v_thread;
+end
 $$;
 
 create function flow.replay(p_thread public.workflow_threads, p_api_key_id uuid, p_fingerprint text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,6 +22,8 @@ from flow.api.app import Services, create_app
 from flow.api.services import utc_now
 from flow.db.functions import Database
 from flow.domain.join import JoinRequest
+from flow.domain.key import ApiKey
+from flow.domain.product import Product, Products
 from flow.domain.thread import Status, Thread
 from flow.domain.usage import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import FieldProblem, InvalidInput, Refused
@@ -30,6 +32,13 @@ from flow.sandbox.unkey import ROOT_KEY, UnkeySandbox
 from flow.vendors.unkey import KeyVerifier
 
 SECRET = b"a secret for the tests only"
+PRODUCTS = Products(
+    [
+        Product("voice_bot", billable=True, reservation_usd=Decimal("0.10"), reservation_secs=60),
+        Product("playground", billable=False),
+        Product("insights", billable=True, calls=False),
+    ]
+)
 
 
 @dataclass
@@ -51,9 +60,6 @@ class Calls:
             raise InvalidInput("The bot cannot be built.", [problem])
         llm = join.bot.llm.model_copy(update={"model": join.bot.llm.model or "gpt-4.1"})
         return join.model_copy(update={"bot": join.bot.model_copy(update={"llm": llm})})
-
-    def is_billable(self, product: str) -> bool:
-        return product == "voice_bot"
 
     async def run_websocket(self, thread: Thread, websocket: WebSocket) -> None:
         if self.fail is not None:
@@ -92,6 +98,7 @@ class Api:
     calls: Calls
     services: Services
     now: Clock
+    unkey_ids: dict[str, str] = field(default_factory=dict)
 
     async def join(
         self, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
@@ -100,6 +107,12 @@ class Api:
         assert response.status_code in {200, 201}, response.text
         answer: dict[str, Any] = response.json()
         return answer
+
+    async def key_of(self, client: httpx.AsyncClient) -> ApiKey:
+        """The row of a client's key; it is made when the key is first seen."""
+        secret = client.headers.get("X-API-Key") or client.headers["Authorization"].split()[1]
+        assert (await client.get("/api/threads")).status_code == httpx.codes.OK
+        return (await self.database.get_api_key(self.unkey_ids[secret])).key
 
     async def in_call(self, thread_id: str) -> None:
         for status in (Status.CONNECTING, Status.IN_CALL):
@@ -111,9 +124,11 @@ class Api:
             await self.database.save_workflow_thread_data(UUID(thread_id), status=status)
         await self.database.finish_thread(UUID(thread_id), Status.COMPLETED)
 
-    def new_key(self, team: str = "team_a") -> str:
+    def new_key(self, team: str = "team_a", permissions: Sequence[str] = ()) -> str:
         secret = f"flow_{uuid4().hex}"
-        self.unkey.add_key(secret, team_id=team, name="A key")
+        self.unkey_ids[secret] = self.unkey.add_key(
+            secret, team_id=team, name="A key", permissions=permissions
+        )
         return secret
 
     def as_key(self, secret: str) -> httpx.AsyncClient:
@@ -179,6 +194,7 @@ async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
                 "database": database,
                 "keys": keys,
                 "calls": calls,
+                "products": PRODUCTS,
                 "secret": SECRET,
                 "registry": CollectorRegistry(),
                 "now": now,

@@ -211,7 +211,9 @@ async def test_a_call_over_the_end_of_a_month_holds_no_more_than_is_left(direct:
     assert (budget.spent_usd, budget.reserved_usd) == (0, Decimal("0.5"))
 
 
-@pytest.mark.parametrize(("waiting_secs", "after", "held"), [(60, 59, 2), (60, 60, 0), (360, 60, 2)])
+@pytest.mark.parametrize(
+    ("waiting_secs", "after", "held"), [(60, 59, 2), (60, 60, 0), (360, 60, 2)]
+)
 async def test_a_caller_is_waited_for_as_long_as_asked(
     direct: Database, waiting_secs: int, after: int, held: int
 ) -> None:

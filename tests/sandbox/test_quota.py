@@ -72,7 +72,7 @@ async def test_a_quota_that_makes_no_sense_is_not_set(
     [
         (AUTHORIZED, 200),
         ({}, 401),
-        ({"authorization": "Bearer "}, 401),
+        ({"authorization": "Bearer"}, 401),
         ({"authorization": f"Basic {TOKEN}"}, 401),
         ({"authorization": f"Bearer {TOKEN}x"}, 401),
     ],

@@ -137,6 +137,30 @@ async def world() -> AsyncIterator[World]:
 
 
 @dataclass
+class Lab:
+    """One world for all examples; each asks for a team, and so has a memory, of its own."""
+
+    run: Callable[[Any], Any]
+    world: World
+    teams: int = 0
+
+    def new_team(self) -> ApiKey:
+        self.teams += 1
+        return at(team_id=f"team_{self.teams}")
+
+
+@pytest.fixture(scope="module")
+def lab(_one_authority: None) -> Iterator[Lab]:
+    with asyncio.Runner() as runner:
+        running = running_world(time_limit_secs=30)
+        lab = Lab(runner.run, runner.run(running.__aenter__()))
+        # Counted by length, so none may be pushed out.
+        lab.world.billing.requests = type(lab.world.billing.requests)()
+        yield lab
+        runner.run(running.__aexit__(None, None, None))
+
+
+@dataclass
 class Wire:
     """A server that says the same bytes to everybody, and keeps what was said to it."""
 
@@ -206,9 +230,6 @@ FAILURES = {
     **{str(code): status(code, body={"limited": False}) for code in (201, 202, 203, 206)},
     "429 with a good body": status(429, body={"limited": False}),
     "500 with a good body": status(500, body={"limited": False}),
-    "hangs": {"kind": "hang"},
-    "stalls before its body": {"kind": "stall", "chunks": 0},
-    "stalls after its body": {"kind": "stall", "chunks": 1},
     "hangs up": {"kind": "drop"},
     "hangs up after its body": {"kind": "cut", "chunks": 1},
     "cut-off JSON": {"kind": "malformed"},
@@ -223,6 +244,7 @@ FAILURES = {
     "nothing in it": says({}),
     "another spelling": says({"Limited": False}),
     "NaN": says('{"limited": NaN}'),
+    "NaN where it does not matter": says('{"limited": false, "x": [NaN]}'),
     "single quotes": says("{'limited': false}"),
     "two answers": says('{"limited": false} {"limited": true}'),
     "contradicts itself": says('{"limited": true, "limited": false}'),
@@ -267,10 +289,15 @@ FAILURES = {
     "resource of 101 characters": says({"limited": False, "resource": "r" * 101}),
 }  # fmt: skip
 
-# Those above that are not about reading a body: enough to show what a failure does.
-SOME_FAILURES = {
+SILENCES = {
+    "hangs": {"kind": "hang"},
+    "stalls before its body": {"kind": "stall", "chunks": 0},
+    "stalls after its body": {"kind": "stall", "chunks": 1},
+}
+# Enough to show what a failure does.
+SOME_FAILURES = {"hangs": SILENCES["hangs"]} | {
     name: FAILURES[name]
-    for name in ("408", "429", "500", "302", "hangs", "hangs up", "cut-off JSON", "HTML", "a list")
+    for name in ("408", "429", "500", "302", "hangs up", "cut-off JSON", "HTML", "a list")
 }
 REFUSALS = [400, 401, 403, 404, 405, 406, 407, 409, 410, 418, 422, 426, 431, 451, 499]
 
@@ -467,13 +494,19 @@ async def test_an_answer_counts_however_it_is_labelled_or_ended(world: World, wi
     assert not (await world.another(wire.url).check(KEY, PRODUCT)).limited
 
 
-@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-async def test_a_failure_or_a_malformed_answer_is_not_a_yes(
-    world: World, failure: dict[str, Any]
-) -> None:
-    world.fail(**failure)
+@pytest.mark.parametrize("silence", SILENCES.values(), ids=SILENCES)
+async def test_no_whole_answer_in_time_is_not_a_yes(world: World, silence: dict[str, Any]) -> None:
+    world.fail(**silence)
     assert await world.verdict() == "unavailable"
     assert (world.asked, world.counted("failed_closed")) == (1, 1)
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_a_failure_or_a_malformed_answer_is_not_a_yes(lab: Lab, failure: dict[str, Any]) -> None:
+    world, before = lab.world, (lab.world.asked, lab.world.counted("failed_closed"))
+    world.fail(**failure)
+    assert lab.run(world.verdict(lab.new_team())) == "unavailable"
+    assert (world.asked, world.counted("failed_closed")) == (before[0] + 1, before[1] + 1)
 
 
 @pytest.mark.parametrize("said", WRONG_ON_THE_WIRE.values(), ids=WRONG_ON_THE_WIRE)
@@ -675,12 +708,16 @@ async def test_a_team_does_not_go_on_with_another_teams_answer(world: World) -> 
 async def test_one_more_than_fits_forgets_the_one_unused_longest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.vendors.quota_source.MAX_KNOWN", 2)
+    monkeypatch.setattr("flow.vendors.quota_memory.MAX_KNOWN", 2)
     for team in ("a", "b", "a", "c", "a"):
         await world.check(at(team_id=team))
     assert world.asked == 3
     await world.check(at(team_id="b"))
     assert world.asked == 4
+    world.fail(status=404)
+    world.clock.seconds += 15
+    for team in ("a", "b", "c"):
+        assert await world.verdict(at(team_id=team)) == "unavailable"
 
 
 # --- Failing open, failing closed
@@ -993,39 +1030,19 @@ class Asked:
     kind: str
 
 
-@dataclass
-class Lab:
-    """One world for all examples; each example has a team, and so a memory, of its own."""
-
-    run: Callable[[Any], Any]
-    world: World
-    teams: int = 0
-
-    def follow(self, steps: list[tuple[str, str, float]]) -> Iterator[tuple[str, str, list[Asked]]]:
-        """Each step's verdict and product, with all questions asked so far."""
-        self.teams += 1
-        key, asked = at(team_id=f"team_{self.teams}"), list[Asked]()
-        for answer, product, secs in steps:
-            self.world.clock.seconds += secs
-            kind, fault = ANSWERS[answer]
-            self.world.recover() if fault is None else self.world.fail(**fault)
-            before = self.world.asked
-            verdict = self.run(self.world.verdict(key, product))
-            assert self.world.asked - before in {0, 1}
-            if self.world.asked > before:
-                asked.append(Asked(self.world.clock.seconds, product, kind))
-            yield verdict, product, asked
-
-
-@pytest.fixture(scope="module")
-def lab(_one_authority: None) -> Iterator[Lab]:
-    with asyncio.Runner() as runner:
-        running = running_world(time_limit_secs=30)
-        lab = Lab(runner.run, runner.run(running.__aenter__()))
-        # Counted by length, so none may be pushed out.
-        lab.world.billing.requests = type(lab.world.billing.requests)()
-        yield lab
-        runner.run(running.__aexit__(None, None, None))
+def follow(lab: Lab, steps: list[tuple[str, str, float]]) -> Iterator[tuple[str, str, list[Asked]]]:
+    """Each step's verdict and product, with all questions asked so far."""
+    world, key, asked = lab.world, lab.new_team(), list[Asked]()
+    for answer, product, secs in steps:
+        world.clock.seconds += secs
+        kind, fault = ANSWERS[answer]
+        world.recover() if fault is None else world.fail(**fault)
+        before = world.asked
+        verdict = lab.run(world.verdict(key, product))
+        assert world.asked - before in {0, 1}
+        if world.asked > before:
+            asked.append(Asked(world.clock.seconds, product, kind))
+        yield verdict, product, asked
 
 
 @settings(max_examples=80, deadline=None)
@@ -1033,7 +1050,7 @@ def lab(_one_authority: None) -> Iterator[Lab]:
 def test_nobody_is_let_in_but_on_a_good_answer_a_minute_old_at_most(
     lab: Lab, steps: list[tuple[str, str, float]]
 ) -> None:
-    for verdict, product, asked in lab.follow(steps):
+    for verdict, product, asked in follow(lab, steps):
         if verdict != "in":
             continue
         # A refusal counts against the whole team, any other answer for its own product.
@@ -1053,7 +1070,7 @@ def test_what_the_source_says_now_is_what_holds_now(
     lab: Lab, steps: list[tuple[str, str, float]]
 ) -> None:
     asked_before = 0
-    for verdict, _, asked in lab.follow(steps):
+    for verdict, _, asked in follow(lab, steps):
         if len(asked) > asked_before:
             expected = {"good": "in", "limited": "limited", "refused": "unavailable"}
             assert asked[-1].kind == "failed" or verdict == expected[asked[-1].kind]
@@ -1065,7 +1082,7 @@ def test_what_the_source_says_now_is_what_holds_now(
 def test_a_failing_source_is_never_asked_sooner_than_the_pauses_allow(
     lab: Lab, steps: list[tuple[str, str, float]]
 ) -> None:
-    *_, (_, _, asked) = [("", "", list[Asked]()), *lab.follow(steps)]
+    *_, (_, _, asked) = [("", "", list[Asked]()), *follow(lab, steps)]
     failed: dict[str, list[float]] = {}
     for one in asked:
         times = failed.setdefault(one.product, [])
@@ -1095,9 +1112,8 @@ def test_a_failing_source_is_never_asked_sooner_than_the_pauses_allow(
     )
 )
 def test_only_an_object_that_says_limited_false_lets_a_new_team_in(lab: Lab, said: Any) -> None:
-    lab.teams += 1
     lab.world.fail(status=200, body=json.dumps(said))
-    verdict = lab.run(lab.world.verdict(at(team_id=f"team_{lab.teams}")))
+    verdict = lab.run(lab.world.verdict(lab.new_team()))
     is_no = isinstance(said, dict) and said.get("limited") is False
     assert verdict in {"unavailable", "limited", "in"}
     assert verdict != "in" or is_no
