@@ -93,7 +93,8 @@ class Settings(BaseSettings):
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("must be an http:// or https:// URL")
-        return value.rstrip("/")
+        # Paths are appended to a base URL; one with a query of its own is used as it is.
+        return value if parts.query else value.rstrip("/")
 
     @classmethod
     def read(cls) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Any, Literal
 
@@ -76,11 +77,9 @@ async def _external(services: Services, key: ApiKey) -> list[Limit]:
     """What the operator's own billing says, one line for each product that takes calls."""
     if services.quotas is None:
         return []
-    return [
-        await _external_limit(services, key, product.name)
-        for product in services.products
-        if product.calls
-    ]
+    names = [product.name for product in services.products if product.calls]
+    asked = (_external_limit(services, key, name) for name in names)
+    return list(await asyncio.gather(*asked))
 
 
 async def _external_limit(services: Services, key: ApiKey, product: str) -> Limit:
