@@ -21,9 +21,10 @@ from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
 from flow.api.services import Services, services_of
 from flow.domain.join import JoinRequest
+from flow.domain.product import Product
 from flow.domain.quota import Admission
 from flow.domain.thread import Status, Thread
-from flow.errors import FieldProblem, IllegalTransition, InvalidInput
+from flow.errors import FieldProblem, IllegalTransition, InvalidInput, Refused, Unavailable
 
 router = APIRouter(prefix="/api/bot", tags=["calls"])
 
@@ -110,24 +111,26 @@ async def join(request: Request) -> Response:
     body = await read(request, JoinRequest)
     accepted = services.calls.check(body)
     product = services.products.for_call(accepted.product)
-    if services.quotas is not None:
-        await services.quotas.check(key, product.name)
-    require_room(services)
-    joined = await services.database.join_thread(
-        key,
-        uuid4(),
-        accepted.to_json(),
-        billable=product.billable,
-        idempotency_key=idempotency_key,
-        fingerprint=fingerprint(body) if idempotency_key is not None else "",
-        admission=Admission(
-            reserve_usd=product.reservation_usd,
-            reserve_secs=product.reservation_secs,
-            waiting_secs=services.join_token_secs + _WAITING_MARGIN_SECS,
-            terms=services.products.terms(product),
-            override=override,
-        ),
-    )
+    content = fingerprint(body) if idempotency_key is not None else ""
+    try:
+        if services.quotas is not None:
+            await services.quotas.check(key, product.name)
+        require_room(services)
+    except (Refused, Unavailable):
+        # A repeat gets its thread whatever has happened since; it asks for nothing new.
+        joined = await services.database.find_join(key, idempotency_key, content)
+        if joined is None:
+            raise
+    else:
+        joined = await services.database.join_thread(
+            key,
+            uuid4(),
+            accepted.to_json(),
+            billable=product.billable,
+            idempotency_key=idempotency_key,
+            fingerprint=content,
+            admission=_admission(services, product, override=override),
+        )
     note_budget(request, joined.budget)
     thread = joined.thread
     answer = {
@@ -161,6 +164,16 @@ async def end(request: Request, thread_id: UUID) -> Response:
         workflow_thread_id=thread.id, status=thread.status, end_requested=not _is_over(thread)
     )
     return ExactJSONResponse(answer)
+
+
+def _admission(services: Services, product: Product, *, override: bool) -> Admission:
+    return Admission(
+        reserve_usd=product.reservation_usd,
+        reserve_secs=product.reservation_secs,
+        waiting_secs=services.join_token_secs + _WAITING_MARGIN_SECS,
+        terms=services.products.terms(product),
+        override=override,
+    )
 
 
 def fingerprint(join: JoinRequest) -> str:

@@ -86,20 +86,19 @@ class BudgetHeaders:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start" and (key_id := state.get("api_key_id")):
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
-                headers.update(await self._headers(state, key_id, message["status"]))
+                headers.update(await self._headers(state, key_id))
             await send(message)
 
         await self._app(scope, receive, labelled)
 
-    async def _headers(self, state: dict[str, object], key_id: UUID, status: int) -> dict[str, str]:
+    async def _headers(self, state: dict[str, object], key_id: UUID) -> dict[str, str]:
         if "budget" in state:
             budget = state["budget"]
             assert budget is None or isinstance(budget, domain.Budget)
             return _headers(budget)
+        if state.get("database_away"):
+            return {TIER_HEADER: Tier.UNKNOWN}
         try:
-            if status >= 500:
-                # What just failed would most likely make this answer wait, and fail again.
-                return {TIER_HEADER: Tier.UNKNOWN}
             async with asyncio.timeout(LOOKUP_SECS):
                 return _headers(await self._database.get_budget(key_id))
         except (FlowError, TimeoutError) as error:

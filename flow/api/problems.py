@@ -24,6 +24,7 @@ from flow.api.bodies import invalid
 from flow.api.exact_json import ExactJSONResponse
 from flow.errors import (
     Conflict,
+    DatabaseUnavailable,
     FieldProblem,
     FlowError,
     InvalidInput,
@@ -172,6 +173,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 async def _answer(scope: Scope, error: Exception, receive: Receive, send: Send) -> None:
+    # Whoever would ask the database for one more thing need not find out again.
+    scope.setdefault("state", {})["database_away"] = isinstance(error, DatabaseUnavailable)
     response = problem_response(scope, error)
     if scope["type"] == "websocket":
         # 401 asks a browser for a password, which no WebSocket client can give.

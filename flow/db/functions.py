@@ -132,8 +132,25 @@ class Database:
         )
         if (refused := row.get("refused")) is not None:
             raise rows.refusal(refused)
-        budget = row["budget"]
-        return Joined(rows.thread(row["thread"]), row["replayed"], budget and rows.budget(budget))
+        return rows.joined(row)
+
+    async def find_join(
+        self, key: ApiKey, idempotency_key: str | None, fingerprint: str
+    ) -> Joined | None:
+        """The thread that an earlier join under this idempotency key made, if there is one.
+
+        Raises:
+            Conflict: code ``idempotency_conflict`` when the fingerprint differs.
+        """
+        if idempotency_key is None:
+            return None
+        row = await self._call(
+            "find_join",
+            p_api_key_id=str(key.id),
+            p_idempotency_key=idempotency_key,
+            p_fingerprint=fingerprint,
+        )
+        return row and rows.joined(row)
 
     async def get_budget(self, api_key_id: UUID, now: datetime | None = None) -> Budget | None:
         """The key's budget this month (UTC); ``None`` where it has none."""

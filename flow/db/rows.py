@@ -124,6 +124,12 @@ def recorded(row: Mapping[str, Any]) -> Recorded:
     )
 
 
+def joined(row: Mapping[str, Any]) -> Joined:
+    """The thread that ``join_thread`` made or found."""
+    known = row["budget"]
+    return Joined(thread(row["thread"]), row["replayed"], known and budget(known))
+
+
 def standing(row: Mapping[str, Any]) -> Standing:
     """How a thread's key stands, as ``get_thread_standing`` says it."""
     tier, mode = row["budget_tier"], row["save_mode"]

@@ -71,14 +71,14 @@ comment on column public.workflow_threads.lease_until is
 update public.workflow_threads set lease_until = now() + interval '5 minutes'
 where status in ('created', 'connecting', 'in_call', 'ended', 'extracting');
 
--- How long a sign of life holds: some missed heartbeats, or the longest step after a call.
+-- How long a sign of life holds: some missed heartbeats, or the longest step after a call. A thread
+-- that waits for its caller has what its join gave it.
 create function flow.lease(p_status text) returns interval
 language sql immutable
 set search_path = ''
 return case
   when p_status in ('connecting', 'in_call') then interval '45 seconds'
   when p_status in ('ended', 'extracting') then interval '5 minutes'
-  else interval '0'
 end;
 
 drop index public.workflow_threads_waiting;

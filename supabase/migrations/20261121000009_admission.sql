@@ -264,7 +264,7 @@ $$;
 
 create function flow.replay(p_thread public.workflow_threads, p_api_key_id uuid, p_fingerprint text)
 returns jsonb
-language plpgsql
+language plpgsql stable
 set search_path = ''
 as $$
 begin
@@ -386,6 +386,24 @@ begin
 end
 $$;
 
+create function public.find_join(p_api_key_id uuid, p_idempotency_key text, p_fingerprint text)
+returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+  v_key public.api_keys;
+  v_thread public.workflow_threads := flow.joined_before(p_api_key_id, null, p_idempotency_key);
+begin
+  if v_thread.id is null then
+    return null;
+  end if;
+  select * into v_key from public.api_keys k where k.id = p_api_key_id;
+  return flow.replay(v_thread, p_api_key_id, p_fingerprint)
+    || jsonb_build_object('budget', flow.budget_of(v_key, v_thread.budget_override, now()));
+end
+$$;
+
 create function public.get_budget(p_api_key_id uuid, p_now timestamptz default null) returns jsonb
 language sql stable
 set search_path = ''
@@ -418,7 +436,7 @@ begin
 end
 $$;
 
--- Signs of life extend the lease.
+-- Signs of life renew the lease.
 create or replace function public.claim_thread(p_thread_id uuid, p_claim text) returns jsonb
 language plpgsql
 set search_path = ''
@@ -430,7 +448,7 @@ begin
     status = 'connecting',
     claimed_by = p_claim,
     heartbeat_at = now(),
-    lease_until = greatest(t.lease_until, now() + flow.lease('connecting'))
+    lease_until = now() + flow.lease('connecting')
   where t.id = p_thread_id
     and (t.status = 'created' or (t.status = 'connecting' and t.claimed_by = p_claim))
   returning * into v_thread;
@@ -470,7 +488,7 @@ begin
       when p_end_requested then coalesce(t.end_requested_at, now()) else t.end_requested_at
     end,
     heartbeat_at = now(),
-    lease_until = greatest(t.lease_until, now() + flow.lease(coalesce(p_status, t.status)))
+    lease_until = coalesce(now() + flow.lease(coalesce(p_status, t.status)), t.lease_until)
   where t.id = p_thread_id
   returning * into v_thread;
   if not found then
@@ -523,6 +541,6 @@ end
 $$;
 
 select flow.restrict_to_service_role(array[]::text[], array[
-  'join_thread', 'get_budget', 'get_limits', 'claim_thread', 'save_workflow_thread_data',
+  'join_thread', 'find_join', 'get_budget', 'get_limits', 'claim_thread', 'save_workflow_thread_data',
   'fail_lost_threads'
 ]);

@@ -250,6 +250,27 @@ async def test_a_billing_service_has_its_say_before_anything_is_made(serve_api: 
     await quotas.aclose()
 
 
+async def test_a_repeated_join_gets_its_thread_whatever_has_happened_since(
+    serve_api: ServeApi,
+) -> None:
+    billing = QuotaSandbox()
+    async with Served(billing) as url:
+        quotas = QuotaSource(f"{url}/quota", token=SecretStr(TOKEN), reuse_secs=0)
+        api = await serve_api(products=PRODUCTS, quotas=quotas)
+        billing.set_quota("team_a", Quota(limited=False))
+        key = {"Idempotency-Key": "once"}
+        first = await api.join(headers=key)
+        billing.set_quota("team_a", Quota(limited=True))
+        api.calls.has_room = False
+        again = await api.client.post("/api/bot/join", json={}, headers=key)
+        assert (again.status_code, again.headers["idempotent-replayed"]) == (200, "true")
+        assert again.json()["workflow_thread_id"] == first["workflow_thread_id"]
+        other = await api.client.post("/api/bot/join", json={"metadata": {"b": 1}}, headers=key)
+        assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+        assert (await api.client.post("/api/bot/join", json={})).status_code == 429
+    await quotas.aclose()
+
+
 async def _external(client: httpx.AsyncClient) -> list[dict[str, Any]]:
     limits = (await client.get("/api/limits")).json()["limits"]
     return [one for one in limits if one["source"] == "external"]

@@ -247,13 +247,18 @@ async def test_every_sign_of_life_extends_the_lease(
         assert await reserved(direct, key) == 2
 
 
-async def test_a_sign_of_life_never_shortens_the_wait_for_a_caller(direct: Database) -> None:
+@pytest.mark.parametrize(("connects", "held"), [(False, 2), (True, 0)])
+async def test_a_hold_outlasts_the_wait_for_a_caller_but_not_the_silence_of_a_call(
+    direct: Database, connects: bool, held: int
+) -> None:
     key = await with_budget(direct, "10")
     thread = (await a_join(direct, key, "2", waiting_secs=360)).thread
-    await direct.claim_thread(thread.id, "session_1")
-    budget = await direct.get_budget(key.id, thread.created_at + timedelta(seconds=359))
+    await direct.save_workflow_thread_data(thread.id, end_requested=True)
+    if connects:
+        await direct.claim_thread(thread.id, "session_1")
+    budget = await direct.get_budget(key.id, thread.created_at + timedelta(seconds=350))
     assert budget is not None
-    assert budget.reserved_usd == 2
+    assert budget.reserved_usd == held
 
 
 @pytest.mark.parametrize("status", Status)

@@ -300,7 +300,7 @@ async def test_batches_at_once_tell_each_threshold_once(
 async def test_a_cap_lowered_while_usage_is_recorded_is_told(
     direct: Database, sql: psycopg.Connection, postgres_url: str
 ) -> None:
-    key = await spent(direct, "100")
+    key = await spent(direct, "100", "0.00001")
     event = an_event(await a_thread(direct, key), occurred_at=datetime.now(UTC))
     with psycopg.connect(postgres_url) as recording:
         statement = "select record_usage(jsonb_build_array(%s::jsonb))"
