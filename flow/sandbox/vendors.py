@@ -18,6 +18,7 @@ from flow.sandbox.unkey import ROOT_KEY, UnkeySandbox
 API_KEY = "flow_sandbox_key_not_a_secret"
 OPENAI_KEY = "sk-sandbox-not-a-secret"
 TEAM = "team_sandbox"
+API_ID = "api_sandbox"
 
 # As fast as a hosted model answers a call: there is time to interrupt it.
 LIFELIKE = Pace(first_token_secs=0.25, token_secs=0.02)
@@ -42,6 +43,7 @@ class Vendors:
             "OPENAI_API_KEY": OPENAI_KEY,
             "OPENAI_BASE_URL": f"{self.openai_url}/v1",
             "UNKEY_ROOT_KEY": ROOT_KEY,
+            "UNKEY_API_ID": API_ID,
             "UNKEY_BASE_URL": self.unkey_url,
             "POSTHOG_API_KEY": PROJECT_KEY,
             "POSTHOG_HOST": self.posthog_url,
