@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from flow.domain.estimate import warm_up
 from flow.domain.usage import Owner, UsageEvent
 
 
@@ -31,6 +32,12 @@ class Notebook:
         """Ids of work that was begun and never ended."""
         ended = {event.id for event in (*self.events, *self.discarded)}
         return {event.id for event in self.begun} - ended
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """The tokenizer's words are loaded before a request is under way, as the service does it."""
+    warm_up()
 
 
 @pytest.fixture
