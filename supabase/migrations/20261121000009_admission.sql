@@ -293,7 +293,7 @@ begin
   end if;
   return (
     select flow.budget_json(s, p_override or coalesce(p_key.budget_override_until > p_now, false))
-    from flow.limit_states(p_key, '{}', false, p_now) s where s.resource = 'budget_usd'
+    from flow.key_limits(p_key, '{}', p_now) s
   );
 end
 $$;
@@ -421,17 +421,18 @@ as $$
 declare
   v_key public.api_keys;
   v_now timestamptz := coalesce(p_now, now());
+  v_states flow.limit_state[];
 begin
   select * into v_key from public.api_keys k where k.id = p_api_key_id;
   if not found then
     raise exception 'There is no API key %.', p_api_key_id using errcode = 'PT404';
   end if;
+  v_states := array(select s from flow.limit_states(v_key, p_terms, true, v_now) s);
   return jsonb_build_object(
-    'limits', (
-      select jsonb_agg(flow.limit_json(s))
-      from flow.limit_states(v_key, p_terms, true, v_now) s
-    ),
-    'budget', flow.budget_of(v_key, false, v_now)
+    'limits', (select jsonb_agg(flow.limit_json(s)) from unnest(v_states) s),
+    'budget', case when v_key.budget_usd > 0 then flow.budget_json(
+      v_states[1], coalesce(v_key.budget_override_until > v_now, false)
+    ) end
   );
 end
 $$;

@@ -21,8 +21,7 @@ as $$
         and t.status in ('created', 'connecting', 'in_call')
     )
   )
-  from flow.limit_states(p_key, '{}', false, p_now) s
-  where s.resource = 'budget_usd'
+  from flow.key_limits(p_key, '{}', p_now) s
 $$;
 
 create function public.list_api_keys(p_team_id text default null) returns jsonb
@@ -59,12 +58,16 @@ begin
 end
 $$;
 
-create function flow.refuse_missing_key(p_api_key_id uuid) returns void
-language plpgsql
+-- The account of a key that an update has just returned; null where it found none.
+create function flow.changed_key(p_key public.api_keys, p_api_key_id uuid) returns jsonb
+language plpgsql stable
 set search_path = ''
 as $$
 begin
-  raise exception 'There is no API key %.', p_api_key_id using errcode = 'PT404';
+  if p_key.id is null then
+    raise exception 'There is no API key %.', p_api_key_id using errcode = 'PT404';
+  end if;
+  return flow.key_account(p_key, now());
 end
 $$;
 
@@ -79,11 +82,8 @@ begin
   perform from public.api_keys k where k.id = p_api_key_id for update;
   update public.api_keys k set budget_usd = p_cap_usd, updated_at = now()
   where k.id = p_api_key_id returning * into v_key;
-  if not found then
-    perform flow.refuse_missing_key(p_api_key_id);
-  end if;
   perform flow.note_budget(v_key, flow.month_of(now()), null);
-  return flow.key_account(v_key, now());
+  return flow.changed_key(v_key, p_api_key_id);
 end
 $$;
 
@@ -96,10 +96,7 @@ declare
 begin
   update public.api_keys k set budget_override_until = p_until, updated_at = now()
   where k.id = p_api_key_id returning * into v_key;
-  if not found then
-    perform flow.refuse_missing_key(p_api_key_id);
-  end if;
-  return flow.key_account(v_key, now());
+  return flow.changed_key(v_key, p_api_key_id);
 end
 $$;
 
@@ -112,10 +109,7 @@ declare
 begin
   update public.api_keys k set save_mode = p_save_mode, updated_at = now()
   where k.id = p_api_key_id returning * into v_key;
-  if not found then
-    perform flow.refuse_missing_key(p_api_key_id);
-  end if;
-  return flow.key_account(v_key, now());
+  return flow.changed_key(v_key, p_api_key_id);
 end
 $$;
 
@@ -129,10 +123,7 @@ begin
   update public.api_keys k
   set revoked_at = coalesce(k.revoked_at, now()), updated_at = now()
   where k.id = p_api_key_id returning * into v_key;
-  if not found then
-    perform flow.refuse_missing_key(p_api_key_id);
-  end if;
-  return flow.key_account(v_key, now());
+  return flow.changed_key(v_key, p_api_key_id);
 end
 $$;
 
@@ -152,7 +143,7 @@ begin
 end
 $$;
 
--- p_buckets as in limit_states: what counts against which credits.
+-- p_buckets as in team_limits: what counts against which credits.
 create function public.list_team_quotas(p_team_id text default null, p_buckets jsonb default '{}')
 returns jsonb
 language sql stable
@@ -168,13 +159,10 @@ as $$
   from (
     select distinct q.team_id from public.team_quotas q where p_team_id is null or q.team_id = p_team_id
   ) t
-  cross join lateral flow.limit_states(
-    jsonb_populate_record(null::public.api_keys, jsonb_build_object('team_id', t.team_id)),
-    jsonb_build_object('buckets', p_buckets),
-    true,
-    now()
+  cross join lateral flow.team_limits(
+    t.team_id, jsonb_build_object('buckets', p_buckets), now()
   ) s
-  where s.scope = 'team' and s.quota is not null
+  where s.quota is not null
 $$;
 
 drop function public.get_usage_stats_by_api_key_id(uuid, date, date, jsonb);
