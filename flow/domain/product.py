@@ -173,7 +173,7 @@ class Products:
         ValueError: a name or alias occurs twice, or there is no product ``insights``.
     """
 
-    __slots__ = ("_by_name", "_products")
+    __slots__ = ("_buckets", "_by_name", "_products")
 
     def __init__(self, products: Iterable[Product]) -> None:
         self._products = tuple(products)
@@ -184,6 +184,11 @@ class Products:
                     raise ValueError(f"two products go by {name!r}")
         if INSIGHTS not in self._by_name:
             raise ValueError(f"there is no product {INSIGHTS!r}")
+        # Every join asks for them.
+        self._buckets: dict[str, list[str]] = {}
+        for product in sorted(self._products, key=lambda p: (p.credit_bucket, p.name)):
+            if product.billable:
+                self._buckets.setdefault(product.credit_bucket, []).append(product.name)
 
     def __iter__(self) -> Iterator[Product]:
         return iter(self._products)
@@ -214,9 +219,9 @@ class Products:
         considered = self._products if product is None else (product,)
         return Terms(
             buckets={
-                name: products
-                for name, products in self.buckets().items()
-                if any(name == one.credit_bucket and one.billable for one in considered)
+                one.credit_bucket: self._buckets[one.credit_bucket]
+                for one in considered
+                if one.billable
             },
             concurrency={
                 one.name: one.concurrency_per_key
@@ -227,8 +232,4 @@ class Products:
 
     def buckets(self) -> dict[str, list[str]]:
         """Each credit bucket with the billable products that count against it, sorted."""
-        found: dict[str, list[str]] = {}
-        for product in sorted(self._products, key=lambda p: (p.credit_bucket, p.name)):
-            if product.billable:
-                found.setdefault(product.credit_bucket, []).append(product.name)
-        return found
+        return {name: list(products) for name, products in self._buckets.items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from flow.errors import (
     NotFound,
     Refused,
 )
+from flow.vendors.unkey_client import unkey_sdk
 
 if TYPE_CHECKING:
     from unkey.py.errors import UnkeyError
@@ -91,21 +91,12 @@ class UnkeyAdmin:
         *,
         time_limit_secs: float = TIME_LIMIT_SECS,
     ) -> None:
-        # Slow to import, and of no use to most commands.
-        from unkey.py import Unkey
-
         self._api_id = api_id
         self._time_limit_secs = time_limit_secs
         # No redirects: the root key goes to the host it is meant for.
         self._http = httpx.AsyncClient(follow_redirects=False)
-        self._sdk = Unkey(
-            root_key=root_key,
-            server_url=base_url,
-            # Never used; the SDK would load every certificate authority a second time for it.
-            client=httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
-            async_client=self._http,
-            retry_config=None,
-            timeout_ms=round(time_limit_secs * 1000),
+        self._sdk = unkey_sdk(
+            root_key, base_url, self._http, timeout_ms=round(time_limit_secs * 1000)
         )
 
     async def create(

@@ -18,6 +18,7 @@ import httpx
 from flow.errors import Refused
 
 if TYPE_CHECKING:
+    from unkey.py import Unkey
     from unkey.py.models import V2KeysVerifyKeyResponseData
 
 # The id columns of the database are bounded, and no id has control characters.
@@ -83,6 +84,24 @@ class Failure:
 Answer: TypeAlias = Good | Refusal | Failure
 
 
+def unkey_sdk(
+    root_key: str, base_url: str | None, http: httpx.AsyncClient, *, timeout_ms: int
+) -> Unkey:
+    """Unkey's SDK over ``http``, which stays the caller's to close; it sends everything once."""
+    # Slow to import, and of no use without a key source.
+    from unkey.py import Unkey
+
+    return Unkey(
+        root_key=root_key,
+        server_url=base_url,
+        # Never used; the SDK would load every certificate authority a second time for it.
+        client=httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        async_client=http,
+        retry_config=None,
+        timeout_ms=timeout_ms,
+    )
+
+
 class UnkeyClient:
     """Asks Unkey about one key at a time, without retries and without a time limit of its own.
 
@@ -101,9 +120,6 @@ class UnkeyClient:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        # Slow to import, and of no use without a key source.
-        from unkey.py import Unkey
-
         self._clock = clock
         self._wall_clock = wall_clock
         # No redirects: the root key goes to the host it is meant for. No retries of the SDK's
@@ -111,15 +127,7 @@ class UnkeyClient:
         self._http = httpx.AsyncClient(
             follow_redirects=False, limits=httpx.Limits(max_connections=100, keepalive_expiry=30)
         )
-        self._sdk = Unkey(
-            root_key=root_key,
-            server_url=base_url,
-            # Never used; the SDK would load every certificate authority a second time for it.
-            client=httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
-            async_client=self._http,
-            retry_config=None,
-            timeout_ms=10_000,
-        )
+        self._sdk = unkey_sdk(root_key, base_url, self._http, timeout_ms=10_000)
 
     async def ask(self, secret: str) -> Answer:
         """What Unkey says about the key now. Takes none of the key's credits."""
