@@ -2,7 +2,8 @@
 
 A join hands it out in place of the API key, so that a browser or a telephone bridge can open the
 call without ever holding the key. The token is an expiry time and an HMAC-SHA256 over the thread
-it is for and that time: nothing is stored, and it opens no other thread.
+it is for and that time: nothing is stored, and it opens no other thread. One that is made for a
+bearer, such as one telephone call, opens the thread for that bearer alone.
 """
 
 from __future__ import annotations
@@ -22,28 +23,31 @@ _EXPIRY_BYTES = 6
 _LENGTH = 4 * -(-(_EXPIRY_BYTES + sha256().digest_size) // 3)
 
 
-def sign(secret: bytes, thread_id: UUID, expires_at: datetime) -> str:
+def sign(secret: bytes, thread_id: UUID, expires_at: datetime, bearer: str = "") -> str:
     """A URL-safe token for ``thread_id``, good until ``expires_at`` (whole seconds, aware)."""
     expiry = int(expires_at.timestamp()).to_bytes(_EXPIRY_BYTES, "big")
-    return urlsafe_b64encode(expiry + _signature(secret, thread_id, expiry)).rstrip(b"=").decode()
+    signature = _signature(secret, thread_id, expiry, bearer)
+    return urlsafe_b64encode(expiry + signature).rstrip(b"=").decode()
 
 
-def check(secret: bytes, token: str, thread_id: UUID, now: datetime) -> None:
-    """Return when `sign` made ``token`` for ``thread_id`` and it has not expired.
+def check(secret: bytes, token: str, thread_id: UUID, now: datetime, bearer: str = "") -> None:
+    """Return when `sign` made ``token`` for ``thread_id`` and ``bearer``, and it has not expired.
 
     Raises:
         Refused: code ``invalid_token`` or ``expired_token``.
     """
     raw = _decode(token)
     expiry, signature = raw[:_EXPIRY_BYTES], raw[_EXPIRY_BYTES:]
-    if not hmac.compare_digest(signature, _signature(secret, thread_id, expiry)):
+    if not hmac.compare_digest(signature, _signature(secret, thread_id, expiry, bearer)):
         raise _invalid()
     if now.timestamp() >= int.from_bytes(expiry, "big"):
         raise Refused("expired_token", "The token has expired; join again with the same request.")
 
 
-def _signature(secret: bytes, thread_id: UUID, expiry: bytes) -> bytes:
-    return hmac.digest(secret, _PURPOSE + thread_id.bytes + expiry, "sha256")
+def _signature(secret: bytes, thread_id: UUID, expiry: bytes, bearer: str) -> bytes:
+    # All but the bearer is of fixed length, so no two of these read the same.
+    signed = _PURPOSE + thread_id.bytes + expiry + bearer.encode()
+    return hmac.digest(secret, signed, "sha256")
 
 
 def _decode(token: str) -> bytes:

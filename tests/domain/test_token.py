@@ -39,6 +39,15 @@ def test_a_token_does_not_open_another_thread() -> None:
     assert code_of(sign(SECRET, uuid4(), SOON)) == "invalid_token"
 
 
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_a_token_made_for_a_bearer_opens_its_thread_for_no_other(mine: str, other: str) -> None:
+    token = sign(SECRET, THREAD, SOON, mine)
+    check(SECRET, token, THREAD, NOW, mine)
+    if mine != other:
+        with pytest.raises(Refused, match="not valid"):
+            check(SECRET, token, THREAD, NOW, other)
+
+
 def test_a_token_signed_with_another_secret_is_worth_nothing() -> None:
     assert code_of(sign(SECRET + b"!", THREAD, SOON)) == "invalid_token"
 
