@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 import httpx
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidURI
 
 from flow.errors import Refused, Unavailable
@@ -56,6 +57,59 @@ class CallReport:
         return next((at - begun for at in stops if at >= begun), None)
 
 
+class Carrier(Protocol):
+    """Who carries a call between the caller and the service."""
+
+    @property
+    def transport(self) -> str:
+        """The transport of the join."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """Of what the caller's microphone gives."""
+        ...
+
+    @property
+    def chunk_bytes(self) -> int:
+        """How much it gives every 20 ms."""
+        ...
+
+    def phone(
+        self,
+        http: httpx.AsyncClient,
+        connection: Mapping[str, Any],
+        conversation: Conversation,
+        on_event: Callable[[CallerEvent], None],
+    ) -> AbstractAsyncContextManager[Phone]:
+        """A phone that is connected as a join's answer says."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Internet:
+    """Straight to the service's own WebSocket."""
+
+    transport: str = "websocket"
+    sample_rate: int = SAMPLE_RATE
+    chunk_bytes: int = CHUNK_BYTES
+
+    @asynccontextmanager
+    async def phone(
+        self,
+        http: httpx.AsyncClient,
+        connection: Mapping[str, Any],
+        conversation: Conversation,
+        on_event: Callable[[CallerEvent], None],
+    ) -> AsyncIterator[Phone]:
+        """A phone on the socket of the join's answer."""
+        async with (
+            open_socket(connection["url"]) as socket,
+            Phone(socket, conversation, on_event) as phone,
+        ):
+            yield phone
+
+
 async def call(
     base_url: str,
     api_key: str,
@@ -66,6 +120,7 @@ async def call(
     hangup: HangUp = "close",
     time_limit_secs: float = 180.0,
     idempotency_key: str | None = None,
+    carrier: Carrier = Internet(),
 ) -> CallReport:
     """Run `script` against the service at `base_url`, in real time.
 
@@ -76,6 +131,7 @@ async def call(
             word, or asks ``POST /api/bot/{id}/end`` and waits to be hung up on.
         time_limit_secs: for all of it.
         idempotency_key: a new one unless given.
+        carrier: by which way the caller calls.
 
     Raises:
         Refused: the service refuses the join or the hanging up; with its own code.
@@ -89,20 +145,20 @@ async def call(
         if on_progress:
             on_progress(event)
 
-    speech = await asyncio.to_thread(_speech, script)
-    conversation = Conversation(
-        script, speech, sample_rate=SAMPLE_RATE, chunk_bytes=CHUNK_BYTES, on_event=note
-    )
-    request = script.join_request() | dict(join or {})
+    rate, size = carrier.sample_rate, carrier.chunk_bytes
+    speech = await asyncio.to_thread(_speech, script, rate)
+    conversation = Conversation(script, speech, sample_rate=rate, chunk_bytes=size, on_event=note)
+    transport = {"transport": {"type": carrier.transport}}
+    request = script.join_request() | transport | dict(join or {})
     limit = asyncio.timeout(time_limit_secs)
     try:
         async with limit, _service(base_url, api_key) as http:
-            thread_id, url = await _join(http, request, idempotency_key or str(uuid4()))
+            thread_id, connection = await _join(http, request, idempotency_key or str(uuid4()))
             note(CallerEvent(EventKind.JOINED, 0.0, thread_id))
-            async with _socket(url) as socket, Phone(socket, conversation, note) as phone:
+            async with carrier.phone(http, connection, conversation, note) as phone:
                 hung_up = await phone.talk()
                 if hung_up:
-                    await _hang_up(hangup, socket, http, thread_id)
+                    await _hang_up(hangup, phone, http, thread_id)
                 await phone.ended()
     except TimeoutError:
         if limit.expired():
@@ -120,9 +176,9 @@ async def call(
     )
 
 
-def _speech(script: Script) -> dict[str, bytes]:
+def _speech(script: Script, sample_rate: int) -> dict[str, bytes]:
     lines = (line.text for line in script.lines)
-    return recordings(lines, sample_rate=SAMPLE_RATE, voice=script.voice)
+    return recordings(lines, sample_rate=sample_rate, voice=script.voice)
 
 
 def _service(base_url: str, api_key: str) -> httpx.AsyncClient:
@@ -135,19 +191,23 @@ def _service(base_url: str, api_key: str) -> httpx.AsyncClient:
     )
 
 
-def _socket(url: str) -> connect:
+def open_socket(url: str) -> connect:
+    """A socket of the service, as an asynchronous context manager."""
     return connect(
         url, proxy=None, compression=None, open_timeout=_ANSWER_SECS, close_timeout=_CLOSE_SECS
     )
 
 
-async def _join(http: httpx.AsyncClient, request: Mapping[str, Any], key: str) -> tuple[str, str]:
-    """The new thread's id and the URL of its socket."""
+async def _join(
+    http: httpx.AsyncClient, request: Mapping[str, Any], key: str
+) -> tuple[str, dict[str, Any]]:
+    """The new thread's id and how to connect to it."""
     answer = await http.post("/api/bot/join", json=request, headers={"Idempotency-Key": key})
     _check(answer, "the join")
     try:
         joined = answer.json()
-        return str(joined["workflow_thread_id"]), str(joined["connection"]["url"])
+        connection = {**joined["connection"], "url": str(joined["connection"]["url"])}
+        return str(joined["workflow_thread_id"]), connection
     except (ValueError, TypeError, KeyError) as error:
         raise Unavailable(f"The service's answer to the join is not usable: {error!r}") from None
 
@@ -166,14 +226,12 @@ def _check(answer: httpx.Response, what: str) -> None:
     raise Refused(code, message, int(retry_after) if retry_after.isdecimal() else None)
 
 
-async def _hang_up(
-    how: HangUp, socket: ClientConnection, http: httpx.AsyncClient, thread_id: str
-) -> None:
+async def _hang_up(how: HangUp, phone: Phone, http: httpx.AsyncClient, thread_id: str) -> None:
     match how:
         case "close":
-            await socket.close()
+            await phone.hang_up()
         case "abort":
-            socket.transport.abort()
+            phone.drop()
         case "end_api":
             _check(await http.post(f"/api/bot/{thread_id}/end"), "to hang up")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import Self
@@ -13,17 +13,20 @@ from websockets.exceptions import ConnectionClosed
 
 from flow.errors import Unavailable
 from flow.sandbox.conversation import CallerEvent, Conversation, EventKind
-from flow.sandbox.frames import Audio, decode, encode
+from flow.sandbox.frames import Audio, Frame, decode, encode
 
 SAMPLE_RATE = 16_000
 CHUNK_BYTES = 640
 
+# Of any protocol: it is how often the microphone gives something.
 _CHUNK_SECS = CHUNK_BYTES / 2 / SAMPLE_RATE
 _FAREWELL_SECS = 10.0
 
 
 class Phone:
     """``async with Phone(...) as phone``: it listens for as long as the block lasts.
+
+    A subclass speaks another protocol: see `_wire` and `_frames`.
 
     Args:
         socket: a connected socket of the service.
@@ -70,13 +73,22 @@ class Phone:
                 self._tell(EventKind.HUNG_UP)
                 return True
             try:
-                await self._socket.send(encode(Audio(chunk, SAMPLE_RATE)))
+                for wire in self._wire(chunk):
+                    await self._socket.send(wire)
             except ConnectionClosed:
                 break
             self._chunks_sent += 1
             # A microphone that was held up gives at once what it picked up in the meantime.
             await asyncio.sleep(max(self.seconds_sent - self.now(), 0.0))
         return False
+
+    async def hang_up(self) -> None:
+        """End the call as one does."""
+        await self._socket.close()
+
+    def drop(self) -> None:
+        """Let the connection break without a word."""
+        self._socket.transport.abort()
 
     async def ended(self) -> None:
         """Wait until the call has been closed from the other end as well.
@@ -94,12 +106,20 @@ class Phone:
         try:
             with suppress(ConnectionClosed):
                 async for wire in self._socket:
-                    if isinstance(wire, bytes):
-                        self._conversation.hear(decode(wire), self.now())
+                    for frame in self._frames(wire):
+                        self._conversation.hear(frame, self.now())
         finally:
             self._ended = monotonic()
         why = f"{self._socket.close_code} {self._socket.close_reason or ''}".strip()
         self._tell(EventKind.CLOSED, why)
+
+    def _wire(self, chunk: bytes) -> Iterable[str | bytes]:
+        """What to send for a chunk of the microphone's."""
+        return (encode(Audio(chunk, SAMPLE_RATE)),)
+
+    def _frames(self, wire: str | bytes) -> Iterable[Frame]:
+        """What there is to hear in a message of the service."""
+        return (decode(wire),) if isinstance(wire, bytes) else ()
 
     def _tell(self, kind: EventKind, detail: str = "") -> None:
         self._on_event(CallerEvent(kind, self.now(), detail))
