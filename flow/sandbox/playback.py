@@ -63,6 +63,10 @@ class Playback:
         """How much audio has sounded."""
         return self._queued_secs - max(self._end - now, 0.0)
 
+    def ends_at(self, now: float) -> float:
+        """When all that has arrived will have sounded."""
+        return max(self._end, now)
+
     def turn(self, since: float, now: float) -> Turn | None:
         """The bot's turn that began after `since`, if one has.
 

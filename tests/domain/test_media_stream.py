@@ -1,0 +1,64 @@
+"""What the start of a media stream says, and what is taken for one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flow.domain.media_stream import MediaStream, is_call_sid, read_message, started
+from flow.errors import InvalidInput
+
+CALL, STREAM = f"CA{'a' * 32}", f"MZ{'0' * 32}"
+START: dict[str, Any] = {
+    "streamSid": STREAM,
+    "callSid": CALL,
+    "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
+    "customParameters": {"token": "t"},
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def wire(**changed: Any) -> str:
+    return json.dumps({"event": "start", "start": START | changed})
+
+
+def test_a_start_names_the_stream_its_call_and_its_token() -> None:
+    assert started(wire()) == MediaStream(STREAM, CALL, "t")
+    assert started('{"event": "connected", "protocol": "Call"}') is None
+
+
+def test_what_twilio_may_add_one_day_does_no_harm() -> None:
+    sound = START["mediaFormat"] | {"new": 1}
+    assert started(wire(mediaFormat=sound, more=[1])) == MediaStream(STREAM, CALL, "t")
+
+
+@pytest.mark.parametrize("sid", ["", "CA", CALL + "0", CALL.upper(), f"CA{'a' * 31}/", CALL + "\n"])
+def test_what_is_no_id_of_a_call(sid: str) -> None:
+    assert not is_call_sid(sid)
+    with pytest.raises(InvalidInput):
+        started(wire(callSid=sid))
+
+
+@given(st.text() | JSON.map(json.dumps) | JSON.map(lambda v: json.dumps({"event": v, "start": v})))
+def test_nothing_else_is_a_start(text: str) -> None:
+    assert isinstance(read_message(text), dict)
+    with pytest.raises(InvalidInput):
+        started(text)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(START)), JSON, min_size=1))
+def test_a_start_that_is_changed_is_refused_or_says_text(changed: dict[str, Any]) -> None:
+    try:
+        found = started(wire(**changed))
+    except InvalidInput:
+        return
+    assert found is not None
+    assert isinstance(found.token, str)
