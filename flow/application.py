@@ -87,6 +87,10 @@ def check(settings: Settings) -> None:
         problems.append(
             "OPENAI_API_KEY is missing: set it, or set OPENAI_BASE_URL to a server of your own."
         )
+    if (settings.twilio_account_sid is None) != (settings.twilio_auth_token is None):
+        problems.append(
+            "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN go together: set both or neither."
+        )
     if settings.cost_controls is not None and not settings.debug:
         problems.append(
             "FLOW_COST_CONTROLS works with FLOW_DEBUG=true only: elsewhere the feature flag"

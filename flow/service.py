@@ -45,6 +45,7 @@ from flow.vendors.posthog import (
 )
 from flow.vendors.posthog_flags import FeatureFlag
 from flow.vendors.quota_source import QuotaSource
+from flow.vendors.twilio import Twilio
 from flow.vendors.unkey import DebugKeys, KeyVerifier
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         recorder.start()
         clients = _clients(settings, posthog)
         stack.push_async_callback(clients["openai"].close)
+        telephone = _telephone(settings)
+        if telephone is not None:
+            stack.push_async_callback(telephone.aclose)
         calls = Calls(
             threads=database,
             recorder=recorder,
@@ -121,6 +125,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
                 lambda thread: _capture_trace(posthog, thread),
             ),
             most=settings.max_calls,
+            telephone=telephone,
         )
         listeners.append(calls)
         stack.push_async_callback(calls.close, DRAIN_GRACE_SECS)
@@ -143,6 +148,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             calls=calls,
             products=products,
             quotas=quotas,
+            telephone=telephone,
             secret=_secret(settings),
             registry=registry,
             public_url=settings.public_url,
@@ -310,6 +316,12 @@ def _quotas(settings: Settings, registry: CollectorRegistry) -> QuotaSource | No
     if settings.quota_url is None:
         return None
     return QuotaSource(settings.quota_url, token=settings.quota_token, registry=registry)
+
+
+def _telephone(settings: Settings) -> Twilio | None:
+    if settings.twilio_account_sid is None or settings.twilio_auth_token is None:
+        return None
+    return Twilio(settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_base_url)
 
 
 def _secret(settings: Settings) -> bytes:

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     posthog_host: str = Field("https://us.i.posthog.com", validation_alias=_env("POSTHOG_HOST"))
     openai_api_key: SecretStr | None = Field(None, validation_alias=_env("OPENAI_API_KEY"))
     openai_base_url: str | None = Field(None, validation_alias=_env("OPENAI_BASE_URL"))
+    twilio_account_sid: str | None = Field(None, validation_alias=_env("TWILIO_ACCOUNT_SID"))
+    twilio_auth_token: SecretStr | None = Field(None, validation_alias=_env("TWILIO_AUTH_TOKEN"))
+    twilio_base_url: str = Field("https://api.twilio.com", validation_alias=_env("TWILIO_BASE_URL"))
 
     @field_validator(
         "public_url",
@@ -85,6 +88,7 @@ class Settings(BaseSettings):
         "unkey_base_url",
         "posthog_host",
         "openai_base_url",
+        "twilio_base_url",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import bot, connect, health, limits, products, threads, usage
+from flow.api import bot, connect, health, limits, products, telephony, threads, usage
 from flow.api.auth import Auth
 from flow.api.budget import BudgetHeaders
 from flow.api.problems import Problem, Problems, on_http_error, on_invalid
@@ -40,6 +40,7 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
+    telephony.router,
     threads.router,
     usage.router,
     limits.router,
@@ -100,6 +101,8 @@ def _described(schema: dict[str, Any]) -> dict[str, Any]:
     components["schemas"].update(models["$defs"])
     for path, operations in schema["paths"].items():
         schemes = ["bearer", "api_key"] + (["join_token"] if path.endswith("/offer") else [])
+        if path.endswith("/twiml"):
+            schemes = ["join_token"]
         for operation in operations.values():
             if path.startswith("/api/"):
                 operation["security"] = [{scheme: []} for scheme in schemes]

@@ -27,7 +27,7 @@ ROW_SECS = 60.0
 MAX_ROWS = 10_000
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_OFFER = re.compile(r"/api/bot/[^/]+/offer")
+_BY_TOKEN = re.compile(r"/api/bot/[^/]+/(?:offer|twiml)")
 _TOKEN = re.compile(rb"(?:^|&)token=")
 
 
@@ -133,7 +133,7 @@ def _needs_key(scope: Scope) -> bool:
     path: str = scope["path"]
     if not path.startswith("/api/"):
         return False
-    return not (_OFFER.fullmatch(path) and _TOKEN.search(scope.get("query_string", b"")))
+    return not (_BY_TOKEN.fullmatch(path) and _TOKEN.search(scope.get("query_string", b"")))
 
 
 def _only(name: str, values: list[bytes]) -> str | None:

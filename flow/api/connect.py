@@ -25,20 +25,25 @@ from flow.errors import Conflict, Refused
 router = APIRouter(prefix="/api/bot", tags=["calls"])
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
-_Token = Annotated[
+JoinToken = Annotated[
     str | None, Query(description="The token of the join; without it, the API key is needed.")
 ]
 
 
 class Connection(BaseModel):
-    """Where and until when to connect; the URL holds the token."""
+    """Where and until when to connect; the URL holds the token.
 
-    type: Literal["websocket", "webrtc"]
+    Of a telephone call, ``twiml_url`` holds it: that is what Twilio is to be given as the call's
+    webhook, and ``url`` is where its media stream then goes.
+    """
+
+    type: Literal["websocket", "webrtc", "twilio"]
     url: str = Field(
         examples=[
             "wss://flow.example.com/api/bot/0b6d1a52-8a5e-4f0f-9d0f-5b8f3c0f2a11/ws?token=..."
         ]
     )
+    twiml_url: str | None = None
     expires_at: datetime
 
 
@@ -85,10 +90,10 @@ class Candidates(BaseModel):
 async def connect(websocket: WebSocket, thread_id: UUID) -> None:
     """Run the call of the thread on this socket, for whoever holds its token."""
     services = services_of(websocket)
-    _check_token(services, websocket.query_params.get("token", ""), thread_id)
+    check_token(services, websocket.query_params.get("token", ""), thread_id)
     thread = await services.database.get_workflow_thread_data(thread_id)
-    _require_transport(thread, "websocket")
-    _require_waiting(thread)
+    require_transport(thread, "websocket")
+    require_waiting(thread)
     require_room(services)
     await services.calls.run_websocket(thread, websocket)
 
@@ -99,14 +104,14 @@ async def connect(websocket: WebSocket, thread_id: UUID) -> None:
     responses=documented(404, 409, 413, 415, 422),
     openapi_extra=takes(Offer),
 )
-async def offer(request: Request, thread_id: UUID, token: _Token = None) -> Response:
+async def offer(request: Request, thread_id: UUID, token: JoinToken = None) -> Response:
     """Answer a SmallWebRTC offer: the call starts, or goes on over a renewed connection."""
     services, body = services_of(request), await read(request, Offer)
     thread = await _thread_of(request, services, thread_id, token)
-    _require_transport(thread, "webrtc")
+    require_transport(thread, "webrtc")
     renewed = body.pc_id is not None and thread.status in {Status.CONNECTING, Status.IN_CALL}
     if not renewed:
-        _require_waiting(thread)
+        require_waiting(thread)
         require_room(services)
     answer = await services.calls.offer(thread, body.model_dump(exclude_none=True))
     return ExactJSONResponse(answer)
@@ -118,11 +123,11 @@ async def offer(request: Request, thread_id: UUID, token: _Token = None) -> Resp
     responses=documented(404, 409, 413, 415, 422),
     openapi_extra=takes(Candidates),
 )
-async def ice(request: Request, thread_id: UUID, token: _Token = None) -> Response:
+async def ice(request: Request, thread_id: UUID, token: JoinToken = None) -> Response:
     """Take ICE candidates that were found after the offer was sent."""
     services, body = services_of(request), await read(request, Candidates)
     thread = await _thread_of(request, services, thread_id, token)
-    _require_transport(thread, "webrtc")
+    require_transport(thread, "webrtc")
     await services.calls.ice(thread.id, body.model_dump())
     return Response(status_code=204)
 
@@ -134,13 +139,25 @@ def connection(request: Request, services: Services, thread: Thread) -> dict[str
     expires_at = services.now() + timedelta(seconds=services.join_token_secs)
     expires_at = expires_at.replace(microsecond=0)
     token = tokens.sign(services.secret, thread.id, expires_at)
-    base = services.public_url or _own_url(request)
-    transport = _transport(thread)
-    if transport == "websocket":
-        url = f"ws{base.removeprefix('http')}/api/bot/{thread.id}/ws?token={token}"
-    else:
-        url = f"{base}/api/bot/{thread.id}/offer?token={token}"
-    return {"type": transport, "url": url, "expires_at": rfc3339(expires_at)}
+    base, transport = base_url(request, services), _transport(thread)
+    answer = {"type": transport, "expires_at": rfc3339(expires_at)}
+    match transport:
+        case "websocket":
+            return answer | {"url": f"{socket_url(base, thread.id, 'ws')}?token={token}"}
+        case "twilio":
+            twiml_url = f"{base}/api/bot/{thread.id}/twiml?token={token}"
+            return answer | {"url": socket_url(base, thread.id, "twilio"), "twiml_url": twiml_url}
+    return answer | {"url": f"{base}/api/bot/{thread.id}/offer?token={token}"}
+
+
+def base_url(request: HTTPConnection, services: Services) -> str:
+    """Where callers reach this service, without a trailing slash."""
+    return services.public_url or _own_url(request)
+
+
+def socket_url(base: str, thread_id: UUID, name: str) -> str:
+    """The WebSocket of a thread at a service that is reached at ``base``."""
+    return f"ws{base.removeprefix('http')}/api/bot/{thread_id}/{name}"
 
 
 def _own_url(request: HTTPConnection) -> str:
@@ -164,15 +181,17 @@ async def _thread_of(
     if token is None:
         key_id = caller_of(request).id
         return await services.database.get_workflow_thread_data(thread_id, key_id)
-    _check_token(services, token, thread_id)
+    check_token(services, token, thread_id)
     return await services.database.get_workflow_thread_data(thread_id)
 
 
-def _check_token(services: Services, token: str, thread_id: UUID) -> None:
+def check_token(services: Services, token: str, thread_id: UUID) -> None:
+    """Raise `Refused` unless the thread's join gave this token, and lately enough."""
     tokens.check(services.secret, token, thread_id, services.now())
 
 
-def _require_waiting(thread: Thread) -> None:
+def require_waiting(thread: Thread) -> None:
+    """Raise `Conflict`, code ``not_connectable``, when somebody has connected, or nobody may."""
     if thread.status is not Status.CREATED:
         raise Conflict(
             f"The thread is {thread.status}; only one that is created can be connected to.",
@@ -180,7 +199,8 @@ def _require_waiting(thread: Thread) -> None:
         )
 
 
-def _require_transport(thread: Thread, wanted: str) -> None:
+def require_transport(thread: Thread, wanted: str) -> None:
+    """Raise `Conflict`, code ``wrong_transport``, unless the thread waits for this kind of call."""
     transport = _transport(thread)
     if transport != wanted:
         raise Conflict(f"The thread was joined for {transport}, not {wanted}.", "wrong_transport")

@@ -45,6 +45,7 @@ _REFUSED_STATUS: Mapping[str, int] = {
     "expired_api_key": 401,
     "invalid_token": 401,
     "expired_token": 401,
+    "invalid_signature": 403,
     "disabled_api_key": 403,
     "insufficient_permissions": 403,
     "model_not_allowed": 403,

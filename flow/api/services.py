@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from flow.db.functions import Database
 from flow.domain.join import JoinRequest
 from flow.domain.key import ApiKey
+from flow.domain.media_stream import MediaStream
 from flow.domain.product import Products
 from flow.domain.thread import Thread
 from flow.errors import ConfigurationError
@@ -48,6 +49,14 @@ class Quotas(Protocol):
         ...
 
 
+class Telephone(Protocol):
+    """The telephone company: see `flow.vendors.twilio`."""
+
+    def signed(self, signature: str, url: str, parameters: Iterable[tuple[str, str]]) -> bool:
+        """Whether it made this signature for this request."""
+        ...
+
+
 class Calls(Protocol):
     """The calls this process runs."""
 
@@ -67,6 +76,10 @@ class Calls(Protocol):
 
     async def run_websocket(self, thread: Thread, websocket: WebSocket) -> None:
         """Accept the socket and run the whole call on it."""
+        ...
+
+    async def run_stream(self, thread: Thread, websocket: WebSocket, stream: MediaStream) -> None:
+        """Run the whole telephone call on the accepted socket of its media stream."""
         ...
 
     async def offer(self, thread: Thread, request: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +118,7 @@ class Services:
     secret: bytes
     registry: CollectorRegistry
     quotas: Quotas | None = None
+    telephone: Telephone | None = None
     public_url: str | None = None
     join_token_secs: int = 300
     now: Callable[[], datetime] = utc_now

@@ -16,11 +16,13 @@ from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.resolve import Resolver
 from flow.bot.session import CallSession, Ending, Threads
 from flow.bot.spending import Spending
+from flow.bot.telephony import twilio_transport
 from flow.bot.transports import webrtc_transport, websocket_transport
 from flow.domain.budget import Standing, Tier
 from flow.domain.join import JoinRequest
+from flow.domain.media_stream import MediaStream
 from flow.domain.thread import Thread
-from flow.errors import Conflict, NotFound, Refused, Unavailable
+from flow.errors import Conflict, FieldProblem, InvalidInput, NotFound, Refused, Unavailable
 
 if TYPE_CHECKING:
     from flow.bot.peers import Peer
@@ -40,12 +42,21 @@ class Finish(Protocol):
         ...
 
 
+class Telephone(Protocol):
+    """The telephone company: see `flow.vendors.twilio`."""
+
+    async def hang_up(self, call_sid: str) -> None:
+        """End one of its calls, or raise `Unavailable`."""
+        ...
+
+
 class Calls:
     """Accepts connections to joined threads and runs their bots.
 
     Args:
         spending: the cost control of a thread's call, which starts with the key's standing.
         most: how many calls may run at once in this process.
+        telephone: whose calls this process takes, if any.
     """
 
     def __init__(
@@ -58,6 +69,7 @@ class Calls:
         spending: Callable[[Thread, JoinRequest, Standing], Spending],
         finish: Finish,
         most: int,
+        telephone: Telephone | None = None,
     ) -> None:
         self._threads = threads
         self._recorder = recorder
@@ -66,6 +78,7 @@ class Calls:
         self._spending = spending
         self._finish = finish
         self._most = most
+        self._telephone = telephone
         self._sessions: dict[UUID, CallSession | None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._peers: dict[UUID, Peer] = {}
@@ -84,7 +97,15 @@ class Calls:
         return len(self._sessions)
 
     def check(self, join: JoinRequest) -> JoinRequest:
-        """The join with everything filled in; raises as `Resolver.resolve` does."""
+        """The join with everything filled in; raises as `Resolver.resolve` does.
+
+        Raises:
+            InvalidInput: also for a transport that is not set up here.
+        """
+        if join.transport.type == "twilio" and self._telephone is None:
+            missing = "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are missing"
+            problem = FieldProblem("transport.type", f"'twilio' is not set up here: {missing}")
+            raise InvalidInput("The call cannot be connected.", [problem])
         return self._resolver.resolve(join)
 
     async def run_websocket(self, thread: Thread, websocket: Any) -> None:
@@ -101,6 +122,20 @@ class Calls:
             self._spawn(self._over(thread, Ending("caller_hung_up")))
             raise
         await self._run(thread, lambda: websocket_transport(websocket))
+
+    async def run_stream(self, thread: Thread, websocket: Any, stream: MediaStream) -> None:
+        """Run the thread's telephone call over the accepted ``websocket`` of its media stream.
+
+        Raises:
+            Refused, Conflict: as for `run_websocket`.
+        """
+        await self._claim(thread)
+        ending = Ending("shutdown")
+        try:
+            ending = await self._run(thread, lambda: twilio_transport(websocket, stream))
+        finally:
+            if ending.reason != "caller_hung_up":
+                self._spawn(self._hang_up(thread, stream))
 
     async def offer(self, thread: Thread, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a WebRTC offer ``{"sdp", "pc_id"?, "restart_pc"?}`` and start the call.
@@ -181,7 +216,7 @@ class Calls:
             self._forget(thread.id)
             raise
 
-    async def _run(self, thread: Thread, transport: Callable[[], BaseTransport]) -> None:
+    async def _run(self, thread: Thread, transport: Callable[[], BaseTransport]) -> Ending:
         failed = Ending("error", {"code": "internal_error", "message": "the bot failed"})
         ending = failed
         try:
@@ -199,6 +234,7 @@ class Calls:
             ending = failed
         finally:
             self._spawn(self._over(thread, ending))
+        return ending
 
     async def _standing(self, thread_id: UUID) -> Standing:
         try:
@@ -214,6 +250,15 @@ class Calls:
             self._peers.pop(thread.id, None)
             # The transport closes only a connection that was made.
             await peer.close()
+
+    async def _hang_up(self, thread: Thread, stream: MediaStream) -> None:
+        """Have Twilio end the call: one whose stream is closed goes on with the TwiML after it."""
+        assert self._telephone is not None, "a call of Twilio's without Twilio"
+        try:
+            await self._telephone.hang_up(stream.call_sid)
+        except Unavailable as error:
+            thread_id = str(thread.id)
+            log.warning("hang_up_failed", workflow_thread_id=thread_id, error=str(error))
 
     async def _over(self, thread: Thread, ending: Ending) -> None:
         log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)

@@ -32,7 +32,7 @@ class Part(BaseModel):
 class Transport(Part):
     """How the caller's audio reaches the bot."""
 
-    type: Literal["websocket", "webrtc"] = "websocket"
+    type: Literal["websocket", "webrtc", "twilio"] = "websocket"
 
 
 class Llm(Part):
