@@ -8,6 +8,7 @@ and no other call can be hung up in its name.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -118,7 +119,8 @@ async def stream(websocket: WebSocket, thread_id: UUID) -> None:
     except FlowError as error:
         log.info("stream_refused", workflow_thread_id=str(thread_id), code=error.code)
         later = isinstance(error, Unavailable) or error.code == "at_capacity"
-        await websocket.close(_TRY_LATER if later else _POLICY, error.code)
+        with suppress(WebSocketDisconnect):
+            await websocket.close(_TRY_LATER if later else _POLICY, error.code)
 
 
 async def _started(websocket: WebSocket) -> MediaStream:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -183,10 +184,14 @@ async def test_stop_ends_the_call_though_the_socket_stays_open(serving: Serve) -
                 await socket.send(wire)
             await socket.recv()
             await socket.send(stream.stop())
-            await closed(socket)
-        thread = await line.served.settled(joined["workflow_thread_id"])
-        await line.served.conserved(thread)
+            # From now on the other end hears nothing, so it does not agree to close either.
+            socket.transport.pause_reading()
+            thread = await line.served.settled(joined["workflow_thread_id"])
+            rows = await line.served.conserved(thread)
+            socket.transport.abort()
     assert thread.end_reason == "caller_hung_up"
+    (seconds,) = [Decimal(row["audio_seconds"]) for row in rows if row["kind"] == "call"]
+    assert seconds < 5
 
 
 async def test_nothing_but_sound_gets_in_and_nothing_ends_the_call(serving: Serve) -> None:
