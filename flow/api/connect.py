@@ -25,7 +25,7 @@ from flow.errors import Conflict, Refused
 router = APIRouter(prefix="/api/bot", tags=["calls"])
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
-JoinToken = Annotated[
+_Token = Annotated[
     str | None, Query(description="The token of the join; without it, the API key is needed.")
 ]
 
@@ -104,7 +104,7 @@ async def connect(websocket: WebSocket, thread_id: UUID) -> None:
     responses=documented(404, 409, 413, 415, 422),
     openapi_extra=takes(Offer),
 )
-async def offer(request: Request, thread_id: UUID, token: JoinToken = None) -> Response:
+async def offer(request: Request, thread_id: UUID, token: _Token = None) -> Response:
     """Answer a SmallWebRTC offer: the call starts, or goes on over a renewed connection."""
     services, body = services_of(request), await read(request, Offer)
     thread = await _thread_of(request, services, thread_id, token)
@@ -123,7 +123,7 @@ async def offer(request: Request, thread_id: UUID, token: JoinToken = None) -> R
     responses=documented(404, 409, 413, 415, 422),
     openapi_extra=takes(Candidates),
 )
-async def ice(request: Request, thread_id: UUID, token: JoinToken = None) -> Response:
+async def ice(request: Request, thread_id: UUID, token: _Token = None) -> Response:
     """Take ICE candidates that were found after the offer was sent."""
     services, body = services_of(request), await read(request, Candidates)
     thread = await _thread_of(request, services, thread_id, token)

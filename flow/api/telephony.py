@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
+from typing import Annotated
 from urllib.parse import parse_qsl
 from uuid import UUID
 from xml.etree import ElementTree as Xml
 
 import structlog
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flow.api.connect import (
-    JoinToken,
     base_url,
     check_token,
     require_room,
@@ -43,6 +43,7 @@ START_SECS = 5.0
 STREAM_TOKEN_SECS = 30
 MAX_FIELDS = 200
 
+_Token = Annotated[str | None, Query(description="The token of the join.")]
 _FORM = "application/x-www-form-urlencoded"
 _SIGNATURE = {
     "name": "X-Twilio-Signature",
@@ -79,7 +80,7 @@ _POLICY, _TRY_LATER = 1008, 1013
     },
     openapi_extra=_WEBHOOK,
 )
-async def twiml(request: Request, thread_id: UUID, token: JoinToken = None) -> Response:
+async def twiml(request: Request, thread_id: UUID, token: _Token = None) -> Response:
     """Twilio's Voice webhook: what the caller of this thread is to be connected to."""
     services = services_of(request)
     telephone = _telephone(services)
