@@ -1,4 +1,4 @@
-"""The command line: ``flow demo | dev | serve | migrate | keys | usage``.
+"""The command line: ``flow demo | dev | serve | worker | migrate | keys | usage``.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """
@@ -84,6 +84,18 @@ def serve(
         workers=workers,
         **SERVER_OPTIONS,
     )
+
+
+@cli.command()
+def worker() -> None:
+    """Do what follows calls, and nothing else; SIGTERM ends it."""
+    from flow import worker as process
+    from flow.application import check
+    from flow.settings import Settings
+
+    settings = Settings.read()
+    check(settings)
+    process.run(settings)
 
 
 @cli.command()

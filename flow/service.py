@@ -34,7 +34,7 @@ from flow.domain.usage import UsageEvent
 from flow.errors import AuthUnavailable
 from flow.insights.extract import ExtractInsightsStep
 from flow.settings import Settings
-from flow.store import database_of
+from flow.store import database_and_url
 from flow.usage.recorder import Recorder
 from flow.vendors.openai import OpenAIClients
 from flow.vendors.posthog import (
@@ -84,14 +84,14 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     from flow.api.services import Services
     from flow.bot.calls import Calls
     from flow.bot.resolve import Resolver, vendors_by_part
-    from flow.workflows.finish import FinishCall
-    from flow.workflows.sweep import Sweep
+    from flow.finishing import after_calls
+    from flow.workflows.finish import Steps
 
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
         products = read_products(settings.products_file, vendors_by_part())
         price = (await asyncio.to_thread(Pricer.read, settings.prices_file)).price
-        database = await stack.enter_async_context(database_of(settings))
+        database, url = await stack.enter_async_context(database_and_url(settings))
         posthog = get_posthog_client(
             settings.posthog_api_key,
             settings.posthog_host,
@@ -109,6 +109,15 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         recorder.start()
         clients = _clients(settings, posthog)
         stack.push_async_callback(clients["openai"].close)
+        steps = Steps(
+            database,
+            recorder,
+            _insights(settings, products, clients["openai"], recorder, database, flag),
+            lambda thread: _capture_trace(posthog, thread),
+        )
+        after = await stack.enter_async_context(
+            after_calls(settings, url, database, recorder, steps)
+        )
         telephone = _telephone(settings)
         if telephone is not None:
             stack.push_async_callback(telephone.aclose)
@@ -118,13 +127,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             settings=_bot_settings(settings, clients, contents),
             resolver=Resolver(products, _defaults(settings), clients),
             spending=_spending(settings, products, flag),
-            finish=FinishCall(
-                database,
-                recorder,
-                _insights(settings, products, clients["openai"], recorder, database, flag),
-                lambda thread: _capture_trace(posthog, thread),
-            ),
+            finish=after.finish,
             most=settings.max_calls,
+            name=after.name,
             telephone=telephone,
         )
         listeners.append(calls)
@@ -138,10 +143,6 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         quotas = _quotas(settings, registry)
         if quotas is not None:
             stack.push_async_callback(quotas.aclose)
-        sweep = asyncio.create_task(
-            Sweep(database, settings.join_token_secs).forever(), name="sweep"
-        )
-        stack.callback(sweep.cancel)
         services = Services(
             database=database,
             keys=keys,

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     capture_content: bool = False
     interrupted_streams: Literal["estimate", "drain"] = "estimate"
     turn_detection: Literal["silence", "smart"] = "silence"
+    workflows: Literal["on", "off"] = "on"
+    executor_id: Annotated[str, Field(max_length=200)] | None = None
     max_calls: Annotated[int, Field(ge=1, le=1000)] = 20
     idle_timeout_secs: Annotated[float, Field(gt=0, le=3600)] = 60.0
     join_token_secs: Annotated[int, Field(ge=5, le=3600)] = 300

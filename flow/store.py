@@ -61,9 +61,18 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
 
     The embedded one is brought up to date; the others' migrations are the operator's to apply.
     """
+    async with database_and_url(settings) as (database, _):
+        yield database
+
+
+@asynccontextmanager
+async def database_and_url(settings: Settings) -> AsyncIterator[tuple[Database, str | None]]:
+    """`database_of`, and where its Postgres is; ``None`` if only Supabase's API is known."""
+    url = None
     async with AsyncExitStack() as stack:
         if settings.database_url is not None:
-            transport: Transport = await _postgres(settings.database_url.get_secret_value())
+            url = settings.database_url.get_secret_value()
+            transport: Transport = await _postgres(url)
         elif settings.supabase_url and settings.supabase_service_role_key:
             from flow.db.supabase import SupabaseTransport
 
@@ -76,4 +85,4 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
         database = Database(transport)
         stack.push_async_callback(database.close)
         await database.ping()
-        yield database
+        yield database, url

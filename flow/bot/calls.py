@@ -56,6 +56,7 @@ class Calls:
     Args:
         spending: the cost control of a thread's call, which starts with the key's standing.
         most: how many calls may run at once in this process.
+        name: what this process is called; its threads are told by it if it dies.
         telephone: whose calls this process takes, if any.
     """
 
@@ -69,6 +70,7 @@ class Calls:
         spending: Callable[[Thread, JoinRequest, Standing], Spending],
         finish: Finish,
         most: int,
+        name: str,
         telephone: Telephone | None = None,
     ) -> None:
         self._threads = threads
@@ -78,6 +80,7 @@ class Calls:
         self._spending = spending
         self._finish = finish
         self._most = most
+        self._name = name
         self._telephone = telephone
         self._sessions: dict[UUID, CallSession | None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -211,7 +214,7 @@ class Calls:
         self._sessions[thread.id] = None
         self._idle.clear()
         try:
-            await self._threads.claim_thread(thread.id, str(uuid4()))
+            await self._threads.claim_thread(thread.id, f"{self._name}/{uuid4()}")
         except BaseException:
             self._forget(thread.id)
             raise

@@ -261,7 +261,7 @@ class CallSession:
         else:
             if thread.end_requested:
                 self.end("ended_by_api")
-            elif thread.status.is_final:
+            elif thread.status not in (Status.CONNECTING, Status.IN_CALL):
                 # Nothing was heard of this call for so long that it was given up elsewhere.
                 self.end("given_up")
 

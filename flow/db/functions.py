@@ -327,10 +327,39 @@ class Database:
         found = await self._call("expire_threads", p_created_before=created_before.isoformat())
         return [UUID(thread_id) for thread_id in found]
 
-    async def fail_lost_threads(self, lost_before: datetime) -> list[UUID]:
-        """Fail the threads whose last sign of life has lapsed before then; those moved now."""
-        found = await self._call("fail_lost_threads", p_lost_before=lost_before.isoformat())
+    async def take_over_lost_threads(self, lost_secs: int, missing_secs: int) -> list[UUID]:
+        """End the threads whose lease lapsed ``lost_secs`` ago; those that are to be finished.
+
+        A call whose own seconds are not in the ledger is left alone until its lease lapsed
+        ``missing_secs`` ago. Each is given once within the time that finishing may take.
+        """
+        found = await self._call(
+            "take_over_lost_threads", p_lost_secs=lost_secs, p_missing_secs=missing_secs
+        )
         return [UUID(thread_id) for thread_id in found]
+
+    async def take_over_threads_of(self, executor: str) -> list[UUID]:
+        """The same for every unfinished thread that a process, which is gone, had claimed."""
+        found = await self._call("take_over_threads_of", p_executor=executor)
+        return [UUID(thread_id) for thread_id in found]
+
+    async def save_insights(self, thread_id: UUID, insights: dict[str, Any]) -> Thread:
+        """Store what was extracted, unless something is stored already; the thread as it is then.
+
+        Raises:
+            NotFound: there is no such thread.
+        """
+        row = await self._call("save_insights", p_thread_id=str(thread_id), p_insights=insights)
+        return rows.thread(row)
+
+    async def beat_executor(self, executor: str, dead_secs: int) -> list[str]:
+        """Say that an executor lives; those that said nothing for ``dead_secs``."""
+        found: list[str] = await self._call("beat_executor", p_id=executor, p_dead_secs=dead_secs)
+        return found
+
+    async def forget_executor(self, executor: str, dead_secs: int) -> bool:
+        """Forget an executor that is still dead; False if it lives."""
+        return bool(await self._call("forget_executor", p_id=executor, p_dead_secs=dead_secs))
 
     async def get_usage_stats_by_api_key_id(
         self, api_key_id: UUID, *, from_: date, to: date, group_by: Sequence[str] = ()

@@ -1,14 +1,17 @@
-"""From a hang-up to a settled account: drain the usage, extract insights, settle.
+"""From a hang-up to a settled account.
 
-Each step may be repeated: the ledger keeps one row per event, a thread moves only where it may,
-and settling recomputes the account from the ledger. While the database is away the steps wait.
+The process that had the call notes how it ended, brings its usage to the ledger and hands the
+thread over (`FinishCall`). What is left to do is one workflow of `Steps`, which any process may
+run, and run again: insights are asked for unless they are stored, a thread moves only where it
+may, and settling computes the account from the ledger. While the database is away all of it waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
@@ -16,32 +19,40 @@ import structlog
 from flow.domain.join import JoinRequest
 from flow.domain.thread import Status, Thread
 from flow.domain.usage import Owner, UsageEvent
-from flow.errors import FlowError, Unavailable
+from flow.errors import FlowError, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 RETRY_SECS = 1.0
 DRAIN_SECS = 30.0
+PROCESS_LOST = "process_lost"
 
 
 class Threads(Protocol):
     """What finishing needs of `flow.db.functions.Database`."""
+
+    async def get_workflow_thread_data(self, thread_id: UUID) -> Thread:
+        """The thread with its transcript."""
+        ...
 
     async def save_workflow_thread_data(
         self,
         thread_id: UUID,
         *,
         status: Status | None = None,
-        insights: dict[str, Any] | None = None,
         end_reason: str | None = None,
         error: dict[str, Any] | None = None,
     ) -> Thread:
         """Store what is new about a thread and return it."""
         ...
 
-    async def finish_thread(
-        self, thread_id: UUID, status: Status, *, error: dict[str, Any] | None = None
-    ) -> Thread:
+    async def save_insights(self, thread_id: UUID, insights: dict[str, Any]) -> Thread:
+        """Store insights where there are none."""
+        ...
+
+    async def finish_thread(self, thread_id: UUID, status: Status) -> Thread:
         """Settle the thread in a final state."""
         ...
 
@@ -61,7 +72,45 @@ Extract = Callable[[Thread, Owner], Awaitable[tuple[dict[str, Any], Sequence[Usa
 
 
 class FinishCall:
-    """Brings an ended call to ``completed`` or ``failed``.
+    """What the process that had a call does when it is over.
+
+    Args:
+        start: starts the workflow of `Steps` for a thread; once, however often it is asked to.
+            Raises `Unavailable` when it cannot be asked now.
+    """
+
+    def __init__(
+        self, threads: Threads, usage: Usage, start: Callable[[UUID], Awaitable[None]]
+    ) -> None:
+        self._threads = threads
+        self._usage = usage
+        self._start = start
+
+    async def __call__(self, thread_id: UUID, reason: str, error: dict[str, Any] | None) -> None:
+        """Note the ending and hand the thread over; errors leave it to the sweep."""
+        save = self._threads.save_workflow_thread_data
+
+        async def noted_and_handed_over() -> None:
+            await _patiently(
+                lambda: save(thread_id, status=Status.ENDED, end_reason=reason, error=error)
+            )
+            await self._hand_over(thread_id)
+
+        await _logging(thread_id, noted_and_handed_over())
+
+    async def take_up(self, thread_ids: Sequence[UUID]) -> None:
+        """Hand over the threads of the process whose place this one has taken."""
+        for thread_id in thread_ids:
+            log.warning("thread_taken_up", workflow_thread_id=str(thread_id))
+            await _logging(thread_id, self._hand_over(thread_id))
+
+    async def _hand_over(self, thread_id: UUID) -> None:
+        await _drained(self._usage, thread_id)
+        await _patiently(lambda: self._start(thread_id))
+
+
+class Steps:
+    """The steps of the workflow, in order; each may be repeated, and skips what is done.
 
     Args:
         extract: the insights of a thread as JSON, and the usage of extracting them.
@@ -80,38 +129,96 @@ class FinishCall:
         self._extract = extract
         self._finished = finished
 
-    async def __call__(self, thread_id: UUID, reason: str, error: dict[str, Any] | None) -> None:
-        """Run every step; errors are logged and leave the thread where it got to."""
-        try:
-            await self._run(thread_id, reason, error)
-        except FlowError as problem:
-            log.error("finish_failed", workflow_thread_id=str(thread_id), error=str(problem))
-        except Exception:
-            log.exception("finish_failed", workflow_thread_id=str(thread_id))
+    @property
+    def all(self) -> tuple[Callable[[UUID], Awaitable[None]], ...]:
+        """Every step."""
+        return self.extract_insights, self.settle, self.tell
 
-    async def _run(self, thread_id: UUID, reason: str, error: dict[str, Any] | None) -> None:
+    async def extract_insights(self, thread_id: UUID) -> None:
+        """Ask for insights and store them; a call that failed by itself has none.
+
+        Storing follows asking within one step, so that nothing of what was said is kept anywhere
+        but with the thread. The usage is in the ledger, or in this process's spool.
+        """
+        thread = await self._unfinished(thread_id)
+        if thread is None or thread.insights is not None or not _has_insights(thread):
+            return
         save = self._threads.save_workflow_thread_data
-        await _persist(lambda: save(thread_id, status=Status.ENDED, end_reason=reason, error=error))
-        if error is None:
-            thread = await _persist(lambda: save(thread_id, status=Status.EXTRACTING))
-            insights = await self._insights(thread)
-            await _persist(lambda: save(thread_id, insights=insights))
-        while not await self._usage.drain(thread_id, DRAIN_SECS):
-            log.warning("usage_not_drained", workflow_thread_id=str(thread_id))
-        final = Status.COMPLETED if error is None else Status.FAILED
-        settled = await _persist(lambda: self._threads.finish_thread(thread_id, final, error=error))
-        self._finished(settled)
+        thread = await _patiently(lambda: save(thread_id, status=Status.EXTRACTING))
+        insights = await self._insights(thread)
+        await _patiently(lambda: self._threads.save_insights(thread_id, insights))
+        await _drained(self._usage, thread_id)
+
+    async def settle(self, thread_id: UUID) -> None:
+        """Bring the thread to its final state, with its account computed from the ledger."""
+        thread = await self._unfinished(thread_id)
+        if thread is None:
+            return
+        await _drained(self._usage, thread_id)
+        final = Status.COMPLETED if thread.error is None else Status.FAILED
+        await _patiently(lambda: self._threads.finish_thread(thread_id, final))
+        log.info("thread_finished", workflow_thread_id=str(thread_id), status=final.value)
+
+    async def tell(self, thread_id: UUID) -> None:
+        """Tell analytics of the settled thread."""
+        if (thread := await self._thread(thread_id)) is not None:
+            self._finished(thread)
+
+    async def _unfinished(self, thread_id: UUID) -> Thread | None:
+        thread = await self._thread(thread_id)
+        return None if thread is None or thread.status.is_final else thread
+
+    async def _thread(self, thread_id: UUID) -> Thread | None:
+        try:
+            return await _patiently(lambda: self._threads.get_workflow_thread_data(thread_id))
+        except NotFound:
+            # It went with its key.
+            log.info("thread_gone", workflow_thread_id=str(thread_id))
+            return None
 
     async def _insights(self, thread: Thread) -> dict[str, Any]:
         if not JoinRequest.model_validate(thread.join).insights.enabled:
             return {"status": "skipped", "reason": "disabled"}
-        insights, events = await self._extract(thread, thread.owner)
+        try:
+            insights, events = await self._extract(thread, thread.owner)
+        except Exception:
+            log.exception("insights_failed", workflow_thread_id=str(thread.id))
+            return {"status": "failed", "reason": "internal_error"}
         for event in events:
             self._usage.record(event)
         return insights
 
 
-async def _persist(step: Callable[[], Awaitable[Thread]]) -> Thread:
+class InThisProcess:
+    """Finishing where there is no Postgres to keep workflows in: at once, by whoever asks."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    async def start(self, thread_id: UUID) -> None:
+        """Run every step; what is done already is not done again."""
+        for step in self._steps.all:
+            await step(thread_id)
+
+    async def is_over(self, thread_id: UUID) -> bool:
+        """Always: `start` has come back."""
+        return True
+
+    async def forget(self, before: datetime) -> int:
+        """Nothing is kept."""
+        return 0
+
+
+def _has_insights(thread: Thread) -> bool:
+    return thread.error is None or thread.error.get("code") == PROCESS_LOST
+
+
+async def _drained(usage: Usage, thread_id: UUID) -> None:
+    while not await usage.drain(thread_id, DRAIN_SECS):
+        log.warning("usage_not_drained", workflow_thread_id=str(thread_id))
+
+
+async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
     """Repeat a step until the database answers."""
     while True:
         try:
@@ -119,3 +226,12 @@ async def _persist(step: Callable[[], Awaitable[Thread]]) -> Thread:
         except Unavailable as error:
             log.warning("step_waits", error=str(error))
             await asyncio.sleep(RETRY_SECS)
+
+
+async def _logging(thread_id: UUID, work: Awaitable[None]) -> None:
+    try:
+        await work
+    except FlowError as problem:
+        log.error("finish_failed", workflow_thread_id=str(thread_id), error=str(problem))
+    except Exception:
+        log.exception("finish_failed", workflow_thread_id=str(thread_id))
