@@ -1,79 +1,77 @@
-"""A service process that dies in a call: the next one brings its usage to the ledger."""
+"""Service processes that die: what they leave is brought to its end by others, once."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
-import httpx
+import psycopg
 import pytest
 
 from flow.db.functions import Database
+from flow.domain.thread import Status, Thread
 from flow.sandbox.caller import call
 from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.sandbox.faults import Fault
 from flow.sandbox.reconcile import reconcile
 from flow.sandbox.vendors import Vendors
-from tests.calls.conftest import SECRET
-from tests.calls.test_call import JOIN, LONG, stood_in
+from tests.calls.processes import held_at, process, somebody_waits, worker
+from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
+
+SETTLE_SECS = 60.0
+ENDS = "new.status = 'ended' and old.status = 'in_call'"
+INSIGHTS = "new.insights is distinct from old.insights"
+SETTLES = "new.status in ('completed', 'failed')"
 
 
-class Process:
-    """A ``flow serve`` of its own."""
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left of a call: the database, the vendors' bill, and the thread."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self._process = process
-        self.url = url
+    database: Database
+    standing: Vendors
+    thread_id: UUID
 
-    def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
+    async def settled(self) -> Thread:
+        async with asyncio.timeout(SETTLE_SECS):
+            while True:
+                thread = await self.database.get_workflow_thread_data(self.thread_id)
+                if thread.status.is_final:
+                    return thread
+                await asyncio.sleep(0.1)
 
+    async def conserved(self) -> list[dict[str, Any]]:
+        """The ledger's rows once they agree with the bill, which the last spool may yet bring."""
+        async with asyncio.timeout(10):
+            lines = await self.standing.openai.bill.settled()
+        async with asyncio.timeout(20):
+            while True:
+                rows = await self.database.get_thread_usage(self.thread_id)
+                thread = await self.database.get_workflow_thread_data(self.thread_id)
+                if all(one.agrees for one in reconcile(rows, lines)):
+                    break
+                await asyncio.sleep(0.2)
+        total = sum((Decimal(row["total_cost_usd"]) for row in rows), Decimal(0))
+        assert Decimal(thread.usage_stats["total_cost_usd"]) == total > 0
+        assert len({row["id"] for row in rows}) == len(rows)
+        return rows
 
-@asynccontextmanager
-async def process(standing: Vendors, database_url: str, folder: Path) -> AsyncIterator[Process]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        **standing.environment,
-        "DATABASE_URL": database_url,
-        "FLOW_DATA_DIR": str(folder),
-        "FLOW_SECRET": SECRET,
-        "FLOW_LOG_LEVEL": "warning",
-    }
-    command = [sys.executable, "-c", "from flow.cli import main; main()", "serve"]
-    running = await asyncio.create_subprocess_exec(*command, "--port", str(port), env=environment)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        await _ready(url)
-        yield Process(running, url)
-    finally:
-        with suppress(ProcessLookupError):
-            running.terminate()
-        await asyncio.wait_for(running.wait(), 40)
-
-
-async def _ready(url: str) -> None:
-    async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as http:
-        while True:
-            with suppress(httpx.TransportError):
-                if (await http.get(f"{url}/readyz")).status_code == 200:
-                    return
-            await asyncio.sleep(0.1)
+    @property
+    def asked_for_insights(self) -> int:
+        return sum(
+            line.kind == "llm" and line.requested_model == "gpt-4.1-mini"
+            for line in self.standing.openai.bill.lines
+        )
 
 
 @pytest.mark.parametrize("speaking_secs", [0.2, 3.0], ids=["at-once", "in-mid-reply"])
-async def test_a_killed_process_loses_no_usage(
+async def test_a_call_whose_process_is_killed_is_finished_by_the_next(
     speaking_secs: float, database: Database, postgres_url: str, tmp_path: Path
 ) -> None:
     script = replace(LONG, token_secs=0.05)
@@ -93,17 +91,114 @@ async def test_a_killed_process_loses_no_usage(
 
             with suppress(Exception):
                 await call(first.url, standing.api_key, script, join=JOIN, on_progress=hear)
-        async with asyncio.timeout(5):
-            lines = await standing.openai.bill.settled()
+        left = Left(database, standing, UUID(thread_id))
         async with process(standing, postgres_url, tmp_path):
-            async with asyncio.timeout(20):
-                while any(spool.stat().st_size for spool in tmp_path.glob("spool/*.jsonl")):
-                    await asyncio.sleep(0.1)
-            thread = await database.get_workflow_thread_data(UUID(thread_id))
-            rows = await database.get_thread_usage(thread.id)
-    assert [one for one in reconcile(rows, lines) if not one.agrees] == []
+            thread = await left.settled()
+            rows = await left.conserved()
+    assert thread.status is Status.FAILED
+    assert (thread.error or {})["code"] == thread.end_reason == "process_lost"
+    assert [turn.role for turn in thread.transcript][:2] == ["assistant", "user"]
+    assert thread.insights is not None
+    assert thread.insights["status"] == "ok"
+    assert left.asked_for_insights == 1
     assert {row["kind"] for row in rows} == {"llm", "tts", "stt", "call"}
-    (generation,) = [row for row in rows if row["kind"] == "llm"]
+    (generation,) = [r for r in rows if r["kind"] == "llm" and r["source"] == "bot"]
     assert (generation["provenance"], generation["outcome"]) == ("estimated", "interrupted")
-    total = sum((Decimal(row["total_cost_usd"]) for row in rows), Decimal(0))
-    assert Decimal(thread.usage_stats["total_cost_usd"]) == total > 0
+
+
+@asynccontextmanager
+async def killed_after_a_call(
+    change: str, database: Database, postgres_url: str, folder: Path
+) -> AsyncIterator[Left]:
+    """A short call whose process is killed while an update of its thread is held up."""
+    async with stood_in(SHORT) as standing:
+        with held_at(postgres_url, change):
+            async with process(standing, postgres_url, folder) as first:
+                report = await call(first.url, standing.api_key, SHORT, join=JOIN)
+                await somebody_waits(postgres_url)
+                await first.killed()
+        yield Left(database, standing, UUID(report.workflow_thread_id))
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "asked"),
+    [
+        pytest.param(ENDS, Status.FAILED, 1, id="while-its-end-is-noted"),
+        pytest.param(INSIGHTS, Status.COMPLETED, 2, id="between-asking-and-storing"),
+    ],
+)
+async def test_a_process_killed_in_a_step_leaves_it_to_the_next(
+    change: str,
+    status: Status,
+    asked: int,
+    database: Database,
+    postgres_url: str,
+    tmp_path: Path,
+) -> None:
+    """An answer that was stored nowhere is asked for again; both are in the account."""
+    async with (
+        killed_after_a_call(change, database, postgres_url, tmp_path) as left,
+        process(left.standing, postgres_url, tmp_path),
+    ):
+        thread = await left.settled()
+        rows = await left.conserved()
+    assert thread.status is status
+    assert len(thread.transcript) == 3
+    assert thread.insights is not None
+    assert thread.insights["status"] == "ok"
+    assert left.asked_for_insights == asked
+    assert sum(row["source"] == "insights" for row in rows) == asked
+
+
+async def test_insights_that_were_stored_are_not_asked_for_again(
+    database: Database, postgres_url: str, tmp_path: Path
+) -> None:
+    """The process dies when they are stored and DBOS has yet to hear that the step is done."""
+    async with stood_in(SHORT) as standing:
+        standing.openai.faults.add(Fault(kind="delay", delay_secs=3.0, route="*/chat/*", skip=1))
+        async with process(standing, postgres_url, tmp_path) as first:
+            with psycopg.connect(postgres_url) as connection:
+                report = await call(first.url, standing.api_key, SHORT, join=JOIN)
+                connection.execute("lock table dbos.operation_outputs in exclusive mode")
+                left = Left(database, standing, UUID(report.workflow_thread_id))
+                async with asyncio.timeout(SETTLE_SECS):
+                    while not (await database.get_workflow_thread_data(left.thread_id)).insights:
+                        await asyncio.sleep(0.05)
+                await first.killed()
+        async with process(standing, postgres_url, tmp_path):
+            thread = await left.settled()
+            await left.conserved()
+    assert thread.status is Status.COMPLETED
+    assert left.asked_for_insights == 1
+
+
+async def test_another_host_recovers_what_a_dead_one_had_begun(
+    database: Database, postgres_url: str, tmp_path: Path
+) -> None:
+    """With ``flow worker``, whose data folder is its own; the minutes are let pass at once."""
+    async with killed_after_a_call(SETTLES, database, postgres_url, tmp_path / "dead") as left:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(
+                "update workflow_executors set heartbeat_at = now() - interval '10 minutes'"
+            )
+        async with worker(left.standing, postgres_url, tmp_path / "living"):
+            thread = await left.settled()
+            await left.conserved()
+    assert thread.status is Status.COMPLETED
+    assert left.asked_for_insights == 1
+
+
+async def test_a_worker_finishes_the_calls_of_a_process_that_only_serves(
+    database: Database, postgres_url: str, tmp_path: Path
+) -> None:
+    async with (
+        stood_in(SHORT) as standing,
+        worker(standing, postgres_url, tmp_path),
+        process(standing, postgres_url, tmp_path, FLOW_WORKFLOWS="off") as serving,
+    ):
+        report = await call(serving.url, standing.api_key, SHORT, join=JOIN)
+        left = Left(database, standing, UUID(report.workflow_thread_id))
+        thread = await left.settled()
+        await left.conserved()
+    assert thread.status is Status.COMPLETED
+    assert left.asked_for_insights == 1
