@@ -96,6 +96,11 @@ def check(settings: Settings) -> None:
             "FLOW_COST_CONTROLS works with FLOW_DEBUG=true only: elsewhere the feature flag"
             " flow-cost-controls at PostHog decides."
         )
+    if settings.webhooks_allow_private and not settings.debug:
+        problems.append(
+            "FLOW_WEBHOOKS_ALLOW_PRIVATE works with FLOW_DEBUG=true only: elsewhere a customer"
+            " could have Flow call machines of your own network."
+        )
     if settings.quota_token is not None and settings.quota_url is None:
         problems.append("FLOW_QUOTA_TOKEN is for FLOW_QUOTA_URL, which is missing.")
     shared = settings.database_url or settings.supabase_url

@@ -47,11 +47,13 @@ from flow.vendors.posthog_flags import FeatureFlag
 from flow.vendors.quota_source import QuotaSource
 from flow.vendors.twilio import Twilio
 from flow.vendors.unkey import DebugKeys, KeyVerifier
+from flow.vendors.webhooks import WebhookSender
 
 if TYPE_CHECKING:
     from flow.bot.calls import Calls
     from flow.bot.pipeline import BotSettings
     from flow.bot.spending import Spending
+    from flow.workflows.deliver import Deliverer
     from flow.workflows.insights import CallInsights
 
 logger = structlog.get_logger(__name__)
@@ -109,11 +111,12 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         recorder.start()
         clients = _clients(settings, posthog)
         stack.push_async_callback(clients["openai"].close)
+        webhooks = await stack.enter_async_context(_delivering(settings, database, registry))
         steps = Steps(
             database,
             recorder,
             _insights(settings, products, clients["openai"], recorder, database, flag),
-            lambda thread: _capture_trace(posthog, thread),
+            lambda thread: _finished(posthog, webhooks, thread),
         )
         after = await stack.enter_async_context(
             after_calls(settings, url, database, recorder, steps)
@@ -154,6 +157,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             registry=registry,
             public_url=settings.public_url,
             join_token_secs=settings.join_token_secs,
+            allow_private_webhooks=settings.webhooks_allow_private,
         )
         await asyncio.to_thread(warm_up)
         yield Service(create_app(services), database, recorder, registry)
@@ -289,6 +293,28 @@ def _spending(
         )
 
     return spending
+
+
+@asynccontextmanager
+async def _delivering(
+    settings: Settings, database: Database, registry: CollectorRegistry
+) -> AsyncIterator[Deliverer]:
+    """Webhooks are delivered for as long as the block lasts."""
+    from flow.workflows.deliver import Deliverer
+
+    sender = WebhookSender(allow_private=settings.webhooks_allow_private)
+    deliverer = Deliverer(database.webhooks, sender.send, registry=registry)
+    deliverer.start()
+    try:
+        yield deliverer
+    finally:
+        await deliverer.close()
+        await sender.aclose()
+
+
+def _finished(posthog: Posthog | None, webhooks: Deliverer, thread: Thread) -> None:
+    webhooks.nudge()
+    _capture_trace(posthog, thread)
 
 
 def _capture_trace(posthog: Posthog | None, thread: Thread) -> None:

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     quota_url: str | None = None
     quota_token: SecretStr | None = None
     cost_controls: Literal["on", "off"] | None = None
+    webhooks_allow_private: bool = False
     log_format: Literal["console", "json"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     capture_content: bool = False

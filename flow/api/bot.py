@@ -20,6 +20,7 @@ from flow.api.connect import Connection, connection, require_room
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
 from flow.api.services import Services, services_of
+from flow.domain import public_url
 from flow.domain.join import JoinRequest
 from flow.domain.product import Product
 from flow.domain.quota import Admission
@@ -109,6 +110,7 @@ async def join(request: Request) -> Response:
     services, key = services_of(request), caller_of(request)
     idempotency_key, override = _idempotency_key(request), _override(request)
     body = await read(request, JoinRequest)
+    _require_public_webhook(services, body)
     accepted = services.calls.check(body)
     product = services.products.for_call(accepted.product)
     content = fingerprint(body) if idempotency_key is not None else ""
@@ -180,6 +182,13 @@ def fingerprint(join: JoinRequest) -> str:
     """What makes two joins the same: their content, however it was spelt."""
     canonical = json.dumps(join.to_json(), sort_keys=True, separators=(",", ":"))
     return sha256(canonical.encode()).hexdigest()
+
+
+def _require_public_webhook(services: Services, join: JoinRequest) -> None:
+    if join.webhook_url is None or services.allow_private_webhooks:
+        return
+    if (said := public_url.problem_of(join.webhook_url)) is not None:
+        raise InvalidInput("The request is not valid.", [FieldProblem("webhook_url", said)])
 
 
 def _idempotency_key(request: Request) -> str | None:

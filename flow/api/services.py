@@ -106,6 +106,7 @@ class Services:
 
     ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
     callers reach this API, without a trailing slash; left out, it is the host they used.
+    ``allow_private_webhooks`` lets joins name any webhook URL, for development.
 
     Raises:
         ConfigurationError: the secret is too short.
@@ -121,6 +122,7 @@ class Services:
     telephone: Telephone | None = None
     public_url: str | None = None
     join_token_secs: int = 300
+    allow_private_webhooks: bool = False
     now: Callable[[], datetime] = utc_now
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from flow.db import rows
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
+from flow.db.webhooks import Webhooks
 from flow.domain.budget import Budget, Standing
 from flow.domain.key import ApiKey
 from flow.domain.quota import Admission, LimitState, Terms
@@ -66,6 +67,11 @@ class Database:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """The calls about webhooks."""
+        return Webhooks(self._transport)
 
     async def ping(self) -> None:
         """Return when the database answers and Flow's functions are there.

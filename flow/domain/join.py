@@ -111,10 +111,11 @@ class JoinRequest(Part):
 
     @field_validator("webhook_url")
     @classmethod
-    def _is_public(cls, value: str | None) -> str | None:
+    def _is_url(cls, value: str | None) -> str | None:
+        """Whether it leads out into the internet, the service that sends there judges."""
         if value is None:
             return None
-        if (problem := public_url.problem_of(value)) is not None:
+        if (problem := public_url.problem_of(value, allow_private=True)) is not None:
             raise ValueError(problem)
         return value
 

@@ -23,6 +23,7 @@ TABLES = [
     "team_quotas",
     "usage_monthly",
     "webhook_events",
+    "webhook_deliveries",
     "workflow_executors",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"

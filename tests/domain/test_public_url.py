@@ -69,12 +69,30 @@ def test_a_public_url_is_taken(url: str) -> None:
                 "[::ffff:127.0.0.1]",
                 "[::ffff:10.0.0.1]",
                 "[2002:7f00:1::]",
+                "[64:ff9b::a00:7]",
+                "[64:ff9b:1::1]",
+                "[::127.0.0.1]",
+                "[2001:0:1::1]",
+                "192.0.0.8",
             )
         ],
     ],
 )
 def test_any_other_url_is_refused_with_the_reason(url: str, why: str) -> None:
     assert why in (problem_of(url) or "")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/hook", "http://localhost/", "https://a/"])
+def test_a_private_url_is_taken_where_that_is_allowed(url: str) -> None:
+    assert problem_of(url) is not None
+    assert problem_of(url, allow_private=True) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/", "http://", "https://u:p@localhost/", "http://["]
+)
+def test_what_is_no_such_url_is_refused_even_there(url: str) -> None:
+    assert problem_of(url, allow_private=True) is not None
 
 
 PRIVATE = [ip_network(net) for net in ("10.0.0.0/8", "127.0.0.0/8", "192.168.0.0/16")]
@@ -86,5 +104,11 @@ def test_no_private_address_is_public_in_any_spelling(network: object, data: st.
     size = network.num_addresses  # type: ignore[attr-defined]
     address = IPv4Address(int(network[data.draw(st.integers(0, size - 1))]))
     assert not is_public(address)
-    for host in (str(address), str(int(address)), hex(int(address)), f"[::ffff:{address}]"):
+    for host in (
+        str(address),
+        str(int(address)),
+        hex(int(address)),
+        f"[::ffff:{address}]",
+        f"[64:ff9b::{address}]",
+    ):
         assert problem_of(f"https://{host}/") is not None

@@ -1,0 +1,68 @@
+"""The addresses a customer's URL may be called at: judged here, and connected to as they are.
+
+A name is resolved once for each attempt, and what it resolved to is what is connected to, so a
+name server that answers differently the next time (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
+
+from flow.domain import public_url
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[Address]]]
+"""The addresses of a host name or address, best first. Raises `OSError` if there are none."""
+
+RESOLVERS = 8
+
+
+class NotPublic(Exception):
+    """The URL, or an address its name stands for, does not lead out into the internet."""
+
+
+class SystemResolver:
+    """Asks the system, with threads of its own: names that hang hold up nobody else's work."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="webhook-resolver")
+
+    async def __call__(self, host: str, port: int) -> Sequence[Address]:
+        """See `Resolve`."""
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, _ask, host, port)
+        return list(dict.fromkeys(found))
+
+    def close(self) -> None:
+        """Let go of the threads, at once."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def judged(
+    host: str, port: int, resolve: Resolve, *, allow_private: bool
+) -> Sequence[Address]:
+    """Where the host is, if all of it is public.
+
+    Raises:
+        NotPublic: one of its addresses is not, which a well-meant name has no reason for.
+        OSError: it has no address.
+    """
+    try:
+        found: Sequence[Address] = [ip_address(host.strip("[]"))]
+    except ValueError:
+        found = await resolve(host, port)
+    if not found:
+        raise OSError("no address")
+    for address in found:
+        if not allow_private and not public_url.is_public(address):
+            raise NotPublic(f"{address} is not a public address")
+    return found
+
+
+def _ask(host: str, port: int) -> list[Address]:
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ip_address(answer[4][0]) for answer in answers]
