@@ -1,4 +1,4 @@
-"""The command line: ``flow demo | dev | serve | worker | migrate | keys | usage``.
+"""The command line: ``flow demo | dev | serve | worker | migrate | keys | webhooks | usage``.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flow.errors import FlowError, InvalidInput
-from flow.operate import commands
+from flow.operate import commands, webhook_commands
 
 cli = typer.Typer(
     name="flow",
@@ -114,6 +114,7 @@ def migrate() -> None:
 
 
 cli.add_typer(commands.keys)
+cli.add_typer(webhook_commands.webhooks)
 cli.command()(commands.usage)
 
 

@@ -44,15 +44,15 @@ def keys(accounts: Sequence[KeyAccount]) -> RenderableType:
     """One line a key."""
     if not accounts:
         return Text("There are no keys yet: `flow keys create` makes one.")
-    table = _table("key", "team", "spent", "budget", "tier", "save mode", "calls")
+    table = new_table("key", "team", "spent", "budget", "tier", "save mode", "calls")
     table.title = "Keys, and what they spent this month (USD, UTC)"
     for one in accounts:
         budget = one.budget
-        name = _plain(one.key.name or "-", style="dim" if one.revoked_at else "bold")
+        name = plain_text(one.key.name or "-", style="dim" if one.revoked_at else "bold")
         revoked = Text("revoked", style="red")
         table.add_row(
-            Group(name, _plain(one.key.unkey_key_id, style="dim")),
-            _plain(one.key.team_id),
+            Group(name, plain_text(one.key.unkey_key_id, style="dim")),
+            plain_text(one.key.team_id),
             f"{budget.spent_usd:,.2f}",
             "-" if budget.cap_usd is None else f"{budget.cap_usd:,.2f}",
             revoked if one.revoked_at else _tier(budget.tier),
@@ -67,21 +67,21 @@ def key(one: Described) -> RenderableType:
     lines = _facts(one.account)
     lines.add_section()
     if one.details is None:
-        lines.add_row("at Unkey", _plain(one.note or "", style="yellow"))
-        return _panel(one.account.key.name or one.account.key.unkey_key_id, lines)
+        lines.add_row("at Unkey", plain_text(one.note or "", style="yellow"))
+        return panel(one.account.key.name or one.account.key.unkey_key_id, lines)
     known = one.details
     enabled = Text("enabled", style="green") if known.enabled else Text("disabled", style="red")
     lines.add_row("at Unkey", enabled)
-    lines.add_row("secret starts", _plain(f"{known.start}…"))
-    lines.add_row("permissions", _plain(", ".join(known.permissions) or "-"))
-    lines.add_row("expires", _moment(known.expires_at, "never"))
-    lines.add_row("last used", _moment(known.last_used_at, "never"))
-    return _panel(one.account.key.name or known.unkey_key_id, lines)
+    lines.add_row("secret starts", plain_text(f"{known.start}…"))
+    lines.add_row("permissions", plain_text(", ".join(known.permissions) or "-"))
+    lines.add_row("expires", moment(known.expires_at, "never"))
+    lines.add_row("last used", moment(known.last_used_at, "never"))
+    return panel(one.account.key.name or known.unkey_key_id, lines)
 
 
 def budget(one: KeyAccount) -> RenderableType:
     """A key's identity and limits."""
-    return _panel(one.key.name or one.key.unkey_key_id, _facts(one))
+    return panel(one.key.name or one.key.unkey_key_id, _facts(one))
 
 
 def issued(one: Issued) -> RenderableType:
@@ -96,16 +96,16 @@ def quotas(states: Sequence[tuple[str, LimitState]]) -> RenderableType:
     """One line a quota."""
     if not states:
         return Text("No quotas are set: teams are limited by their keys' budgets alone.")
-    table = _table("team", "resource", "used", "held", "limit", "", "resets (UTC)")
+    table = new_table("team", "resource", "used", "held", "limit", "", "resets (UTC)")
     for team_id, state in states:
         table.add_row(
-            _plain(team_id),
-            _plain(state.resource),
+            plain_text(team_id),
+            plain_text(state.resource),
             _amount(state.used),
             _amount(state.reserved),
             "-" if state.limit is None else plain(state.limit),
             Text("reached", style="bold red") if state.is_reached else Text("ok", style="green"),
-            _moment(state.resets_at, "-"),
+            moment(state.resets_at, "-"),
         )
     return table
 
@@ -115,7 +115,7 @@ def usage(report: Report) -> RenderableType:
     title = f"Usage from {report.first} to {report.last} (UTC)"
     if not report.rows:
         return Text(f"{title}: none.")
-    table = _table(*report.groups, *_MEASURED)
+    table = new_table(*report.groups, *_MEASURED)
     table.title = title
     for row in report.rows:
         table.add_row(*(_group(row, name) for name in report.groups), *_measures(row))
@@ -127,8 +127,8 @@ def usage(report: Report) -> RenderableType:
 
 def _group(row: Mapping[str, Any], name: str) -> Text:
     if name == "key":
-        return _plain(row["key_name"] or row["api_key_id"])
-    return _plain(str(row["team_id" if name == "team" else name]))
+        return plain_text(row["key_name"] or row["api_key_id"])
+    return plain_text(str(row["team_id" if name == "team" else name]))
 
 
 _MEASURED = ("events", "used", "cost (USD)", "billable (USD)")
@@ -167,12 +167,12 @@ def _facts(one: KeyAccount) -> Table:
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
     budget = one.budget
-    facts.add_row("key id at Unkey", _plain(one.key.unkey_key_id))
+    facts.add_row("key id at Unkey", plain_text(one.key.unkey_key_id))
     facts.add_row("API key id", str(one.key.id))
-    facts.add_row("team", _plain(one.key.team_id))
-    facts.add_row("created", _moment(one.created_at, "-"))
+    facts.add_row("team", plain_text(one.key.team_id))
+    facts.add_row("created", moment(one.created_at, "-"))
     if one.revoked_at:
-        facts.add_row("revoked", Text(_moment(one.revoked_at, "-"), style="red"))
+        facts.add_row("revoked", Text(moment(one.revoked_at, "-"), style="red"))
     if budget.cap_usd is None:
         facts.add_row("budget", "no cap")
     else:
@@ -180,7 +180,7 @@ def _facts(one: KeyAccount) -> Table:
         facts.add_row("budget", said.append_text(_tier(budget.tier)))
         facts.add_row("remaining", f"{dollars(budget.remaining_usd or Decimal(0))} USD")
     if one.override_until:
-        until = f"lifted until {_moment(one.override_until, '-')}"
+        until = f"lifted until {moment(one.override_until, '-')}"
         facts.add_row("override", Text(until, style="magenta"))
     facts.add_row("spent this month", f"{dollars(budget.spent_usd)} USD")
     facts.add_row(
@@ -198,22 +198,28 @@ def _amount(amount: Decimal) -> str:
     return plain(round(amount, 2))
 
 
-def _moment(moment: datetime | None, never: str) -> str:
-    return never if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
+def moment(at: datetime | None, never: str) -> str:
+    """A time in UTC, to the minute."""
+    return never if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-def _plain(text: str, style: str = "") -> Text:
+def plain_text(text: str, style: str = "") -> Text:
+    """What somebody else wrote, as text and nothing but text."""
     return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style=style)
 
 
-def _panel(title: str, content: RenderableType) -> Panel:
-    return Panel(content, title=_plain(title, style="bold"), title_align="left", border_style="dim")
+def panel(title: str, content: RenderableType) -> Panel:
+    """The content in a frame with a title."""
+    return Panel(
+        content, title=plain_text(title, style="bold"), title_align="left", border_style="dim"
+    )
 
 
 _RIGHT = {"spent", "budget", "calls", "used", "held", "limit", *_MEASURED}
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """An empty table; columns of amounts are right-aligned."""
     table = Table(box=SIMPLE_HEAD, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         right = column in _RIGHT
