@@ -52,6 +52,7 @@ def test_enough_settings_allow_a_start(settings: dict[str, object]) -> None:
         ({**ENOUGH, "supabase_service_role_key": SecretStr("k")}, "go together"),
         ({**ENOUGH, "database_url": SecretStr("postgresql://x")}, "FLOW_SECRET is missing"),
         ({**ENOUGH, "secret": SecretStr("short")}, "at least 32"),
+        ({**ENOUGH, "webhooks_allow_private": True}, "works with FLOW_DEBUG=true only"),
     ],
 )
 def test_missing_and_contradictory_settings_are_named(
