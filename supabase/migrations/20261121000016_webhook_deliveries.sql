@@ -51,6 +51,10 @@ create function public.claim_webhook_deliveries(
 ) returns jsonb
 language plpgsql
 set search_path = ''
+-- A plan made while the table was small must do when it is large.
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_now constant timestamptz := coalesce(p_now, now());
