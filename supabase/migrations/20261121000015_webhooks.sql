@@ -33,8 +33,7 @@ create index webhook_deliveries_open on public.webhook_deliveries (api_key_id, n
   where delivered_at is null and dead_at is null;
 create index webhook_deliveries_dead on public.webhook_deliveries (created_at)
   where dead_at is not null;
-create index webhook_deliveries_created on public.webhook_deliveries (created_at);
-create index webhook_deliveries_key on public.webhook_deliveries (api_key_id, created_at);
+create index webhook_deliveries_created on public.webhook_deliveries (created_at, api_key_id);
 
 create unique index webhook_events_once_a_thread
   on public.webhook_events (workflow_thread_id) where period is null;

@@ -53,8 +53,6 @@ language plpgsql
 set search_path = ''
 -- A plan made while the table was small must do when it is large.
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
 declare
   v_now constant timestamptz := coalesce(p_now, now());
@@ -91,10 +89,15 @@ begin
     order by f.next_attempt_at
     limit p_limit
   ), free as (
-    select d.event_id from public.webhook_deliveries d
-    where d.event_id in (select u.event_id from due u)
-      and d.delivered_at is null and d.dead_at is null and d.next_attempt_at <= v_now
-    for update skip locked
+    select f.event_id
+    from due u
+    cross join lateral (
+      select d.event_id from public.webhook_deliveries d
+      where d.event_id = u.event_id and d.next_attempt_at <= v_now
+        -- Said so that only the primary key fits, even before the table is analyzed.
+        and coalesce(d.delivered_at, d.dead_at) is null
+      for update skip locked
+    ) f
   ), claimed as (
     update public.webhook_deliveries d set
       claim = p_claim,
