@@ -32,8 +32,6 @@ begin
 end
 $$;
 
-drop function public.fail_lost_threads(timestamptz);
-
 create function public.take_over_lost_threads(p_lost_secs integer, p_missing_secs integer)
 returns jsonb
 language plpgsql

@@ -261,48 +261,6 @@ async def test_a_hold_outlasts_the_wait_for_a_caller_but_not_the_silence_of_a_ca
     assert budget.reserved_usd == held
 
 
-@pytest.mark.parametrize("status", Status)
-@pytest.mark.parametrize("lapsed", [True, False], ids=["lapsed", "alive"])
-async def test_calls_nobody_has_heard_of_fail_with_their_account(
-    direct: Database, sql: psycopg.Connection, status: Status, lapsed: bool
-) -> None:
-    key = await with_budget(direct, "10")
-    thread = (await a_join(direct, key, "2")).thread
-    await spend(direct, thread, "0.5")
-    before = await move(direct, thread, status)
-    if lapsed:
-        sql.execute(
-            "update workflow_threads set lease_until = now() - interval '1 minute',"
-            " usage_stats = jsonb_set(usage_stats, '{total_cost_usd}', '7')"
-        )
-    # Whoever waits for nobody to come expires the thread instead.
-    is_lost = lapsed and not status.is_final and status is not Status.CREATED
-    now = datetime.now(UTC)
-    assert await direct.fail_lost_threads(now - timedelta(seconds=61)) == []
-    assert await direct.fail_lost_threads(now) == ([thread.id] if is_lost else [])
-    assert await direct.fail_lost_threads(now) == []
-    after = await direct.get_workflow_thread_data(thread.id)
-    assert after.status is (Status.FAILED if is_lost else status)
-    if is_lost:
-        assert after.end_reason == "process_lost"
-        assert after.error is not None
-        assert after.error["code"] == "process_lost"
-        assert after.usage_stats["total_cost_usd"] == Decimal("0.5")
-        assert (after.ended_at is None) == (before.connected_at is None)
-        assert await reserved(direct, key) == 0
-
-
-async def test_a_lost_call_ended_when_it_was_last_heard_of(
-    direct: Database, sql: psycopg.Connection
-) -> None:
-    thread = (await a_join(direct, await with_budget(direct, "10"), "2")).thread
-    await move(direct, thread, Status.IN_CALL)
-    heard = datetime.now(UTC) - timedelta(minutes=3)
-    sql.execute("update workflow_threads set lease_until = %s, heartbeat_at = %s", [heard, heard])
-    assert await direct.fail_lost_threads(datetime.now(UTC)) == [thread.id]
-    assert (await direct.get_workflow_thread_data(thread.id)).ended_at == heard
-
-
 async def test_a_lifted_budget_refuses_nothing_until_then(direct: Database) -> None:
     key = await with_budget(direct, "1", "3")
     now = datetime.now(UTC)
@@ -548,7 +506,10 @@ async def test_joins_recordings_and_operators_at_once_never_deadlock(
 
     for turn in range(6):
         works = [work(turn + n) for n in range(6) for work in (record, operate, call, call)]
-        works += [crowd.fail_lost_threads(now), crowd.expire_threads(now - timedelta(days=1))]
+        works += [
+            crowd.take_over_lost_threads(75, 300),
+            crowd.expire_threads(now - timedelta(days=1)),
+        ]
         await asyncio.gather(*(watched(work) for work in works))
     assert failures == []
     for table in ("usage_daily", "usage_events"):

@@ -99,10 +99,11 @@ async def test_money_is_told_in_strings_to_the_last_digit(database: Database) ->
 async def test_a_lost_thread_is_told_as_failed_with_its_reason(database: Database) -> None:
     key = await a_key(database)
     thread = await told_thread(database, key)
-    for status in (Status.CONNECTING, Status.IN_CALL):
-        await database.save_workflow_thread_data(thread.id, status=status)
-    lost = await database.fail_lost_threads(datetime.now(UTC) + timedelta(hours=1))
-    assert thread.id in lost
+    process = f"host_{uuid4().hex}"
+    await database.claim_thread(thread.id, f"{process}/session")
+    await database.save_workflow_thread_data(thread.id, status=Status.IN_CALL)
+    assert await database.take_over_threads_of(process) == [thread.id]
+    await database.finish_thread(thread.id, Status.FAILED)
     (one,) = await claimed(database, key)
     data = json.loads(one.payload)["data"]
     assert one.type == "thread.failed"
