@@ -91,6 +91,11 @@ def check(settings: Settings) -> None:
         problems.append(
             "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN go together: set both or neither."
         )
+    livekit = (settings.livekit_url, settings.livekit_api_key, settings.livekit_api_secret)
+    if any(livekit) and not all(livekit):
+        problems.append(
+            "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET go together: set all or none."
+        )
     if settings.cost_controls is not None and not settings.debug:
         problems.append(
             "FLOW_COST_CONTROLS works with FLOW_DEBUG=true only: elsewhere the feature flag"

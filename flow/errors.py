@@ -11,7 +11,8 @@
      └─ Unavailable              a party Flow depends on cannot answer now; trying again may help
          ├─ DatabaseUnavailable
          ├─ AuthUnavailable
-         └─ QuotaUnavailable
+         ├─ QuotaUnavailable
+         └─ TransportUnavailable
 
 A docstring is the default message. The HTTP answer for each is decided in one place,
 ``flow.api.problems``; nothing below the API knows about status codes.
@@ -126,3 +127,9 @@ class QuotaUnavailable(Unavailable):
     """The billing service cannot say now whether the team may go on."""
 
     code = "quota_unavailable"
+
+
+class TransportUnavailable(Unavailable):
+    """The call cannot be carried now."""
+
+    code = "transport_unavailable"

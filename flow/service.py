@@ -36,6 +36,8 @@ from flow.insights.extract import ExtractInsightsStep
 from flow.settings import Settings
 from flow.store import database_and_url
 from flow.usage.recorder import Recorder
+from flow.vendors.daily import Daily
+from flow.vendors.livekit import LiveKit
 from flow.vendors.openai import OpenAIClients
 from flow.vendors.posthog import (
     capture_llm_generation,
@@ -45,6 +47,7 @@ from flow.vendors.posthog import (
 )
 from flow.vendors.posthog_flags import FeatureFlag
 from flow.vendors.quota_source import QuotaSource
+from flow.vendors.rooms import Rooms
 from flow.vendors.twilio import Twilio
 from flow.vendors.unkey import DebugKeys, KeyVerifier
 from flow.vendors.webhooks import WebhookSender
@@ -52,6 +55,7 @@ from flow.vendors.webhooks import WebhookSender
 if TYPE_CHECKING:
     from flow.bot.calls import Calls
     from flow.bot.pipeline import BotSettings
+    from flow.bot.rooms import Media
     from flow.bot.spending import Spending
     from flow.workflows.deliver import Deliverer
     from flow.workflows.insights import CallInsights
@@ -74,8 +78,10 @@ class Service:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Service]:
+async def running(settings: Settings, *, media: Media | None = None) -> AsyncIterator[Service]:
     """A running service; leaving the context ends its calls and brings their usage home.
+
+    ``media`` takes the place of what carries sound into the rooms of Daily and LiveKit.
 
     Raises:
         ConfigurationError: the settings do not allow a start.
@@ -86,6 +92,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     from flow.api.services import Services
     from flow.bot.calls import Calls
     from flow.bot.resolve import Resolver, vendors_by_part
+    from flow.bot.room_calls import RoomCalls
+    from flow.bot.rooms import VendorMedia
     from flow.finishing import after_calls
     from flow.workflows.finish import Steps
 
@@ -124,6 +132,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         telephone = _telephone(settings)
         if telephone is not None:
             stack.push_async_callback(telephone.aclose)
+        rooms = _rooms(settings)
+        stack.push_async_callback(rooms.aclose)
         calls = Calls(
             threads=database,
             recorder=recorder,
@@ -153,6 +163,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             products=products,
             quotas=quotas,
             telephone=telephone,
+            rooms=RoomCalls(rooms, media or VendorMedia(), calls),
             secret=_secret(settings),
             registry=registry,
             public_url=settings.public_url,
@@ -349,6 +360,16 @@ def _telephone(settings: Settings) -> Twilio | None:
     if settings.twilio_account_sid is None or settings.twilio_auth_token is None:
         return None
     return Twilio(settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_base_url)
+
+
+def _rooms(settings: Settings) -> Rooms:
+    daily = livekit = None
+    if settings.daily_api_key is not None:
+        daily = Daily(settings.daily_api_key, settings.daily_api_url)
+    url, key, secret = settings.livekit_url, settings.livekit_api_key, settings.livekit_api_secret
+    if url is not None and key is not None and secret is not None:
+        livekit = LiveKit(url, key, secret)
+    return Rooms(daily, livekit)
 
 
 def _secret(settings: Settings) -> bytes:

@@ -84,6 +84,12 @@ class Settings(BaseSettings):
     twilio_auth_token: SecretStr | None = Field(None, validation_alias=_env("TWILIO_AUTH_TOKEN"))
     twilio_base_url: str = Field("https://api.twilio.com", validation_alias=_env("TWILIO_BASE_URL"))
 
+    daily_api_key: SecretStr | None = Field(None, validation_alias=_env("DAILY_API_KEY"))
+    daily_api_url: str = Field("https://api.daily.co/v1", validation_alias=_env("DAILY_API_URL"))
+    livekit_url: str | None = Field(None, validation_alias=_env("LIVEKIT_URL"))
+    livekit_api_key: str | None = Field(None, validation_alias=_env("LIVEKIT_API_KEY"))
+    livekit_api_secret: SecretStr | None = Field(None, validation_alias=_env("LIVEKIT_API_SECRET"))
+
     @field_validator(
         "public_url",
         "quota_url",
@@ -92,6 +98,7 @@ class Settings(BaseSettings):
         "posthog_host",
         "openai_base_url",
         "twilio_base_url",
+        "daily_api_url",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
@@ -102,6 +109,18 @@ class Settings(BaseSettings):
             raise ValueError("must be an http:// or https:// URL")
         # Paths are appended to a base URL; one with a query of its own is used as it is.
         return value if parts.query else value.rstrip("/")
+
+    @field_validator("livekit_url")
+    @classmethod
+    def _is_websocket(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"ws", "wss"} or not parts.hostname or parts.username:
+            raise ValueError("must be a ws:// or wss:// URL")
+        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+            raise ValueError("must be the address of a server, without a path")
+        return value.rstrip("/")
 
     @classmethod
     def read(cls) -> Settings:

@@ -19,11 +19,13 @@ from flow.api.budget import Budget, note_budget, shown
 from flow.api.connect import Connection, connection, require_room
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
+from flow.api.rooms import begin_in_room, check_room
 from flow.api.services import Services, services_of
 from flow.domain import public_url
 from flow.domain.join import JoinRequest
 from flow.domain.product import Product
 from flow.domain.quota import Admission
+from flow.domain.room import ROOM_TYPES
 from flow.domain.thread import Status, Thread
 from flow.errors import FieldProblem, IllegalTransition, InvalidInput, Refused, Unavailable
 
@@ -106,12 +108,16 @@ _WAITING_MARGIN_SECS = 60
     },
 )
 async def join(request: Request) -> Response:
-    """Make a thread and say how to connect to its bot. Nothing runs until somebody connects."""
+    """Make a thread and say how to connect to its bot.
+
+    Nothing runs until somebody connects, but for a bot that waits in a room for its caller.
+    """
     services, key = services_of(request), caller_of(request)
     idempotency_key, override = _idempotency_key(request), _override(request)
     body = await read(request, JoinRequest)
     _require_public_webhook(services, body)
     accepted = services.calls.check(body)
+    check_room(services, body.transport)
     product = services.products.for_call(accepted.product)
     content = fingerprint(body) if idempotency_key is not None else ""
     try:
@@ -135,11 +141,15 @@ async def join(request: Request) -> Response:
         )
     note_budget(request, joined.budget)
     thread = joined.thread
+    if body.transport.type in ROOM_TYPES:
+        way = await begin_in_room(services, joined, body.transport)
+    else:
+        way = connection(request, services, thread)
     answer = {
         "workflow_thread_id": str(thread.id),
         "status": thread.status,
         "product": thread.product,
-        "connection": connection(request, services, thread),
+        "connection": way,
         "budget": shown(joined.budget).model_dump(),
         "posthog_trace_id": str(thread.id),
     }

@@ -34,16 +34,20 @@ class Connection(BaseModel):
     """Where and until when to connect; the URL holds the token.
 
     Of a telephone call, ``twiml_url`` holds it: that is what Twilio is to be given as the call's
-    webhook, and ``url`` is where its media stream then goes.
+    webhook, and ``url`` is where its media stream then goes. In a room the bot is waiting: ``url``
+    is a Daily room's or a LiveKit server's, and ``token`` lets the caller in (absent where the
+    caller named the room).
     """
 
-    type: Literal["websocket", "webrtc", "twilio"]
+    type: Literal["websocket", "webrtc", "twilio", "daily", "livekit"]
     url: str = Field(
         examples=[
             "wss://flow.example.com/api/bot/0b6d1a52-8a5e-4f0f-9d0f-5b8f3c0f2a11/ws?token=..."
         ]
     )
     twiml_url: str | None = None
+    room: str | None = None
+    token: str | None = None
     expires_at: datetime
 
 

@@ -13,10 +13,11 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from flow.db.functions import Database
-from flow.domain.join import JoinRequest
+from flow.domain.join import JoinRequest, Transport
 from flow.domain.key import ApiKey
 from flow.domain.media_stream import MediaStream
 from flow.domain.product import Products
+from flow.domain.room import Meeting
 from flow.domain.thread import Thread
 from flow.errors import ConfigurationError
 from flow.vendors.quota_source import QuotaState
@@ -54,6 +55,28 @@ class Telephone(Protocol):
 
     def signed(self, signature: str, url: str, parameters: Iterable[tuple[str, str]]) -> bool:
         """Whether it made this signature for this request."""
+        ...
+
+
+class Rooms(Protocol):
+    """Calls in rooms, where the bot waits for its caller: see `flow.bot.room_calls`."""
+
+    def check(self, transport: Transport) -> None:
+        """Raise `InvalidInput` for a room that cannot be opened or entered from here."""
+        ...
+
+    async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
+        """Have the bot wait in the thread's room; one that cannot be opened cancels the thread.
+
+        Raises:
+            Conflict: somebody else has begun the call, or it is over.
+            Refused: code ``at_capacity``.
+            TransportUnavailable: the room cannot be opened.
+        """
+        ...
+
+    async def invite(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
+        """A new way into the room for the caller; raises `TransportUnavailable`."""
         ...
 
 
@@ -120,6 +143,7 @@ class Services:
     registry: CollectorRegistry
     quotas: Quotas | None = None
     telephone: Telephone | None = None
+    rooms: Rooms | None = None
     public_url: str | None = None
     join_token_secs: int = 300
     allow_private_webhooks: bool = False

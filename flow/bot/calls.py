@@ -14,15 +14,25 @@ from pipecat.transports.base_transport import BaseTransport
 from flow.bot.metering import Recording
 from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.resolve import Resolver
-from flow.bot.session import CallSession, Ending, Threads
+from flow.bot.room_calls import Entrance
+from flow.bot.session import CallSession, Ending
+from flow.bot.session import Threads as SessionThreads
 from flow.bot.spending import Spending
 from flow.bot.telephony import twilio_transport
 from flow.bot.transports import webrtc_transport, websocket_transport
 from flow.domain.budget import Standing, Tier
 from flow.domain.join import JoinRequest
 from flow.domain.media_stream import MediaStream
-from flow.domain.thread import Thread
-from flow.errors import Conflict, FieldProblem, InvalidInput, NotFound, Refused, Unavailable
+from flow.domain.thread import Status, Thread
+from flow.errors import (
+    Conflict,
+    FieldProblem,
+    FlowError,
+    InvalidInput,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from flow.bot.peers import Peer
@@ -30,6 +40,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FOLLOW_UP_SECS = 60.0
+
+
+class Threads(SessionThreads, Protocol):
+    """What the calls need of `flow.db.functions.Database`."""
+
+    async def finish_thread(self, thread_id: UUID, status: Status) -> Thread:
+        """Move the thread to a final state."""
+        ...
 
 
 class Finish(Protocol):
@@ -140,6 +158,22 @@ class Calls:
             if ending.reason != "caller_hung_up":
                 self._spawn(self._hang_up(thread, stream))
 
+    async def run_room(self, thread: Thread, enter: Callable[[], Awaitable[Entrance]]) -> None:
+        """Make the thread ours, ``enter`` its room, and run the call there from now on.
+
+        A room that cannot be entered cancels the thread.
+
+        Raises:
+            Refused, Conflict: as for `run_websocket`. Also what ``enter`` raises.
+        """
+        await self._claim(thread)
+        try:
+            entrance = await enter()
+        except BaseException:
+            await self._cancel(thread)
+            raise
+        self._spawn(self._run_in_room(thread, entrance))
+
     async def offer(self, thread: Thread, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a WebRTC offer ``{"sdp", "pc_id"?, "restart_pc"?}`` and start the call.
 
@@ -219,7 +253,12 @@ class Calls:
             self._forget(thread.id)
             raise
 
-    async def _run(self, thread: Thread, transport: Callable[[], BaseTransport]) -> Ending:
+    async def _run(
+        self,
+        thread: Thread,
+        transport: Callable[[], BaseTransport],
+        wait_secs: float | None = None,
+    ) -> Ending:
         failed = Ending("error", {"code": "internal_error", "message": "the bot failed"})
         ending = failed
         try:
@@ -228,7 +267,16 @@ class Calls:
             spending = self._spending(thread, join, await self._standing(thread.id))
             made = transport()
             line = build_line(join, owner, made, self._recorder, self._settings, spending)
-            session = CallSession(owner, join, line, made, self._recorder, self._threads, spending)
+            session = CallSession(
+                owner,
+                join,
+                line,
+                made,
+                self._recorder,
+                self._threads,
+                spending,
+                wait_secs=wait_secs,
+            )
             self._sessions[thread.id] = session
             ending = Ending("shutdown")  # what it is if this is cancelled
             ending = await session.run()
@@ -253,6 +301,21 @@ class Calls:
             self._peers.pop(thread.id, None)
             # The transport closes only a connection that was made.
             await peer.close()
+
+    async def _run_in_room(self, thread: Thread, entrance: Entrance) -> None:
+        try:
+            await self._run(thread, entrance.transport, entrance.wait_secs)
+        finally:
+            self._spawn(entrance.leave())
+
+    async def _cancel(self, thread: Thread) -> None:
+        """Give a claimed thread up before anything has run; one that cannot be is swept."""
+        try:
+            await self._threads.finish_thread(thread.id, Status.CANCELLED)
+        except FlowError as error:
+            log.warning("cancel_failed", workflow_thread_id=str(thread.id), error=str(error))
+        finally:
+            self._forget(thread.id)
 
     async def _hang_up(self, thread: Thread, stream: MediaStream) -> None:
         """Have Twilio end the call: one whose stream is closed goes on with the TwiML after it."""

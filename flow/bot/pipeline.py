@@ -8,6 +8,15 @@ from typing import Literal
 from uuid import UUID
 
 from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.frames.frames import (
+    BotSpeakingFrame,
+    ClientConnectedFrame,
+    Frame,
+    InterimTranscriptionFrame,
+    TranscriptionFrame,
+    UserSpeakingFrame,
+    UserStartedSpeakingFrame,
+)
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
 from pipecat.processors.aggregators.llm_context import LLMContext
@@ -35,6 +44,16 @@ from flow.vendors.openai import OpenAIClients
 SYSTEM_PROMPT = (
     "You are a helpful assistant on a phone call. Your words are spoken aloud: answer in short,"
     " plain sentences without lists, markup or emoji."
+)
+
+# Pipecat's own, and a caller's coming: a bot that was in the room first has been idle until then.
+SIGNS_OF_LIFE: tuple[type[Frame], ...] = (
+    BotSpeakingFrame,
+    ClientConnectedFrame,
+    InterimTranscriptionFrame,
+    TranscriptionFrame,
+    UserSpeakingFrame,
+    UserStartedSpeakingFrame,
 )
 
 
@@ -136,6 +155,7 @@ def build_line(
             send_initial_empty_metrics=False,
         ),
         idle_timeout_secs=settings.idle_timeout_secs,
+        idle_timeout_frames=SIGNS_OF_LIFE,
         cancel_on_idle_timeout=False,
         processor_unusable_policy=ProcessorUnusablePolicy.CONTINUE,
         enable_rtvi=False,

@@ -22,10 +22,12 @@ from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.metering import MICROSECOND, Recording
 from flow.bot.pipeline import Line
+from flow.bot.rooms import RoomTransport
 from flow.bot.spending import Spending
 from flow.bot.transcript import Transcript
 from flow.domain.budget import Standing
 from flow.domain.join import JoinRequest
+from flow.domain.room import NOBODY_CAME
 from flow.domain.thread import Status, Thread, Turn
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import FlowError, Unavailable
@@ -69,6 +71,7 @@ class _Progress:
     connected_at: float | None = None
     failures: int = 0
     ending: Ending | None = None
+    came: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -79,6 +82,7 @@ class CallSession:
         owner: whom the call belongs to.
         join: the resolved join; its greeting and longest duration (seconds) matter here.
         spending: the call's cost control; says when the bot must take its leave.
+        wait_secs: how long the bot waits for its caller, where it is there first.
     """
 
     def __init__(
@@ -90,8 +94,12 @@ class CallSession:
         recorder: Recording,
         threads: Threads,
         spending: Spending,
+        *,
+        wait_secs: float | None = None,
     ) -> None:
         self._spending = spending
+        self._transport = transport
+        self._wait_secs = wait_secs
         self._thread_id = owner.workflow_thread_id
         self._join = join
         self._line = line
@@ -149,6 +157,8 @@ class CallSession:
     async def _until_over(self, running: asyncio.Task[None]) -> None:
         over = asyncio.create_task(self._progress.over.wait())
         try:
+            if self._wait_secs is not None:
+                await self._wait_for_caller(self._wait_secs, running, over)
             done, _ = await asyncio.wait(
                 {running, over},
                 timeout=self._join.max_duration_secs,
@@ -164,6 +174,19 @@ class CallSession:
         elif running in done and not running.cancelled() and (error := running.exception()):
             self._log.error("pipeline_failed", error=repr(error))
             self.end("error", {"code": "pipeline_failed", "message": type(error).__name__})
+
+    async def _wait_for_caller(self, wait_secs: float, *ends: asyncio.Task[Any]) -> None:
+        came = asyncio.create_task(self._progress.came.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {came, *ends}, timeout=wait_secs, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            came.cancel()
+        if not done and isinstance(self._transport, RoomTransport) and not self._transport.entered:
+            self._lost()
+        elif not done:
+            self.end(NOBODY_CAME)
 
     async def _take_leave(self) -> None:
         """Say goodbye in place of whatever is being said, and hang up when it is said or late."""
@@ -195,7 +218,12 @@ class CallSession:
             self.end("caller_hung_up")
 
         async def idle(*_: Any) -> None:
-            self.end("idle_timeout")
+            # Nobody is silent in a room where nobody is yet.
+            if self._wait_secs is None or self._progress.connected_at is not None:
+                self.end("idle_timeout")
+
+        async def lost(*_: Any) -> None:
+            self._lost()
 
         async def failed(_: Any, frame: ErrorFrame) -> None:
             self._failed(frame)
@@ -212,6 +240,8 @@ class CallSession:
 
         transport.add_event_handler("on_client_connected", connected)
         transport.add_event_handler("on_client_disconnected", disconnected)
+        if isinstance(transport, RoomTransport):
+            transport.add_event_handler("on_lost", lost)
         self._line.worker.add_event_handler("on_idle_timeout", idle)
         self._line.worker.add_event_handler("on_pipeline_error", failed)
         self._line.user.add_event_handler("on_user_turn_stopped", user_said)
@@ -221,11 +251,17 @@ class CallSession:
         if self._progress.connected_at is not None:
             return
         self._progress.connected_at = time.monotonic()
+        self._progress.came.set()
         self._count_call(final=False)
         self._log.info("call_connected")
         if greeting := self._join.bot.greeting:
             await self._line.worker.queue_frame(TTSSpeakFrame(greeting))
         await self._touch(status=Status.IN_CALL)
+
+    def _lost(self) -> None:
+        entered = self._progress.connected_at is not None
+        message = "the bot was put out of the room" if entered else "the bot did not get in"
+        self.end("error", {"code": "room_lost", "message": message})
 
     def _failed(self, frame: ErrorFrame) -> None:
         """Count a vendor's failure: a call survives some, but not a service that is gone."""

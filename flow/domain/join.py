@@ -7,10 +7,18 @@ import re
 from typing import Annotated, Any, Literal
 
 from jsonschema import Draft202012Validator, SchemaError
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 
 from flow.domain import public_url
 from flow.domain.insight_schema import schema_problem
+from flow.domain.room import ROOM_TYPES, daily_problem, token_problem
 from flow.domain.save_mode import SaveMode
 
 # An escaped NUL, and not an escaped backslash before the letters u0000.
@@ -30,9 +38,35 @@ class Part(BaseModel):
 
 
 class Transport(Part):
-    """How the caller's audio reaches the bot."""
+    """How the caller's audio reaches the bot.
 
-    type: Literal["websocket", "webrtc", "twilio"] = "websocket"
+    With ``daily`` and ``livekit`` the bot waits in a room that Flow makes, or in the caller's own:
+    ``room_url``, with a ``token`` that lets the bot in. The token opens somebody's room: it is no
+    part of what is stored or shown.
+    """
+
+    type: Literal["websocket", "webrtc", "twilio", "daily", "livekit"] = "websocket"
+    room_url: Annotated[str, Field(max_length=2048)] | None = None
+    token: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = Field(
+        default=None, exclude=True
+    )
+
+    @field_validator("room_url")
+    @classmethod
+    def _is_a_room(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("type")
+        if value is not None and kind is not None and kind not in ROOM_TYPES:
+            raise ValueError(f"is for {' and '.join(ROOM_TYPES)}, not for {kind}")
+        if value is not None and kind == "daily" and (problem := daily_problem(value)):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _is_a_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (problem := token_problem(value.get_secret_value())):
+            raise ValueError(problem)
+        return value
 
 
 class Llm(Part):

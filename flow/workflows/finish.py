@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 
 from flow.domain.join import JoinRequest
+from flow.domain.room import NOBODY_CAME
 from flow.domain.thread import Status, Thread
 from flow.domain.usage import Owner, UsageEvent
 from flow.errors import FlowError, NotFound, Unavailable
@@ -91,6 +92,11 @@ class FinishCall:
         save = self._threads.save_workflow_thread_data
 
         async def noted_and_handed_over() -> None:
+            if reason == NOBODY_CAME:
+                # There was no call, only a bot in an empty room: nothing is to be extracted of it.
+                await _patiently(lambda: save(thread_id, end_reason=reason))
+                await _patiently(lambda: self._threads.finish_thread(thread_id, Status.EXPIRED))
+                return
             await _patiently(
                 lambda: save(thread_id, status=Status.ENDED, end_reason=reason, error=error)
             )

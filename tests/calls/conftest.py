@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 
 from flow.application import SERVER_OPTIONS
+from flow.bot.rooms import Media
 from flow.domain.thread import Thread
 from flow.sandbox.reconcile import reconcile
 from flow.sandbox.vendors import Vendors
@@ -65,11 +66,13 @@ def serving(postgres_url: str, tmp_path: Path) -> Serve:
     """``async with serving(vendors, max_calls=1) as served``: the service with some settings."""
 
     @asynccontextmanager
-    async def serve(vendors: Vendors, **settings: Any) -> AsyncIterator[Serving]:
+    async def serve(
+        vendors: Vendors, *, media: Media | None = None, **settings: Any
+    ) -> AsyncIterator[Serving]:
         known: dict[str, Any] = {k.lower(): v for k, v in vendors.environment.items()}
         known |= {"database_url": postgres_url, "secret": SECRET, "data_dir": tmp_path}
         async with (
-            running(Settings(**(known | settings))) as service,
+            running(Settings(**(known | settings)), media=media) as service,
             _listening(service) as url,
             httpx.AsyncClient(
                 base_url=url,

@@ -1,0 +1,86 @@
+"""Joins whose bot waits in a room: what is opened when, and what the caller is told."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from flow.api.exact_json import rfc3339
+from flow.api.services import Rooms, Services
+from flow.db.functions import Joined
+from flow.domain.join import Transport
+from flow.domain.room import ROOM_TYPES, Meeting
+from flow.domain.thread import Status, Thread
+from flow.errors import Conflict, FieldProblem, IllegalTransition, InvalidInput, Refused
+
+
+def check_room(services: Services, transport: Transport) -> None:
+    """Raise `InvalidInput` for a room that cannot be opened or entered; other ways are ignored."""
+    if transport.type in ROOM_TYPES:
+        _rooms(services, transport).check(transport)
+    elif transport.token is not None:
+        problem = FieldProblem("transport.token", f"is for {' and '.join(ROOM_TYPES)}")
+        raise InvalidInput("The call cannot be connected.", [problem])
+
+
+async def begin_in_room(
+    services: Services, joined: Joined, transport: Transport
+) -> dict[str, str] | None:
+    """Have the bot wait in the thread's room, and say how its caller gets there.
+
+    A repeat gets the same room and a new token; ``None`` once the bot waits for nobody. A new
+    thread whose bot cannot wait anywhere is cancelled.
+
+    Raises:
+        TransportUnavailable: the room cannot be opened.
+        Refused: code ``at_capacity``.
+    """
+    rooms, thread = _rooms(services, transport), joined.thread
+    until = _until(services, joined)
+    if until <= services.now():
+        return None
+    if thread.status is Status.CREATED:
+        try:
+            return _shown(await rooms.begin(thread, transport, until), until)
+        except Conflict:
+            # A repeat of this join has been faster, or the call has been ended.
+            thread = await services.database.get_workflow_thread_data(thread.id)
+        except Refused:
+            if not joined.replayed:
+                await _cancel(services, thread)
+            raise
+    if thread.status is not Status.CONNECTING:
+        return None
+    return _shown(await rooms.invite(thread, transport, until), until)
+
+
+def _until(services: Services, joined: Joined) -> datetime:
+    """Until when the caller may come, however often the join is repeated."""
+    last = services.now() + timedelta(seconds=services.join_token_secs)
+    if joined.replayed:
+        last = min(last, joined.thread.created_at + timedelta(seconds=services.join_token_secs))
+    return last.replace(microsecond=0)
+
+
+def _shown(meeting: Meeting, until: datetime) -> dict[str, str]:
+    """The `Connection` to a room."""
+    room = meeting.room
+    answer: dict[str, str] = {"type": room.type, "url": room.url, "expires_at": rfc3339(until)}
+    if room.name is not None:
+        answer["room"] = room.name
+    if meeting.token is not None:
+        answer["token"] = meeting.token.get_secret_value()
+    return answer
+
+
+def _rooms(services: Services, transport: Transport) -> Rooms:
+    if services.rooms is None:
+        problem = FieldProblem("transport.type", f"'{transport.type}' is not set up here")
+        raise InvalidInput("The call cannot be connected.", [problem])
+    return services.rooms
+
+
+async def _cancel(services: Services, thread: Thread) -> None:
+    try:
+        await services.database.finish_thread(thread.id, Status.CANCELLED)
+    except IllegalTransition:
+        return

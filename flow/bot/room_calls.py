@@ -1,0 +1,131 @@
+"""Calls in rooms: the bot goes there by itself, right after the join, and waits for the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+from pipecat.transports.base_transport import BaseTransport
+
+from flow.bot.rooms import Media
+from flow.domain.join import Transport
+from flow.domain.room import ROOM_TYPES, Meeting, Room
+from flow.domain.thread import Thread
+from flow.errors import FieldProblem, InvalidInput, Unavailable
+
+log = structlog.get_logger(__name__)
+
+# A caller who entered at the last moment is on the way for a while.
+ARRIVAL_SECS = 15.0
+
+
+class Rooms(Protocol):
+    """The vendors' rooms: see `flow.vendors.rooms`."""
+
+    def problems(self, transport: Transport) -> Iterator[FieldProblem]:
+        """What keeps a room of this kind from being opened."""
+        ...
+
+    async def meet(
+        self, thread_id: UUID, transport: Transport, until: datetime, longest_secs: int
+    ) -> Meeting:
+        """The room of a thread, opened if it is not, or raise `TransportUnavailable`."""
+        ...
+
+    async def close(self, room: Room) -> None:
+        """Close a room that Flow made, or raise `TransportUnavailable`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What a process needs to run a call in a room.
+
+    ``wait_secs`` is how long the bot waits there for its caller, ``leave`` what is to be done when
+    the call is over; it does not raise.
+    """
+
+    transport: Callable[[], BaseTransport]
+    wait_secs: float
+    leave: Callable[[], Awaitable[None]]
+
+
+class Runner(Protocol):
+    """Who runs a call in a room: see `flow.bot.calls.Calls`."""
+
+    async def run_room(self, thread: Thread, enter: Callable[[], Awaitable[Entrance]]) -> None:
+        """Make the thread ours, ``enter`` its room and run the call there."""
+        ...
+
+
+class RoomCalls:
+    """Has calls held in rooms.
+
+    Args:
+        runner: runs them; another process could, with the same thread and `Meeting.room`.
+    """
+
+    def __init__(self, rooms: Rooms, media: Media, runner: Runner) -> None:
+        self._rooms = rooms
+        self._media = media
+        self._runner = runner
+
+    def check(self, transport: Transport) -> None:
+        """Raise `InvalidInput` for a room that cannot be opened or entered from here."""
+        problems = [*self._rooms.problems(transport)]
+        for kind in ROOM_TYPES:
+            if kind == transport.type and (missing := self._media.missing(kind)) is not None:
+                said = f"'{kind}' is not set up here: {missing}"
+                problems.append(FieldProblem("transport.type", said))
+        if problems:
+            raise InvalidInput("The call cannot be connected.", problems)
+
+    async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
+        """Have the bot wait for its caller in the thread's room, and say how to get there.
+
+        A room that cannot be opened cancels the thread.
+
+        Raises:
+            Conflict: somebody else has begun the call, or it is over.
+            Refused: code ``at_capacity``.
+            TransportUnavailable: the vendor does not open the room.
+        """
+        found: list[Meeting] = []
+
+        async def enter() -> Entrance:
+            meeting = await self.invite(thread, transport, until)
+            found.append(meeting)
+            try:
+                await self._media.prepare(meeting.room.type)
+            except BaseException:
+                await self._close(thread.id, meeting.room)
+                raise
+            wait_secs = (until - datetime.now(UTC)).total_seconds() + ARRIVAL_SECS
+            return Entrance(
+                lambda: self._media.transport(meeting.room),
+                max(wait_secs, ARRIVAL_SECS),
+                lambda: self._close(thread.id, meeting.room),
+            )
+
+        await self._runner.run_room(thread, enter)
+        return found[0]
+
+    async def invite(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
+        """The thread's room, with a new way into it for the caller.
+
+        Raises:
+            TransportUnavailable: the vendor does not give one.
+        """
+        longest_secs: int = thread.join["max_duration_secs"]
+        return await self._rooms.meet(thread.id, transport, until, longest_secs)
+
+    async def _close(self, thread_id: UUID, room: Room) -> None:
+        try:
+            await self._rooms.close(room)
+        except Unavailable as error:
+            # The vendor forgets it in time.
+            log.warning("room_not_closed", workflow_thread_id=str(thread_id), error=str(error))
