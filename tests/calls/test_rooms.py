@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
+import jwt
 import pytest
 
 from flow.domain.room import RoomType, room_name
@@ -17,16 +18,15 @@ from flow.domain.thread import Status, Thread
 from flow.sandbox import daily as dy
 from flow.sandbox import livekit as lk
 from flow.sandbox.caller import call
-from flow.sandbox.conversation import EventKind
 from flow.sandbox.daily import DailySandbox
 from flow.sandbox.faults import Fault
 from flow.sandbox.frames import Audio, decode, encode
 from flow.sandbox.livekit import LiveKitSandbox
-from flow.sandbox.script import AfterBot, Interrupt, Line
+from flow.sandbox.script import AfterBot
 from flow.sandbox.server import Served
 from tests.calls.building import Building, ByRoom, Guest
 from tests.calls.conftest import Serve, Serving
-from tests.calls.test_call import JOIN, LONG, SHORT, TALE, stood_in
+from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
 KINDS: tuple[RoomType, ...] = ("daily", "livekit")
 QUIET = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
@@ -113,29 +113,9 @@ class Everything(set[str]):
         return True
 
 
-async def test_the_caller_may_interrupt_in_a_room_too(serving: Serve) -> None:
-    script = replace(
-        LONG,
-        lines=(
-            Line("Please tell me a very long story.", TALE),
-            Line("Hello, are you open today?", "Yes, we are open until six.", Interrupt(6.0)),
-        ),
-        hang_up=AfterBot(0.5),
-    )
-    async with stood_in(script) as standing, house(serving, standing) as at:
-        report = await call(
-            at.served.url, standing.api_key, script, join=at.join_request, carrier=at.carrier
-        )
-        thread = await at.served.settled(report.workflow_thread_id)
-        await at.served.conserved(thread)
-    assert EventKind.INTERRUPTION in {event.kind for event in report.events}
-    assert thread.usage_stats["interrupted_generations"] == 1
-    assert thread.transcript[-1].content == "Yes, we are open until six."
-
-
-@pytest.mark.parametrize("hangup", ["close", "abort", "end_api"])
+@pytest.mark.parametrize("hangup", ["close", "end_api"])
 async def test_whoever_hangs_up_in_mid_sentence_the_call_is_accounted(
-    hangup: Literal["close", "abort", "end_api"], serving: Serve
+    hangup: Literal["close", "end_api"], serving: Serve
 ) -> None:
     async with stood_in(LONG) as standing, house(serving, standing) as at:
         report = await call(
@@ -182,7 +162,7 @@ async def test_the_longest_duration_counts_from_the_callers_coming(serving: Serv
     async with stood_in(QUIET) as standing, house(serving, standing) as at:
         joined = await at.join(max_duration_secs=5)
         await at.building.arrived(joined["connection"]["room"])
-        await asyncio.sleep(3)
+        await asyncio.sleep(2)
         await at.building.enter(joined["connection"]["token"])
         thread = await at.served.settled(joined["workflow_thread_id"])
         (row,) = await at.served.conserved(thread)
@@ -193,16 +173,16 @@ async def test_the_longest_duration_counts_from_the_callers_coming(serving: Serv
 async def test_a_caller_who_came_late_is_not_hung_up_on_for_the_silence_before(
     serving: Serve,
 ) -> None:
-    async with stood_in(QUIET) as standing, house(serving, standing, idle_timeout_secs=4) as at:
+    async with stood_in(QUIET) as standing, house(serving, standing, idle_timeout_secs=2) as at:
         joined = await at.join()
         await at.building.arrived(joined["connection"]["room"])
-        await asyncio.sleep(3)
+        await asyncio.sleep(1.5)
         await at.building.enter(joined["connection"]["token"])
         await at.until(joined, Status.IN_CALL)
         thread = await at.served.settled(joined["workflow_thread_id"])
         (row,) = await at.served.conserved(thread)
     assert thread.end_reason == "idle_timeout"
-    assert Decimal(row["audio_seconds"]) > 3.5
+    assert Decimal(row["audio_seconds"]) > Decimal("1.7")
 
 
 async def test_a_caller_who_is_there_first_is_met(serving: Serve) -> None:
@@ -225,8 +205,6 @@ async def test_a_caller_who_is_there_first_is_met(serving: Serve) -> None:
 
 
 def dy_token(room: str) -> str:
-    import jwt
-
     return jwt.encode({"r": room, "exp": 4102444800}, dy.API_KEY, algorithm="HS256")
 
 
