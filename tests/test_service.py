@@ -29,6 +29,13 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ENOUGH,
         {"debug": True, "openai_base_url": "http://127.0.0.1:11434/v1"},
+        {
+            **ENOUGH,
+            "daily_api_key": SecretStr("k"),
+            "livekit_url": "wss://livekit.example.com/",
+            "livekit_api_key": "APIx",
+            "livekit_api_secret": SecretStr("x"),
+        },
         {**ENOUGH, "database_url": SecretStr("postgresql://x"), "secret": LONG_SECRET},
         {
             **ENOUGH,
@@ -37,7 +44,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             "secret": LONG_SECRET,
         },
     ],
-    ids=["embedded", "debug-with-a-local-model", "postgres", "supabase"],
+    ids=["embedded", "debug-with-a-local-model", "rooms", "postgres", "supabase"],
 )
 def test_enough_settings_allow_a_start(settings: dict[str, object]) -> None:
     application.check(Settings(**settings))  # type: ignore[arg-type]
@@ -52,6 +59,9 @@ def test_enough_settings_allow_a_start(settings: dict[str, object]) -> None:
         ({**ENOUGH, "supabase_service_role_key": SecretStr("k")}, "go together"),
         ({**ENOUGH, "database_url": SecretStr("postgresql://x")}, "FLOW_SECRET is missing"),
         ({**ENOUGH, "secret": SecretStr("short")}, "at least 32"),
+        ({**ENOUGH, "livekit_url": "wss://livekit.example.com"}, "LIVEKIT_API_SECRET go together"),
+        ({**ENOUGH, "livekit_api_key": "APIx"}, "LIVEKIT_API_SECRET go together"),
+        ({**ENOUGH, "livekit_api_secret": SecretStr("x")}, "LIVEKIT_API_SECRET go together"),
         ({**ENOUGH, "webhooks_allow_private": True}, "works with FLOW_DEBUG=true only"),
     ],
 )
@@ -70,6 +80,8 @@ def test_missing_and_contradictory_settings_are_named(
         ({"FLOW_PORT": "many"}, "FLOW_PORT: "),
         ({"OPENAI_BASE_URL": "ftp://x"}, "OPENAI_BASE_URL: must be an http"),
         ({"FLOW_INTERRUPTED_STREAMS": "guess"}, "FLOW_INTERRUPTED_STREAMS: "),
+        ({"LIVEKIT_URL": "https://livekit.example.com"}, "LIVEKIT_URL: must be a ws"),
+        ({"LIVEKIT_URL": "wss://livekit.example.com/rtc"}, "LIVEKIT_URL: must be the address"),
     ],
 )
 def test_serve_refuses_with_a_sentence_and_no_traceback(

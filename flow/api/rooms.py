@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from flow.api.exact_json import rfc3339
 from flow.api.services import Rooms, Services
 from flow.db.functions import Joined
 from flow.domain.join import Transport
 from flow.domain.room import ROOM_TYPES, Meeting
-from flow.domain.thread import Status, Thread
+from flow.domain.thread import Status
 from flow.errors import Conflict, FieldProblem, IllegalTransition, InvalidInput, Refused
 
 
@@ -46,7 +48,7 @@ async def begin_in_room(
             thread = await services.database.get_workflow_thread_data(thread.id)
         except Refused:
             if not joined.replayed:
-                await _cancel(services, thread)
+                await _cancel(services, thread.id)
             raise
     if thread.status is not Status.CONNECTING:
         return None
@@ -79,8 +81,9 @@ def _rooms(services: Services, transport: Transport) -> Rooms:
     return services.rooms
 
 
-async def _cancel(services: Services, thread: Thread) -> None:
-    try:
-        await services.database.finish_thread(thread.id, Status.CANCELLED)
-    except IllegalTransition:
-        return
+async def _cancel(services: Services, thread_id: UUID) -> None:
+    """Cancel a thread that nobody has begun: a repeat may have, in another process."""
+    thread = await services.database.get_workflow_thread_data(thread_id)
+    if thread.status is Status.CREATED:
+        with suppress(IllegalTransition):
+            await services.database.finish_thread(thread_id, Status.CANCELLED)

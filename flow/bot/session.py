@@ -183,7 +183,7 @@ class CallSession:
             )
         finally:
             came.cancel()
-        if not done and isinstance(self._transport, RoomTransport) and not self._transport.entered:
+        if not done and self._is_outside():
             self._lost()
         elif not done:
             self.end(NOBODY_CAME)
@@ -258,9 +258,13 @@ class CallSession:
             await self._line.worker.queue_frame(TTSSpeakFrame(greeting))
         await self._touch(status=Status.IN_CALL)
 
+    def _is_outside(self) -> bool:
+        """Whether this is a call in a room that the bot has not got into."""
+        return isinstance(self._transport, RoomTransport) and not self._transport.entered
+
     def _lost(self) -> None:
-        entered = self._progress.connected_at is not None
-        message = "the bot was put out of the room" if entered else "the bot did not get in"
+        outside = self._is_outside()
+        message = "the bot did not get in" if outside else "the bot was put out of the room"
         self.end("error", {"code": "room_lost", "message": message})
 
     def _failed(self, frame: ErrorFrame) -> None:
@@ -275,7 +279,9 @@ class CallSession:
             in_a_row=self._progress.failures,
         )
         gone = frame.processor is not None and not frame.processor.is_usable
-        if gone or self._progress.failures >= FAILURES_IN_A_ROW:
+        if gone and self._is_outside():
+            self._lost()
+        elif gone or self._progress.failures >= FAILURES_IN_A_ROW:
             message = f"the {processor} service cannot be used"
             self.end("vendor_failure", {"code": "vendor_failure", "message": message})
 
