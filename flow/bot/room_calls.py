@@ -20,7 +20,7 @@ from flow.errors import FieldProblem, InvalidInput, Unavailable
 log = structlog.get_logger(__name__)
 
 # A caller who entered at the last moment is on the way for a while.
-ARRIVAL_SECS = 15.0
+ARRIVAL_SECS = 10.0
 
 
 class Rooms(Protocol):

@@ -134,23 +134,18 @@ async def test_whoever_hangs_up_in_mid_sentence_the_call_is_accounted(
     assert thread.usage_stats["interrupted_generations"] == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_thread_to_which_nobody_comes_expires_and_costs_nothing(
-    kind: RoomType, serving: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flow.bot.room_calls.ARRIVAL_SECS", 0.5)
+async def test_a_thread_to_which_nobody_comes_expires_and_costs_nothing(serving: Serve) -> None:
     async with (
         stood_in(QUIET) as standing,
         # Silence before anybody has come is no silence on the line.
-        house(serving, standing, kind, join_token_secs=5, idle_timeout_secs=1) as at,
+        house(serving, standing, join_token_secs=5, idle_timeout_secs=1) as at,
     ):
         joined = await at.join()
         await at.building.arrived(joined["connection"]["room"])
         assert (await at.thread(joined)).status is Status.CONNECTING
         thread = await at.served.settled(joined["workflow_thread_id"])
         rows = await at.served.conserved(thread)
-        if kind == "daily":
-            await at.closed(joined["connection"]["room"])
+        await at.closed(joined["connection"]["room"])
         again = (await at.served.http.get("/api/limits")).json()["limits"]
     assert (thread.status, thread.end_reason) == (Status.EXPIRED, "nobody_came")
     assert thread.error is None
@@ -301,10 +296,7 @@ async def test_a_call_in_a_room_counts_as_one_of_the_process(serving: Serve) -> 
         await at.served.settled(second["workflow_thread_id"])
 
 
-async def test_leaving_the_service_ends_the_calls_in_rooms(
-    serving: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flow.service.DRAIN_GRACE_SECS", 0.2)
+async def test_leaving_the_service_ends_the_calls_in_rooms(serving: Serve) -> None:
     async with stood_in(QUIET) as standing:
         async with house(serving, standing) as at:
             joined = await at.join()
