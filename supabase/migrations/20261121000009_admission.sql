@@ -511,6 +511,37 @@ begin
 end
 $$;
 
+-- Ends the threads that nothing has been heard of since p_lost_before: whoever ran them is gone.
+create function public.fail_lost_threads(p_lost_before timestamptz) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_id uuid;
+  v_failed jsonb := '[]';
+begin
+  for v_id in
+    select t.id from public.workflow_threads t
+    where t.status in ('connecting', 'in_call', 'ended', 'extracting')
+      and t.lease_until < p_lost_before
+    order by t.id
+    for no key update skip locked
+  loop
+    perform public.finish_thread(
+      v_id, 'failed',
+      jsonb_build_object('code', 'process_lost', 'message', 'nothing was heard of the call any more')
+    );
+    update public.workflow_threads t
+    set end_reason = coalesce(t.end_reason, 'process_lost'),
+      ended_at = case when t.connected_at is not null then least(t.ended_at, t.heartbeat_at) end
+    where t.id = v_id;
+    v_failed := v_failed || to_jsonb(v_id);
+  end loop;
+  return v_failed;
+end
+$$;
+
 select flow.restrict_to_service_role(array[]::text[], array[
-  'join_thread', 'find_join', 'get_budget', 'get_limits', 'claim_thread', 'save_workflow_thread_data'
+  'join_thread', 'find_join', 'get_budget', 'get_limits', 'claim_thread', 'save_workflow_thread_data',
+  'fail_lost_threads'
 ]);

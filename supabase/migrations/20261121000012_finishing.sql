@@ -32,6 +32,9 @@ begin
 end
 $$;
 
+-- Lost threads are finished from here on, no longer failed on the spot.
+drop function public.fail_lost_threads(timestamptz);
+
 create function public.take_over_lost_threads(p_lost_secs integer, p_missing_secs integer)
 returns jsonb
 language plpgsql
