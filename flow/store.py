@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -56,10 +56,13 @@ async def _postgres(url: str) -> Transport:
 
 
 @asynccontextmanager
-async def database_of(settings: Settings) -> AsyncIterator[Database]:
+async def database_of(
+    settings: Settings, wrap: Callable[[Transport], Transport] = lambda transport: transport
+) -> AsyncIterator[Database]:
     """The database the settings name: Postgres, Supabase, or one embedded in the data folder.
 
     The embedded one is brought up to date; the others' migrations are the operator's to apply.
+    ``wrap`` puts something around the way to it.
     """
     async with AsyncExitStack() as stack:
         if settings.database_url is not None:
@@ -73,7 +76,7 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
             url = await stack.enter_async_context(embedded(settings.data_dir))
             await apply_migrations(url)
             transport = await _postgres(url)
-        database = Database(transport)
+        database = Database(wrap(transport))
         stack.push_async_callback(database.close)
         await database.ping()
         yield database
