@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     posthog_host: str = Field("https://us.i.posthog.com", validation_alias=_env("POSTHOG_HOST"))
     openai_api_key: SecretStr | None = Field(None, validation_alias=_env("OPENAI_API_KEY"))
     openai_base_url: str | None = Field(None, validation_alias=_env("OPENAI_BASE_URL"))
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, validation_alias=_env("OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] = Field(
+        "http/protobuf", validation_alias=_env("OTEL_EXPORTER_OTLP_PROTOCOL")
+    )
 
     @field_validator(
         "public_url",
@@ -85,6 +91,7 @@ class Settings(BaseSettings):
         "unkey_base_url",
         "posthog_host",
         "openai_base_url",
+        "otel_exporter_otlp_endpoint",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:

@@ -19,6 +19,7 @@ from flow.api.budget import Budget, note_budget, shown
 from flow.api.connect import Connection, connection, require_room
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
+from flow.api.request_id import bind
 from flow.api.services import Services, services_of
 from flow.domain.join import JoinRequest
 from flow.domain.product import Product
@@ -133,6 +134,8 @@ async def join(request: Request) -> Response:
         )
     note_budget(request, joined.budget)
     thread = joined.thread
+    request.state.workflow_thread_id = thread.id
+    bind(request.scope, workflow_thread_id=str(thread.id))
     answer = {
         "workflow_thread_id": str(thread.id),
         "status": thread.status,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -17,7 +17,9 @@ from flow.domain.join import JoinRequest
 from flow.domain.key import ApiKey
 from flow.domain.product import Products
 from flow.domain.thread import Thread
+from flow.domain.trace_parent import TraceParent
 from flow.errors import ConfigurationError
+from flow.telemetry.metrics import Metrics
 from flow.vendors.quota_source import QuotaState
 from flow.vendors.unkey import VerifiedKey
 
@@ -82,6 +84,27 @@ class Calls(Protocol):
         ...
 
 
+class JoinSpan(Protocol):
+    """The span of one join."""
+
+    @property
+    def place(self) -> TraceParent:
+        """What the call's spans become children of."""
+        ...
+
+    def end(self, status: int, known: Mapping[str, str]) -> None:
+        """The join was answered; ``known`` are facts about it."""
+        ...
+
+
+class Traces(Protocol):
+    """Where spans go."""
+
+    def join(self, headers: Mapping[str, str]) -> JoinSpan:
+        """Begin the span of a join, in the caller's trace if its headers name one."""
+        ...
+
+
 def utc_now() -> datetime:
     """The time now."""
     return datetime.now(UTC)
@@ -93,6 +116,8 @@ class Services:
 
     ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
     callers reach this API, without a trailing slash; left out, it is the host they used.
+    ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
+    ``traces`` nothing is traced.
 
     Raises:
         ConfigurationError: the secret is too short.
@@ -104,6 +129,8 @@ class Services:
     products: Products
     secret: bytes
     registry: CollectorRegistry
+    metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
+    traces: Traces | None = None
     quotas: Quotas | None = None
     public_url: str | None = None
     join_token_secs: int = 300

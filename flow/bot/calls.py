@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +13,7 @@ import structlog
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.metering import Recording
+from flow.bot.named import named
 from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.resolve import Resolver
 from flow.bot.session import CallSession, Ending, Threads
@@ -40,12 +42,29 @@ class Finish(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Sees calls come and go. Must not block."""
+
+    def started(self, product: str) -> None:
+        """A caller connected."""
+        return
+
+    def ended(self, product: str, reason: str) -> None:
+        """The call is over."""
+        return
+
+
+class _Unwatched(Watch):
+    """Nobody looks."""
+
+
 class Calls:
     """Accepts connections to joined threads and runs their bots.
 
     Args:
         spending: the cost control of a thread's call, which starts with the key's standing.
         most: how many calls may run at once in this process.
+        watch: sees calls come and go, for the metrics.
     """
 
     def __init__(
@@ -58,7 +77,9 @@ class Calls:
         spending: Callable[[Thread, JoinRequest, Standing], Spending],
         finish: Finish,
         most: int,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or _Unwatched()
         self._threads = threads
         self._recorder = recorder
         self._settings = settings
@@ -82,6 +103,11 @@ class Calls:
     def running(self) -> int:
         """How many calls are running."""
         return len(self._sessions)
+
+    @property
+    def tiers(self) -> Counter[Tier | None]:
+        """How many calls run at each tier of their key's budget; ``None``: without a budget."""
+        return Counter(session.tier for session in self._sessions.values() if session is not None)
 
     def check(self, join: JoinRequest) -> JoinRequest:
         """The join with everything filled in; raises as `Resolver.resolve` does."""
@@ -119,7 +145,10 @@ class Calls:
             )
         await self._claim(thread)
         try:
-            peer = await (await asyncio.to_thread(_peer_type)).answering(request["sdp"])
+            with named(thread, self._settings.joined):
+                peer = await (await asyncio.to_thread(_peer_type)).answering(
+                    request["sdp"], thread.id
+                )
         except BaseException as error:
             said = {"code": "bad_offer", "message": str(error) or type(error).__name__}
             self._spawn(self._over(thread, Ending("error", said)))
@@ -180,6 +209,7 @@ class Calls:
         except BaseException:
             self._forget(thread.id)
             raise
+        self._watch.started(thread.product)
 
     async def _run(self, thread: Thread, transport: Callable[[], BaseTransport]) -> None:
         failed = Ending("error", {"code": "internal_error", "message": "the bot failed"})
@@ -193,7 +223,8 @@ class Calls:
             session = CallSession(owner, join, line, made, self._recorder, self._threads, spending)
             self._sessions[thread.id] = session
             ending = Ending("shutdown")  # what it is if this is cancelled
-            ending = await session.run()
+            with named(thread, self._settings.joined):
+                ending = await session.run()
         except Exception:
             log.exception("call_failed", workflow_thread_id=str(thread.id))
             ending = failed
@@ -217,6 +248,7 @@ class Calls:
 
     async def _over(self, thread: Thread, ending: Ending) -> None:
         log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)
+        self._watch.ended(thread.product, ending.reason)
         self._sessions.pop(thread.id, None)
         await self._finish(thread.id, ending.reason, ending.error)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -91,15 +92,16 @@ class FinishCall:
 
     async def _run(self, thread_id: UUID, reason: str, error: dict[str, Any] | None) -> None:
         save = self._threads.save_workflow_thread_data
-        await _persist(lambda: save(thread_id, status=Status.ENDED, end_reason=reason, error=error))
+        persist = partial(_persist, thread_id)
+        await persist(lambda: save(thread_id, status=Status.ENDED, end_reason=reason, error=error))
         if error is None:
-            thread = await _persist(lambda: save(thread_id, status=Status.EXTRACTING))
+            thread = await persist(lambda: save(thread_id, status=Status.EXTRACTING))
             insights = await self._insights(thread)
-            await _persist(lambda: save(thread_id, insights=insights))
+            await persist(lambda: save(thread_id, insights=insights))
         while not await self._usage.drain(thread_id, DRAIN_SECS):
             log.warning("usage_not_drained", workflow_thread_id=str(thread_id))
         final = Status.COMPLETED if error is None else Status.FAILED
-        settled = await _persist(lambda: self._threads.finish_thread(thread_id, final, error=error))
+        settled = await persist(lambda: self._threads.finish_thread(thread_id, final, error=error))
         self._finished(settled)
 
     async def _insights(self, thread: Thread) -> dict[str, Any]:
@@ -111,11 +113,11 @@ class FinishCall:
         return insights
 
 
-async def _persist(step: Callable[[], Awaitable[Thread]]) -> Thread:
+async def _persist(thread_id: UUID, step: Callable[[], Awaitable[Thread]]) -> Thread:
     """Repeat a step until the database answers."""
     while True:
         try:
             return await step()
         except Unavailable as error:
-            log.warning("step_waits", error=str(error))
+            log.warning("step_waits", workflow_thread_id=str(thread_id), error=str(error))
             await asyncio.sleep(RETRY_SECS)
