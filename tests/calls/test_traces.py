@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -141,8 +142,8 @@ async def test_a_collector_that_is_slow_or_away_holds_up_no_call(
     assert collector.spans == []
     if fault is not None:
         assert set(statuses) == {fault.status if fault.kind == "status" else None}
-    gave_up = "tracing_shutdown_timed_out" in {line["event"] for line in serving.lines}
-    assert gave_up is (fault is not None and fault.kind == "hang")
+    # It left in peace: uvicorn ends with the signal it was sent.
+    assert serving.process.returncode in (0, -signal.SIGTERM)
 
 
 def _closed_port() -> int:
