@@ -6,6 +6,7 @@ Each command imports what it needs when it runs, so that ``flow --help`` answers
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Annotated, NoReturn
 
 import typer
@@ -71,19 +72,21 @@ def serve(
 
     from flow.application import SERVER_OPTIONS, check
     from flow.settings import Settings
+    from flow.telemetry.exposition import shared_between_processes
 
     settings = Settings.read()
     check(settings)
     if workers > 1 and not (settings.database_url or settings.supabase_url):
         _fail("--workers needs DATABASE_URL or SUPABASE_URL: an embedded database serves one.")
-    uvicorn.run(
-        "flow.application:application",
-        factory=True,
-        host=host or settings.host,
-        port=settings.port if port is None else port,
-        workers=workers,
-        **SERVER_OPTIONS,
-    )
+    with shared_between_processes() if workers > 1 else nullcontext():
+        uvicorn.run(
+            "flow.application:application",
+            factory=True,
+            host=host or settings.host,
+            port=settings.port if port is None else port,
+            workers=workers,
+            **SERVER_OPTIONS,
+        )
 
 
 @cli.command()

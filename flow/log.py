@@ -1,7 +1,8 @@
 """Structured logs for the whole process, one event a line, on standard error.
 
 Pipecat logs prompts, transcripts and spoken text through loguru, at levels up to warning. Its
-records are passed on by place and level alone; their text only where content is switched on.
+records are passed on by place and level alone, with the thread where `flow.bot.named` has named
+it; their text only where content is switched on.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ def _bridge_loguru(level: str, content: bool) -> None:
     def forward(message: Any) -> None:
         record = message.record
         said: dict[str, Any] = {"where": f"{record['name']}:{record['line']}"}
+        if (thread_id := record["extra"].get("workflow_thread_id")) is not None:
+            said["workflow_thread_id"] = thread_id
         if content:
             said["text"] = record["message"]
         if (failure := record["exception"]) is not None and failure.type is not None:

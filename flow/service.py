@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 from posthog import Posthog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from flow.db.functions import Database, Recorded
@@ -35,6 +35,12 @@ from flow.errors import AuthUnavailable
 from flow.insights.extract import ExtractInsightsStep
 from flow.settings import Settings
 from flow.store import database_and_url
+from flow.telemetry.calls import CallWatch
+from flow.telemetry.database import MeasuredTransport
+from flow.telemetry.exposition import exposed
+from flow.telemetry.flushes import FlushWatch
+from flow.telemetry.metrics import Metrics
+from flow.telemetry.usage import count_usage
 from flow.usage.recorder import Recorder
 from flow.vendors.daily import Daily
 from flow.vendors.livekit import LiveKit
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     from flow.bot.pipeline import BotSettings
     from flow.bot.rooms import Media
     from flow.bot.spending import Spending
+    from flow.telemetry.tracing import Tracing
     from flow.workflows.deliver import Deliverer
     from flow.workflows.insights import CallInsights
 
@@ -99,21 +106,29 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
 
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
+        tracing = _tracing(settings)
+        if tracing is not None:
+            stack.push_async_callback(tracing.aclose)
         products = read_products(settings.products_file, vendors_by_part())
+        metrics = _metrics(registry, products)
+        watch, flushes = CallWatch(metrics), FlushWatch(metrics)
         price = (await asyncio.to_thread(Pricer.read, settings.prices_file)).price
-        database, url = await stack.enter_async_context(database_and_url(settings))
+        database, url = await stack.enter_async_context(
+            database_and_url(settings, lambda transport: MeasuredTransport(transport, metrics))
+        )
         posthog = get_posthog_client(
             settings.posthog_api_key,
             settings.posthog_host,
             capture_content=settings.capture_content,
             price=price,
+            on_lost=lambda reason, events: metrics.posthog_lost.labels(reason).inc(events),
         )
         stack.push_async_callback(shutdown_posthog, posthog)
         flag = FeatureFlag(posthog, registry=registry)
         stack.push_async_callback(flag.aclose)
         contents: dict[UUID, tuple[list[object], str]] = {}
         recorder, listeners = _recorder(
-            settings.data_dir / "spool", database, price, posthog, contents, registry
+            settings.data_dir / "spool", database, price, posthog, contents, metrics, flushes
         )
         stack.push_async_callback(recorder.close)
         recorder.start()
@@ -137,13 +152,14 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
         calls = Calls(
             threads=database,
             recorder=recorder,
-            settings=_bot_settings(settings, clients, contents),
+            settings=_bot_settings(settings, clients, contents, tracing),
             resolver=Resolver(products, _defaults(settings), clients),
-            spending=_spending(settings, products, flag),
+            spending=_spending(settings, products, flag, watch),
             finish=after.finish,
             most=settings.max_calls,
             name=after.name,
             telephone=telephone,
+            watch=watch,
         )
         listeners.append(calls)
         stack.push_async_callback(calls.close, DRAIN_GRACE_SECS)
@@ -152,10 +168,12 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
         with suppress(AuthUnavailable):
             # The SDK is slow at its first call, which is not to be a customer's.
             await keys.check()
-        _measure(registry, recorder, calls)
         quotas = _quotas(settings, registry)
         if quotas is not None:
             stack.push_async_callback(quotas.aclose)
+        shown = await stack.enter_async_context(
+            exposed(registry, lambda: _sample(metrics, recorder, flushes, calls, watch))
+        )
         services = Services(
             database=database,
             keys=keys,
@@ -165,13 +183,15 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             telephone=telephone,
             rooms=RoomCalls(rooms, media or VendorMedia(), calls),
             secret=_secret(settings),
-            registry=registry,
+            registry=shown,
+            metrics=metrics,
+            traces=tracing,
             public_url=settings.public_url,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
         )
         await asyncio.to_thread(warm_up)
-        yield Service(create_app(services), database, recorder, registry)
+        yield Service(create_app(services), database, recorder, shown)
 
 
 def _recorder(
@@ -180,21 +200,15 @@ def _recorder(
     price: Callable[[UsageEvent], UsageEvent],
     posthog: Posthog | None,
     contents: dict[UUID, tuple[list[object], str]],
-    registry: CollectorRegistry,
+    metrics: Metrics,
+    flushes: FlushWatch,
 ) -> tuple[Recorder, list[Calls]]:
     """The recorder, and the list of whoever is to hear what the ledger says of running calls."""
     listeners: list[Calls] = []
-    unpriced = Counter(
-        "flow_unpriced_events",
-        "Ledger rows for which no price is known.",
-        ["kind"],
-        registry=registry,
-    )
 
     def on_recorded(events: Sequence[UsageEvent], recorded: Recorded) -> None:
+        count_usage(metrics, events, recorded.new)
         for event in events:
-            if event.cost is None and event.id in recorded.new:
-                unpriced.labels(event.kind.value).inc()
             kept = contents.pop(event.id, None)
             said = kept and Content(kept[0], [{"role": "assistant", "content": kept[1]}])
             capture_llm_generation(posthog, event, content=said)
@@ -209,6 +223,7 @@ def _recorder(
         spool,
         price=price,
         on_recorded=on_recorded,
+        watch=flushes,
     )
     return recorder, listeners
 
@@ -233,6 +248,7 @@ def _bot_settings(
     settings: Settings,
     clients: Mapping[str, OpenAIClients],
     contents: dict[UUID, tuple[list[object], str]],
+    tracing: Tracing | None,
 ) -> BotSettings:
     from flow.bot.pipeline import BotSettings
 
@@ -242,6 +258,7 @@ def _bot_settings(
         turn_detection=settings.turn_detection,
         interrupted_streams=settings.interrupted_streams,
         contents=contents if settings.capture_content else None,
+        joined=None if tracing is None else tracing.joined,
     )
 
 
@@ -289,7 +306,7 @@ def _forced(settings: Settings) -> bool | None:
 
 
 def _spending(
-    settings: Settings, products: Products, flag: FeatureFlag
+    settings: Settings, products: Products, flag: FeatureFlag, watch: CallWatch
 ) -> Callable[[Thread, JoinRequest, Standing], Spending]:
     from flow.bot.spending import Spending
 
@@ -301,6 +318,7 @@ def _spending(
             standing=standing,
             enabled=lambda: flag.enabled(thread.api_key_id, thread.team_id),
             forced=_forced(settings),
+            on_engaged=watch.saving,
         )
 
     return spending
@@ -385,8 +403,26 @@ def _secret(settings: Settings) -> bytes:
     return path.read_bytes()
 
 
-def _measure(registry: CollectorRegistry, recorder: Recorder, calls: Calls) -> None:
-    waiting = Gauge("flow_spool_events", "Events waiting for the ledger.", registry=registry)
-    waiting.set_function(lambda: recorder.depth)
-    running = Gauge("flow_calls_running", "Calls running in this process.", registry=registry)
-    running.set_function(lambda: calls.running)
+def _metrics(registry: CollectorRegistry, products: Products) -> Metrics:
+    from flow.bot.services import VENDORS
+
+    names = [product.name for product in products]
+    return Metrics(registry, products=names, providers=[*VENDORS, "flow"])
+
+
+def _sample(
+    metrics: Metrics, recorder: Recorder, flushes: FlushWatch, calls: Calls, watch: CallWatch
+) -> None:
+    metrics.spool_events.set(recorder.depth)
+    metrics.spool_oldest_secs.set(flushes.oldest_secs)
+    metrics.calls_running.set(calls.running)
+    watch.show_tiers(calls.tiers)
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """Where spans go, if anywhere; OpenTelemetry's exporter is not even imported otherwise."""
+    if settings.otel_exporter_otlp_endpoint is None:
+        return None
+    from flow.telemetry.tracing import Tracing
+
+    return Tracing(capture_content=settings.capture_content)

@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     livekit_url: str | None = Field(None, validation_alias=_env("LIVEKIT_URL"))
     livekit_api_key: str | None = Field(None, validation_alias=_env("LIVEKIT_API_KEY"))
     livekit_api_secret: SecretStr | None = Field(None, validation_alias=_env("LIVEKIT_API_SECRET"))
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, validation_alias=_env("OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] = Field(
+        "http/protobuf", validation_alias=_env("OTEL_EXPORTER_OTLP_PROTOCOL")
+    )
 
     @field_validator(
         "public_url",
@@ -99,6 +105,7 @@ class Settings(BaseSettings):
         "openai_base_url",
         "twilio_base_url",
         "daily_api_url",
+        "otel_exporter_otlp_endpoint",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:

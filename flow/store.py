@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -66,8 +66,13 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def database_and_url(settings: Settings) -> AsyncIterator[tuple[Database, str | None]]:
-    """`database_of`, and where its Postgres is; ``None`` if only Supabase's API is known."""
+async def database_and_url(
+    settings: Settings, wrap: Callable[[Transport], Transport] = lambda transport: transport
+) -> AsyncIterator[tuple[Database, str | None]]:
+    """`database_of`, and where its Postgres is; ``None`` if only Supabase's API is known.
+
+    ``wrap`` puts something around the way to it.
+    """
     url = None
     async with AsyncExitStack() as stack:
         if settings.database_url is not None:
@@ -82,7 +87,7 @@ async def database_and_url(settings: Settings) -> AsyncIterator[tuple[Database, 
             url = await stack.enter_async_context(embedded(settings.data_dir))
             await apply_migrations(url)
             transport = await _postgres(url)
-        database = Database(transport)
+        database = Database(wrap(transport))
         stack.push_async_callback(database.close)
         await database.ping()
         yield database, url

@@ -14,10 +14,12 @@ from starlette.routing import Route
 from flow.api import bot, connect, health, limits, products, telephony, threads, usage
 from flow.api.auth import Auth
 from flow.api.budget import BudgetHeaders
+from flow.api.measured import Measured
 from flow.api.problems import Problem, Problems, on_http_error, on_invalid
 from flow.api.request_id import RequestId
 from flow.api.request_size import RequestSize
 from flow.api.services import Calls, Keys, Quotas, Services
+from flow.api.traced import TracedJoin
 from flow.domain.join import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app"]
@@ -66,8 +68,13 @@ def create_app(services: Services) -> FastAPI:
         version=API_VERSION,
         description="Voice bots whose every call has an exact account.",
         redirect_slashes=False,
+        # FastAPI would trace every request by itself where a process has a tracer, with the query
+        # in "url.query": that of a WebSocket holds the token of its join.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=[
+            Middleware(Measured, metrics=services.metrics),
             Middleware(RequestId),
+            *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
             Middleware(Problems),
             Middleware(RequestSize),
@@ -86,6 +93,10 @@ def create_app(services: Services) -> FastAPI:
         route for each in (app, *_ROUTERS) for route in each.routes if isinstance(route, Route)
     ]
     return app
+
+
+def _tracing(services: Services) -> list[Middleware]:
+    return [Middleware(TracedJoin, traces=services.traces)] if services.traces is not None else []
 
 
 def _described(schema: dict[str, Any]) -> dict[str, Any]:

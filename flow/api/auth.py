@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flow.api.request_id import bind
 from flow.api.services import Keys
 from flow.db.functions import Database
 from flow.domain.key import ApiKey
@@ -59,6 +60,7 @@ class Auth:
                 unkey_key_id=key.unkey_key_id,
                 permissions=verified.permissions,
             )
+            bind(scope, api_key_id=str(key.id))
         await self._app(scope, receive, send)
 
 

@@ -19,6 +19,7 @@ from flow.api.budget import Budget, note_budget, shown
 from flow.api.connect import Connection, connection, require_room
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
+from flow.api.request_id import bind
 from flow.api.rooms import begin_in_room, check_room
 from flow.api.services import Services, services_of
 from flow.domain import public_url
@@ -141,8 +142,11 @@ async def join(request: Request) -> Response:
         )
     note_budget(request, joined.budget)
     thread = joined.thread
+    request.state.workflow_thread_id = thread.id
+    bind(request.scope, workflow_thread_id=str(thread.id))
     if body.transport.type in ROOM_TYPES:
-        way = await begin_in_room(services, joined, body.transport)
+        trace = request.scope["state"].get("trace")
+        way = await begin_in_room(services, joined, body.transport, trace)
     else:
         way = connection(request, services, thread)
     answer = {

@@ -7,19 +7,17 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-import structlog
 from pydantic import BaseModel, Field
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flow.api.request_id import log_of
 from flow.db.functions import Database
 from flow.domain import budget as domain
 from flow.domain.budget import Tier
 from flow.domain.quota import dollars
 from flow.errors import FlowError
-
-log = structlog.get_logger(__name__)
 
 LOOKUP_SECS = 2.0
 TIER_HEADER = "x-posthog-budget"
@@ -86,12 +84,13 @@ class BudgetHeaders:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start" and (key_id := state.get("api_key_id")):
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
-                headers.update(await self._headers(state, key_id))
+                headers.update(await self._headers(scope, key_id))
             await send(message)
 
         await self._app(scope, receive, labelled)
 
-    async def _headers(self, state: dict[str, object], key_id: UUID) -> dict[str, str]:
+    async def _headers(self, scope: Scope, key_id: UUID) -> dict[str, str]:
+        state = scope["state"]
         if "budget" in state:
             budget = state["budget"]
             assert budget is None or isinstance(budget, domain.Budget)
@@ -102,7 +101,7 @@ class BudgetHeaders:
             async with asyncio.timeout(LOOKUP_SECS):
                 return _headers(await self._database.get_budget(key_id))
         except (FlowError, TimeoutError) as error:
-            log.warning("budget_unknown", api_key_id=str(key_id), error=str(error))
+            log_of(scope).warning("budget_unknown", error=str(error))
             return {TIER_HEADER: Tier.UNKNOWN}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -17,9 +18,11 @@ from flow.api.auth import caller_of
 from flow.api.bodies import read, takes
 from flow.api.exact_json import ExactJSONResponse, rfc3339
 from flow.api.problems import documented
+from flow.api.request_id import bind
 from flow.api.services import Services, services_of
 from flow.domain import token as tokens
 from flow.domain.thread import Status, Thread
+from flow.domain.trace_parent import TraceParent
 from flow.errors import Conflict, Refused
 
 router = APIRouter(prefix="/api/bot", tags=["calls"])
@@ -94,8 +97,8 @@ class Candidates(BaseModel):
 async def connect(websocket: WebSocket, thread_id: UUID) -> None:
     """Run the call of the thread on this socket, for whoever holds its token."""
     services = services_of(websocket)
-    check_token(services, websocket.query_params.get("token", ""), thread_id)
-    thread = await services.database.get_workflow_thread_data(thread_id)
+    token = websocket.query_params.get("token", "")
+    thread = await thread_by_token(websocket, thread_id, token)
     require_transport(thread, "websocket")
     require_waiting(thread)
     require_room(services)
@@ -142,7 +145,8 @@ def connection(request: Request, services: Services, thread: Thread) -> dict[str
         return None
     expires_at = services.now() + timedelta(seconds=services.join_token_secs)
     expires_at = expires_at.replace(microsecond=0)
-    token = tokens.sign(services.secret, thread.id, expires_at)
+    trace = request.scope["state"].get("trace")
+    token = tokens.sign(services.secret, thread.id, expires_at, trace=trace)
     base, transport = base_url(request, services), _transport(thread)
     answer = {"type": transport, "expires_at": rfc3339(expires_at)}
     match transport:
@@ -183,15 +187,33 @@ async def _thread_of(
     request: Request, services: Services, thread_id: UUID, token: str | None
 ) -> Thread:
     if token is None:
+        bind(request.scope, workflow_thread_id=str(thread_id))
         key_id = caller_of(request).id
-        return await services.database.get_workflow_thread_data(thread_id, key_id)
-    check_token(services, token, thread_id)
-    return await services.database.get_workflow_thread_data(thread_id)
+        thread = await services.database.get_workflow_thread_data(thread_id, key_id)
+        return _in_trace(thread, request, None)
+    return await thread_by_token(request, thread_id, token)
 
 
-def check_token(services: Services, token: str, thread_id: UUID) -> None:
-    """Raise `Refused` unless the thread's join gave this token, and lately enough."""
-    tokens.check(services.secret, token, thread_id, services.now())
+async def thread_by_token(
+    request: HTTPConnection, thread_id: UUID, token: str, bearer: str = ""
+) -> Thread:
+    """The thread whose join gave this token, lately enough, in the trace of that join.
+
+    Raises:
+        Refused: it is no such token.
+        NotFound: the thread is gone.
+    """
+    services = services_of(request)
+    trace = tokens.check(services.secret, token, thread_id, services.now(), bearer)
+    bind(request.scope, workflow_thread_id=str(thread_id))
+    thread = await services.database.get_workflow_thread_data(thread_id)
+    return _in_trace(thread, request, trace)
+
+
+def _in_trace(thread: Thread, request: HTTPConnection, joined: TraceParent | None) -> Thread:
+    """The thread in the trace of its join, or where that had none in that of whoever connects."""
+    own = TraceParent.from_header(request.headers.get("traceparent", ""))
+    return replace(thread, trace=joined or own)
 
 
 def require_waiting(thread: Thread) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.api.bodies import invalid
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.request_id import log_of
 from flow.errors import (
     Conflict,
     DatabaseUnavailable,
@@ -32,8 +32,6 @@ from flow.errors import (
     Refused,
     Unavailable,
 )
-
-log = structlog.get_logger(__name__)
 
 _MAX_TEXT = 300
 
@@ -117,11 +115,11 @@ class Problems:
             await self._app(scope, receive, watched)
         except Exception as error:
             if not isinstance(error, FlowError) or _status(error) == 500:
-                log.exception("request_failed", request_id=_request_id(scope), path=scope["path"])
+                log_of(scope).exception("request_failed", path=scope["path"])
             if not began:
                 await _answer(scope, error, receive, send)
             elif scope["type"] == "websocket":
-                await _hang_up(send)
+                await _hang_up(scope, send)
             else:
                 raise
 
@@ -130,11 +128,13 @@ def problem_response(scope: Scope, error: Exception) -> Response:
     """The answer to ``error`` on the request of ``scope``."""
     status = _status(error)
     retry_after = _retry_after(error, status)
+    code = error.code if isinstance(error, FlowError) and status != 500 else "internal_error"
+    scope.setdefault("state", {})["problem"] = code
     problem = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
         detail=str(error) if isinstance(error, FlowError) and status != 500 else _detail(status),
-        code=error.code if isinstance(error, FlowError) and status != 500 else "internal_error",
+        code=code,
         request_id=_request_id(scope),
         retry_after=retry_after,
         errors=_errors(error),
@@ -186,11 +186,11 @@ async def _answer(scope: Scope, error: Exception, receive: Receive, send: Send) 
     await response(scope, receive, send)
 
 
-async def _hang_up(send: Send) -> None:
+async def _hang_up(scope: Scope, send: Send) -> None:
     try:
         await send({"type": "websocket.close", "code": 1011, "reason": ""})
     except Exception:
-        log.debug("websocket_was_closed_before")
+        log_of(scope).debug("websocket_was_closed_before")
 
 
 def _allowed(request: Request) -> str:

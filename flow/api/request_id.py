@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -32,6 +33,7 @@ class RequestId:
         request_id = _incoming(scope) or uuid4().hex
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        bind(scope, request_id=request_id)
         header = (b"x-request-id", request_id.encode())
         status, started = 0, time.perf_counter()
 
@@ -45,15 +47,24 @@ class RequestId:
         try:
             await self._app(scope, receive, labelled)
         finally:
-            log.info(
+            log_of(scope).info(
                 "request",
                 method=scope.get("method", "WEBSOCKET"),
                 path=scope["path"],
                 status=status,
                 secs=round(time.perf_counter() - started, 4),
-                request_id=request_id,
-                api_key_id=str(key_id) if (key_id := state.get("api_key_id")) else None,
             )
+
+
+def bind(scope: Scope, **known: str) -> None:
+    """Have every later log line of the request of ``scope`` say this too."""
+    state = scope.setdefault("state", {})
+    state["log"] = state.get("log", log).bind(**known)
+
+
+def log_of(scope: Scope) -> Any:
+    """The logger of a request: bound to its id, and to its key as soon as that is known."""
+    return scope.get("state", {}).get("log", log)
 
 
 _ANSWERS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from flow.db.functions import Joined
 from flow.domain.join import Transport
 from flow.domain.room import ROOM_TYPES, Meeting
 from flow.domain.thread import Status
+from flow.domain.trace_parent import TraceParent
 from flow.errors import Conflict, FieldProblem, IllegalTransition, InvalidInput, Refused
 
 
@@ -25,7 +27,7 @@ def check_room(services: Services, transport: Transport) -> None:
 
 
 async def begin_in_room(
-    services: Services, joined: Joined, transport: Transport
+    services: Services, joined: Joined, transport: Transport, trace: TraceParent | None
 ) -> dict[str, str] | None:
     """Have the bot wait in the thread's room, and say how its caller gets there.
 
@@ -36,7 +38,7 @@ async def begin_in_room(
         TransportUnavailable: the room cannot be opened.
         Refused: code ``at_capacity``.
     """
-    rooms, thread = _rooms(services, transport), joined.thread
+    rooms, thread = _rooms(services, transport), replace(joined.thread, trace=trace)
     until = _until(services, joined)
     if until <= services.now():
         return None

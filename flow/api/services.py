@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -19,7 +19,9 @@ from flow.domain.media_stream import MediaStream
 from flow.domain.product import Products
 from flow.domain.room import Meeting
 from flow.domain.thread import Thread
+from flow.domain.trace_parent import TraceParent
 from flow.errors import ConfigurationError
+from flow.telemetry.metrics import Metrics
 from flow.vendors.quota_source import QuotaState
 from flow.vendors.unkey import VerifiedKey
 
@@ -118,6 +120,27 @@ class Calls(Protocol):
         ...
 
 
+class JoinSpan(Protocol):
+    """The span of one join."""
+
+    @property
+    def place(self) -> TraceParent:
+        """What the call's spans become children of."""
+        ...
+
+    def end(self, status: int, known: Mapping[str, str]) -> None:
+        """The join was answered; ``known`` are facts about it."""
+        ...
+
+
+class Traces(Protocol):
+    """Where spans go."""
+
+    def join(self, headers: Mapping[str, str]) -> JoinSpan:
+        """Begin the span of a join, in the caller's trace if its headers name one."""
+        ...
+
+
 def utc_now() -> datetime:
     """The time now."""
     return datetime.now(UTC)
@@ -130,6 +153,8 @@ class Services:
     ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
+    ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
+    ``traces`` nothing is traced.
 
     Raises:
         ConfigurationError: the secret is too short.
@@ -141,6 +166,8 @@ class Services:
     products: Products
     secret: bytes
     registry: CollectorRegistry
+    metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
+    traces: Traces | None = None
     quotas: Quotas | None = None
     telephone: Telephone | None = None
     rooms: Rooms | None = None

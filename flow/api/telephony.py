@@ -23,11 +23,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flow.api.connect import (
     base_url,
-    check_token,
     require_room,
     require_transport,
     require_waiting,
     socket_url,
+    thread_by_token,
 )
 from flow.api.problems import documented
 from flow.api.services import Services, Telephone, services_of
@@ -84,7 +84,7 @@ async def twiml(request: Request, thread_id: UUID, token: _Token = None) -> Resp
     """Twilio's Voice webhook: what the caller of this thread is to be connected to."""
     services = services_of(request)
     telephone = _telephone(services)
-    check_token(services, token or "", thread_id)
+    thread = await thread_by_token(request, thread_id, token or "")
     parameters = await _form(request)
     query = request.scope["query_string"].decode("latin-1")
     url = f"{base_url(request, services)}/api/bot/{thread_id}/twiml?{query}"
@@ -98,9 +98,9 @@ async def twiml(request: Request, thread_id: UUID, token: _Token = None) -> Resp
     call_sid = dict(parameters).get("CallSid", "")
     if not is_call_sid(call_sid):
         raise InvalidInput("Twilio's request does not say which call it is about (CallSid).")
-    await _waiting_thread(services, thread_id)
+    _require_call(thread)
     require_room(services)
-    return Response(_connect(request, services, thread_id, call_sid), media_type="text/xml")
+    return Response(_connect(request, services, thread, call_sid), media_type="text/xml")
 
 
 @router.websocket("/{thread_id:uuid}/twilio")
@@ -112,8 +112,8 @@ async def stream(websocket: WebSocket, thread_id: UUID) -> None:
     await websocket.accept()
     try:
         media = await _started(websocket)
-        tokens.check(services.secret, media.token, thread_id, services.now(), media.call_sid)
-        thread = await _waiting_thread(services, thread_id)
+        thread = await thread_by_token(websocket, thread_id, media.token, media.call_sid)
+        _require_call(thread)
         await services.calls.run_stream(thread, websocket, media)
     except WebSocketDisconnect:
         log.info("stream_left", workflow_thread_id=str(thread_id))
@@ -154,11 +154,11 @@ async def _form(request: Request) -> list[tuple[str, str]]:
         raise Refused("malformed_request", "The form cannot be read.") from None
 
 
-def _connect(request: Request, services: Services, thread_id: UUID, call_sid: str) -> bytes:
+def _connect(request: Request, services: Services, thread: Thread, call_sid: str) -> bytes:
     expires_at = services.now() + timedelta(seconds=STREAM_TOKEN_SECS)
-    token = tokens.sign(services.secret, thread_id, expires_at, call_sid)
+    token = tokens.sign(services.secret, thread.id, expires_at, trace=thread.trace, bearer=call_sid)
     response = Xml.Element("Response")
-    url = socket_url(base_url(request, services), thread_id, "twilio")
+    url = socket_url(base_url(request, services), thread.id, "twilio")
     element = Xml.SubElement(Xml.SubElement(response, "Connect"), "Stream", url=url)
     Xml.SubElement(element, "Parameter", name="token", value=token)
     document: bytes = Xml.tostring(response, encoding="utf-8", xml_declaration=True)
@@ -171,8 +171,6 @@ def _telephone(services: Services) -> Telephone:
     return services.telephone
 
 
-async def _waiting_thread(services: Services, thread_id: UUID) -> Thread:
-    thread = await services.database.get_workflow_thread_data(thread_id)
+def _require_call(thread: Thread) -> None:
     require_transport(thread, "twilio")
     require_waiting(thread)
-    return thread

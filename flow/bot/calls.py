@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +13,7 @@ import structlog
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.metering import Recording
+from flow.bot.named import named
 from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.resolve import Resolver
 from flow.bot.room_calls import Entrance
@@ -68,6 +70,22 @@ class Telephone(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Sees calls come and go. Must not block."""
+
+    def started(self, product: str) -> None:
+        """A caller connected."""
+        return
+
+    def ended(self, product: str, reason: str) -> None:
+        """The call is over."""
+        return
+
+
+class _Unwatched(Watch):
+    """Nobody looks."""
+
+
 class Calls:
     """Accepts connections to joined threads and runs their bots.
 
@@ -76,6 +94,7 @@ class Calls:
         most: how many calls may run at once in this process.
         name: what this process is called; its threads are told by it if it dies.
         telephone: whose calls this process takes, if any.
+        watch: sees calls come and go, for the metrics.
     """
 
     def __init__(
@@ -90,7 +109,9 @@ class Calls:
         most: int,
         name: str,
         telephone: Telephone | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or _Unwatched()
         self._threads = threads
         self._recorder = recorder
         self._settings = settings
@@ -116,6 +137,11 @@ class Calls:
     def running(self) -> int:
         """How many calls are running."""
         return len(self._sessions)
+
+    @property
+    def tiers(self) -> Counter[Tier | None]:
+        """How many calls run at each tier of their key's budget; ``None``: without a budget."""
+        return Counter(session.tier for session in self._sessions.values() if session is not None)
 
     def check(self, join: JoinRequest) -> JoinRequest:
         """The join with everything filled in; raises as `Resolver.resolve` does.
@@ -191,7 +217,10 @@ class Calls:
             )
         await self._claim(thread)
         try:
-            peer = await (await asyncio.to_thread(_peer_type)).answering(request["sdp"])
+            with named(thread, self._settings.joined):
+                peer = await (await asyncio.to_thread(_peer_type)).answering(
+                    request["sdp"], thread.id
+                )
         except BaseException as error:
             said = {"code": "bad_offer", "message": str(error) or type(error).__name__}
             self._spawn(self._over(thread, Ending("error", said)))
@@ -252,6 +281,7 @@ class Calls:
         except BaseException:
             self._forget(thread.id)
             raise
+        self._watch.started(thread.product)
 
     async def _run(
         self,
@@ -279,7 +309,8 @@ class Calls:
             )
             self._sessions[thread.id] = session
             ending = Ending("shutdown")  # what it is if this is cancelled
-            ending = await session.run()
+            with named(thread, self._settings.joined):
+                ending = await session.run()
         except Exception:
             log.exception("call_failed", workflow_thread_id=str(thread.id))
             ending = failed
@@ -315,6 +346,7 @@ class Calls:
         except FlowError as error:
             log.warning("cancel_failed", workflow_thread_id=str(thread.id), error=str(error))
         finally:
+            self._watch.ended(thread.product, "cancelled")
             self._forget(thread.id)
 
     async def _hang_up(self, thread: Thread, stream: MediaStream) -> None:
@@ -328,6 +360,7 @@ class Calls:
 
     async def _over(self, thread: Thread, ending: Ending) -> None:
         log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)
+        self._watch.ended(thread.product, ending.reason)
         self._sessions.pop(thread.id, None)
         await self._finish(thread.id, ending.reason, ending.error)
 

@@ -180,7 +180,12 @@ class Generation:
             return estimate, Provenance.ESTIMATED, "the vendor reported no usage"
         quantities, note = accepted(from_openai_usage(self._usage), self._provider)
         if note is not None:
-            log.warning("contradictory_usage", provider=self._provider, error=note)
+            log.warning(
+                "contradictory_usage",
+                workflow_thread_id=str(self.work.thread_id),
+                provider=self._provider,
+                error=note,
+            )
         if not self.is_complete:
             # Some vendors report as they go: what came after the last report is estimated.
             output = count_tokens(received, self._model)

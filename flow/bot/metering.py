@@ -78,6 +78,11 @@ class Work:
         return self._opening.id
 
     @property
+    def thread_id(self) -> UUID:
+        """The thread the work is for."""
+        return self._opening.owner.workflow_thread_id
+
+    @property
     def model(self) -> str:
         """The model the request went to."""
         return self._opening.model

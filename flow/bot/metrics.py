@@ -55,6 +55,7 @@ class UsageMetricsProcessor(FrameProcessor):
     ) -> None:
         super().__init__(**options)
         self._owner = owner
+        self._log = log.bind(workflow_thread_id=str(owner.workflow_thread_id))
         self._recorder = recorder
         self._metered = frozenset(metered)
         self._providers = dict(providers or {})
@@ -90,7 +91,7 @@ class UsageMetricsProcessor(FrameProcessor):
     def _count_tokens(self, data: LLMUsageMetricsData) -> None:
         quantities, note = accepted(_reported(data.value), self._provider(data))
         if note is not None:
-            log.warning("contradictory_usage", processor=data.processor, error=note)
+            self._log.warning("contradictory_usage", processor=data.processor, error=note)
         self._record(data, Kind.LLM, quantities, Provenance.REPORTED, note=note)
 
     def _record(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from uuid import UUID
 
 import structlog
 from aiortc.rtcicetransport import RTCIceCandidate
@@ -30,23 +31,24 @@ class Peer:
     they are given a stranger's text, and raise whatever it makes them stumble over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, thread_id: UUID) -> None:
+        self._log = log.bind(workflow_thread_id=str(thread_id))
         self.connection = SmallWebRTCConnection(
             ice_servers=[], connection_timeout_secs=CONNECT_SECS
         )
         self._negotiating = asyncio.Lock()
 
     @classmethod
-    async def answering(cls, sdp: str) -> Peer:
+    async def answering(cls, sdp: str, thread_id: UUID) -> Peer:
         """A peer that has an answer to the offer ``sdp``, and connects from now on.
 
         Raises:
             InvalidInput: the offer cannot be answered.
         """
         _check_offer(sdp)
-        peer = cls()
+        peer = cls(thread_id)
         try:
-            async with _negotiation("sdp"):
+            async with peer._negotiation("sdp"):
                 await peer.connection.initialize(sdp=sdp, type="offer")
         except BaseException:
             await peer.close()
@@ -73,7 +75,7 @@ class Peer:
                 raise Conflict("The call has another connection.", "already_connected")
             _check_offer(sdp)
             try:
-                async with _negotiation("sdp"):
+                async with self._negotiation("sdp"):
                     await self.connection.renegotiate(sdp=sdp, type="offer", restart_pc=restart)
             except BaseException:
                 if restart:
@@ -93,7 +95,7 @@ class Peer:
         if pc_id != self.connection.pc_id:
             raise NotFound("There is no such WebRTC connection.")
         parsed = [_candidate(position, one) for position, one in enumerate(candidates)]
-        async with _negotiation("candidates"):
+        async with self._negotiation("candidates"):
             for candidate in parsed:
                 await self.connection.add_ice_candidate(candidate)  # type: ignore[no-untyped-call]
 
@@ -103,17 +105,16 @@ class Peer:
             async with asyncio.timeout(CLOSE_SECS):
                 await self.connection.disconnect()  # type: ignore[no-untyped-call]
 
-
-@asynccontextmanager
-async def _negotiation(field: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(NEGOTIATION_SECS):
-            yield
-    except TimeoutError:
-        raise _invalid(field, "takes too long to resolve") from None
-    except Exception as error:
-        log.warning("negotiation_failed", error_type=type(error).__name__)
-        raise _invalid(field, "cannot be used") from error
+    @asynccontextmanager
+    async def _negotiation(self, field: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(NEGOTIATION_SECS):
+                yield
+        except TimeoutError:
+            raise _invalid(field, "takes too long to resolve") from None
+        except Exception as error:
+            self._log.warning("negotiation_failed", error_type=type(error).__name__)
+            raise _invalid(field, "cannot be used") from error
 
 
 def _check_offer(sdp: str) -> None:

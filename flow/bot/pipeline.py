@@ -34,6 +34,7 @@ from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from flow.bot.generation import ChatWatch
 from flow.bot.metering import Meter, Recording, Service
 from flow.bot.metrics import UsageMetricsProcessor
+from flow.bot.named import Joined, span_attributes
 from flow.bot.services import VENDORS, Build, Choice
 from flow.bot.spending import Spending
 from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
@@ -63,7 +64,8 @@ class BotSettings:
 
     ``interrupted_streams`` says how a generation that a caller cut off is counted: ``estimate``
     or ``drain`` (see `ChatWatch`). ``contents`` receives the messages and output of each
-    generation by event id, where capturing content is switched on.
+    generation by event id, where capturing content is switched on. ``joined`` is there where
+    calls are traced.
     """
 
     clients: Mapping[str, OpenAIClients]
@@ -71,6 +73,7 @@ class BotSettings:
     turn_detection: Literal["silence", "smart"]
     interrupted_streams: Literal["estimate", "drain"]
     contents: dict[UUID, tuple[list[object], str]] | None
+    joined: Joined | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,10 @@ def build_line(
         cancel_on_idle_timeout=False,
         processor_unusable_policy=ProcessorUnusablePolicy.CONTINUE,
         enable_rtvi=False,
-        enable_turn_tracking=False,
+        # Spans are made by what follows the turns, which costs a little on every frame.
+        enable_turn_tracking=settings.joined is not None,
+        enable_tracing=settings.joined is not None,
+        additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
     )
     return Line(worker, pair.user(), pair.assistant(), watches, meters)

@@ -25,7 +25,7 @@ from flow.bot.pipeline import Line
 from flow.bot.rooms import RoomTransport
 from flow.bot.spending import Spending
 from flow.bot.transcript import Transcript
-from flow.domain.budget import Standing
+from flow.domain.budget import Standing, Tier
 from flow.domain.join import JoinRequest
 from flow.domain.room import NOBODY_CAME
 from flow.domain.thread import Status, Thread, Turn
@@ -120,6 +120,11 @@ class CallSession:
         self._log = log.bind(workflow_thread_id=str(self._thread_id))
         self._listen(transport)
 
+    @property
+    def tier(self) -> Tier | None:
+        """The tier of the key's budget, as last heard; ``None``: it has none."""
+        return self._spending.tier
+
     def end(self, reason: str, error: dict[str, Any] | None = None) -> None:
         """End the call; the first reason given stands."""
         if self._progress.ending is None:
@@ -135,7 +140,8 @@ class CallSession:
     async def run(self) -> Ending:
         """Run the call and return why it ended. Its usage is then with the recorder."""
         self._transcript = Transcript(
-            lambda turns: self._threads.save_workflow_thread_data(self._thread_id, turns=turns)
+            lambda turns: self._threads.save_workflow_thread_data(self._thread_id, turns=turns),
+            self._thread_id,
         )
         runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
         await runner.add_workers(self._line.worker)

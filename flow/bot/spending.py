@@ -28,6 +28,7 @@ class Spending:
         join_mode: the save mode the join asked for.
         enabled: whether save mode is switched on for the key; ``None``: unknown.
         forced: takes the place of ``enabled``, in debug mode.
+        on_engaged: told the reason when save mode goes on.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Spending:
         standing: Standing | None = None,
         enabled: Callable[[], bool | None] = lambda: None,
         forced: bool | None = None,
+        on_engaged: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._on_engaged = on_engaged
         self.product = product
         self._cache_key = cache_key
         self._join_mode = join_mode
@@ -52,6 +55,11 @@ class Spending:
     def stand(self, standing: Standing) -> None:
         """Take in how the key stands now; save mode follows with the next request."""
         self._standing = standing
+
+    @property
+    def tier(self) -> Tier | None:
+        """The tier of the key's budget, as last heard; ``None``: it has none."""
+        return self._standing.tier
 
     @property
     def must_wrap_up(self) -> bool:
@@ -70,6 +78,8 @@ class Spending:
         )
         if self._last is None or control.save_mode is not self._last.save_mode:
             self._log.info("save_mode", on=control.save_mode, reason=control.save_mode_reason)
+            if control.save_mode:
+                self._on_engaged(control.save_mode_reason or "")
         self._last = control
         return control
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
 import structlog
 
@@ -23,8 +24,11 @@ class Transcript:
         save: writes turns to the thread; saving one again changes nothing.
     """
 
-    def __init__(self, save: Callable[[Sequence[Turn]], Awaitable[object]]) -> None:
+    def __init__(
+        self, save: Callable[[Sequence[Turn]], Awaitable[object]], thread_id: UUID
+    ) -> None:
         self._save = save
+        self._log = log.bind(workflow_thread_id=str(thread_id))
         self._turns = 0
         self._unsaved: list[Turn] = []
         self._changed = asyncio.Event()
@@ -56,7 +60,7 @@ class Transcript:
             async with asyncio.timeout(timeout_secs):
                 await self._saved.wait()
         except TimeoutError:
-            log.error("transcript_turns_lost", turns=len(self._unsaved))
+            self._log.error("transcript_turns_lost", turns=len(self._unsaved))
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -68,10 +72,10 @@ class Transcript:
                 try:
                     await self._save(turns)
                 except Unavailable as error:
-                    log.warning("transcript_waits", turns=len(turns), error=str(error))
+                    self._log.warning("transcript_waits", turns=len(turns), error=str(error))
                     await asyncio.sleep(RETRY_SECS)
                 except Exception:
-                    log.exception("transcript_turns_refused", turns=len(turns))
+                    self._log.exception("transcript_turns_refused", turns=len(turns))
                     del self._unsaved[: len(turns)]
                 else:
                     del self._unsaved[: len(turns)]

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from flow.domain.trace_parent import TraceParent
 from flow.domain.usage import Owner
 
 
@@ -50,7 +51,8 @@ class Thread:
 
     ``join`` is the accepted join request as JSON; ``usage_stats`` the running account (for
     reading; the ledger is the truth); ``insights`` what was extracted, or
-    ``{"status": "skipped" | "failed", "reason": ...}``.
+    ``{"status": "skipped" | "failed", "reason": ...}``. ``trace`` is the span of the join, known
+    only where its token was shown: it is in the token, and not in the database.
     """
 
     id: UUID
@@ -71,6 +73,7 @@ class Thread:
     connected_at: datetime | None
     ended_at: datetime | None
     completed_at: datetime | None
+    trace: TraceParent | None = None
 
     @property
     def owner(self) -> Owner:

@@ -165,7 +165,12 @@ class Attempts:
             return estimate, Provenance.ESTIMATED, "the vendor reported no usage"
         quantities, note = accepted(from_openai_usage(usage), self._provider)
         if note is not None:
-            log.warning("contradictory_usage", provider=self._provider, error=note)
+            log.warning(
+                "contradictory_usage",
+                workflow_thread_id=str(self._owner.workflow_thread_id),
+                provider=self._provider,
+                error=note,
+            )
         return quantities, Provenance.REPORTED, note
 
     def _failed(self, opening: UsageEvent, started: float, failure: Failure) -> None:

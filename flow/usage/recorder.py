@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,30 @@ class Ledger(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Sees what becomes of events. Must not block."""
+
+    def recorded(self, event_id: UUID) -> None:
+        """An event waits for the ledger from now on."""
+        return
+
+    def committed(self, event_ids: Iterable[UUID], *, is_all: bool) -> None:
+        """These wait no longer. ``is_all``: nor does any other."""
+        return
+
+    def rejected(self, events: int) -> None:
+        """The ledger put so many aside."""
+        return
+
+    def failed(self) -> None:
+        """The ledger could not be reached."""
+        return
+
+
+class _Unwatched(Watch):
+    """Nobody looks."""
+
+
 class Recorder:
     """Takes usage events from running calls and brings each to the ledger exactly once.
 
@@ -49,6 +73,7 @@ class Recorder:
         price: puts a cost on an event; runs just before sending, off the audio path.
         on_recorded: called once for each batch the ledger has acknowledged, with the priced
             events and what the ledger said. Must not block; its errors are logged.
+        watch: sees events come and go, for the metrics.
     """
 
     def __init__(
@@ -58,7 +83,9 @@ class Recorder:
         *,
         price: Callable[[UsageEvent], UsageEvent],
         on_recorded: Callable[[Sequence[UsageEvent], Recorded], None],
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or _Unwatched()
         self._ledger = ledger
         self._directory = directory
         self._spool = Spool.create(directory)
@@ -90,6 +117,7 @@ class Recorder:
         """Take the finished account of one piece of work. Returns at once; never raises."""
         self._open.pop(event.id, None)
         self._pending[event.owner.workflow_thread_id] += 1
+        self._watch.recorded(event.id)
         if not self._append("event", event):
             self._unspooled.append(event)
         self._wake.set()
@@ -129,7 +157,7 @@ class Recorder:
         try:
             self._spool.append(op, event.to_json())
         except OSError as error:
-            log.error("spool_write_failed", op=op, event_id=str(event.id), error=str(error))
+            log.error("spool_write_failed", op=op, error=str(error), **_which(event))
             return False
         return True
 
@@ -174,6 +202,7 @@ class Recorder:
             except Unavailable as error:
                 pause = min(LONGEST_PAUSE_SECS, pause * 2 or 0.1)
                 log.warning("ledger_unavailable", waiting=self.depth, error=str(error))
+                self._watch.failed()
                 with suppress(OSError):
                     await asyncio.to_thread(self._spool.sync)
                 await asyncio.sleep(pause)
@@ -188,6 +217,8 @@ class Recorder:
         for _ in unspooled:
             self._unspooled.popleft()
         self._spool.advance(position)
+        is_all = self._spool.unsent_bytes == 0 and not self._unspooled
+        self._watch.committed((event.id for event in events), is_all=is_all)
         with suppress(OSError):
             self._spool.trim(
                 (event.to_json() for event in self._open.values()), threshold=TRIM_BYTES
@@ -208,11 +239,14 @@ class Recorder:
                 for event in events:
                     await self._send([event])
                 return
-            log.exception("usage_event_refused", event_id=str(events[0].id))
+            log.exception("usage_event_refused", **_which(events[0]))
+            self._watch.rejected(1)
             self._quarantine(json.dumps(events[0].to_json()).encode(), str(error))
             return
-        for event_id, reason in recorded.rejected.items():
-            log.error("usage_event_rejected", event_id=str(event_id), reason=reason)
+        for event in events:
+            if (refused := recorded.rejected.get(event.id)) is not None:
+                log.error("usage_event_rejected", reason=refused, **_which(event))
+        self._watch.rejected(len(recorded.rejected))
         try:
             self._on_recorded(events, recorded)
         except Exception:
@@ -224,7 +258,7 @@ class Recorder:
         try:
             return self._price(event)
         except Exception:
-            log.exception("pricing_failed", event_id=str(event.id), model=event.model)
+            log.exception("pricing_failed", model=event.model, **_which(event))
             return event
 
     def _parsed(self, line: Line) -> UsageEvent | None:
@@ -246,6 +280,12 @@ class Recorder:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             log.error("quarantine_failed", error=str(error), **entry)
+
+
+def _which(event: UsageEvent) -> dict[str, str]:
+    """An event, and whose it is, in a log line."""
+    thread_id = event.owner.workflow_thread_id
+    return {"event_id": str(event.id), "workflow_thread_id": str(thread_id)}
 
 
 def _cut_off(event: UsageEvent) -> UsageEvent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from time import perf_counter
+from uuid import UUID
 
 import httpx2
 import structlog
@@ -47,6 +48,8 @@ class AttributedTransport(httpx2.AsyncBaseTransport):
     with status 400 or above, no answer, or an answer that broke off. Two things are not
     reported, because whoever reads them must account for them: an event stream that breaks
     off after it began, and a request that the caller cancelled.
+
+    ``thread_id`` is in the log lines, whether or not the owner is told to anybody.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class AttributedTransport(httpx2.AsyncBaseTransport):
         origin: httpx2.URL,
         owner: Owner | None,
         on_attempt_failed: OnAttemptFailed | None = None,
+        thread_id: UUID | None = None,
     ) -> None:
+        self._log = log if thread_id is None else log.bind(workflow_thread_id=str(thread_id))
         self._pool = pool
         self._origin = _origin(origin)
         self._owner = owner
@@ -101,7 +106,7 @@ class AttributedTransport(httpx2.AsyncBaseTransport):
         try:
             self._on_failed(status, error_type, perf_counter() - started)
         except Exception:
-            log.exception("attempt_report_failed", status=status, error_type=error_type)
+            self._log.exception("attempt_report_failed", status=status, error_type=error_type)
 
 
 class _Body(httpx2.AsyncByteStream):

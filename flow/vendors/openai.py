@@ -116,7 +116,9 @@ class OpenAIClients:
         on_attempt_failed: OnAttemptFailed | None,
     ) -> openai.AsyncOpenAI:
         told = owner if self._is_gateway else None
-        transport = AttributedTransport(self._pool, self._base_url, told, on_attempt_failed)
+        transport = AttributedTransport(
+            self._pool, self._base_url, told, on_attempt_failed, owner.workflow_thread_id
+        )
         client = kind(
             api_key=self._api_key.get_secret_value(),
             # Given even when it is the default: the SDK would look for it in the environment.

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from flow.domain.analytics import Content, generation_properties, trace_properties
 from flow.domain.usage import Kind, Owner, UsageEvent
-from flow.vendors.posthog_wrapper import CompletingPosthog, Price
+from flow.vendors.posthog_wrapper import CompletingPosthog, OnLost, Price
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ def get_posthog_client(
     *,
     capture_content: bool = False,
     price: Price | None = None,
+    on_lost: OnLost = lambda _reason, _events: None,
 ) -> Posthog | None:
     """A client that sends in the background, or ``None`` when there is no project key.
 
@@ -50,9 +51,16 @@ def get_posthog_client(
         host: where events go (``POSTHOG_HOST``).
         capture_content: let PostHog's OpenAI wrapper send prompts and answers too.
         price: puts costs on what that wrapper captures with this client.
+        on_lost: told of events that are given up.
     """
     if api_key is None or not api_key.get_secret_value().strip():
         return None
+
+    def upload_failed(error: Exception, batch: Sequence[Any]) -> None:
+        lost = len(batch)
+        log.warning("posthog_upload_failed", events_lost=lost, error_type=type(error).__name__)
+        on_lost("upload_failed", lost)
+
     return CompletingPosthog(
         api_key.get_secret_value(),
         host=host,
@@ -62,8 +70,9 @@ def get_posthog_client(
         flush_interval=FLUSH_INTERVAL_SECS,
         timeout=UPLOAD_TIMEOUT_SECS,
         feature_flags_request_timeout_seconds=FLAG_TIMEOUT_SECS,
-        on_error=_upload_failed,
+        on_error=upload_failed,
         price=price,
+        on_lost=on_lost,
         privacy_mode=not capture_content,
         debug=False,
         sync_mode=False,
@@ -156,7 +165,3 @@ def trace_uuid(thread_id: UUID) -> UUID:
 
 def _groups(owner: Owner) -> dict[str, str]:
     return {"team": owner.team_id} if owner.team_id else {}
-
-
-def _upload_failed(error: Exception, batch: Sequence[Any]) -> None:
-    log.warning("posthog_upload_failed", events_lost=len(batch), error_type=type(error).__name__)

@@ -23,6 +23,10 @@ log = structlog.get_logger(__name__)
 Price = Callable[[UsageEvent], UsageEvent]
 """Puts a cost on an event, or leaves it unpriced."""
 
+OnLost = Callable[[str, int], None]
+"""Told why (``dropped``, ``upload_failed``) and how many events PostHog will not get. May be
+called in any thread."""
+
 
 class CompletingPosthog(Posthog):
     """A client that completes what the wrapper captures with it.
@@ -32,9 +36,17 @@ class CompletingPosthog(Posthog):
     cannot be read.
     """
 
-    def __init__(self, api_key: str, *, price: Price | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        price: Price | None = None,
+        on_lost: OnLost = lambda _reason, _events: None,
+        **options: Any,
+    ) -> None:
         super().__init__(api_key, **options)
         self._price = price
+        self._on_lost = on_lost
 
     def capture(self, event: str, **arguments: Any) -> str | None:
         """Queue an event; the id it was queued under, or ``None``. Never raises."""
@@ -46,8 +58,13 @@ class CompletingPosthog(Posthog):
                     "properties": {**properties, **_left_out(properties, self._price)},
                 }
             except Exception:
-                log.exception("posthog_event_not_completed")
+                log.exception(
+                    "posthog_event_not_completed",
+                    workflow_thread_id=str(properties.get("workflow_thread_id")),
+                )
         queued: str | None = super().capture(event, **arguments)
+        if queued is None:
+            self._on_lost("dropped", 1)
         return queued
 
 

@@ -94,11 +94,14 @@ class FinishCall:
         async def noted_and_handed_over() -> None:
             if reason == NOBODY_CAME:
                 # There was no call, only a bot in an empty room: nothing is to be extracted of it.
-                await _patiently(lambda: save(thread_id, end_reason=reason))
-                await _patiently(lambda: self._threads.finish_thread(thread_id, Status.EXPIRED))
+                await _patiently(thread_id, lambda: save(thread_id, end_reason=reason))
+                await _patiently(
+                    thread_id, lambda: self._threads.finish_thread(thread_id, Status.EXPIRED)
+                )
                 return
             await _patiently(
-                lambda: save(thread_id, status=Status.ENDED, end_reason=reason, error=error)
+                thread_id,
+                lambda: save(thread_id, status=Status.ENDED, end_reason=reason, error=error),
             )
             await self._hand_over(thread_id)
 
@@ -112,7 +115,7 @@ class FinishCall:
 
     async def _hand_over(self, thread_id: UUID) -> None:
         await _drained(self._usage, thread_id)
-        await _patiently(lambda: self._start(thread_id))
+        await _patiently(thread_id, lambda: self._start(thread_id))
 
 
 class Steps:
@@ -150,9 +153,9 @@ class Steps:
         if thread is None or thread.insights is not None or not _has_insights(thread):
             return
         save = self._threads.save_workflow_thread_data
-        thread = await _patiently(lambda: save(thread_id, status=Status.EXTRACTING))
+        thread = await _patiently(thread_id, lambda: save(thread_id, status=Status.EXTRACTING))
         insights = await self._insights(thread)
-        await _patiently(lambda: self._threads.save_insights(thread_id, insights))
+        await _patiently(thread_id, lambda: self._threads.save_insights(thread_id, insights))
         await _drained(self._usage, thread_id)
 
     async def settle(self, thread_id: UUID) -> None:
@@ -162,7 +165,7 @@ class Steps:
             return
         await _drained(self._usage, thread_id)
         final = Status.COMPLETED if thread.error is None else Status.FAILED
-        await _patiently(lambda: self._threads.finish_thread(thread_id, final))
+        await _patiently(thread_id, lambda: self._threads.finish_thread(thread_id, final))
         log.info("thread_finished", workflow_thread_id=str(thread_id), status=final.value)
 
     async def tell(self, thread_id: UUID) -> None:
@@ -176,7 +179,9 @@ class Steps:
 
     async def _thread(self, thread_id: UUID) -> Thread | None:
         try:
-            return await _patiently(lambda: self._threads.get_workflow_thread_data(thread_id))
+            return await _patiently(
+                thread_id, lambda: self._threads.get_workflow_thread_data(thread_id)
+            )
         except NotFound:
             # It went with its key.
             log.info("thread_gone", workflow_thread_id=str(thread_id))
@@ -224,13 +229,13 @@ async def _drained(usage: Usage, thread_id: UUID) -> None:
         log.warning("usage_not_drained", workflow_thread_id=str(thread_id))
 
 
-async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+async def _patiently(thread_id: UUID, step: Callable[[], Awaitable[T]]) -> T:
     """Repeat a step until the database answers."""
     while True:
         try:
             return await step()
         except Unavailable as error:
-            log.warning("step_waits", error=str(error))
+            log.warning("step_waits", workflow_thread_id=str(thread_id), error=str(error))
             await asyncio.sleep(RETRY_SECS)
 
 

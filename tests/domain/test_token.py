@@ -41,7 +41,7 @@ def test_a_token_does_not_open_another_thread() -> None:
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_a_token_made_for_a_bearer_opens_its_thread_for_no_other(mine: str, other: str) -> None:
-    token = sign(SECRET, THREAD, SOON, mine)
+    token = sign(SECRET, THREAD, SOON, bearer=mine)
     check(SECRET, token, THREAD, NOW, mine)
     if mine != other:
         with pytest.raises(Refused, match="not valid"):

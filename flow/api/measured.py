@@ -1,0 +1,94 @@
+"""Counting requests by route, and joins by what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flow.telemetry.metrics import OTHER, Metrics, known
+
+UNMATCHED = "unmatched"
+JOIN = "/api/bot/join"
+
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "WEBSOCKET"})
+_JOINED = {201: "created", 200: "replayed"}
+
+
+class Measured:
+    """Counts every request when it is over, whatever became of it.
+
+    It is the outermost middleware: what it counts is what the caller got. A request that nobody
+    routed, because it was refused before, counts for the route its path belongs to.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application and count."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        started, status = perf_counter(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if status == 0:
+                status = _status(message)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            # The server answers for whoever does not.
+            status = status or 500
+            raise
+        finally:
+            self._count(scope, status, perf_counter() - started)
+
+    def _count(self, scope: Scope, status: int, secs: float) -> None:
+        route = route_of(scope)
+        method = known(scope.get("method", "WEBSOCKET"), _METHODS)
+        # 0: the caller was gone before there was an answer.
+        self._metrics.requests.labels(route, method, str(status) if status else "none").inc()
+        if scope["type"] == "http":
+            self._metrics.request_secs.labels(route, method).observe(secs)
+            if route == JOIN and method == "POST":
+                self._metrics.joins.labels(join_outcome(scope, status)).inc()
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the request's path, such as ``/api/threads/{thread_id:uuid}``."""
+    route = scope.get("route")
+    if route is None:
+        routes: list[Route] = scope["app"].state.routes if "app" in scope else []
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        route = next((each for each in routes if each.path_regex.match(path)), None)
+    return UNMATCHED if route is None else str(route.path)
+
+
+def _status(message: Message) -> int:
+    match message["type"]:
+        case "http.response.start" | "websocket.http.response.start":
+            return int(message["status"])
+        case "websocket.accept":
+            return 101
+        case "websocket.close":  # before it was accepted: the server answers 403
+            return 403
+    return 0
+
+
+def join_outcome(scope: Scope, status: int) -> str:
+    """What became of a join that was answered with ``status``: the metric has the values."""
+    if status in _JOINED:
+        return _JOINED[status]
+    if status == 0:
+        return "abandoned"
+    code: str = scope.get("state", {}).get("problem", OTHER)
+    return "failed" if status == 500 else code

@@ -1,0 +1,1 @@
+"""What a process shows of itself: numbers for Prometheus, spans for OpenTelemetry."""

@@ -1,0 +1,54 @@
+"""Numbers about running calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flow.domain.budget import Tier
+from flow.telemetry.metrics import Metrics, known
+
+NO_BUDGET = "none"
+_REASONS = frozenset(
+    {
+        "budget_exceeded",
+        "caller_hung_up",
+        "cancelled",
+        "ended_by_api",
+        "error",
+        "given_up",
+        "idle_timeout",
+        "max_duration",
+        "nobody_came",
+        "pipeline_ended",
+        "shutdown",
+        "vendor_failure",
+    }
+)
+
+
+class CallWatch:
+    """Counts the calls of a process as they come and go."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        # A tier that no call is in is shown as 0, and not left out.
+        self.show_tiers({})
+
+    def started(self, product: str) -> None:
+        """A caller connected."""
+        self._metrics.calls_started.labels(known(product, self._metrics.products)).inc()
+
+    def ended(self, product: str, reason: str) -> None:
+        """The call is over."""
+        product, reason = known(product, self._metrics.products), known(reason, _REASONS)
+        self._metrics.calls_ended.labels(product, reason).inc()
+
+    def saving(self, reason: str) -> None:
+        """Save mode went on in a running call, for a reason of `flow.domain.save_mode`."""
+        self._metrics.save_mode.labels(reason).inc()
+
+    def show_tiers(self, running: Mapping[Tier | None, int]) -> None:
+        """How many calls run now at each tier; ``None``: without a budget."""
+        for tier in (None, *Tier):
+            name = NO_BUDGET if tier is None else tier.value
+            self._metrics.calls_by_tier.labels(name).set(running.get(tier, 0))

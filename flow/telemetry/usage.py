@@ -1,0 +1,81 @@
+"""Numbers from what the ledger has taken.
+
+An event is counted when the ledger says that it is new, so the counters follow the ledger: what
+is sent twice is counted once. A batch whose acknowledgement was lost is in the ledger and not
+here, so the counters never say more than the ledger does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from uuid import UUID
+
+from flow.domain.usage import COST_PARTS, Kind, Outcome, UsageEvent
+from flow.telemetry.metrics import Metrics, known
+
+_TOKENS = ("input", "cache_read", "cache_write", "output")
+_TOKEN_PARTS = ("reasoning", "input_audio", "output_audio", "cache_read_audio")
+
+
+def count_usage(metrics: Metrics, events: Iterable[UsageEvent], new: Collection[UUID]) -> None:
+    """Count the events of a batch that the ledger did not have before."""
+    for event in events:
+        if event.id in new:
+            _count(metrics, event)
+
+
+def _count(metrics: Metrics, event: UsageEvent) -> None:
+    kind, provider = event.kind.value, known(event.provider, metrics.providers)
+    metrics.events.labels(kind, provider, event.outcome.value, event.provenance.value).inc()
+    _count_amounts(metrics, event, kind, provider)
+    _count_cost(metrics, event, kind)
+    if event.outcome is Outcome.ERROR:
+        status = status_class(event.failure.http_status if event.failure else None)
+        metrics.vendor_errors.labels(provider, kind, status).inc()
+    if event.kind is Kind.CALL:
+        product = known(event.owner.product, metrics.products)
+        metrics.call_secs.labels(product).observe(float(event.quantities.audio_seconds))
+    _observe_first_output(metrics, event, provider)
+
+
+def _count_amounts(metrics: Metrics, event: UsageEvent, kind: str, provider: str) -> None:
+    amounts = event.quantities
+    for name in _TOKENS:
+        if tokens := getattr(amounts, f"{name}_tokens"):
+            metrics.tokens.labels(provider, name).inc(tokens)
+    for name in _TOKEN_PARTS:
+        if tokens := getattr(amounts, f"{name}_tokens"):
+            metrics.token_parts.labels(provider, name).inc(tokens)
+    if amounts.audio_seconds:
+        metrics.audio_secs.labels(kind, provider).inc(float(amounts.audio_seconds))
+    if amounts.characters:
+        metrics.characters.labels(provider).inc(amounts.characters)
+
+
+def _count_cost(metrics: Metrics, event: UsageEvent, kind: str) -> None:
+    if event.cost is None:
+        metrics.unpriced.labels(kind).inc()
+        return
+    billable = str(event.owner.billable).lower()
+    for part in COST_PARTS:
+        if cost := getattr(event.cost, part):
+            metrics.cost.labels(kind, part, billable).inc(float(cost))
+
+
+def _observe_first_output(metrics: Metrics, event: UsageEvent, provider: str) -> None:
+    if (secs := event.time_to_first_token_secs) is None or not event.stream:
+        return
+    if event.kind is Kind.LLM:
+        metrics.first_token_secs.labels(provider).observe(secs)
+    elif event.kind is Kind.TTS:
+        metrics.first_audio_secs.labels(provider).observe(secs)
+
+
+def status_class(status: int | None) -> str:
+    """An HTTP status as a label: ``429``, which asks for patience, ``4xx``, ``5xx`` or ``other``;
+    ``none`` where there was no answer."""
+    if status is None:
+        return "none"
+    if status == 429:
+        return "429"
+    return f"{status // 100}xx" if 400 <= status < 600 else "other"
