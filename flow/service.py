@@ -31,7 +31,7 @@ from flow.domain.product import Products
 from flow.domain.product_file import read_products
 from flow.domain.thread import Thread
 from flow.domain.usage import UsageEvent
-from flow.errors import AuthUnavailable
+from flow.errors import AuthUnavailable, FlowError
 from flow.insights.extract import ExtractInsightsStep
 from flow.settings import Settings
 from flow.store import database_of
@@ -49,6 +49,7 @@ from flow.vendors.unkey import DebugKeys, KeyVerifier
 
 if TYPE_CHECKING:
     from flow.bot.calls import Calls
+    from flow.bot.models import ListeningModels
     from flow.bot.pipeline import BotSettings
     from flow.bot.spending import Spending
     from flow.workflows.insights import CallInsights
@@ -82,6 +83,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     from flow.api.app import create_app
     from flow.api.services import Services
     from flow.bot.calls import Calls
+    from flow.bot.models import ListeningModels
+    from flow.bot.rehearsal import rehearse
     from flow.bot.resolve import Resolver, vendors_by_part
     from flow.workflows.finish import FinishCall
     from flow.workflows.sweep import Sweep
@@ -108,11 +111,14 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         recorder.start()
         clients = _clients(settings, posthog)
         stack.push_async_callback(clients["openai"].close)
+        models = await asyncio.to_thread(ListeningModels, settings.turn_detection)
+        bot = _bot_settings(settings, clients, models, contents)
+        resolver = Resolver(products, _defaults(settings), clients)
         calls = Calls(
             threads=database,
             recorder=recorder,
-            settings=_bot_settings(settings, clients, contents),
-            resolver=Resolver(products, _defaults(settings), clients),
+            settings=bot,
+            resolver=resolver,
             spending=_spending(settings, products, flag),
             finish=FinishCall(
                 database,
@@ -149,6 +155,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             join_token_secs=settings.join_token_secs,
         )
         await asyncio.to_thread(warm_up)
+        with suppress(FlowError):  # a service without a default bot has nothing to rehearse
+            join = resolver.resolve(JoinRequest())
+            await rehearse(join, bot, products.for_call(join.product))
         yield Service(create_app(services), database, recorder, registry)
 
 
@@ -210,14 +219,15 @@ def _clients(settings: Settings, posthog: Posthog | None) -> dict[str, OpenAICli
 def _bot_settings(
     settings: Settings,
     clients: Mapping[str, OpenAIClients],
+    models: ListeningModels,
     contents: dict[UUID, tuple[list[object], str]],
 ) -> BotSettings:
     from flow.bot.pipeline import BotSettings
 
     return BotSettings(
         clients=clients,
+        models=models,
         idle_timeout_secs=settings.idle_timeout_secs,
-        turn_detection=settings.turn_detection,
         interrupted_streams=settings.interrupted_streams,
         contents=contents if settings.capture_content else None,
     )

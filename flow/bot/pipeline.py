@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
-from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.frames.frames import InputAudioRawFrame, OutputAudioRawFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
 from pipecat.processors.aggregators.llm_context import LLMContext
@@ -19,12 +19,14 @@ from pipecat.processors.aggregators.llm_response_universal import (
 )
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
-from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from flow.bot.generation import ChatWatch
+from flow.bot.idle import IdleWatch
+from flow.bot.intake import AudioEnd
 from flow.bot.metering import Meter, Recording, Service
 from flow.bot.metrics import UsageMetricsProcessor
+from flow.bot.models import ListeningModels
 from flow.bot.services import VENDORS, Build, Choice
 from flow.bot.spending import Spending
 from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
@@ -48,8 +50,8 @@ class BotSettings:
     """
 
     clients: Mapping[str, OpenAIClients]
+    models: ListeningModels
     idle_timeout_secs: float
-    turn_detection: Literal["silence", "smart"]
     interrupted_streams: Literal["estimate", "drain"]
     contents: dict[UUID, tuple[list[object], str]] | None
 
@@ -61,6 +63,7 @@ class Line:
     worker: PipelineWorker
     user: LLMUserAggregator
     assistant: LLMAssistantAggregator
+    idle: IdleWatch
     watches: list[ChatWatch] = field(default_factory=list)
     meters: list[Meter] = field(default_factory=list)
 
@@ -104,8 +107,8 @@ def build_line(
     pair = LLMContextAggregatorPair(
         context,
         user_params=LLMUserAggregatorParams(
-            vad_analyzer=SileroVADAnalyzer(),
-            user_turn_strategies=_turn_strategies(settings.turn_detection),
+            vad_analyzer=settings.models.vad(),
+            user_turn_strategies=UserTurnStrategies(stop=[settings.models.turn_stop()]),
         ),
     )
     metrics = UsageMetricsProcessor(
@@ -115,16 +118,20 @@ def build_line(
         control=spending.control,
         name="usage",
     )
+    idle = IdleWatch(settings.idle_timeout_secs, name="idle")
     worker = PipelineWorker(
         Pipeline(
             [
                 transport.input(),
                 stt,
                 pair.user(),
+                AudioEnd(InputAudioRawFrame, name="heard"),
+                idle,
                 llm,
                 tts,
                 metrics,
                 transport.output(),
+                AudioEnd(OutputAudioRawFrame, name="spoken"),
                 pair.assistant(),
             ]
         ),
@@ -135,14 +142,13 @@ def build_line(
             enable_usage_metrics=True,
             send_initial_empty_metrics=False,
         ),
-        idle_timeout_secs=settings.idle_timeout_secs,
-        cancel_on_idle_timeout=False,
+        idle_timeout_secs=None,  # `IdleWatch` costs less
         processor_unusable_policy=ProcessorUnusablePolicy.CONTINUE,
         enable_rtvi=False,
         enable_turn_tracking=False,
         conversation_id=str(owner.workflow_thread_id),
     )
-    return Line(worker, pair.user(), pair.assistant(), watches, meters)
+    return Line(worker, pair.user(), pair.assistant(), idle, watches, meters)
 
 
 def _services(
@@ -170,9 +176,3 @@ def _services(
         assert part.model, "the join was not resolved"
         made.append(make(Choice(part.provider, part.model, options), build))
     return made[0], made[1], made[2]
-
-
-def _turn_strategies(detection: Literal["silence", "smart"]) -> UserTurnStrategies:
-    if detection == "smart":
-        return UserTurnStrategies()
-    return UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.6)])

@@ -133,17 +133,19 @@ class CallSession:
         await runner.add_workers(self._line.worker)
         running = asyncio.create_task(runner.run(), name="pipeline")
         heartbeat = asyncio.create_task(self._heartbeat(), name="heartbeat")
+        idle = asyncio.create_task(self._end_when_idle(), name="idle")
         try:
             await self._until_over(running)
         finally:
             heartbeat.cancel()
+            idle.cancel()
             if self._leave is not None:
                 self._leave.cancel()
             await self._stop(running)
             await self._line.close()
             self._count_call(final=True)
             await self._transcript.close(TRANSCRIPT_SECS)
-            await asyncio.gather(heartbeat, return_exceptions=True)
+            await asyncio.gather(heartbeat, idle, return_exceptions=True)
         return self._progress.ending or Ending("pipeline_ended")
 
     async def _until_over(self, running: asyncio.Task[None]) -> None:
@@ -164,6 +166,10 @@ class CallSession:
         elif running in done and not running.cancelled() and (error := running.exception()):
             self._log.error("pipeline_failed", error=repr(error))
             self.end("error", {"code": "pipeline_failed", "message": type(error).__name__})
+
+    async def _end_when_idle(self) -> None:
+        await self._line.idle.idle()
+        self.end("idle_timeout")
 
     async def _take_leave(self) -> None:
         """Say goodbye in place of whatever is being said, and hang up when it is said or late."""
@@ -194,9 +200,6 @@ class CallSession:
         async def disconnected(*_: Any) -> None:
             self.end("caller_hung_up")
 
-        async def idle(*_: Any) -> None:
-            self.end("idle_timeout")
-
         async def failed(_: Any, frame: ErrorFrame) -> None:
             self._failed(frame)
 
@@ -212,7 +215,6 @@ class CallSession:
 
         transport.add_event_handler("on_client_connected", connected)
         transport.add_event_handler("on_client_disconnected", disconnected)
-        self._line.worker.add_event_handler("on_idle_timeout", idle)
         self._line.worker.add_event_handler("on_pipeline_error", failed)
         self._line.user.add_event_handler("on_user_turn_stopped", user_said)
         self._line.assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
