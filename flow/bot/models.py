@@ -83,4 +83,4 @@ class _SharedSilero(SileroOnnxModel):
     def __init__(self, session: Any) -> None:
         self.session = session
         self.sample_rates = [8000, 16000]
-        self.reset_states()
+        self.reset_states()  # type: ignore[no-untyped-call]
