@@ -70,11 +70,17 @@ async def _bounded(name: str, options: Options) -> list[Measure]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="all unless named")
+    parser.add_argument("names", nargs="*", type=_name, help=f"of {', '.join(BENCHMARKS)}; or all")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--rounds", type=int, default=3, help="of baseline and Flow in turn")
     parser.add_argument("--quick", action="store_true", help="only show that it works")
     return parser
+
+
+def _name(text: str) -> str:
+    if text not in BENCHMARKS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(BENCHMARKS)}")
+    return text
 
 
 def _table(measures: list[Measure]) -> Table:

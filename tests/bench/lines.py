@@ -108,12 +108,12 @@ class _Ear(BaseInputTransport):
         await super().start(frame)
         await self.stage.connected()
         await self.set_transport_ready(frame)
-        self._speaking = self.create_task(self.microphone.speak(self.push_audio_frame))
+        self._talking = self.create_task(self.microphone.speak(self.push_audio_frame))
 
     async def cleanup(self) -> None:
         await super().cleanup()
-        if (speaking := getattr(self, "_speaking", None)) is not None:
-            await self.cancel_task(speaking)
+        if (talking := getattr(self, "_talking", None)) is not None:
+            await self.cancel_task(talking)
 
 
 class _Loudspeaker(BaseOutputTransport):
@@ -123,19 +123,19 @@ class _Loudspeaker(BaseOutputTransport):
 
     async def start(self, frame: StartFrame) -> None:
         await super().start(frame)
-        self._next = 0.0
+        self._due = 0.0
         await self.set_transport_ready(frame)
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
-        wait = self._next - time.monotonic()
+        wait = self._due - time.monotonic()
         secs = frame.num_frames / frame.sample_rate
         if wait > 0:
             await asyncio.sleep(wait)
-            self.lags.add(self.lags.played, time.monotonic() - self._next)
-            self._next += secs
+            self.lags.add(self.lags.played, time.monotonic() - self._due)
+            self._due += secs
         else:
             await asyncio.sleep(0)
-            self._next = time.monotonic() + secs
+            self._due = time.monotonic() + secs
         if self.lags.measuring:
             self.lags.seconds_played += secs
         return True

@@ -31,11 +31,13 @@ with threads as (
 ), events as (
   insert into public.usage_events as e
     (id, workflow_thread_id, api_key_id, team_id, product, billable, kind, source, provider, model,
-     input_tokens, output_tokens, provenance, outcome, input_cost_usd, output_cost_usd,
+     input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
+     input_audio_tokens, output_audio_tokens, cache_read_audio_tokens, characters, audio_seconds,
+     stream, capture, provenance, outcome, input_cost_usd, output_cost_usd,
      cache_read_cost_usd, cache_write_cost_usd, audio_input_cost_usd, audio_output_cost_usd,
      tts_cost_usd, stt_cost_usd, call_cost_usd, price_version, occurred_at)
   select gen_random_uuid(), t.id, %(key)s, 'team_bench', 'voice_bot', true, 'llm', 'bot', 'openai',
-    m.model, 900, 40, 'reported', 'ok', 0.0018, 0.00032, 0, 0, 0, 0, 0, 0, 0, 'bench', t.created_at
+    m.model, 900, 0, 0, 40, 0, 0, 0, 0, 0, 0, true, true, 'reported', 'ok', 0.0018, 0.00032, 0, 0, 0, 0, 0, 0, 0, 'bench', t.created_at
   from threads t
   cross join (values ('gpt-4.1'), ('gpt-4.1-mini'), ('gpt-4.1-nano')) as m (model)
   returning e
@@ -79,6 +81,6 @@ async def _asked(database: Database, key: UUID) -> float:
     today = datetime.now(UTC).date()
     begun = time.perf_counter()
     await database.get_usage_stats_by_api_key_id(
-        key, today.replace(day=1), today, group_by=["day", "model"]
+        key, from_=today.replace(day=1), to=today, group_by=("day", "model")
     )
     return time.perf_counter() - begun
