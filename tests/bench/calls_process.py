@@ -60,11 +60,18 @@ Start = Callable[[lines.Lags, bytes], Awaitable["Call"]]
 
 
 class Call:
-    """One running call; ``stop`` hangs up."""
+    """One running call, ``begun`` when its caller connected; ``stop`` hangs up."""
 
-    def __init__(self, task: asyncio.Task[Any], worker: PipelineWorker, stop: Callable[[], Any]):
+    def __init__(
+        self,
+        begun: float,
+        task: asyncio.Task[Any],
+        worker: PipelineWorker,
+        stop: Callable[[], Any],
+    ) -> None:
         self._task = task
         self._stop = stop
+        self.begun = begun
         self.ready = asyncio.Event()
 
         async def started(*_: Any) -> None:
@@ -86,13 +93,14 @@ def unmetered(
     """Calls that are a pipeline alone."""
 
     async def start(lags: lines.Lags, speech: bytes) -> Call:
+        begun = time.perf_counter()
         microphone = lines.Microphone(speech, lags)
         stage = lines.Stage(microphone, lags, takes_in_directly=takes_in_directly)
         worker = make(stage, microphone)
         lines.greet(stage, worker)
         runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
         await runner.add_workers(worker)
-        return Call(asyncio.create_task(runner.run()), worker, worker.cancel)
+        return Call(begun, asyncio.create_task(runner.run()), worker, worker.cancel)
 
     return start
 
@@ -143,12 +151,13 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
             key, uuid4(), JOIN.to_json(), billable=True, idempotency_key=None, fingerprint=""
         )
         owner = joined.thread.owner
+        begun = time.perf_counter()
         await database.claim_thread(joined.thread.id, "bench")
         spending = Spending(product, cache_key=str(joined.thread.id))
         line = build_line(JOIN, owner, stage, recorder, settings, spending)
         session = CallSession(owner, JOIN, line, stage, recorder, database, spending)
         running = asyncio.create_task(session.run())
-        return Call(running, line.worker, lambda: session.end("ended_by_api"))
+        return Call(begun, running, line.worker, lambda: session.end("ended_by_api"))
 
     yield start
     await recorder.close()
@@ -221,11 +230,10 @@ async def main() -> None:
 
 
 async def _timed(start: Start, lags: lines.Lags, speech: bytes, setups: list[float]) -> Call:
-    begun = time.perf_counter()
     call = await start(lags, speech)
     async with asyncio.timeout(30):
         await call.ready.wait()
-    setups.append(time.perf_counter() - begun)
+    setups.append(time.perf_counter() - call.begun)
     return call
 
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -43,18 +44,39 @@ async def joins(options: Options) -> list[Measure]:
 
 
 async def litellm(options: Options) -> list[Measure]:
-    """LiteLLM is no dependency: an environment that has it must be given."""
+    """The same load on LiteLLM's proxy, which is no dependency: somebody must have started one.
+
+    Its requests go to a virtual key and a model with ``mock_response``, so that what is compared
+    is admission and accounting, and no vendor.
+    """
     what = "a join against LiteLLM's proxy"
-    if not (folder := os.environ.get(LITELLM)):
-        why = f"set {LITELLM}=/path/to/venv, one with litellm[proxy] and prisma, to compare"
+    url, key = os.environ.get(LITELLM), os.environ.get(f"{LITELLM}_KEY", "")
+    if not url:
+        why = f"start one on Postgres with a mock model; set {LITELLM}=http://127.0.0.1:PORT, _KEY"
         return [not_judged("P2", what, why)]
-    from tests.bench.litellm import compared
+    body = {"model": "mock", "messages": [{"role": "user", "content": "Hello"}]}
+    proxy = urlsplit(url).port or 4000
+    async with (
+        world.database() as database,
+        world.vendors(KEYS) as vendors,
+        world.service(database, vendors["environment"]) as port,
+    ):
+        joins = [_request("/api/bot/join", one) for one in vendors["keys"]]
+        targets = {
+            "litellm": (proxy, [_request("/chat/completions", key, body)]),
+            "join": (port, joins),
+        }
+        await _warm(targets)
+        found = await _rounds(database, targets, options)
+    per_sec, p50 = _ratio(found, "join", "litellm", "per_sec"), _ratio(found, "join", "litellm")
+    return [
+        at_least("P2", f"{what}: throughput", per_sec, 20, "x"),
+        at_most("P2", f"{what}: p50, one by one", p50, 1 / 6, "x"),
+    ]
 
-    return await compared(folder, options)
 
-
-def _request(path: str, key: str | None = None) -> str:
-    body = json.dumps(BODY)
+def _request(path: str, key: str | None = None, content: Mapping[str, Any] = BODY) -> str:
+    body = json.dumps(content)
     auth = f"authorization: Bearer {key}\r\n" if key else ""
     return (
         f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{auth}content-type: application/json\r\n"
@@ -110,17 +132,23 @@ async def _rounds(
 def _forget(url: str) -> None:
     """Nobody has thousands of calls waiting: each round begins without any."""
     with psycopg.connect(url, autocommit=True) as connection:
-        for table in (b"public.workflow_threads", b"bare_threads"):
-            connection.execute(b"delete from " + table)
-            connection.execute(b"vacuum analyze " + table)
+        connection.execute("delete from public.workflow_threads")
+        connection.execute("vacuum analyze public.workflow_threads")
+
+
+def _ratio(
+    found: Mapping[str, Mapping[str, list[float]]], one: str, other: str, unit: str = "p50_ms"
+) -> float:
+    """The median of the rounds' ratios."""
+    pairs = zip(found[one][unit], found[other][unit], strict=True)
+    return middle([ours / theirs for ours, theirs in pairs])
 
 
 def _judged(
     found: Mapping[str, Mapping[str, list[float]]], name: str, what: str
 ) -> tuple[Measure, Measure]:
     def ratio(unit: str) -> float:
-        pairs = zip(found[name][unit], found["bare"][unit], strict=True)
-        return middle([ours / theirs for ours, theirs in pairs])
+        return _ratio(found, name, "bare", unit)
 
     def numbers(unit: str) -> dict[str, float]:
         return {f"{one}_{unit}": round(middle(found[one][unit]), 2) for one in (name, "bare")}

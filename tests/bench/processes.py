@@ -73,7 +73,6 @@ async def _start(arguments: list[str], extra: Mapping[str, str]) -> asyncio.subp
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("FLOW_", "OPENAI_", "UNKEY_", "POSTHOG_", "SUPABASE_", "DATABASE_"))
-        or name == "FLOW_BENCH_LITELLM"
     }
     return await asyncio.create_subprocess_exec(
         sys.executable,
