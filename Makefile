@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint types lock node clean unproven
+.PHONY: help demo dev test bench lint types lock node clean unproven
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
@@ -37,6 +37,9 @@ dev: $(SYNCED) ## the service with reloading and stand-ins
 
 test: $(SYNCED) node ## all tests; ARGS="tests/db -k join" for some
 	@.venv/bin/pytest -n $(WORKERS) --dist loadscope $(ARGS)
+
+bench: $(SYNCED) ## how fast it is, against baselines; ARGS="p1 p5 --json FILE"
+	@.venv/bin/python -m tests.bench $(ARGS)
 
 lint: $(SYNCED) ## style, layout and the direction of imports
 	@.venv/bin/ruff check .

@@ -19,6 +19,8 @@ SECRET_CHARACTERS = 32
 SERVER_OPTIONS: Mapping[str, Any] = {
     "log_config": None,
     "ws_max_size": 256 * 1024,
+    # Sound hardly gets smaller, and compressing it takes more time than all else about a frame.
+    "ws_per_message_deflate": False,
     "ws_ping_interval": 10.0,
     "ws_ping_timeout": 20.0,
     "timeout_graceful_shutdown": 30,

@@ -31,7 +31,7 @@ from flow.domain.product import Products
 from flow.domain.product_file import read_products
 from flow.domain.thread import Thread
 from flow.domain.usage import UsageEvent
-from flow.errors import AuthUnavailable
+from flow.errors import AuthUnavailable, FlowError
 from flow.insights.extract import ExtractInsightsStep
 from flow.settings import Settings
 from flow.store import database_and_url
@@ -60,6 +60,7 @@ from flow.vendors.webhooks import WebhookSender
 
 if TYPE_CHECKING:
     from flow.bot.calls import Calls
+    from flow.bot.models import ListeningModels
     from flow.bot.pipeline import BotSettings
     from flow.bot.rooms import Media
     from flow.bot.spending import Spending
@@ -98,6 +99,8 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
     from flow.api.app import create_app
     from flow.api.services import Services
     from flow.bot.calls import Calls
+    from flow.bot.models import ListeningModels
+    from flow.bot.rehearsal import rehearse
     from flow.bot.resolve import Resolver, vendors_by_part
     from flow.bot.room_calls import RoomCalls
     from flow.bot.rooms import VendorMedia
@@ -149,11 +152,14 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             stack.push_async_callback(telephone.aclose)
         rooms = _rooms(settings)
         stack.push_async_callback(rooms.aclose)
+        models = await asyncio.to_thread(ListeningModels, settings.turn_detection)
+        bot = _bot_settings(settings, clients, models, contents, tracing)
+        resolver = Resolver(products, _defaults(settings), clients)
         calls = Calls(
             threads=database,
             recorder=recorder,
-            settings=_bot_settings(settings, clients, contents, tracing),
-            resolver=Resolver(products, _defaults(settings), clients),
+            settings=bot,
+            resolver=resolver,
             spending=_spending(settings, products, flag, watch),
             finish=after.finish,
             most=settings.max_calls,
@@ -191,6 +197,9 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             allow_private_webhooks=settings.webhooks_allow_private,
         )
         await asyncio.to_thread(warm_up)
+        with suppress(FlowError):  # a service without a default bot has nothing to rehearse
+            join = resolver.resolve(JoinRequest())
+            await rehearse(join, bot, products.for_call(join.product))
         yield Service(create_app(services), database, recorder, shown)
 
 
@@ -247,6 +256,7 @@ def _clients(settings: Settings, posthog: Posthog | None) -> dict[str, OpenAICli
 def _bot_settings(
     settings: Settings,
     clients: Mapping[str, OpenAIClients],
+    models: ListeningModels,
     contents: dict[UUID, tuple[list[object], str]],
     tracing: Tracing | None,
 ) -> BotSettings:
@@ -254,8 +264,8 @@ def _bot_settings(
 
     return BotSettings(
         clients=clients,
+        models=models,
         idle_timeout_secs=settings.idle_timeout_secs,
-        turn_detection=settings.turn_detection,
         interrupted_streams=settings.interrupted_streams,
         contents=contents if settings.capture_content else None,
         joined=None if tracing is None else tracing.joined,

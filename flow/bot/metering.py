@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cache
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -263,6 +264,7 @@ class SpeakingPace:
         return (self._seconds * characters / self._characters).quantize(MICROSECOND)
 
 
+@cache
 def metered_tts(service: type[TTSService]) -> type[TTSService]:
     """The same voice, counting each request as it is sent: characters and seconds of sound."""
 
@@ -284,6 +286,7 @@ def metered_tts(service: type[TTSService]) -> type[TTSService]:
     return Metered
 
 
+@cache
 def metered_stt(service: type[SegmentedSTTService]) -> type[SegmentedSTTService]:
     """The same ears for segments of speech, counting each segment as it is sent, in seconds."""
 

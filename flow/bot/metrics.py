@@ -53,7 +53,8 @@ class UsageMetricsProcessor(FrameProcessor):
         control: Callable[[], CostControl] = CostControl,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        # It never waits, so it needs no task and queues of its own.
+        super().__init__(enable_direct_mode=True, **options)
         self._owner = owner
         self._log = log.bind(workflow_thread_id=str(owner.workflow_thread_id))
         self._recorder = recorder

@@ -7,16 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
-from pipecat.audio.vad.silero import SileroVADAnalyzer
-from pipecat.frames.frames import (
-    BotSpeakingFrame,
-    ClientConnectedFrame,
-    Frame,
-    InterimTranscriptionFrame,
-    TranscriptionFrame,
-    UserSpeakingFrame,
-    UserStartedSpeakingFrame,
-)
+from pipecat.frames.frames import InputAudioRawFrame, OutputAudioRawFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
 from pipecat.processors.aggregators.llm_context import LLMContext
@@ -28,12 +19,14 @@ from pipecat.processors.aggregators.llm_response_universal import (
 )
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
-from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from flow.bot.generation import ChatWatch
+from flow.bot.idle import IdleWatch
+from flow.bot.intake import AudioEnd
 from flow.bot.metering import Meter, Recording, Service
 from flow.bot.metrics import UsageMetricsProcessor
+from flow.bot.models import ListeningModels
 from flow.bot.named import Joined, span_attributes
 from flow.bot.services import VENDORS, Build, Choice
 from flow.bot.spending import Spending
@@ -45,16 +38,6 @@ from flow.vendors.openai import OpenAIClients
 SYSTEM_PROMPT = (
     "You are a helpful assistant on a phone call. Your words are spoken aloud: answer in short,"
     " plain sentences without lists, markup or emoji."
-)
-
-# Pipecat's own, and a caller's coming: a bot that was in the room first has been idle until then.
-SIGNS_OF_LIFE: tuple[type[Frame], ...] = (
-    BotSpeakingFrame,
-    ClientConnectedFrame,
-    InterimTranscriptionFrame,
-    TranscriptionFrame,
-    UserSpeakingFrame,
-    UserStartedSpeakingFrame,
 )
 
 
@@ -69,8 +52,8 @@ class BotSettings:
     """
 
     clients: Mapping[str, OpenAIClients]
+    models: ListeningModels
     idle_timeout_secs: float
-    turn_detection: Literal["silence", "smart"]
     interrupted_streams: Literal["estimate", "drain"]
     contents: dict[UUID, tuple[list[object], str]] | None
     joined: Joined | None = None
@@ -83,6 +66,7 @@ class Line:
     worker: PipelineWorker
     user: LLMUserAggregator
     assistant: LLMAssistantAggregator
+    idle: IdleWatch
     watches: list[ChatWatch] = field(default_factory=list)
     meters: list[Meter] = field(default_factory=list)
 
@@ -126,8 +110,8 @@ def build_line(
     pair = LLMContextAggregatorPair(
         context,
         user_params=LLMUserAggregatorParams(
-            vad_analyzer=SileroVADAnalyzer(),
-            user_turn_strategies=_turn_strategies(settings.turn_detection),
+            vad_analyzer=settings.models.vad(),
+            user_turn_strategies=UserTurnStrategies(stop=[settings.models.turn_stop()]),
         ),
     )
     metrics = UsageMetricsProcessor(
@@ -137,16 +121,20 @@ def build_line(
         control=spending.control,
         name="usage",
     )
+    idle = IdleWatch(settings.idle_timeout_secs, name="idle")
     worker = PipelineWorker(
         Pipeline(
             [
                 transport.input(),
                 stt,
                 pair.user(),
+                AudioEnd(InputAudioRawFrame, name="heard"),
+                idle,
                 llm,
                 tts,
                 metrics,
                 transport.output(),
+                AudioEnd(OutputAudioRawFrame, name="spoken"),
                 pair.assistant(),
             ]
         ),
@@ -157,9 +145,7 @@ def build_line(
             enable_usage_metrics=True,
             send_initial_empty_metrics=False,
         ),
-        idle_timeout_secs=settings.idle_timeout_secs,
-        idle_timeout_frames=SIGNS_OF_LIFE,
-        cancel_on_idle_timeout=False,
+        idle_timeout_secs=None,  # `IdleWatch` costs less
         processor_unusable_policy=ProcessorUnusablePolicy.CONTINUE,
         enable_rtvi=False,
         # Spans are made by what follows the turns, which costs a little on every frame.
@@ -168,7 +154,7 @@ def build_line(
         additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
     )
-    return Line(worker, pair.user(), pair.assistant(), watches, meters)
+    return Line(worker, pair.user(), pair.assistant(), idle, watches, meters)
 
 
 def _services(
@@ -196,9 +182,3 @@ def _services(
         assert part.model, "the join was not resolved"
         made.append(make(Choice(part.provider, part.model, options), build))
     return made[0], made[1], made[2]
-
-
-def _turn_strategies(detection: Literal["silence", "smart"]) -> UserTurnStrategies:
-    if detection == "smart":
-        return UserTurnStrategies()
-    return UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.6)])

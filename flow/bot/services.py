@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
@@ -63,18 +64,30 @@ def _chat(service: Any, choice: Choice, build: Build) -> FrameProcessor:
         Service(Kind.LLM, choice.provider, choice.model, capture=not clients.gateway_captures)
     )
     client = clients.chat_client(build.owner, on_attempt_failed=meter.attempt_failed)
-    watched = build.watch(meter).watch(client)
-
-    class Watched(service):  # type: ignore[misc]
-        def create_client(self, *_: Any, **__: Any) -> Any:
-            """The one place where clients are made gives this service its client."""
-            return watched
-
     given = {name: value for name, value in choice.options.items() if value is not None}
     if "max_tokens" in given:
         given["max_completion_tokens"] = given.pop("max_tokens")
     settings = service.Settings(model=choice.model, **given)
-    return Watched(api_key=client.api_key, name="llm", settings=settings)
+    made = _given_a_client(service)(
+        build.watch(meter).watch(client), api_key=client.api_key, name="llm", settings=settings
+    )
+    return cast(FrameProcessor, made)
+
+
+@cache
+def _given_a_client(service: Any) -> Any:
+    """The same chat service, with a client that is already made."""
+
+    class Given(service):  # type: ignore[misc]
+        def __init__(self, client: Any, **options: Any) -> None:
+            self._made = client
+            super().__init__(**options)
+
+        def create_client(self, *_: Any, **__: Any) -> Any:
+            """The one place where clients are made gives this service its client."""
+            return self._made
+
+    return Given
 
 
 def _openai_stt(choice: Choice, build: Build) -> FrameProcessor:
@@ -88,6 +101,7 @@ def _openai_stt(choice: Choice, build: Build) -> FrameProcessor:
     service: Any = metered_stt(OpenAISTTService)(
         meter=meter,
         api_key=client.api_key,
+        http_client=client._client,  # or the service makes one, which takes 30 ms
         name="stt",
         settings=OpenAISTTService.Settings(model=choice.model, **spoken),
     )
@@ -102,6 +116,7 @@ def _openai_tts(choice: Choice, build: Build) -> FrameProcessor:
     service: Any = metered_tts(OpenAITTSService)(
         meter=meter,
         api_key=client.api_key,
+        http_client=client._client,
         name="tts",
         settings=OpenAITTSService.Settings(
             model=choice.model, voice=choice.options.get("voice") or "alloy"

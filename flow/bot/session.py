@@ -147,17 +147,19 @@ class CallSession:
         await runner.add_workers(self._line.worker)
         running = asyncio.create_task(runner.run(), name="pipeline")
         heartbeat = asyncio.create_task(self._heartbeat(), name="heartbeat")
+        idle = asyncio.create_task(self._end_when_idle(), name="idle")
         try:
             await self._until_over(running)
         finally:
             heartbeat.cancel()
+            idle.cancel()
             if self._leave is not None:
                 self._leave.cancel()
             await self._stop(running)
             await self._line.close()
             self._count_call(final=True)
             await self._transcript.close(TRANSCRIPT_SECS)
-            await asyncio.gather(heartbeat, return_exceptions=True)
+            await asyncio.gather(heartbeat, idle, return_exceptions=True)
         return self._progress.ending or Ending("pipeline_ended")
 
     async def _until_over(self, running: asyncio.Task[None]) -> None:
@@ -194,6 +196,14 @@ class CallSession:
         elif not done:
             self.end(NOBODY_CAME)
 
+    async def _end_when_idle(self) -> None:
+        if self._wait_secs is not None:
+            # Nobody is silent in a room where nobody is yet.
+            await self._progress.came.wait()
+            self._line.idle.begin()
+        await self._line.idle.idle()
+        self.end("idle_timeout")
+
     async def _take_leave(self) -> None:
         """Say goodbye in place of whatever is being said, and hang up when it is said or late."""
         product = self._spending.product
@@ -223,11 +233,6 @@ class CallSession:
         async def disconnected(*_: Any) -> None:
             self.end("caller_hung_up")
 
-        async def idle(*_: Any) -> None:
-            # Nobody is silent in a room where nobody is yet.
-            if self._wait_secs is None or self._progress.connected_at is not None:
-                self.end("idle_timeout")
-
         async def lost(*_: Any) -> None:
             self._lost()
 
@@ -248,7 +253,6 @@ class CallSession:
         transport.add_event_handler("on_client_disconnected", disconnected)
         if isinstance(transport, RoomTransport):
             transport.add_event_handler("on_lost", lost)
-        self._line.worker.add_event_handler("on_idle_timeout", idle)
         self._line.worker.add_event_handler("on_pipeline_error", failed)
         self._line.user.add_event_handler("on_user_turn_stopped", user_said)
         self._line.assistant.add_event_handler("on_assistant_turn_stopped", bot_said)

@@ -12,6 +12,8 @@ from pipecat.frames.frames import Frame, InputAudioRawFrame
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 
+from flow.bot.intake import direct
+
 if TYPE_CHECKING:
     from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 
@@ -57,30 +59,35 @@ class CallerAudioSerializer(ProtobufFrameSerializer):
 def websocket_transport(websocket: Any) -> BaseTransport:
     """A transport over an accepted Starlette ``WebSocket``."""
     from pipecat.transports.websocket.fastapi import (
+        FastAPIWebsocketInputTransport,
         FastAPIWebsocketParams,
         FastAPIWebsocketTransport,
     )
 
-    return FastAPIWebsocketTransport(
-        websocket=websocket,
-        params=FastAPIWebsocketParams(
-            audio_in_enabled=True,
-            audio_out_enabled=True,
-            serializer=CallerAudioSerializer(),
-            # The token in the URL says who connects; browsers of any origin may.
-            allowed_origins=[],
-        ),
+    params = FastAPIWebsocketParams(
+        audio_in_enabled=True,
+        audio_out_enabled=True,
+        serializer=CallerAudioSerializer(),
+        # The token in the URL says who connects; browsers of any origin may.
+        allowed_origins=[],
     )
+    transport = FastAPIWebsocketTransport(websocket=websocket, params=params)
+    # Pipecat's transports have no door for an input that is already made.
+    transport._input = direct(FastAPIWebsocketInputTransport)(transport, transport._client, params)
+    return transport
 
 
 def webrtc_transport(connection: SmallWebRTCConnection) -> BaseTransport:
     """A transport over a peer connection of ``SmallWebRTCRequestHandler``."""
-    from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
-
-    return SmallWebRTCTransport(
-        webrtc_connection=connection,
-        params=TransportParams(audio_in_enabled=True, audio_out_enabled=True),
+    from pipecat.transports.smallwebrtc.transport import (
+        SmallWebRTCInputTransport,
+        SmallWebRTCTransport,
     )
+
+    params = TransportParams(audio_in_enabled=True, audio_out_enabled=True)
+    transport = SmallWebRTCTransport(webrtc_connection=connection, params=params)
+    transport._input = direct(SmallWebRTCInputTransport)(transport._client, params)  # as above
+    return transport
 
 
 def _is_sane(frame: InputAudioRawFrame) -> bool:

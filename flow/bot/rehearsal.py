@@ -1,0 +1,87 @@
+"""A call to nobody, so that the first call of a process finds everything loaded and ready."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from pipecat.frames.frames import EndFrame, Frame, InputAudioRawFrame, StartFrame
+from pipecat.processors.filters.identity_filter import IdentityFilter
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.workers.runner import WorkerRunner
+
+from flow.bot.pipeline import BotSettings, build_line
+from flow.bot.spending import Spending
+from flow.bot.transports import SAMPLE_RATE_IN
+from flow.domain.join import JoinRequest
+from flow.domain.product import Product
+from flow.domain.usage import Owner, UsageEvent
+
+LONGEST_SECS = 10.0
+SILENCE_SECS = 1
+
+
+async def rehearse(join: JoinRequest, settings: BotSettings, product: Product) -> None:
+    """Build the line that ``join`` asks for, let it hear a second of silence, and take it down.
+
+    Nothing is sent to any vendor, and nothing recorded. ``join`` is a resolved one.
+    """
+    stage = _Stage()
+    nobody = Owner(UUID(int=0), UUID(int=0), "", product.name, False)
+    spending = Spending(product, cache_key="rehearsal")
+    line = await asyncio.to_thread(
+        build_line, join, nobody, stage, _Unrecorded(), settings, spending
+    )
+    runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
+    await runner.add_workers(line.worker)
+    running = asyncio.create_task(runner.run(), name="rehearsal")
+    try:
+        # Not cancelled: a pipeline that is cancelled while it starts leaves a task behind.
+        await line.worker.queue_frame(EndFrame(reason="the rehearsal is over"))
+        await asyncio.wait({running}, timeout=LONGEST_SECS)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await line.close()
+
+
+class _Stage(BaseTransport):
+    """A transport with nobody at the other end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silence, self._nowhere = _Silence(), IdentityFilter()  # type: ignore[no-untyped-call]
+
+    def input(self) -> FrameProcessor:
+        """Where a second of silence comes from."""
+        return self._silence
+
+    def output(self) -> FrameProcessor:
+        """Where whatever comes this far goes on."""
+        return self._nowhere
+
+
+class _Silence(FrameProcessor):
+    """Says a second of silence as soon as it is started."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Pass every frame on, and the silence behind the first."""
+        await super().process_frame(frame, direction)
+        await self.push_frame(frame, direction)
+        if isinstance(frame, StartFrame):
+            silence = bytes(2 * SAMPLE_RATE_IN * SILENCE_SECS)
+            await self.push_frame(InputAudioRawFrame(silence, SAMPLE_RATE_IN, 1))
+
+
+class _Unrecorded:
+    """Takes the place of the recorder."""
+
+    def begin(self, event: UsageEvent) -> None:
+        """Nothing begins."""
+
+    def record(self, event: UsageEvent) -> None:
+        """Nothing happens."""
+
+    def discard(self, event: UsageEvent) -> None:
+        """Nothing ends."""
