@@ -10,7 +10,7 @@ import structlog
 
 from flow import log
 from flow.errors import ConfigurationError, FlowError
-from flow.service import Service, running
+from flow.service.running import Service, running
 from flow.settings import Settings
 
 logger = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ import structlog
 
 from flow import log
 from flow.errors import ConfigurationError
-from flow.service import running
+from flow.service.running import running
 from flow.settings import Settings
 
 logger = structlog.get_logger(__name__)

@@ -26,7 +26,7 @@ from flow.sandbox.reconcile import Comparison, reconcile
 from flow.sandbox.script import SUPPORT_CALL, Script
 from flow.sandbox.speech import recordings
 from flow.sandbox.vendors import Vendors, vendors
-from flow.service import Service
+from flow.service.running import Service
 from flow.settings import Settings
 from flow.vendors.posthog_flags import COST_CONTROLS
 

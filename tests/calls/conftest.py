@@ -20,7 +20,7 @@ from flow.bot.rooms import Media
 from flow.domain.thread import Thread
 from flow.sandbox.reconcile import reconcile
 from flow.sandbox.vendors import Vendors
-from flow.service import Service, running
+from flow.service.running import Service, running
 from flow.settings import Settings
 
 SECRET = "a secret of the tests, and of nothing else"

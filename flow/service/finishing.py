@@ -1,4 +1,4 @@
-"""What follows calls, put together: a part of the composition root."""
+"""What follows the calls of a service: durable workflows, sweeps and webhooks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from flow.db.functions import Database
+from flow.domain.thread import Thread
+from flow.insights.extract import ExtractInsightsStep
+from flow.service.ground import Ground
 from flow.settings import Settings
 from flow.usage.recorder import Recorder
+from flow.vendors.openai import OpenAIClients
+from flow.vendors.posthog import capture_trace
+from flow.vendors.webhooks import WebhookSender
 
 if TYPE_CHECKING:
+    from flow.workflows.deliver import Deliverer
     from flow.workflows.durable import Finishing
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
+    from flow.workflows.insights import CallInsights
 
 logger = structlog.get_logger(__name__)
 
@@ -34,28 +42,35 @@ class AfterCalls:
 
 @asynccontextmanager
 async def after_calls(
-    settings: Settings, url: str | None, database: Database, recorder: Recorder, steps: Steps
+    ground: Ground, recorder: Recorder, models: OpenAIClients
 ) -> AsyncIterator[AfterCalls]:
     """Finish calls, those of this process's forerunner first, as long as the block lasts.
 
     With ``FLOW_WORKFLOWS=off`` other processes run the workflows that are started here. When
     the block is left, what was started here is waited for, within bounds.
 
-    Without ``url``, that of the Postgres to keep workflows in, the process that had a call
-    finishes it by itself, and what a killed process left half done is begun anew by the sweep.
+    Without the URL of a Postgres to keep workflows in, the process that had a call finishes it
+    by itself, and what a killed process left half done is begun anew by the sweep.
+
+    Args:
+        models: ask for insights.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached.
     """
-    from flow.workflows.finish import FinishCall, InThisProcess
+    from flow.workflows.finish import FinishCall, InThisProcess, Steps
     from flow.workflows.identity import executor_name
 
+    settings, database = ground.settings, ground.database
     async with AsyncExitStack() as stack:
+        webhooks = await stack.enter_async_context(_delivering(ground))
+        insights = _insights(ground, models, recorder)
+        steps = Steps(database, recorder, insights, lambda thread: _tell(ground, webhooks, thread))
         name = stack.enter_context(executor_name(settings.data_dir, settings.executor_id))
         # Whoever had this name is gone, and no call of this process has been claimed under it.
         left = await database.take_over_threads_of(name)
         finishing: Finishing | InThisProcess
-        if url is None:
+        if ground.url is None:
             logger.warning(
                 "workflows_not_durable",
                 meaning="without DATABASE_URL each process finishes its own calls",
@@ -63,19 +78,62 @@ async def after_calls(
             finishing = InThisProcess(steps)
             _sweep(stack, settings, database, finishing)
         else:
-            finishing = await _durable(stack, settings, url, name, database, steps)
+            finishing = await _durable(stack, ground, ground.url, name, steps)
         finish = FinishCall(database, recorder, finishing.start)
         _until_left(stack, finish.take_up(left), "take-up")
         yield AfterCalls(name, finish)
 
 
+@asynccontextmanager
+async def _delivering(ground: Ground) -> AsyncIterator[Deliverer]:
+    """Webhooks are delivered for as long as the block lasts."""
+    from flow.workflows.deliver import Deliverer
+
+    sender = WebhookSender(allow_private=ground.settings.webhooks_allow_private)
+    deliverer = Deliverer(ground.database.webhooks, sender.send, registry=ground.registry)
+    deliverer.start()
+    try:
+        yield deliverer
+    finally:
+        await deliverer.close()
+        await sender.aclose()
+
+
+def _insights(ground: Ground, models: OpenAIClients, recorder: Recorder) -> CallInsights:
+    from flow.workflows.insights import CallInsights
+
+    settings = ground.settings
+    step = ExtractInsightsStep(
+        models,
+        settings.insights_model,
+        capture_content=settings.capture_content,
+        begin=recorder.begin,
+    )
+    return CallInsights(
+        step,
+        ground.products.insights,
+        settings.insights_model,
+        standing=ground.database.get_thread_standing,
+        enabled=lambda owner: ground.flag.enabled(owner.api_key_id, owner.team_id),
+        forced=ground.forced,
+    )
+
+
+def _tell(ground: Ground, webhooks: Deliverer, thread: Thread) -> None:
+    """A thread is settled: its webhook is due, and its trace complete."""
+    webhooks.nudge()
+    started = thread.connected_at or thread.created_at
+    capture_trace(
+        ground.posthog,
+        thread.owner,
+        started_at=started,
+        ended_at=thread.ended_at or started,
+        error=str(thread.error.get("code")) if thread.error else None,
+    )
+
+
 async def _durable(
-    stack: AsyncExitStack,
-    settings: Settings,
-    url: str,
-    name: str,
-    database: Database,
-    steps: Steps,
+    stack: AsyncExitStack, ground: Ground, url: str, name: str, steps: Steps
 ) -> Finishing:
     from flow.db.address import url_of
     from flow.workflows.durable import Finishing
@@ -83,27 +141,22 @@ async def _durable(
     url = url_of(url, connect_timeout=3, application_name="flow-workflows")
     finishing = await Finishing.open(url)
     stack.push_async_callback(finishing.close)
-    if settings.workflows == "on":
-        await _run_workflows(stack, settings, url, name, database, finishing, steps)
+    if ground.settings.workflows == "on":
+        await _run_workflows(stack, ground, url, name, finishing, steps)
     return finishing
 
 
 async def _run_workflows(
-    stack: AsyncExitStack,
-    settings: Settings,
-    url: str,
-    name: str,
-    database: Database,
-    finishing: Finishing,
-    steps: Steps,
+    stack: AsyncExitStack, ground: Ground, url: str, name: str, finishing: Finishing, steps: Steps
 ) -> None:
     from flow.workflows.durable import Executor
     from flow.workflows.executors import Heartbeat
 
+    database = ground.database
     executor = await Executor.launch(url, name, steps.all)
     stack.push_async_callback(executor.close)
     _until_left(stack, Heartbeat(database, name, executor.recover).forever(), "heartbeat")
-    _sweep(stack, settings, database, finishing)
+    _sweep(stack, ground.settings, database, finishing)
     stack.push_async_callback(_drained, finishing)
 
 

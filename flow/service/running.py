@@ -1,0 +1,94 @@
+"""A service, put together.
+
+Everything that is shared in a process is made here and passed on as values. Things are closed
+in the opposite order of making, so that what a call still has to say finds somebody to hear it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry
+
+from flow.db.functions import Database
+from flow.domain.estimate import warm_up
+from flow.service.finishing import after_calls
+from flow.service.ground import Ground, ground
+from flow.service.outside import outside, secret_of
+from flow.service.recording import recording
+from flow.service.talking import talking
+from flow.settings import Settings
+from flow.telemetry.exposition import exposed
+from flow.usage.recorder import Recorder
+
+if TYPE_CHECKING:
+    from flow.bot.calls import Calls
+    from flow.bot.rooms import Media
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service: its ASGI app, and the parts that commands and tests look into."""
+
+    app: Any
+    database: Database
+    recorder: Recorder
+    registry: CollectorRegistry
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, media: Media | None = None) -> AsyncIterator[Service]:
+    """A running service; leaving the context ends its calls and brings their usage home.
+
+    ``media`` takes the place of what carries sound into the rooms of Daily and LiveKit.
+
+    Raises:
+        ConfigurationError: the settings do not allow a start.
+        DatabaseUnavailable: the database cannot be reached.
+    """
+    # Pipecat takes seconds to import, and only a process that serves calls needs it.
+    from flow.api.app import create_app
+    from flow.api.services import Services
+    from flow.bot.room_calls import RoomCalls
+    from flow.bot.rooms import VendorMedia
+
+    async with AsyncExitStack() as stack:
+        base = await stack.enter_async_context(ground(settings))
+        recorder, announcer = await stack.enter_async_context(recording(base))
+        others = await stack.enter_async_context(outside(base))
+        after = await stack.enter_async_context(
+            after_calls(base, recorder, others.models["openai"])
+        )
+        calls = await stack.enter_async_context(talking(base, others, recorder, announcer, after))
+        registry = await stack.enter_async_context(
+            exposed(base.registry, lambda: _sample(base, recorder, calls))
+        )
+        services = Services(
+            database=base.database,
+            keys=others.keys,
+            calls=calls,
+            products=base.products,
+            quotas=others.quotas,
+            telephone=others.telephone,
+            rooms=RoomCalls(others.rooms, media or VendorMedia(), calls),
+            secret=secret_of(settings),
+            registry=registry,
+            metrics=base.metrics,
+            traces=base.tracing,
+            public_url=settings.public_url,
+            join_token_secs=settings.join_token_secs,
+            allow_private_webhooks=settings.webhooks_allow_private,
+        )
+        await asyncio.to_thread(warm_up)
+        yield Service(create_app(services), base.database, recorder, registry)
+
+
+def _sample(base: Ground, recorder: Recorder, calls: Calls) -> None:
+    base.metrics.spool_events.set(recorder.depth)
+    base.metrics.spool_oldest_secs.set(base.flushes.oldest_secs)
+    base.metrics.calls_running.set(calls.running)
+    base.watch.show_tiers(calls.tiers)

@@ -1,0 +1,104 @@
+"""The bots of a service: what their calls are made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from flow.domain.budget import Standing
+from flow.domain.join import JoinRequest
+from flow.domain.thread import Thread
+from flow.errors import FlowError
+from flow.service.finishing import AfterCalls
+from flow.service.ground import Ground
+from flow.service.outside import Outside
+from flow.service.recording import Announcer
+from flow.settings import Settings
+from flow.usage.recorder import Recorder
+
+if TYPE_CHECKING:
+    from flow.bot.calls import Calls
+    from flow.bot.pipeline import BotSettings
+    from flow.bot.spending import Spending
+
+DRAIN_GRACE_SECS = 10.0
+
+
+@asynccontextmanager
+async def talking(
+    ground: Ground, outside: Outside, recorder: Recorder, announcer: Announcer, after: AfterCalls
+) -> AsyncIterator[Calls]:
+    """The calls of this process; leaving the block ends those that do not end by themselves."""
+    from flow.bot.calls import Calls
+    from flow.bot.rehearsal import rehearse
+    from flow.bot.resolve import Resolver
+
+    settings = ground.settings
+    bot = await _bot_settings(ground, outside, announcer)
+    resolver = Resolver(ground.products, _defaults(settings), outside.models)
+    calls = Calls(
+        threads=ground.database,
+        recorder=recorder,
+        settings=bot,
+        resolver=resolver,
+        spending=_spending(ground),
+        finish=after.finish,
+        most=settings.max_calls,
+        name=after.name,
+        telephone=outside.telephone,
+        watch=ground.watch,
+    )
+    announcer.calls = calls
+    with suppress(FlowError):  # a service without a default bot has nothing to rehearse
+        join = resolver.resolve(JoinRequest())
+        await rehearse(join, bot, ground.products.for_call(join.product))
+    try:
+        yield calls
+    finally:
+        await calls.close(DRAIN_GRACE_SECS)
+
+
+async def _bot_settings(ground: Ground, outside: Outside, announcer: Announcer) -> BotSettings:
+    from flow.bot.models import ListeningModels
+    from flow.bot.pipeline import BotSettings
+
+    settings = ground.settings
+    return BotSettings(
+        clients=outside.models,
+        models=await asyncio.to_thread(ListeningModels, settings.turn_detection),
+        idle_timeout_secs=settings.idle_timeout_secs,
+        interrupted_streams=settings.interrupted_streams,
+        contents=announcer.contents if settings.capture_content else None,
+        joined=None if ground.tracing is None else ground.tracing.joined,
+    )
+
+
+def _defaults(settings: Settings) -> dict[str, dict[str, str]]:
+    return {
+        "llm": {"provider": settings.llm_provider, "model": settings.llm_model},
+        "stt": {"provider": settings.stt_provider, "model": settings.stt_model},
+        "tts": {
+            "provider": settings.tts_provider,
+            "model": settings.tts_model,
+            "voice": settings.tts_voice,
+        },
+    }
+
+
+def _spending(ground: Ground) -> Callable[[Thread, JoinRequest, Standing], Spending]:
+    from flow.bot.spending import Spending
+
+    def spending(thread: Thread, join: JoinRequest, standing: Standing) -> Spending:
+        return Spending(
+            ground.products.for_call(thread.product),
+            cache_key=str(thread.id),
+            join_mode=join.save_mode,
+            standing=standing,
+            enabled=lambda: ground.flag.enabled(thread.api_key_id, thread.team_id),
+            forced=ground.forced,
+            on_engaged=ground.watch.saving,
+        )
+
+    return spending
