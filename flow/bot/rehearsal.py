@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import UUID
 
 from pipecat.frames.frames import EndFrame, Frame, InputAudioRawFrame, StartFrame
@@ -25,9 +26,9 @@ SILENCE_SECS = 1
 async def rehearse(join: JoinRequest, settings: BotSettings, product: Product) -> None:
     """Build the line that ``join`` asks for, let it hear a second of silence, and take it down.
 
-    Nothing is sent to any vendor, and nothing recorded. ``join`` is a resolved one.
+    Nothing is sent to any vendor, and nothing recorded or traced. ``join`` is a resolved one.
     """
-    stage = _Stage()
+    stage, settings = _Stage(), replace(settings, joined=None)
     nobody = Owner(UUID(int=0), UUID(int=0), "", product.name, False)
     spending = Spending(product, cache_key="rehearsal")
     line = await asyncio.to_thread(

@@ -136,6 +136,15 @@ return jsonb_build_object(
   end
 );
 
+create function flow.refuse_missing_key(p_api_key_id uuid) returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  raise exception 'There is no API key %.', p_api_key_id using errcode = 'PT404';
+end
+$$;
+
 -- The key's secrets. p_made becomes its secret if it has none; of several at once the first wins.
 create function public.get_webhook_secrets(p_api_key_id uuid, p_made text) returns jsonb
 language plpgsql

@@ -20,6 +20,7 @@ NOBODYS = {
     "feature_flag_available",
     "feature_flag_unavailable",
     "spool_adopted",
+    "workflows_run_here",
 }
 
 

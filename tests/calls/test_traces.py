@@ -99,7 +99,8 @@ async def test_content_is_in_the_spans_where_it_is_switched_on(
         spans = await arrived(collector, has_ended)
     assert words_in(spans) == SAID
     assert only(spans, "llm").attributes["output"] == SHORT.lines[0].reply
-    assert only(spans, "stt").attributes["transcript"] == SHORT.lines[0].text
+    heard = {span.attributes["transcript"] for span in spans if span.name == "stt"}
+    assert SHORT.lines[0].text in heard
 
 
 async def test_a_join_and_its_call_belong_to_the_callers_trace(

@@ -32,7 +32,7 @@ parents = st.builds(
 def test_a_place_is_the_same_after_any_journey(parent: TraceParent) -> None:
     assert TraceParent.from_header(parent.to_header()) == parent
     assert TraceParent.from_bytes(parent.to_bytes()) == parent
-    token = sign(SECRET, THREAD, SOON, parent)
+    token = sign(SECRET, THREAD, SOON, trace=parent)
     assert check(SECRET, token, THREAD, NOW) == parent
     assert check(SECRET, sign(SECRET, THREAD, SOON), THREAD, NOW) is None
 
@@ -74,7 +74,7 @@ def test_a_header_that_is_none_is_as_if_it_were_not_there(header: str) -> None:
 def test_nobody_can_move_a_call_into_another_trace(
     parent: TraceParent, place: int, to: str
 ) -> None:
-    token = sign(SECRET, THREAD, SOON, parent)
+    token = sign(SECRET, THREAD, SOON, trace=parent)
     changed = token[:place] + to + token[place + 1 :]
     if changed != token:
         with pytest.raises(Refused):
