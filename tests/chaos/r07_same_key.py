@@ -6,11 +6,9 @@ import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
 
-import httpx
-
 from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale
-from tests.chaos.world import World
+from tests.chaos.world import World, customer
 
 FAULT = "the same Idempotency-Key 100 times at once, at two processes"
 AT_ONCE = 100
@@ -20,12 +18,11 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
     async with world.vendors() as standing, AsyncExitStack() as stack:
         hosts = [world.host(standing, name=f"host{n}") for n in range(2)]
         await asyncio.gather(*(stack.enter_async_context(host) for host in hosts))
-        clients = [await stack.enter_async_context(_client(host.url)) for host in hosts]
-        headers = {"Authorization": f"Bearer {standing.api_key}"}
+        clients = [await stack.enter_async_context(customer(host.url, standing)) for host in hosts]
         rounds = scale.pick(20, 3)
         odd: list[str] = []
         for n in range(rounds):
-            same = headers | {"Idempotency-Key": f"call {n}"}
+            same = {"Idempotency-Key": f"call {n}"}
             answers = await asyncio.gather(
                 *(
                     clients[i % 2].post("/api/bot/join", json={}, headers=same)
@@ -44,10 +41,5 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
         made = await world.postgres.rows("select id from workflow_threads")
         found.holds(f"threads made in {rounds} rounds", rounds, len(made))
         for (thread_id,) in made:
-            await clients[0].post(f"/api/bot/{thread_id}/end", headers=headers)
+            await clients[0].post(f"/api/bot/{thread_id}/end")
         await conserved(found, world.postgres, standing, [host.folder for host in hosts])
-
-
-def _client(url: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=AT_ONCE)
-    return httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, limits=limits)

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+import httpx
 from websockets.exceptions import WebSocketException
 
 from flow.errors import FlowError, Refused
@@ -64,6 +66,16 @@ async def world() -> AsyncIterator[World]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def customer(url: str, standing: Vendors, *, at_once: int = 100) -> httpx.AsyncClient:
+    """A customer's program: a client of the service at ``url`` with the key that works."""
+    # It lets go of an idle connection before the service does, which would look like a failure.
+    limits = httpx.Limits(max_connections=at_once, keepalive_expiry=1.0)
+    headers = {"Authorization": f"Bearer {standing.api_key}"}
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=60, trust_env=False, limits=limits
+    )
+
+
 @dataclass(slots=True)
 class Caller:
     """A caller: ``await Caller().call(...)``. All is noted as it happens, and nothing raised.
@@ -73,6 +85,7 @@ class Caller:
         refusal: the service's code, if it refused the call.
         failure: how else the call broke off, if it did.
         report: the call, if it was held to its end.
+        events, times: what happened, and when by `time.monotonic`.
     """
 
     thread_id: str | None = None
@@ -80,6 +93,7 @@ class Caller:
     failure: str | None = None
     report: CallReport | None = None
     events: list[CallerEvent] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
     async def call(
         self,
@@ -113,7 +127,27 @@ class Caller:
         """Whether something of that kind has happened so far."""
         return any(event.kind is kind for event in self.events)
 
+    def turns_by(self, moment: float) -> list[str]:
+        """Who had spoken by then, turn by turn; a caller's turn counts once it is being answered.
+
+        ``moment`` is by `time.monotonic`.
+        """
+        turns: list[str] = []
+        said = False
+        for event, at in zip(self.events, self.times, strict=True):
+            if at > moment:
+                break
+            if event.kind is EventKind.LINE_ENDED:
+                said = True
+            elif event.kind is EventKind.BOT_STARTED and said:
+                turns.append("user")
+                said = False
+            elif event.kind is EventKind.BOT_STOPPED and turns[-1:] != ["assistant"]:
+                turns.append("assistant")
+        return turns
+
     def _note(self, event: CallerEvent) -> None:
         self.events.append(event)
+        self.times.append(monotonic())
         if event.kind is EventKind.JOINED:
             self.thread_id = event.detail
