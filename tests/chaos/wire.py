@@ -74,6 +74,10 @@ class Wire:
         )
         self._writer.transport.abort()
 
+    def half_close(self) -> None:
+        """Say that nothing more will be sent, and go on reading."""
+        self._writer.write_eof()
+
     def stop_reading(self) -> None:
         """Read nothing more: what is sent to us stays in buffers, which fill."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
