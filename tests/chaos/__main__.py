@@ -9,12 +9,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +23,11 @@ from rich.table import Table
 
 from flow import log
 from tests.chaos.experiment import Check, Experiment, Findings, Scale, load, names
+
+if TYPE_CHECKING:
+    from tests.chaos.world import World
+
+MakeWorld = Callable[[], AbstractAsyncContextManager["World"]]
 
 SEEDS = 1 << 31
 LONGEST_CELL = 300
@@ -46,7 +52,11 @@ class Result:
         }
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(
+    arguments: Sequence[str],
+    load: Callable[[str], Experiment] = load,
+    make_world: MakeWorld | None = None,
+) -> int:
     """Run experiments and print what they found; 1 if anything did not hold."""
     options = _parser().parse_args(arguments)
     log.set_up("error", "console", content=False)
@@ -54,10 +64,10 @@ def main(arguments: Sequence[str]) -> int:
     scale = Scale(
         options.short, SystemRandom().randrange(SEEDS) if options.seed is None else options.seed
     )
-    console.print(f"seed {scale.seed}")
+    console.print(f"seed {scale.seed}, load {_load()}")
     results = []
     for name in options.names or names():
-        result = experience(load(name), scale)
+        result = experience(load(name), scale, make_world)
         held = "held" if result.findings.held else "DID NOT HOLD"
         console.print(f"{result.experiment.id} {held} after {result.took_secs:.0f} s")
         results.append(result)
@@ -67,16 +77,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if all(result.findings.held for result in results) else 1
 
 
-def experience(experiment: Experiment, scale: Scale) -> Result:
+def experience(experiment: Experiment, scale: Scale, make_world: MakeWorld | None) -> Result:
     """Run one experiment, for no longer than it may take. What breaks it off is a finding."""
-    # It starts Postgres and imports the bot: nothing that `--help` should wait for.
+    # Imported here: `--help` should not wait for the bot.
     from tests.chaos.world import world
 
+    make_world = make_world or world
     longest = scale.pick(experiment.longest_secs, experiment.longest_short_secs)
     found = Findings()
 
     async def run() -> None:
-        async with asyncio.timeout(longest), world() as made:
+        async with asyncio.timeout(longest), make_world() as made:
             await experiment.run(made, scale, found)
 
     begun = time.monotonic()
@@ -140,10 +151,19 @@ def _name(text: str) -> str:
     return text
 
 
+def _load() -> float:
+    """How many processes want a processor, of late: with more than there are, calls stutter."""
+    return round(os.getloadavg()[0], 1)
+
+
 def _report(scale: Scale, results: Sequence[Result]) -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(),
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "load": _load(),
+        },
         "short": scale.short,
         "seed": scale.seed,
         "held": all(result.findings.held for result in results),

@@ -92,6 +92,14 @@ class Host:
         """
         with suppress(ProcessLookupError):
             self.terminate()
+        return await self.gone(within_secs)
+
+    async def gone(self, within_secs: float = STOP_SECS) -> int:
+        """Wait until it has stopped by itself, or been told to; its exit code.
+
+        Raises:
+            TimeoutError: it does not stop, and was killed.
+        """
         try:
             async with asyncio.timeout(within_secs):
                 return await self._ended()

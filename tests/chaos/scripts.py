@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flow.sandbox.script import Line, Script
+from flow.sandbox.script import AfterBot, Line, Script
 from tests.calls.test_call import SHORT
 
 SHOP = replace(
@@ -21,6 +21,7 @@ SHOP = replace(
         Line("Where can I park my bicycle?", "There is a rack behind the house."),
         Line("That is all I wanted to know.", "Have a nice day then."),
     ),
+    hang_up=AfterBot(1.5),
     token_secs=0.02,
 )
 """All that callers say; the ears know each line. One line and its reply take about five seconds."""

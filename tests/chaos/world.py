@@ -142,6 +142,9 @@ class Caller:
             elif event.kind is EventKind.BOT_STARTED and said:
                 turns.append("user")
                 said = False
+            elif event.kind is EventKind.BOT_STARTED and turns:
+                # It had only paused.
+                turns.pop()
             elif event.kind is EventKind.BOT_STOPPED and turns[-1:] != ["assistant"]:
                 turns.append("assistant")
         return turns
