@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test bench lint types lock node clean unproven
+.PHONY: help demo dev test bench chaos lint types lock node clean unproven
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
@@ -40,6 +40,9 @@ test: $(SYNCED) node ## all tests; ARGS="tests/db -k join" for some
 
 bench: $(SYNCED) ## how fast it is, against baselines; ARGS="p1 p5 --json FILE"
 	@.venv/bin/python -m tests.bench $(ARGS)
+
+chaos: $(SYNCED) ## faults on purpose, and what must hold; ARGS="r1 r6 --short --json FILE"
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 lint: $(SYNCED) ## style, layout and the direction of imports
 	@.venv/bin/ruff check .

@@ -18,6 +18,7 @@ logger = structlog.get_logger(__name__)
 SECRET_CHARACTERS = 32
 SERVER_OPTIONS: Mapping[str, Any] = {
     "log_config": None,
+    "http": "flow.api.patience:PatientProtocol",
     "ws_max_size": 256 * 1024,
     # Sound hardly gets smaller, and compressing it takes more time than all else about a frame.
     "ws_per_message_deflate": False,

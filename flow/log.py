@@ -52,7 +52,7 @@ def set_up(level: Level, form: Literal["console", "json"], *, content: bool) -> 
     structlog.configure(
         processors=[*SHARED, *render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     _bridge_standard(level.upper(), render)

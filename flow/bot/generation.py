@@ -86,9 +86,13 @@ class ChatWatch:
         )
         try:
             reply = await create(**request)
-        except Exception:
-            # Each failed attempt was recorded on its own, with its status.
-            generation.work.discard()
+        except Exception as error:
+            if generation.work.is_unread:
+                failure = Failure(type(error).__name__, "the answer cannot be read")
+                generation.finish(Outcome.ERROR, failure)
+            else:
+                # Each failed attempt was recorded on its own, with its status.
+                generation.work.discard()
             raise
         except BaseException:
             generation.finish(Outcome.INTERRUPTED)

@@ -63,7 +63,11 @@ class Service:
 
 
 class Work:
-    """One piece of vendor work under way. `finish` or `discard` ends it; later calls do nothing."""
+    """One piece of vendor work under way. `finish` or `discard` ends it; later calls do nothing.
+
+    ``is_unread`` is set while an attempt has been answered and nothing has failed of it: an error
+    then means that the vendor served, and billed, what could not be made sense of.
+    """
 
     def __init__(self, recorder: Recording, opening: UsageEvent) -> None:
         self._recorder = recorder
@@ -71,6 +75,7 @@ class Work:
         self._started = time.monotonic()
         self._first: float | None = None
         self.done = False
+        self.is_unread = False
         recorder.begin(opening)
 
     @property
@@ -138,7 +143,7 @@ class Work:
         )
 
     def discard(self) -> None:
-        """The vendor did no work: it refused, or the request never left."""
+        """The vendor did no work, or what it did was recorded attempt by attempt."""
         if not self.done:
             self.done = True
             self._recorder.discard(self._opening)
@@ -185,6 +190,11 @@ class Meter:
         for work in self._live:
             work.finish(work.estimate, Provenance.ESTIMATED, Outcome.INTERRUPTED)
 
+    def attempt_answered(self) -> None:
+        """One HTTP attempt is being answered, with what is not known yet."""
+        if self._current is not None:
+            self._current.is_unread = True
+
     def attempt_failed(self, status: int | None, error_type: str, secs: float) -> None:
         """One HTTP attempt failed; the vendor's SDK may try again under the same request.
 
@@ -193,6 +203,8 @@ class Meter:
         counted by whoever used it.
         """
         current = self._current
+        if current is not None:
+            current.is_unread = False
         failure = Failure(error_type, f"HTTP {status}" if status else error_type, status)
         if status is not None and status < 400 and current is not None and current.has_output:
             return
@@ -359,7 +371,8 @@ async def _metered(
     """Pass on what a service yields and end its account the way it ends.
 
     A failure before any answer is discarded here: each attempt that failed was recorded by
-    `Meter.attempt_failed`, and a request that was never made has cost nothing.
+    `Meter.attempt_failed`, and a request that was never made has cost nothing. An answer that
+    could not be read is neither.
     """
     failure: Failure | None = None
     try:
@@ -379,7 +392,7 @@ async def _metered(
     finally:
         if failure is None:
             account.finish(Outcome.OK)
-        elif account.answered:
+        elif account.answered or account.work.is_unread:
             account.finish(Outcome.ERROR, failure)
         else:
             account.work.discard()

@@ -63,7 +63,9 @@ def _chat(service: Any, choice: Choice, build: Build) -> FrameProcessor:
     meter = build.meter(
         Service(Kind.LLM, choice.provider, choice.model, capture=not clients.gateway_captures)
     )
-    client = clients.chat_client(build.owner, on_attempt_failed=meter.attempt_failed)
+    client = clients.chat_client(
+        build.owner, on_attempt_failed=meter.attempt_failed, on_answered=meter.attempt_answered
+    )
     given = {name: value for name, value in choice.options.items() if value is not None}
     if "max_tokens" in given:
         given["max_completion_tokens"] = given.pop("max_tokens")
@@ -129,7 +131,7 @@ def _openai_tts(choice: Choice, build: Build) -> FrameProcessor:
 def _speech(kind: Kind, choice: Choice, build: Build) -> tuple[Meter, Any]:
     meter = build.meter(Service(kind, choice.provider, choice.model))
     client = build.clients[choice.provider].chat_client(
-        build.owner, on_attempt_failed=meter.attempt_failed
+        build.owner, on_attempt_failed=meter.attempt_failed, on_answered=meter.attempt_answered
     )
     return meter, client
 

@@ -7,7 +7,8 @@ tolerance of each estimated row:
 - tokens of the prompt: 8, or 5 %;
 - tokens generated: 16, or 10 % (what was on its way when the stream was closed);
 - seconds of speech that was cut off: 1, or 35 % (its length is guessed from its characters);
-- a request that failed without an answer: all of it, for the vendor may have served it or not.
+- a request that failed, or was cut off, before an answer began: all of it, for the vendor may
+  have served it or not.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ def _compare(
 
 
 def _is_unanswered(row: Row) -> bool:
-    return bool(row["outcome"] == "error" and row["output_tokens"] == 0)
+    nothing_came = row["output_tokens"] == 0 and row["time_to_first_token_secs"] is None
+    return bool(row["outcome"] in {"error", "interrupted"} and nothing_came)
 
 
 def _is_estimate(row: Row) -> bool:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from types import TracebackType
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -71,6 +72,8 @@ class Served:
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
+        except ClientDisconnect:
+            return  # whoever hangs up in mid-request is nobody's failure
         except asyncio.CancelledError:
             # uvicorn would log our own hanging up as the app's failure.
             if not self._stopping:

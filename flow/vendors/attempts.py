@@ -22,6 +22,9 @@ OnAttemptFailed = Callable[[int | None, str, float], None]
 """Called with the HTTP status (``None`` when there was no answer), the kind of error, and the
 seconds the attempt took. It runs on the event loop between two network calls: keep it short."""
 
+OnAnswered = Callable[[], None]
+"""Called when an attempt is answered with a status below 400, before the answer's body is read."""
+
 _NAMES = {
     400: "BadRequestError",
     401: "AuthenticationError",
@@ -49,6 +52,9 @@ class AttributedTransport(httpx2.AsyncBaseTransport):
     reported, because whoever reads them must account for them: an event stream that breaks
     off after it began, and a request that the caller cancelled.
 
+    ``on_answered`` hears of every other answer as it begins, so that one which nobody can make
+    sense of is known to have been served.
+
     ``thread_id`` is in the log lines, whether or not the owner is told to anybody.
     """
 
@@ -59,7 +65,9 @@ class AttributedTransport(httpx2.AsyncBaseTransport):
         owner: Owner | None,
         on_attempt_failed: OnAttemptFailed | None = None,
         thread_id: UUID | None = None,
+        on_answered: OnAnswered | None = None,
     ) -> None:
+        self._on_answered = on_answered
         self._log = log if thread_id is None else log.bind(workflow_thread_id=str(thread_id))
         self._pool = pool
         self._origin = _origin(origin)
@@ -80,6 +88,8 @@ class AttributedTransport(httpx2.AsyncBaseTransport):
             raise
         if answer.status_code >= 400:
             self._failed(answer.status_code, error_name(answer.status_code), started)
+        elif self._on_answered is not None:
+            self._on_answered()
         return httpx2.Response(
             answer.status_code,
             headers=answer.headers,

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from flow.domain.usage import Failure, Owner
 from flow.errors import ConfigurationError
-from flow.vendors.attempts import AttributedTransport, OnAttemptFailed
+from flow.vendors.attempts import AttributedTransport, OnAnswered, OnAttemptFailed
 
 DIRECT_BASE_URL = "https://api.openai.com/v1"
 
@@ -86,9 +86,10 @@ class OpenAIClients:
         *,
         max_retries: int = 2,
         on_attempt_failed: OnAttemptFailed | None = None,
+        on_answered: OnAnswered | None = None,
     ) -> openai.AsyncOpenAI:
         """A client for ``owner``'s call. Closing it leaves the pool open."""
-        return self._make(openai.AsyncOpenAI, owner, max_retries, on_attempt_failed)
+        return self._make(openai.AsyncOpenAI, owner, max_retries, on_attempt_failed, on_answered)
 
     def insights_client(self, owner: Owner) -> tuple[openai.AsyncOpenAI, bool]:
         """A client for work that PostHog's wrapper captures, and whether it does.
@@ -114,10 +115,16 @@ class OpenAIClients:
         owner: Owner,
         max_retries: int,
         on_attempt_failed: OnAttemptFailed | None,
+        on_answered: OnAnswered | None = None,
     ) -> openai.AsyncOpenAI:
         told = owner if self._is_gateway else None
         transport = AttributedTransport(
-            self._pool, self._base_url, told, on_attempt_failed, owner.workflow_thread_id
+            self._pool,
+            self._base_url,
+            told,
+            on_attempt_failed,
+            owner.workflow_thread_id,
+            on_answered,
         )
         client = kind(
             api_key=self._api_key.get_secret_value(),

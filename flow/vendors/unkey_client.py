@@ -6,6 +6,7 @@ Unkey itself or our root key, and never a reason to let somebody in.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import ssl
@@ -84,6 +85,17 @@ class Failure:
 Answer: TypeAlias = Good | Refusal | Failure
 
 
+async def _must_be_plain(response: httpx.Response) -> None:
+    """Raise `ValueError` unless a good answer's verdict is true or false.
+
+    The SDK would take "yes" and 1 for true; only what Unkey itself says lets somebody in.
+    """
+    if response.is_success:
+        answer = json.loads(await response.aread())
+        if not isinstance(answer["data"]["valid"], bool):
+            raise ValueError("the verdict is neither true nor false")
+
+
 def unkey_sdk(
     root_key: str, base_url: str | None, http: httpx.AsyncClient, *, timeout_ms: int
 ) -> Unkey:
@@ -125,7 +137,9 @@ class UnkeyClient:
         # No redirects: the root key goes to the host it is meant for. No retries of the SDK's
         # own: by default it makes 13 requests in 10 s.
         self._http = httpx.AsyncClient(
-            follow_redirects=False, limits=httpx.Limits(max_connections=100, keepalive_expiry=30)
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=100, keepalive_expiry=30),
+            event_hooks={"response": [_must_be_plain]},
         )
         self._sdk = unkey_sdk(root_key, base_url, self._http, timeout_ms=10_000)
 

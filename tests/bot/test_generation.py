@@ -90,7 +90,9 @@ async def calling(
         clients = OpenAIClients(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=0.5)
         meter = Meter(Service(Kind.LLM, "openai", "gpt-4.1"), owner, notebook)
         watch = ChatWatch(meter, drain=drain)
-        client = clients.chat_client(owner, on_attempt_failed=meter.attempt_failed)
+        client = clients.chat_client(
+            owner, on_attempt_failed=meter.attempt_failed, on_answered=meter.attempt_answered
+        )
         try:
             yield Call(sandbox, watch.watch(client), watch, notebook)
         finally:
@@ -286,3 +288,14 @@ async def test_cached_tokens_are_told_from_the_rest(owner: Owner, notebook: Note
     assert notebook.events[1].quantities.cache_read_tokens >= 1024
     for event, line in zip(notebook.events, lines, strict=True):
         agree_exactly(event, line)
+
+
+async def test_a_whole_completion_that_cannot_be_read_was_served_for_all_that_is_known(
+    owner: Owner, notebook: Notebook
+) -> None:
+    async with calling(owner, notebook, Fault(kind="malformed")) as call:
+        with pytest.raises(ValueError, match="Unterminated"):
+            await call.client.chat.completions.create(model="gpt-4.1", messages=MESSAGES)
+        event = await call.event()
+    assert (event.outcome, event.provenance) == (Outcome.ERROR, Provenance.ESTIMATED)
+    assert event.quantities.input_tokens > 0

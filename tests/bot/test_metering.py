@@ -222,6 +222,21 @@ async def test_a_transcription_whose_answer_breaks_off_was_still_served(
     assert not notebook.open
 
 
+async def test_an_answer_that_makes_no_sense_was_served_for_all_that_is_known(
+    owner: Owner, notebook: Notebook
+) -> None:
+    refused = Fault(kind="status", status=500, times=1, headers={"retry-after-ms": "1"})
+    async with bench(owner, notebook, refused, Fault(kind="malformed", skip=1)) as b:
+        with suppress(Exception):
+            await run(b.ears().run_stt(speech(1.5)))
+    first, unread = notebook.events
+    assert first.failure is not None
+    assert (first.failure.http_status, first.quantities) == (500, Quantities())
+    assert (unread.outcome, unread.provenance) == (Outcome.ERROR, Provenance.ESTIMATED)
+    assert unread.quantities.audio_seconds == Decimal("1.5")
+    assert not notebook.open
+
+
 async def test_work_still_under_way_when_the_call_ends_is_counted(
     owner: Owner, notebook: Notebook
 ) -> None:

@@ -144,6 +144,10 @@ OUTAGES = [
     pytest.param(lie(valid=True, code="VALID", keyId="key_1", expires=1), id="good, expired"),
     pytest.param(lie(valid=False, code="VALID", keyId="key_1"), id="not good, yet VALID"),
     pytest.param(lie(valid="perhaps", code="VALID", keyId="key_1"), id="perhaps"),
+    pytest.param(lie(valid="true", code="VALID", keyId="key_1"), id="true, as a text"),
+    pytest.param(lie(valid="yes", code="VALID", keyId="key_1"), id="yes"),
+    pytest.param(lie(valid=1, code="VALID", keyId="key_1"), id="one"),
+    pytest.param(lie(valid=1.0, code="VALID", keyId="key_1"), id="one, as a fraction"),
 ]
 
 

@@ -1,0 +1,156 @@
+"""What an experiment has at hand: a Postgres of its own, stand-ins, hosts, workers and callers."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+from websockets.exceptions import WebSocketException
+
+from flow.errors import FlowError, Refused
+from flow.sandbox.caller import CallReport, HangUp, call
+from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.sandbox.script import Script
+from flow.sandbox.vendors import Vendors
+from tests.calls.processes import Process, worker
+from tests.calls.test_call import SHORT, stood_in
+from tests.chaos.hosts import Host
+from tests.chaos.postgres import Postgres
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One experiment's world. ``folder`` is empty at first, and gone at its end."""
+
+    folder: Path
+    postgres: Postgres
+
+    def vendors(self, script: Script = SHORT) -> AbstractAsyncContextManager[Vendors]:
+        """The vendors' stand-ins, where the model and the ears know this script."""
+        return stood_in(script)
+
+    def host(self, standing: Vendors, *arguments: str, name: str = "host", **settings: str) -> Host:
+        """A ``flow serve``, to be entered; hosts of one name share their data folder."""
+        return Host(standing, self.postgres.url, self.data(name), *arguments, **settings)
+
+    def worker(
+        self, standing: Vendors, *, name: str = "worker"
+    ) -> AbstractAsyncContextManager[Process]:
+        """A ``flow worker``; entered again after it was killed, it is the same one."""
+        return worker(standing, self.postgres.url, self.data(name))
+
+    def data(self, name: str) -> Path:
+        """The data folder of a host or worker."""
+        return self.folder / name
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    """A world with its Postgres running."""
+    # Short, and open to the user that Postgres runs as where this one is root.
+    folder = Path(tempfile.mkdtemp(prefix="flow-chaos-"))
+    folder.chmod(0o755)
+    postgres = Postgres(folder / "pg")
+    try:
+        await postgres.start()
+        yield World(folder, postgres)
+    finally:
+        await postgres.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def customer(url: str, standing: Vendors, *, at_once: int = 100) -> httpx.AsyncClient:
+    """A customer's program: a client of the service at ``url`` with the key that works."""
+    # It lets go of an idle connection before the service does, which would look like a failure.
+    limits = httpx.Limits(max_connections=at_once, keepalive_expiry=1.0)
+    headers = {"Authorization": f"Bearer {standing.api_key}"}
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=60, trust_env=False, limits=limits
+    )
+
+
+@dataclass(slots=True)
+class Caller:
+    """A caller: ``await Caller().call(...)``. All is noted as it happens, and nothing raised.
+
+    Attributes:
+        thread_id: of the join, if there was one.
+        refusal: the service's code, if it refused the call.
+        failure: how else the call broke off, if it did.
+        report: the call, if it was held to its end.
+        events, times: what happened, and when by `time.monotonic`.
+    """
+
+    thread_id: str | None = None
+    refusal: str | None = None
+    failure: str | None = None
+    report: CallReport | None = None
+    events: list[CallerEvent] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    async def call(
+        self,
+        url: str,
+        standing: Vendors,
+        script: Script = SHORT,
+        *,
+        join: Mapping[str, Any] | None = None,
+        hangup: HangUp = "close",
+        time_limit_secs: float = 120.0,
+    ) -> Caller:
+        """Join at ``url``, connect, and talk to the end of the script or of the call."""
+        bot = {"system_prompt": SHORT.system_prompt, "greeting": script.greeting}
+        try:
+            self.report = await call(
+                url,
+                standing.api_key,
+                script,
+                join={"bot": bot} | dict(join or {}),
+                on_progress=self._note,
+                hangup=hangup,
+                time_limit_secs=time_limit_secs,
+            )
+        except Refused as refused:
+            self.refusal = refused.code
+        except (FlowError, WebSocketException, OSError) as error:
+            self.failure = f"{type(error).__name__}: {error}"
+        return self
+
+    def has(self, kind: EventKind) -> bool:
+        """Whether something of that kind has happened so far."""
+        return any(event.kind is kind for event in self.events)
+
+    def turns_by(self, moment: float) -> list[str]:
+        """Who had spoken by then, turn by turn; a caller's turn counts once it is being answered.
+
+        ``moment`` is by `time.monotonic`.
+        """
+        turns: list[str] = []
+        said = False
+        for event, at in zip(self.events, self.times, strict=True):
+            if at > moment:
+                break
+            if event.kind is EventKind.LINE_ENDED:
+                said = True
+            elif event.kind is EventKind.BOT_STARTED and said:
+                turns.append("user")
+                said = False
+            elif event.kind is EventKind.BOT_STARTED and turns:
+                # It had only paused.
+                turns.pop()
+            elif event.kind is EventKind.BOT_STOPPED and turns[-1:] != ["assistant"]:
+                turns.append("assistant")
+        return turns
+
+    def _note(self, event: CallerEvent) -> None:
+        self.events.append(event)
+        self.times.append(monotonic())
+        if event.kind is EventKind.JOINED:
+            self.thread_id = event.detail
