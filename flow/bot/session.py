@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,7 +19,8 @@ from pipecat.processors.aggregators.llm_response_universal import (
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.workers.runner import WorkerRunner
 
-from flow.bot.metering import MICROSECOND, Recording
+from flow.bot.metering import MICROSECOND
+from flow.bot.metering import Recording as Metering
 from flow.bot.pipeline import Line
 from flow.bot.rooms import RoomTransport
 from flow.bot.spending import Spending
@@ -36,7 +36,6 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECS = 5.0
 FAILURES_IN_A_ROW = 5
-TRANSCRIPT_SECS = 30.0
 STOP_SECS = 15.0
 
 
@@ -48,7 +47,7 @@ class Threads(Protocol):
         ...
 
     async def save_workflow_thread_data(
-        self, thread_id: UUID, *, status: Status | None = None, turns: Sequence[Turn] = ()
+        self, thread_id: UUID, *, status: Status | None = None
     ) -> Thread:
         """Store what is new about a thread and return it."""
         ...
@@ -56,6 +55,13 @@ class Threads(Protocol):
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
         """How the thread's key stands."""
         ...
+
+
+class Recording(Metering, Protocol):
+    """What a session needs of `flow.usage.recorder.Recorder`."""
+
+    def record_turn(self, thread_id: UUID, turn: Turn) -> None:
+        """Take something said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,7 @@ class CallSession:
         self._line = line
         self._recorder = recorder
         self._threads = threads
+        self._transcript = Transcript(recorder.record_turn, self._thread_id)
         self._progress = _Progress()
         self._leave: asyncio.Task[None] | None = None
         self._call = UsageEvent(
@@ -138,11 +145,7 @@ class CallSession:
             self._leave = asyncio.create_task(self._take_leave(), name="goodbye")
 
     async def run(self) -> Ending:
-        """Run the call and return why it ended. Its usage is then with the recorder."""
-        self._transcript = Transcript(
-            lambda turns: self._threads.save_workflow_thread_data(self._thread_id, turns=turns),
-            self._thread_id,
-        )
+        """Run the call and return why it ended. Usage and turns are then with the recorder."""
         runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
         await runner.add_workers(self._line.worker)
         running = asyncio.create_task(runner.run(), name="pipeline")
@@ -158,7 +161,6 @@ class CallSession:
             await self._stop(running)
             await self._line.close()
             self._count_call(final=True)
-            await self._transcript.close(TRANSCRIPT_SECS)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
         return self._progress.ending or Ending("pipeline_ended")
 

@@ -89,12 +89,12 @@ def test_trimming_gives_the_disk_back(tmp_path: Path) -> None:
 
 def test_trimming_keeps_what_is_open_and_what_is_unsent(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path)
-    spool.append("open", {"call": 1})
+    still_open = spool.append("open", {"call": 1})
     spool.append("event", {"n": 1})
     _, position = spool.read(2)
     spool.append("event", {"n": 2})
     spool.advance(position)
-    spool.trim([{"call": 1}], threshold=0)
+    spool.trim([still_open], threshold=0)
     assert events_of(spool) == [{"n": 2}]
     spool.append("event", {"n": 3})
     spool.close()
