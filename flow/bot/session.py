@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Protocol
@@ -17,12 +16,12 @@ from pipecat.processors.aggregators.llm_response_universal import (
     UserTurnStoppedMessage,
 )
 from pipecat.transports.base_transport import BaseTransport
-from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.metering import MICROSECOND
 from flow.bot.metering import Recording as Metering
 from flow.bot.pipeline import Line
 from flow.bot.rooms import RoomTransport
+from flow.bot.running import RunningPipeline
 from flow.bot.spending import Spending
 from flow.bot.transcript import Transcript
 from flow.domain.budget import Standing, Tier
@@ -146,19 +145,17 @@ class CallSession:
 
     async def run(self) -> Ending:
         """Run the call and return why it ended. Usage and turns are then with the recorder."""
-        runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
-        await runner.add_workers(self._line.worker)
-        running = asyncio.create_task(runner.run(), name="pipeline")
+        pipeline = await RunningPipeline.start(self._line.worker, "pipeline")
         heartbeat = asyncio.create_task(self._heartbeat(), name="heartbeat")
         idle = asyncio.create_task(self._end_when_idle(), name="idle")
         try:
-            await self._until_over(running)
+            await self._until_over(pipeline.task)
         finally:
             heartbeat.cancel()
             idle.cancel()
             if self._leave is not None:
                 self._leave.cancel()
-            await self._stop(running)
+            await pipeline.stop(STOP_SECS)
             await self._line.close()
             self._count_call(final=True)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
@@ -216,17 +213,6 @@ class CallSession:
         )
         await asyncio.sleep(product.wrap_up_secs)
         self._progress.over.set()
-
-    async def _stop(self, running: asyncio.Task[None]) -> None:
-        """Stop the pipeline; one that does not stop in time is cut off."""
-        with suppress(Exception):
-            async with asyncio.timeout(STOP_SECS):
-                await self._line.worker.cancel(reason="the call is over")
-                await asyncio.shield(running)
-        if not running.done():
-            self._log.warning("pipeline_cut_off")
-            running.cancel()
-            await asyncio.wait({running}, timeout=STOP_SECS)
 
     def _listen(self, transport: BaseTransport) -> None:
         async def connected(*_: Any) -> None:

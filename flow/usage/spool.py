@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 from uuid import uuid4
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+from pydantic_core import to_json
 
 Op = Literal["open", "event", "drop", "turn"]
 
@@ -131,7 +131,11 @@ class Spool:
 
 def encoded(op: Op, event: dict[str, Any]) -> bytes:
     """A line."""
-    return _ENCODER.encode({"op": op, "event": event}).encode() + b"\n"
+    line = {"op": op, "event": event}
+    try:
+        return to_json(line) + b"\n"
+    except ValueError:  # halves of characters, which only JSON's own escapes can hold
+        return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
 def _decode(raw: bytes) -> Line:
