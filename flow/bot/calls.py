@@ -12,12 +12,11 @@ from uuid import UUID, uuid4
 import structlog
 from pipecat.transports.base_transport import BaseTransport
 
-from flow.bot.metering import Recording
 from flow.bot.named import named
 from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.resolve import Resolver
 from flow.bot.room_calls import Entrance
-from flow.bot.session import CallSession, Ending
+from flow.bot.session import CallSession, Ending, Recording
 from flow.bot.session import Threads as SessionThreads
 from flow.bot.spending import Spending
 from flow.bot.telephony import twilio_transport

@@ -10,9 +10,9 @@ from pipecat.frames.frames import EndFrame, Frame, InputAudioRawFrame, StartFram
 from pipecat.processors.filters.identity_filter import IdentityFilter
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
-from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.pipeline import BotSettings, build_line
+from flow.bot.running import RunningPipeline
 from flow.bot.spending import Spending
 from flow.bot.transports import SAMPLE_RATE_IN
 from flow.domain.join import JoinRequest
@@ -28,26 +28,23 @@ async def rehearse(join: JoinRequest, settings: BotSettings, product: Product) -
 
     Nothing is sent to any vendor, and nothing recorded or traced. ``join`` is a resolved one.
     """
-    stage, settings = _Stage(), replace(settings, joined=None)
+    stage, settings = EmptyStage(), replace(settings, joined=None)
     nobody = Owner(UUID(int=0), UUID(int=0), "", product.name, False)
     spending = Spending(product, cache_key="rehearsal")
     line = await asyncio.to_thread(
         build_line, join, nobody, stage, _Unrecorded(), settings, spending
     )
-    runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
-    await runner.add_workers(line.worker)
-    running = asyncio.create_task(runner.run(), name="rehearsal")
+    pipeline = await RunningPipeline.start(line.worker, "rehearsal")
     try:
-        # Not cancelled: a pipeline that is cancelled while it starts leaves a task behind.
+        # Not cancelled: it is to hear the silence first.
         await line.worker.queue_frame(EndFrame(reason="the rehearsal is over"))
-        await asyncio.wait({running}, timeout=LONGEST_SECS)
+        await asyncio.wait({pipeline.task}, timeout=LONGEST_SECS)
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await pipeline.stop(LONGEST_SECS)
         await line.close()
 
 
-class _Stage(BaseTransport):
+class EmptyStage(BaseTransport):
     """A transport with nobody at the other end."""
 
     def __init__(self) -> None:

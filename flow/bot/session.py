@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Protocol
@@ -18,11 +16,12 @@ from pipecat.processors.aggregators.llm_response_universal import (
     UserTurnStoppedMessage,
 )
 from pipecat.transports.base_transport import BaseTransport
-from pipecat.workers.runner import WorkerRunner
 
-from flow.bot.metering import MICROSECOND, Recording
+from flow.bot.metering import MICROSECOND
+from flow.bot.metering import Recording as Metering
 from flow.bot.pipeline import Line
 from flow.bot.rooms import RoomTransport
+from flow.bot.running import RunningPipeline
 from flow.bot.spending import Spending
 from flow.bot.transcript import Transcript
 from flow.domain.budget import Standing, Tier
@@ -36,7 +35,6 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECS = 5.0
 FAILURES_IN_A_ROW = 5
-TRANSCRIPT_SECS = 30.0
 STOP_SECS = 15.0
 
 
@@ -48,7 +46,7 @@ class Threads(Protocol):
         ...
 
     async def save_workflow_thread_data(
-        self, thread_id: UUID, *, status: Status | None = None, turns: Sequence[Turn] = ()
+        self, thread_id: UUID, *, status: Status | None = None
     ) -> Thread:
         """Store what is new about a thread and return it."""
         ...
@@ -56,6 +54,13 @@ class Threads(Protocol):
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
         """How the thread's key stands."""
         ...
+
+
+class Recording(Metering, Protocol):
+    """What a session needs of `flow.usage.recorder.Recorder`."""
+
+    def record_turn(self, thread_id: UUID, turn: Turn) -> None:
+        """Take something said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class CallSession:
         self._line = line
         self._recorder = recorder
         self._threads = threads
+        self._transcript = Transcript(recorder.record_turn, self._thread_id)
         self._progress = _Progress()
         self._leave: asyncio.Task[None] | None = None
         self._call = UsageEvent(
@@ -138,27 +144,20 @@ class CallSession:
             self._leave = asyncio.create_task(self._take_leave(), name="goodbye")
 
     async def run(self) -> Ending:
-        """Run the call and return why it ended. Its usage is then with the recorder."""
-        self._transcript = Transcript(
-            lambda turns: self._threads.save_workflow_thread_data(self._thread_id, turns=turns),
-            self._thread_id,
-        )
-        runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
-        await runner.add_workers(self._line.worker)
-        running = asyncio.create_task(runner.run(), name="pipeline")
+        """Run the call and return why it ended. Usage and turns are then with the recorder."""
+        pipeline = await RunningPipeline.start(self._line.worker, "pipeline")
         heartbeat = asyncio.create_task(self._heartbeat(), name="heartbeat")
         idle = asyncio.create_task(self._end_when_idle(), name="idle")
         try:
-            await self._until_over(running)
+            await self._until_over(pipeline.task)
         finally:
             heartbeat.cancel()
             idle.cancel()
             if self._leave is not None:
                 self._leave.cancel()
-            await self._stop(running)
+            await pipeline.stop(STOP_SECS)
             await self._line.close()
             self._count_call(final=True)
-            await self._transcript.close(TRANSCRIPT_SECS)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
         return self._progress.ending or Ending("pipeline_ended")
 
@@ -214,17 +213,6 @@ class CallSession:
         )
         await asyncio.sleep(product.wrap_up_secs)
         self._progress.over.set()
-
-    async def _stop(self, running: asyncio.Task[None]) -> None:
-        """Stop the pipeline; one that does not stop in time is cut off."""
-        with suppress(Exception):
-            async with asyncio.timeout(STOP_SECS):
-                await self._line.worker.cancel(reason="the call is over")
-                await asyncio.shield(running)
-        if not running.done():
-            self._log.warning("pipeline_cut_off")
-            running.cancel()
-            await asyncio.wait({running}, timeout=STOP_SECS)
 
     def _listen(self, transport: BaseTransport) -> None:
         async def connected(*_: Any) -> None:

@@ -23,7 +23,7 @@ from flow.domain.budget import Budget, Standing
 from flow.domain.key import ApiKey
 from flow.domain.quota import Admission, LimitState, Terms
 from flow.domain.save_mode import SaveMode
-from flow.domain.thread import Status, Thread, Turn
+from flow.domain.thread import Status, Thread, ThreadTurn, Turn
 from flow.domain.usage import UsageEvent
 from flow.errors import InvalidInput
 
@@ -239,13 +239,21 @@ class Database:
             "save_workflow_thread_data",
             p_thread_id=str(thread_id),
             p_status=status and status.value,
-            p_turns=[rows.turn_json(turn) for turn in turns],
+            p_turns=[turn.to_json() for turn in turns],
             p_insights=insights,
             p_end_reason=end_reason,
             p_error=error,
             p_end_requested=end_requested,
         )
         return rows.thread(row)
+
+    async def save_turns(self, turns: Sequence[ThreadTurn]) -> frozenset[UUID]:
+        """Store turns of any threads, each once; returns the threads that do not exist.
+
+        A thread may be over by then. Unlike `save_workflow_thread_data` this is no sign of life.
+        """
+        unknown = await self._call("save_turns", p_turns=[turn.to_json() for turn in turns])
+        return frozenset(map(UUID, unknown))
 
     async def get_workflow_thread_data(
         self, thread_id: UUID, api_key_id: UUID | None = None

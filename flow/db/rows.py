@@ -239,17 +239,6 @@ def event_json(event: UsageEvent) -> dict[str, Any]:
     return data
 
 
-def turn_json(turn: Turn) -> dict[str, Any]:
-    """The turn as ``save_workflow_thread_data`` takes it."""
-    return {
-        "seq": turn.seq,
-        "role": turn.role,
-        "content": turn.content,
-        "started_at": turn.started_at.isoformat(),
-        "interrupted": turn.interrupted,
-    }
-
-
 def write_cursor(last: Thread) -> str:
     """An opaque cursor for the page after ``last``."""
     place = json.dumps([last.created_at.isoformat(), str(last.id)])

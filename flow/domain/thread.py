@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from flow.domain.trace_parent import TraceParent
@@ -43,6 +44,46 @@ class Turn:
     content: str
     started_at: datetime
     interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The turn as the database takes it: one flat object."""
+        return {
+            "seq": self.seq,
+            "role": self.role,
+            "content": self.content,
+            "started_at": self.started_at.isoformat(),
+            "interrupted": self.interrupted,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadTurn:
+    """A turn and the thread it was said in."""
+
+    workflow_thread_id: UUID
+    turn: Turn
+
+    def to_json(self) -> dict[str, Any]:
+        """The turn as ``save_turns`` takes it: one flat object."""
+        return {"workflow_thread_id": str(self.workflow_thread_id), **self.turn.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The turn that `to_json` wrote.
+
+        Raises:
+            KeyError, ValueError, TypeError: the object is not one `to_json` wrote.
+        """
+        return cls(
+            UUID(data["workflow_thread_id"]),
+            Turn(
+                seq=int(data["seq"]),
+                role=data["role"],
+                content=data["content"],
+                started_at=datetime.fromisoformat(data["started_at"]),
+                interrupted=data["interrupted"],
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)

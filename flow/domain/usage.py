@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Self
 from uuid import UUID, uuid4
 
@@ -74,15 +75,24 @@ class Quantities:
     audio_seconds: Decimal = Decimal(0)
 
     def __post_init__(self) -> None:
+        # Spelled out, since the audio path makes one with every event; the message takes its time.
+        if (
+            0 <= self.reasoning_tokens <= self.output_tokens
+            and 0 <= self.output_audio_tokens <= self.output_tokens
+            and 0 <= self.input_audio_tokens <= self.input_tokens
+            and 0 <= self.cache_read_audio_tokens <= self.cache_read_tokens
+            and self.cache_write_tokens >= 0
+            and self.characters >= 0
+            and self.audio_seconds >= 0
+        ):
+            return
+        self._refuse()
+
+    def _refuse(self) -> None:
         for f in fields(self):
             if getattr(self, f.name) < 0:
                 raise ContradictoryUsage(f"{f.name} is negative: {getattr(self, f.name)}")
-        for part, whole in (
-            ("reasoning_tokens", "output_tokens"),
-            ("output_audio_tokens", "output_tokens"),
-            ("input_audio_tokens", "input_tokens"),
-            ("cache_read_audio_tokens", "cache_read_tokens"),
-        ):
+        for part, whole in _PARTS:
             if getattr(self, part) > getattr(self, whole):
                 raise ContradictoryUsage(
                     f"{part} ({getattr(self, part)}) is larger than {whole}"
@@ -98,6 +108,14 @@ class Quantities:
             + self.cache_write_tokens
             + self.output_tokens
         )
+
+
+_PARTS = (
+    ("reasoning_tokens", "output_tokens"),
+    ("output_audio_tokens", "output_tokens"),
+    ("input_audio_tokens", "input_tokens"),
+    ("cache_read_audio_tokens", "cache_read_tokens"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +148,7 @@ class Cost:
 
 COST_PARTS = tuple(f.name for f in fields(Cost))
 AMOUNTS = tuple(f.name for f in fields(Quantities))
+_amounts = attrgetter(*AMOUNTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,17 +241,17 @@ class UsageEvent:
             "team_id": self.owner.team_id,
             "product": self.owner.product,
             "billable": self.owner.billable,
-            "kind": self.kind.value,
+            "kind": str(self.kind),
             "source": self.source,
             "provider": self.provider,
             "model": self.model,
             "requested_model": self.requested_model,
             "sent_model": self.sent_model,
             "service_tier": self.service_tier,
-            **{name: getattr(q, name) for name in AMOUNTS},
+            **dict(zip(AMOUNTS, _amounts(q), strict=True)),
             "audio_seconds": str(q.audio_seconds),
-            "provenance": self.provenance.value,
-            "outcome": self.outcome.value,
+            "provenance": str(self.provenance),
+            "outcome": str(self.outcome),
             "cost": None
             if c is None
             else {part: format(getattr(c, part), "f") for part in COST_PARTS},

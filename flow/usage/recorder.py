@@ -1,28 +1,31 @@
-"""The way from a call to the ledger that never makes the call wait and never forgets.
+"""The way from a call to the database that never makes the call wait and never forgets.
 
 `Recorder.record` appends to the spool and returns. In the background everything pending goes to
 the database in one call, again and again until it is acknowledged; only then is it trimmed.
 The ledger keeps one row per event id, so sending twice is harmless and losing is the only sin.
+What was said goes the same way (`Recorder.record_turn`), and a thread keeps one turn per number.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
 
 from flow.db.functions import Recorded
+from flow.domain.thread import ThreadTurn, Turn
 from flow.domain.usage import Outcome, Provenance, UsageEvent
 from flow.errors import Unavailable
-from flow.usage.spool import Line, Op, Spool
+from flow.usage.ledger import Ledger, Unwatched, Watch
+from flow.usage.quarantine import Quarantine
+from flow.usage.spool import Line, Op, Spool, encoded
 
 log = structlog.get_logger(__name__)
 
@@ -31,44 +34,15 @@ COALESCE_SECS = 0.005
 LONGEST_PAUSE_SECS = 5.0
 TRIM_BYTES = 1 << 20
 
-
-class Ledger(Protocol):
-    """Where events end up: `flow.db.functions.Database`, across the network."""
-
-    async def record_usage(self, events: Sequence[UsageEvent]) -> Recorded:
-        """Write what is new in one transaction and say what was new; raises `Unavailable`."""
-        ...
-
-
-class Watch(Protocol):
-    """Sees what becomes of events. Must not block."""
-
-    def recorded(self, event_id: UUID) -> None:
-        """An event waits for the ledger from now on."""
-        return
-
-    def committed(self, event_ids: Iterable[UUID], *, is_all: bool) -> None:
-        """These wait no longer. ``is_all``: nor does any other."""
-        return
-
-    def rejected(self, events: int) -> None:
-        """The ledger put so many aside."""
-        return
-
-    def failed(self) -> None:
-        """The ledger could not be reached."""
-        return
-
-
-class _Unwatched(Watch):
-    """Nobody looks."""
+Item = UsageEvent | ThreadTurn
+Kind = TypeVar("Kind", UsageEvent, ThreadTurn)
 
 
 class Recorder:
-    """Takes usage events from running calls and brings each to the ledger exactly once.
+    """Takes usage and turns from running calls and brings each to the database exactly once.
 
     Args:
-        ledger: where events go.
+        ledger: where they go.
         directory: where spools live, this process's own and those of processes that died.
         price: puts a cost on an event; runs just before sending, off the audio path.
         on_recorded: called once for each batch the ledger has acknowledged, with the priced
@@ -85,15 +59,16 @@ class Recorder:
         on_recorded: Callable[[Sequence[UsageEvent], Recorded], None],
         watch: Watch | None = None,
     ) -> None:
-        self._watch = watch or _Unwatched()
+        self._watch = watch or Unwatched()
         self._ledger = ledger
         self._directory = directory
         self._spool = Spool.create(directory)
         self._price = price
         self._on_recorded = on_recorded
-        self._open: dict[UUID, UsageEvent] = {}
+        self._quarantine = Quarantine(directory)
+        self._open: dict[UUID, bytes] = {}
         self._pending: Counter[UUID] = Counter()
-        self._unspooled: deque[UsageEvent] = deque()
+        self._unspooled: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._acknowledged = asyncio.Condition()
         self._closing = False
@@ -101,7 +76,7 @@ class Recorder:
 
     @property
     def depth(self) -> int:
-        """How many finished events wait for the ledger."""
+        """How many finished events and turns wait for the database."""
         return self._pending.total()
 
     def begin(self, event: UsageEvent) -> None:
@@ -110,17 +85,20 @@ class Recorder:
         Should this process die before `record` is called with the same id, the next one
         records the estimate. Calling it again renews the estimate.
         """
-        self._open[event.id] = event
-        self._append("open", event)
+        self._open[event.id] = self._append("open", event) or b""
 
     def record(self, event: UsageEvent) -> None:
         """Take the finished account of one piece of work. Returns at once; never raises."""
         self._open.pop(event.id, None)
-        self._pending[event.owner.workflow_thread_id] += 1
         self._watch.recorded(event.id)
-        if not self._append("event", event):
-            self._unspooled.append(event)
-        self._wake.set()
+        self._keep("event", event)
+
+    def record_turn(self, thread_id: UUID, turn: Turn) -> None:
+        """Take something said in a call. Returns at once; never raises.
+
+        It is on this machine's disk until the database has it, and no longer.
+        """
+        self._keep("turn", ThreadTurn(thread_id, turn))
 
     def discard(self, event: UsageEvent) -> None:
         """Forget work noted by `begin` that turned out to consume nothing."""
@@ -135,7 +113,7 @@ class Recorder:
         self._task = asyncio.create_task(self._run(), name="usage-recorder")
 
     async def drain(self, thread_id: UUID, timeout_secs: float) -> bool:
-        """Wait until the ledger has every event of a thread; False if time ran out first."""
+        """Wait until the database has all that came of a thread; False if time ran out first."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_secs), self._acknowledged:
                 await self._acknowledged.wait_for(lambda: self._pending[thread_id] <= 0)
@@ -148,18 +126,23 @@ class Recorder:
         if self._task is not None:
             done, _ = await asyncio.wait({self._task}, timeout=timeout_secs)
             if not done:
-                log.warning("usage_left_in_spool", events=self.depth, spool=self._spool.path.name)
+                log.warning("left_in_spool", waiting=self.depth, spool=self._spool.path.name)
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
         self._spool.close(remove=not self._open and self.depth == 0)
 
-    def _append(self, op: Op, event: UsageEvent) -> bool:
+    def _keep(self, op: Op, item: Item) -> None:
+        self._pending[_thread_of(item)] += 1
+        if self._append(op, item) is None:
+            self._unspooled.append(item)
+        self._wake.set()
+
+    def _append(self, op: Op, item: Item) -> bytes | None:
         try:
-            self._spool.append(op, event.to_json())
+            return self._spool.append(op, item.to_json())
         except OSError as error:
-            log.error("spool_write_failed", op=op, error=str(error), **_which(event))
-            return False
-        return True
+            log.error("spool_write_failed", op=op, error=str(error), **_which(item))
+            return None
 
     def _adopt(self, orphan: Spool) -> None:
         """Take over a dead process's lines; what it had only begun is recorded as estimated."""
@@ -173,6 +156,10 @@ class Recorder:
                 event = self._parsed(line)
                 if event is None:
                     continue
+                if isinstance(event, ThreadTurn):
+                    self.record_turn(event.workflow_thread_id, event.turn)
+                    adopted += 1
+                    continue
                 if line.op == "open":
                     begun[event.id] = event
                     continue
@@ -183,7 +170,7 @@ class Recorder:
             orphan.advance(position)
         for event in begun.values():
             self.record(_cut_off(event))
-        log.info("spool_adopted", spool=orphan.path.name, events=adopted, cut_off=len(begun))
+        log.info("spool_adopted", spool=orphan.path.name, finished=adopted, cut_off=len(begun))
         # What could only be kept in memory is not yet safe: leave the file for another start.
         orphan.close(remove=not self._unspooled)
 
@@ -210,39 +197,57 @@ class Recorder:
     async def _send_next(self) -> None:
         lines, position = self._spool.read(BATCH)
         unspooled = list(self._unspooled)
-        spooled = (self._parsed(line) for line in lines if line.op == "event")
-        events = unspooled + [event for event in spooled if event is not None]
-        if events:
-            await self._send([self._priced(event) for event in events])
+        spooled = (self._parsed(line) for line in lines if line.op in ("event", "turn"))
+        items = unspooled + [item for item in spooled if item is not None]
+        turns = [item for item in items if isinstance(item, ThreadTurn)]
+        events = [item for item in items if isinstance(item, UsageEvent)]
+        # Turns first: a batch is sent again as a whole, and of events all are told again.
+        await self._bring(turns, self._save)
+        await self._bring([self._priced(event) for event in events], self._send)
         for _ in unspooled:
             self._unspooled.popleft()
         self._spool.advance(position)
         is_all = self._spool.unsent_bytes == 0 and not self._unspooled
         self._watch.committed((event.id for event in events), is_all=is_all)
         with suppress(OSError):
-            self._spool.trim(
-                (event.to_json() for event in self._open.values()), threshold=TRIM_BYTES
-            )
-        self._pending.subtract(event.owner.workflow_thread_id for event in events)
+            # What was said stays on the disk no longer than it must.
+            self._spool.trim(self._open.values(), threshold=0 if turns else TRIM_BYTES)
+        self._pending.subtract(map(_thread_of, items))
         self._pending = +self._pending
         async with self._acknowledged:
             self._acknowledged.notify_all()
 
-    async def _send(self, events: list[UsageEvent]) -> None:
-        """Bring a batch to the ledger; one bad event must not hold up the others for ever."""
+    async def _bring(
+        self, items: Sequence[Kind], send: Callable[[Sequence[Kind]], Awaitable[None]]
+    ) -> None:
+        """Bring a batch home; one bad item must not hold up the others for ever."""
+        if not items:
+            return
         try:
-            recorded = await self._ledger.record_usage(events)
+            await send(items)
         except Unavailable:
             raise
         except Exception as error:
-            if len(events) > 1:
-                for event in events:
-                    await self._send([event])
+            if len(items) > 1:
+                for item in items:
+                    await self._bring([item], send)
                 return
-            log.exception("usage_event_refused", **_which(events[0]))
-            self._watch.rejected(1)
-            self._quarantine(json.dumps(events[0].to_json()).encode(), str(error))
-            return
+            self._refused(items[0], error)
+
+    def _refused(self, item: Item, error: Exception) -> None:
+        # The database's message may quote what it was given.
+        log.error("spool_line_refused", error_type=type(error).__name__, **_which(item))
+        op: Op = "turn" if isinstance(item, ThreadTurn) else "event"
+        self._watch.rejected(1)
+        self._quarantine.keep(encoded(op, item.to_json()), str(error))
+
+    async def _save(self, turns: Sequence[ThreadTurn]) -> None:
+        for thread_id in await self._ledger.save_turns(turns):
+            # It went with its key.
+            log.warning("turns_of_no_thread", workflow_thread_id=str(thread_id))
+
+    async def _send(self, events: Sequence[UsageEvent]) -> None:
+        recorded = await self._ledger.record_usage(events)
         for event in events:
             if (refused := recorded.rejected.get(event.id)) is not None:
                 log.error("usage_event_rejected", reason=refused, **_which(event))
@@ -261,31 +266,31 @@ class Recorder:
             log.exception("pricing_failed", model=event.model, **_which(event))
             return event
 
-    def _parsed(self, line: Line) -> UsageEvent | None:
+    def _parsed(self, line: Line) -> Item | None:
         try:
             if line.event is not None:
-                return UsageEvent.from_json(line.event)
+                kind = ThreadTurn if line.op == "turn" else UsageEvent
+                return kind.from_json(line.event)
             reason = "the line is not whole"
         except Exception as error:
-            reason = f"not a usage event: {error!r}"
-        log.error("spool_line_unreadable", reason=reason)
-        self._quarantine(line.raw, reason)
+            reason = f"not what its op says: {error!r}"
+        log.error("spool_line_unreadable", op=line.op, bytes=len(line.raw))
+        self._quarantine.keep(line.raw, reason)
         return None
 
-    def _quarantine(self, raw: bytes, reason: str) -> None:
-        """Keep what cannot be sent where an operator can find it."""
-        entry: dict[str, Any] = {"reason": reason, "line": raw.decode(errors="replace")}
-        try:
-            with (self._directory / "quarantine.ndjson").open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            log.error("quarantine_failed", error=str(error), **entry)
+
+def _thread_of(item: Item) -> UUID:
+    if isinstance(item, ThreadTurn):
+        return item.workflow_thread_id
+    return item.owner.workflow_thread_id
 
 
-def _which(event: UsageEvent) -> dict[str, str]:
-    """An event, and whose it is, in a log line."""
-    thread_id = event.owner.workflow_thread_id
-    return {"event_id": str(event.id), "workflow_thread_id": str(thread_id)}
+def _which(item: Item) -> dict[str, Any]:
+    """An item, and whose it is, in a log line."""
+    known = {"workflow_thread_id": str(_thread_of(item))}
+    if isinstance(item, ThreadTurn):
+        return known | {"turn": item.turn.seq}
+    return known | {"event_id": str(item.id)}
 
 
 def _cut_off(event: UsageEvent) -> UsageEvent:

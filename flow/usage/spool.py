@@ -1,14 +1,14 @@
-"""A file of usage events that outlives its process.
+"""A file of usage events and turns that outlives its process.
 
 Each process appends to a file of its own, ``<directory>/<uuid>.jsonl``, and holds an exclusive
 ``flock`` on it for as long as it lives. A file whose lock can be taken belongs to a process that
 is gone: the next process to start adopts it. The lock goes with the process however it dies, so
 neither process ids nor clocks are needed.
 
-A line is ``{"op": "open" | "event" | "drop", "event": {...}}``. *open* says that work was begun,
-with the best estimate of it, so that work a vendor is already billing is not lost when the
+A line is ``{"op": "open" | "event" | "drop" | "turn", "event": {...}}``. *open* says that work was
+begun, with the best estimate of it, so that work a vendor is already billing is not lost when the
 process dies in the middle of it; *event* is the finished account under the same id; *drop* says
-that the work came to nothing. Lines are written in one
+that the work came to nothing; *turn* is what somebody said. Lines are written in one
 ``write`` each, so a killed process loses nothing that `append` returned for; a machine that
 loses power may lose what the kernel had not yet written, except while the ledger is away, when
 `sync` is called.
@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 from uuid import uuid4
 
-Op = Literal["open", "event", "drop"]
+from pydantic_core import to_json
+
+Op = Literal["open", "event", "drop", "turn"]
 
 
 class Line(NamedTuple):
@@ -73,14 +75,15 @@ class Spool:
         """How much stands between the head and the end."""
         return self._size - self._head
 
-    def append(self, op: Op, event: dict[str, Any]) -> None:
-        """Write one line, whole or not at all."""
-        raw = _encode(op, event)
+    def append(self, op: Op, event: dict[str, Any]) -> bytes:
+        """Write one line, whole or not at all, and return it."""
+        raw = encoded(op, event)
         written = os.write(self._fd, raw)
         if written != len(raw):
             os.ftruncate(self._fd, self._size)
             raise OSError(errno.ENOSPC, "the spool's disk is full")
         self._size += written
+        return raw
 
     def read(self, most: int) -> tuple[list[Line], int]:
         """Up to ``most`` lines from the head, and the position after them for `advance`."""
@@ -97,22 +100,22 @@ class Spool:
         """Everything before ``position`` is safely elsewhere."""
         self._head = position
 
-    def trim(self, still_open: Iterable[dict[str, Any]], *, threshold: int) -> None:
-        """Give back the disk that sent lines hold, keeping the open ones.
+    def trim(self, still_open: Iterable[bytes], *, threshold: int) -> None:
+        """Give back the disk that sent lines hold, keeping the open ones, as `append` gave them.
 
         With nothing open it is a truncation. Otherwise the file is replaced by one with the open
         lines and the unsent rest, which is worth it only past ``threshold`` bytes.
         """
-        kept = [_encode("open", event) for event in still_open]
+        kept = b"".join(still_open)
         if not kept and self.unsent_bytes == 0:
             os.ftruncate(self._fd, 0)
             self._head = self._size = 0
         elif self._head > threshold:
             rest = os.pread(self._fd, self.unsent_bytes, self._head)
-            fd = _locked_file(self.path, b"".join(kept) + rest)
+            fd = _locked_file(self.path, kept + rest)
             os.close(self._fd)
             self._fd = fd
-            self._head = sum(map(len, kept))
+            self._head = len(kept)
             self._size = os.fstat(fd).st_size
 
     def sync(self) -> None:
@@ -126,8 +129,13 @@ class Spool:
         os.close(self._fd)
 
 
-def _encode(op: Op, event: dict[str, Any]) -> bytes:
-    return json.dumps({"op": op, "event": event}, separators=(",", ":")).encode() + b"\n"
+def encoded(op: Op, event: dict[str, Any]) -> bytes:
+    """A line."""
+    line = {"op": op, "event": event}
+    try:
+        return to_json(line) + b"\n"
+    except ValueError:  # halves of characters, which only JSON's own escapes can hold
+        return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
 def _decode(raw: bytes) -> Line:

@@ -133,7 +133,7 @@ async def test_one_event_the_ledger_cannot_take_does_not_hold_up_the_rest(
         assert await recorder.drain(owner.workflow_thread_id, 10)
     assert len(await ledger_of(database, owner)) == 2
     kept = json.loads((tmp_path / "quarantine.ndjson").read_text())
-    assert json.loads(kept["line"])["id"] == str(bad.id)
+    assert json.loads(kept["line"])["event"]["id"] == str(bad.id)
 
 
 async def test_drain_says_when_time_ran_out(

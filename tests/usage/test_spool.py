@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flow.usage.spool import Spool
@@ -29,7 +29,8 @@ def test_lines_come_back_in_order_and_only_once(tmp_path: Path) -> None:
     assert events_of(spool) == [{"n": 3}, {"n": 4}]
 
 
-@given(texts=st.lists(st.text(max_size=200), max_size=20))
+@given(texts=st.lists(st.text(st.characters(), max_size=200), max_size=20))
+@example(texts=["half a character: \ud800", "\u2028 \x85 \r\n \x0b \x0c \x1c \x7f"])
 def test_any_text_survives(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     spool = Spool.create(tmp_path_factory.mktemp("spool"))
     for text in texts:
@@ -89,12 +90,12 @@ def test_trimming_gives_the_disk_back(tmp_path: Path) -> None:
 
 def test_trimming_keeps_what_is_open_and_what_is_unsent(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path)
-    spool.append("open", {"call": 1})
+    still_open = spool.append("open", {"call": 1})
     spool.append("event", {"n": 1})
     _, position = spool.read(2)
     spool.append("event", {"n": 2})
     spool.advance(position)
-    spool.trim([{"call": 1}], threshold=0)
+    spool.trim([still_open], threshold=0)
     assert events_of(spool) == [{"n": 2}]
     spool.append("event", {"n": 3})
     spool.close()

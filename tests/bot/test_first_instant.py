@@ -1,0 +1,77 @@
+"""A call that ends in its first instants leaves no task, whatever had been started by then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from pydantic import SecretStr
+
+from flow.bot.metering import Recording
+from flow.bot.models import ListeningModels
+from flow.bot.pipeline import BotSettings, Line, build_line
+from flow.bot.rehearsal import EmptyStage
+from flow.bot.resolve import vendors_by_part
+from flow.bot.running import RunningPipeline
+from flow.bot.spending import Spending
+from flow.domain.join import JoinRequest
+from flow.domain.product_file import read_products
+from flow.domain.usage import Owner
+from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.server import Served
+from flow.vendors.openai import OpenAIClients
+from tests.bot.conftest import Notebook
+from tests.bot.test_rehearsal import PARTS
+
+JOIN = JoinRequest.model_validate({"bot": PARTS})
+
+
+@pytest.fixture(scope="module")
+def models() -> ListeningModels:
+    return ListeningModels("silence")
+
+
+@asynccontextmanager
+async def settings(models: ListeningModels) -> AsyncIterator[BotSettings]:
+    async with Served(OpenAISandbox()) as url:
+        clients = {"openai": OpenAIClients(SecretStr("sk-fake"), f"{url}/v1")}
+        yield BotSettings(clients, models, 60.0, "estimate", None)
+        await clients["openai"].close()
+
+
+def line(settings: BotSettings, owner: Owner, notebook: Recording) -> Line:
+    product = read_products(None, vendors_by_part()).for_call("voice_bot")
+    spending = Spending(product, cache_key="first instant")
+    return build_line(JOIN, owner, EmptyStage(), notebook, settings, spending)
+
+
+async def test_a_pipeline_stopped_at_any_step_of_its_start_leaves_no_task(
+    models: ListeningModels, owner: Owner, notebook: Notebook
+) -> None:
+    """Stopped after every so many turns of the event loop, from none until it has started."""
+    started_at: int | None = None
+    async with settings(models) as ready:
+        before = asyncio.all_tasks()
+        turns = 0
+        while started_at is None or turns < started_at + 20:
+            built = line(ready, owner, notebook)
+            started = asyncio.Event()
+
+            async def note(*_: object, started: asyncio.Event = started) -> None:
+                started.set()
+
+            built.worker.add_event_handler("on_pipeline_started", note)
+            pipeline = await RunningPipeline.start(built.worker, "short")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if started.is_set() and started_at is None:
+                started_at = turns
+            await pipeline.stop(5)
+            await built.close()
+            left = asyncio.all_tasks() - before
+            assert [task.get_name() for task in left] == [], f"after {turns} turns"
+            turns += 1 if turns < 30 else 7
+            assert turns < 1000, "it never started"
+    assert notebook.open == set()

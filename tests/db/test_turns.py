@@ -1,0 +1,59 @@
+"""Turns by themselves: stored once, whatever state their thread is in, and no sign of life."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import psycopg
+
+from flow.db.functions import Database
+from flow.domain.thread import Status, ThreadTurn, Turn
+from tests.db.making import a_key, a_thread
+
+T0 = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+def said(thread_id: UUID, count: int) -> list[ThreadTurn]:
+    return [
+        ThreadTurn(thread_id, Turn(n, "user", f"line {n}", T0 + timedelta(seconds=n), n % 2 == 1))
+        for n in range(count)
+    ]
+
+
+async def test_turns_of_many_threads_are_stored_once_in_their_order(database: Database) -> None:
+    key = await a_key(database)
+    one, other = await a_thread(database, key), await a_thread(database, key)
+    turns = said(one.id, 4) + said(other.id, 2)
+    assert await database.save_turns(turns[::-1]) == frozenset()
+    await asyncio.gather(*(database.save_turns(turns[n:]) for n in range(4)))
+    for thread, count in ((one, 4), (other, 2)):
+        saved = await database.get_workflow_thread_data(thread.id)
+        assert list(saved.transcript) == [turn.turn for turn in said(thread.id, count)]
+
+
+async def test_a_thread_that_is_over_takes_what_was_said_in_it(database: Database) -> None:
+    thread = await a_thread(database, await a_key(database))
+    await database.save_turns(said(thread.id, 1))
+    over = await database.finish_thread(thread.id, Status.FAILED, error={"code": "process_lost"})
+    await database.save_turns(said(thread.id, 3))
+    saved = await database.get_workflow_thread_data(thread.id)
+    assert [turn.seq for turn in saved.transcript] == [0, 1, 2]
+    assert (saved.status, saved.completed_at) == (Status.FAILED, over.completed_at)
+
+
+async def test_a_thread_that_is_gone_does_not_hold_up_the_others(database: Database) -> None:
+    thread, gone = await a_thread(database, await a_key(database)), uuid4()
+    assert await database.save_turns(said(gone, 2) + said(thread.id, 1)) == {gone}
+    assert len((await database.get_workflow_thread_data(thread.id)).transcript) == 1
+
+
+async def test_a_late_turn_is_no_sign_of_life(direct: Database, postgres_url: str) -> None:
+    thread = await a_thread(direct, await a_key(direct))
+    await direct.claim_thread(thread.id, "somebody/1")
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        query = "select heartbeat_at, lease_until from workflow_threads where id = %s"
+        before = connection.execute(query, (thread.id,)).fetchone()
+        await direct.save_turns(said(thread.id, 1))
+        assert connection.execute(query, (thread.id,)).fetchone() == before
