@@ -19,6 +19,8 @@ cli = typer.Typer(
     help="A Pipecat voice-bot service whose account of every call can be invoiced.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Boxes and colours would take twice as long as all else about `flow --help`.
+    rich_markup_mode=None,
     add_completion=False,
 )
 
@@ -55,7 +57,7 @@ def dev(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     reload: Annotated[bool, typer.Option(help="Start anew when the code changes.")] = True,
 ) -> None:
-    """Serve on this machine with an embedded database, a working key, and stand-in vendors."""
+    """Serve on this machine, with stand-ins for the vendors and a key."""
     from flow.dev import run
 
     run(port=port, reload=reload)
@@ -67,7 +69,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000.")] = None,
     workers: Workers = 1,
 ) -> None:
-    """Serve in production; refuses to start on missing or contradictory settings."""
+    """Serve in production. Refuses to start on missing or contradictory settings."""
     import uvicorn
 
     from flow.application import SERVER_OPTIONS, check
@@ -103,7 +105,7 @@ def worker() -> None:
 
 @cli.command()
 def migrate() -> None:
-    """Bring the database up to date, with the Supabase CLI's own history."""
+    """Bring the database up to date. The history kept is the Supabase CLI's own."""
     import asyncio
 
     from flow import store

@@ -18,6 +18,7 @@ from flow.api.bodies import read, takes
 from flow.api.budget import Budget, note_budget, shown
 from flow.api.connect import Connection, connection, require_room
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.plain_route import PlainRoute
 from flow.api.problems import documented
 from flow.api.request_id import bind
 from flow.api.rooms import begin_in_room, check_room
@@ -30,7 +31,7 @@ from flow.domain.room import ROOM_TYPES
 from flow.domain.thread import Status, Thread
 from flow.errors import FieldProblem, IllegalTransition, InvalidInput, Refused, Unavailable
 
-router = APIRouter(prefix="/api/bot", tags=["calls"])
+router = APIRouter(prefix="/api/bot", tags=["calls"], route_class=PlainRoute)
 
 _JOIN_EXAMPLES: dict[str, Any] = {
     "least": {"summary": "Everything from the product", "value": {}},
@@ -143,19 +144,20 @@ async def join(request: Request) -> Response:
     note_budget(request, joined.budget)
     thread = joined.thread
     request.state.workflow_thread_id = thread.id
-    bind(request.scope, workflow_thread_id=str(thread.id))
+    name = str(thread.id)
+    bind(request.scope, workflow_thread_id=name)
     if body.transport.type in ROOM_TYPES:
         trace = request.scope["state"].get("trace")
         way = await begin_in_room(services, joined, body.transport, trace)
     else:
         way = connection(request, services, thread)
     answer = {
-        "workflow_thread_id": str(thread.id),
+        "workflow_thread_id": name,
         "status": thread.status,
         "product": thread.product,
         "connection": way,
         "budget": shown(joined.budget).model_dump(),
-        "posthog_trace_id": str(thread.id),
+        "posthog_trace_id": name,
     }
     if joined.replayed:
         return ExactJSONResponse(answer, headers={"idempotent-replayed": "true"})

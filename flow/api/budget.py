@@ -83,8 +83,10 @@ class BudgetHeaders:
 
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start" and (key_id := state.get("api_key_id")):
-                headers = MutableHeaders(raw=message.setdefault("headers", []))
-                headers.update(await self._headers(scope, key_id))
+                found = await self._headers(scope, key_id)
+                if found:
+                    headers = MutableHeaders(raw=message.setdefault("headers", []))
+                    headers.update(found)
             await send(message)
 
         await self._app(scope, receive, labelled)

@@ -45,9 +45,7 @@ def dumps(value: Any) -> str:
         TypeError: a value has no place in JSON.
     """
     try:
-        return json.dumps(
-            value, default=_default, allow_nan=False, ensure_ascii=False, separators=(",", ":")
-        )
+        return _encode(value)
     except _Inexact:
         return "".join(_write(value))
 
@@ -67,6 +65,11 @@ def _default(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+_encode = json.JSONEncoder(
+    default=_default, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+).encode
 
 
 def _write(value: Any) -> Iterator[str]:

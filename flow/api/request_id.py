@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from os import urandom
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +30,7 @@ class RequestId:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        request_id = _incoming(scope) or uuid4().hex
+        request_id = _incoming(scope) or urandom(16).hex()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         bind(scope, request_id=request_id)
@@ -47,8 +47,9 @@ class RequestId:
         try:
             await self._app(scope, receive, labelled)
         finally:
-            log_of(scope).info(
+            log.info(
                 "request",
+                **state["known"],
                 method=scope.get("method", "WEBSOCKET"),
                 path=scope["path"],
                 status=status,
@@ -58,13 +59,13 @@ class RequestId:
 
 def bind(scope: Scope, **known: str) -> None:
     """Have every later log line of the request of ``scope`` say this too."""
-    state = scope.setdefault("state", {})
-    state["log"] = state.get("log", log).bind(**known)
+    # A logger is made of them only if there is something to log.
+    scope.setdefault("state", {}).setdefault("known", {}).update(known)
 
 
 def log_of(scope: Scope) -> Any:
     """The logger of a request: bound to its id, and to its key as soon as that is known."""
-    return scope.get("state", {}).get("log", log)
+    return log.bind(**scope.get("state", {}).get("known", {}))
 
 
 _ANSWERS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})

@@ -6,14 +6,16 @@ What the join leaves out comes from the product, and what the product leaves out
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from flow.bot.services import VENDORS
-from flow.domain.join import JoinRequest
+from flow.domain.join import JoinRequest, Llm, Stt, Tts
 from flow.domain.product import ModelName, Models, Product, Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput, Refused
 
 PARTS = ("stt", "llm", "tts")
+REMEMBERED = 1_000
 
 
 def vendors_by_part() -> dict[str, frozenset[str]]:
@@ -45,6 +47,8 @@ class Resolver:
         self._products = products
         self._defaults = defaults
         self._reachable = reachable
+        # Customers join with few different bots, as far as this goes.
+        self._chosen = lru_cache(maxsize=REMEMBERED)(self._choose)
         if problems := [*self._forbidden_defaults()]:
             raise ConfigurationError("\n".join(problems))
 
@@ -57,13 +61,9 @@ class Resolver:
                 longer than the product's longest.
         """
         product = self._products.for_call(join.product)
-        problems = [*_duration_problems(join, product)]
-        filled: dict[str, Any] = {}
-        for part in PARTS:
-            filled[part] = self._filled(part, getattr(join.bot, part), getattr(product, part))
-            problems += self._vendor_problems(part, filled[part])
-        problems += _speech_problems(filled["tts"], join.bot.language)
-        if problems:
+        bot = join.bot
+        filled, wrong = self._chosen(product.name, bot.stt, bot.llm, bot.tts, bot.language)
+        if problems := [*_duration_problems(join, product), *wrong]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
         for part in PARTS:
             _require_allowed(product, part, filled[part])
@@ -74,6 +74,18 @@ class Resolver:
                 "max_duration_secs": join.max_duration_secs or product.max_duration_secs,
             }
         )
+
+    def _choose(
+        self, product: str, stt: Stt, llm: Llm, tts: Tts, language: str | None
+    ) -> tuple[dict[str, Any], list[FieldProblem]]:
+        """The parts of a bot filled in, and what is wrong with them."""
+        models = self._products.for_call(product)
+        filled: dict[str, Any] = {}
+        problems: list[FieldProblem] = []
+        for part, asked in zip(PARTS, (stt, llm, tts), strict=True):
+            filled[part] = self._filled(part, asked, getattr(models, part))
+            problems += self._vendor_problems(part, filled[part])
+        return filled, [*problems, *_speech_problems(filled["tts"], language)]
 
     def _default(self, part: str, models: Models) -> dict[str, str]:
         """Vendor, model and voice for a part of which a join says nothing."""

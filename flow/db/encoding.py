@@ -6,13 +6,10 @@ a model's answer must not make everything sent with it unsavable, so it is repla
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from typing import Any
 
-_UNSTORABLE = re.compile(r"\\u(?:0000|d[89a-f])")
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+from pydantic_core import to_json
 
 
 def storable(value: Any) -> Any:
@@ -31,10 +28,10 @@ def storable(value: Any) -> Any:
 def storable_text(value: Any) -> str:
     """The JSON text of `storable` of the value; quick when there is nothing to replace."""
     try:
-        text = _encode(value)
-    except ValueError:
-        return _encode(storable(value))
-    return _encode(storable(value)) if _UNSTORABLE.search(text) else text
+        text = to_json(value, inf_nan_mode="null")
+    except ValueError:  # half of a surrogate pair, which is no UTF-8
+        return to_json(storable(value)).decode()
+    return (to_json(storable(value)) if rb"\u0000" in text else text).decode()
 
 
 def _storable_text(text: str) -> str:

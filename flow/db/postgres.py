@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache
 from typing import Any, Self
 
 import psycopg
@@ -20,7 +20,7 @@ from flow.errors import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
 
-_exact = partial(json.loads, parse_float=Decimal)
+_exact = json.JSONDecoder(parse_float=Decimal).decode
 
 
 class PostgresTransport:
@@ -60,8 +60,7 @@ class PostgresTransport:
 
     async def call(self, function: str, args: Mapping[str, Any]) -> Any:
         """Call the function; see `flow.db.functions.Transport`."""
-        names = ", ".join(f"{name} => %({name})s" for name in args)
-        statement = f"select public.{function}({names})".encode()
+        statement = _statement(function, *args)
         values = {name: _argument(value) for name, value in args.items()}
         try:
             return await self._attempt(statement, values)
@@ -77,14 +76,17 @@ class PostgresTransport:
 
     async def _attempt(self, statement: bytes, values: Mapping[str, Any]) -> Any:
         try:
-            async with self._pool.connection() as connection:
-                try:
-                    async with asyncio.timeout(self._call_secs):
-                        row = await (await connection.execute(statement, values)).fetchone()
-                except psycopg.OperationalError as error:
-                    if error.sqlstate is None or connection.broken:
-                        raise _ConnectionLost from error
-                    raise
+            # Not `connection()`: every statement commits itself, so there is nothing to end.
+            connection = await self._pool.getconn()
+            try:
+                async with asyncio.timeout(self._call_secs):
+                    row = await (await connection.execute(statement, values)).fetchone()
+            except psycopg.OperationalError as error:
+                if error.sqlstate is None or connection.broken:
+                    raise _ConnectionLost from error
+                raise
+            finally:
+                await self._pool.putconn(connection)
         except (PoolTimeout, PoolClosed, TooManyRequests, TimeoutError) as error:
             raise DatabaseUnavailable() from error
         except psycopg.Error as error:
@@ -103,8 +105,19 @@ class _ConnectionLost(Exception):
 
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
-    set_json_loads(_exact, connection)
+    set_json_loads(_loads, connection)
     connection.prepare_threshold = 0
+
+
+def _loads(data: str | bytes) -> Any:
+    return _exact(data if isinstance(data, str) else data.decode())
+
+
+# As many as there are functions, each called with few sets of arguments.
+@lru_cache(maxsize=1_000)
+def _statement(function: str, *names: str) -> bytes:
+    arguments = ", ".join(f"{name} => %({name})s" for name in names)
+    return f"select public.{function}({arguments})".encode()
 
 
 def _argument(value: Any) -> Any:

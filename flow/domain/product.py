@@ -173,7 +173,7 @@ class Products:
         ValueError: a name or alias occurs twice, or there is no product ``insights``.
     """
 
-    __slots__ = ("_buckets", "_by_name", "_products")
+    __slots__ = ("_buckets", "_by_name", "_products", "_terms")
 
     def __init__(self, products: Iterable[Product]) -> None:
         self._products = tuple(products)
@@ -189,6 +189,7 @@ class Products:
         for product in sorted(self._products, key=lambda p: (p.credit_bucket, p.name)):
             if product.billable:
                 self._buckets.setdefault(product.credit_bucket, []).append(product.name)
+        self._terms = {one.name: self._terms_of([one]) for one in self._products}
 
     def __iter__(self) -> Iterator[Product]:
         return iter(self._products)
@@ -216,7 +217,9 @@ class Products:
 
     def terms(self, product: Product | None = None) -> Terms:
         """What the products say about limits; of one product, what its next call is subject to."""
-        considered = self._products if product is None else (product,)
+        return self._terms_of(self._products) if product is None else self._terms[product.name]
+
+    def _terms_of(self, considered: Iterable[Product]) -> Terms:
         return Terms(
             buckets={
                 one.credit_bucket: self._buckets[one.credit_bucket]

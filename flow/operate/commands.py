@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flow.settings import Settings
 
 keys = typer.Typer(
-    name="keys", help="Issue API keys, see them, limit them, revoke them.", no_args_is_help=True
+    name="keys", help="Issue API keys, limit and revoke them.", no_args_is_help=True
 )
 
 
@@ -251,7 +251,7 @@ def usage(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A spreadsheet, without total.")] = False,
 ) -> None:
-    """Report what was used and what it cost, over all keys; this month (UTC) by default."""
+    """Report what was used and what it cost. Over all keys and this month (UTC) by default."""
     from flow.domain.usage_report import MEASURES, grouping, period
     from flow.domain.usage_report import as_csv as spreadsheet
     from flow.operate import given, show

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 webhooks = typer.Typer(
     name="webhooks",
-    help="See what customers were told, send it again, and show what signs it.",
+    help="See what customers were told, and send it again.",
     no_args_is_help=True,
 )
 

@@ -21,6 +21,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import TypeVar
 
@@ -96,12 +97,13 @@ class KeyVerifier:
         self._flights: dict[bytes, asyncio.Task[Answer]] = {}
         self._strangers = asyncio.Semaphore(MAX_STRANGERS)
         self._last_contact = -math.inf
-        self._outcomes = Counter(
+        outcomes = Counter(
             "flow_key_verifications",
             "Keys checked, by where the answer came from.",
             ["outcome"],
             registry=registry or CollectorRegistry(),
         )
+        self._outcome = cache(outcomes.labels)
 
     async def verify(self, secret: str, *, max_age_secs: float) -> VerifiedKey:
         """The key of ``secret``, as Unkey described it at most ``max_age_secs`` ago.
@@ -149,7 +151,7 @@ class KeyVerifier:
         if not fresh and now >= known.ask_again_at:
             return None
         self._known.move_to_end(digest)
-        self._outcomes.labels("remembered" if fresh else "reused").inc()
+        self._outcome("remembered" if fresh else "reused").inc()
         return known.good.key
 
     async def _ask_once(self, digest: bytes, secret: str) -> Answer:
@@ -192,20 +194,20 @@ class KeyVerifier:
         if isinstance(answer, Refusal):
             self._known.pop(digest, None)
             _put(self._refused, digest, (answer, self._clock()), MAX_REFUSALS)
-            self._outcomes.labels("refused").inc()
+            self._outcome("refused").inc()
         else:
             _put(self._known, digest, _Known(answer), MAX_KNOWN)
-            self._outcomes.labels("verified").inc()
+            self._outcome("verified").inc()
 
     def _remember_failure(self, digest: bytes, failure: Failure) -> None:
         known, now = self._known.get(digest), self._clock()
         if known is None or not known.may_go_on(now):
             self._known.pop(digest, None)
-            self._outcomes.labels("unavailable").inc()
+            self._outcome("unavailable").inc()
             log.error("unkey_unavailable", reason=failure.reason)
             return
         known.ask_again_at = now + ASK_AGAIN_SECS
-        self._outcomes.labels("reused").inc()
+        self._outcome("reused").inc()
         log.warning(
             "unkey_unavailable_key_reused",
             reason=failure.reason,
