@@ -27,7 +27,7 @@ from flow.bot.transcript import Transcript
 from flow.domain.budget import Standing, Tier
 from flow.domain.join import JoinRequest
 from flow.domain.room import NOBODY_CAME
-from flow.domain.thread import Status, Thread, Turn
+from flow.domain.thread import Pulse, Status, Thread, Turn
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import FlowError, Unavailable
 
@@ -45,10 +45,8 @@ class Threads(Protocol):
         """Make a thread's call ours, or raise `Conflict`."""
         ...
 
-    async def save_workflow_thread_data(
-        self, thread_id: UUID, *, status: Status | None = None
-    ) -> Thread:
-        """Store what is new about a thread and return it."""
+    async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
+        """Give a sign of life, and perhaps move the thread."""
         ...
 
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
@@ -293,15 +291,15 @@ class CallSession:
     async def _touch(self, status: Status | None = None) -> None:
         """Tell the database the call lives; hear from it whether it was asked to end."""
         try:
-            thread = await self._threads.save_workflow_thread_data(self._thread_id, status=status)
+            pulse = await self._threads.touch_thread(self._thread_id, status)
         except Unavailable as error:
             self._log.warning("heartbeat_missed", error=str(error))
         except FlowError as error:
             self._log.error("heartbeat_refused", error=str(error))
         else:
-            if thread.end_requested:
+            if pulse.end_requested:
                 self.end("ended_by_api")
-            elif thread.status not in (Status.CONNECTING, Status.IN_CALL):
+            elif pulse.status not in (Status.CONNECTING, Status.IN_CALL):
                 # Nothing was heard of this call for so long that it was given up elsewhere.
                 self.end("given_up")
 

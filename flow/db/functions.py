@@ -23,7 +23,7 @@ from flow.domain.budget import Budget, Standing
 from flow.domain.key import ApiKey
 from flow.domain.quota import Admission, LimitState, Terms
 from flow.domain.save_mode import SaveMode
-from flow.domain.thread import Status, Thread, ThreadTurn, Turn
+from flow.domain.thread import Pulse, Status, Thread, ThreadTurn, Turn
 from flow.domain.usage import UsageEvent
 from flow.errors import InvalidInput
 
@@ -246,6 +246,17 @@ class Database:
             p_end_requested=end_requested,
         )
         return rows.thread(row)
+
+    async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
+        """Give a sign of life of a running call, and move it where ``status`` is given.
+
+        Raises:
+            IllegalTransition, NotFound: as for `save_workflow_thread_data`.
+        """
+        row = await self._call(
+            "touch_thread", p_thread_id=str(thread_id), p_status=status and status.value
+        )
+        return Pulse(Status(row["status"]), row["end_requested"])
 
     async def save_turns(self, turns: Sequence[ThreadTurn]) -> frozenset[UUID]:
         """Store turns of any threads, each once; returns the threads that do not exist.

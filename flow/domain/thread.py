@@ -87,6 +87,14 @@ class ThreadTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a running call needs to know of its thread: where it is, and whether it is to end."""
+
+    status: Status
+    end_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Thread:
     """A row of ``workflow_threads`` with its transcript.
 

@@ -1,4 +1,5 @@
 -- The transcript by itself: what was said is stored whenever it comes, and says nothing of the call.
+-- Signs of life by themselves: a call gives one every few seconds, and needs no transcript for it.
 
 create function public.save_turns(p_turns jsonb) returns jsonb
 language plpgsql
@@ -38,4 +39,27 @@ comment on function public.save_turns is
   'threads in any state, each once; gives the threads that do not exist. Unlike '
   'save_workflow_thread_data it is no sign of life: a dead process''s turns may come late.';
 
-select flow.restrict_to_service_role(array[]::text[], array['save_turns']);
+create function public.touch_thread(p_thread_id uuid, p_status text default null) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_pulse jsonb;
+begin
+  update public.workflow_threads t set
+    status = coalesce(p_status, t.status),
+    heartbeat_at = now(),
+    lease_until = coalesce(now() + flow.lease(coalesce(p_status, t.status)), t.lease_until)
+  where t.id = p_thread_id
+  returning jsonb_build_object('status', t.status, 'end_requested', t.end_requested_at is not null)
+  into v_pulse;
+  if not found then
+    perform flow.refuse_missing_thread(p_thread_id);
+  end if;
+  return v_pulse;
+end
+$$;
+comment on function public.touch_thread is
+  'A sign of life of a running call, which may move it; gives its status and whether it is to end.';
+
+select flow.restrict_to_service_role(array[]::text[], array['save_turns', 'touch_thread']);

@@ -1,4 +1,4 @@
-"""Turns by themselves: stored once, whatever state their thread is in, and no sign of life."""
+"""Turns and signs of life, each by itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import psycopg
+import pytest
 
 from flow.db.functions import Database
-from flow.domain.thread import Status, ThreadTurn, Turn
+from flow.domain.thread import Pulse, Status, ThreadTurn, Turn
+from flow.errors import IllegalTransition, NotFound
 from tests.db.making import a_key, a_thread
 
 T0 = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -57,3 +59,21 @@ async def test_a_late_turn_is_no_sign_of_life(direct: Database, postgres_url: st
         before = connection.execute(query, (thread.id,)).fetchone()
         await direct.save_turns(said(thread.id, 1))
         assert connection.execute(query, (thread.id,)).fetchone() == before
+        await direct.touch_thread(thread.id)
+        after = connection.execute(query, (thread.id,)).fetchone()
+    assert before is not None
+    assert after is not None
+    assert all(new > old for new, old in zip(after, before, strict=True))
+
+
+async def test_a_sign_of_life_renews_moves_and_hears_what_is_asked(database: Database) -> None:
+    thread = await a_thread(database, await a_key(database))
+    await database.claim_thread(thread.id, "somebody/1")
+    moved = await database.touch_thread(thread.id, Status.IN_CALL)
+    assert moved == await database.touch_thread(thread.id) == Pulse(Status.IN_CALL, False)
+    await database.save_workflow_thread_data(thread.id, end_requested=True)
+    assert await database.touch_thread(thread.id) == Pulse(Status.IN_CALL, True)
+    with pytest.raises(IllegalTransition, match="in_call to created"):
+        await database.touch_thread(thread.id, Status.CREATED)
+    with pytest.raises(NotFound):
+        await database.touch_thread(uuid4())
