@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from flow.domain.thread import Status
-from flow.finishing import after_calls
+from flow.service.finishing import after_calls
 from flow.settings import Settings
 from tests.workflows.conftest import Ended, Finishes
 
