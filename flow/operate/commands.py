@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from flow.domain.save_mode import SaveMode
     from flow.settings import Settings
 
-keys = typer.Typer(
-    name="keys", help="Issue API keys, limit and revoke them.", no_args_is_help=True
-)
+keys = typer.Typer(name="keys", help="Issue API keys, limit and revoke them.", no_args_is_help=True)
 
 
 class Mode(StrEnum):

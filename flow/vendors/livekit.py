@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-import jwt
 from pydantic import SecretStr
 
 from flow.errors import TransportUnavailable
@@ -89,6 +88,9 @@ class LiveKit:
     def _signed(
         self, identity: str, grant: dict[str, Any], since: datetime, until: datetime
     ) -> SecretStr:
+        # It brings all of cryptography along, which a service without LiveKit can do without.
+        import jwt
+
         claims = {
             "iss": self._key,
             "sub": identity,

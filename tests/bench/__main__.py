@@ -25,7 +25,7 @@ Benchmark = Callable[[Options], Awaitable[list[Measure]]]
 
 BENCHMARKS: Mapping[str, str] = {
     "p1": "join:joins",
-    "p2": "join:litellm",
+    "p2": "litellm:proxy",
     "p3": "realtime:metering",
     "p4": "ledger:latency",
     "p5": "ledger:throughput",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -57,7 +58,7 @@ async def main() -> None:
         serving = asyncio.create_task(server.serve([listening]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
-        say({"port": listening.getsockname()[1]})
+        say({"port": listening.getsockname()[1], "pid": os.getpid()})
         await until_dismissed()
         server.should_exit = True
         await serving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -21,6 +22,12 @@ def postmaster_of(url: str) -> int:
 def cpu_secs(pid: int) -> float:
     """CPU seconds, user and system, of a process and all below it, those that ended included."""
     return sum(_spent(pid))
+
+
+def children_secs() -> float:
+    """CPU seconds of this process's children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _spent(pid: int) -> Iterator[float]:

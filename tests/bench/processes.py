@@ -69,11 +69,10 @@ async def until_dismissed() -> None:
 
 
 async def _start(arguments: list[str], extra: Mapping[str, str]) -> asyncio.subprocess.Process:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("FLOW_", "OPENAI_", "UNKEY_", "POSTHOG_", "SUPABASE_", "DATABASE_"))
-    }
+    # Where Python may not keep what it compiled, every start would compile all of it.
+    own = ("FLOW_", "OPENAI_", "UNKEY_", "POSTHOG_", "SUPABASE_", "DATABASE_")
+    own += ("PYTHONDONTWRITEBYTECODE",)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, build_opener
@@ -20,7 +21,7 @@ from flow.db.embedded import embedded_postgres
 from flow.db.migrations import migrate
 from tests.bench import processes
 
-READY_SECS = 60.0
+READY_SECS = 180.0
 
 
 @asynccontextmanager
@@ -54,9 +55,17 @@ async def vendors(keys: int = 1) -> AsyncIterator[dict[str, Any]]:
         yield ready
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server: where it listens, and its process."""
+
+    port: int
+    pid: int
+
+
 @asynccontextmanager
-async def service(url: str, environment: Mapping[str, str]) -> AsyncIterator[int]:
-    """``flow serve`` with one process, on the database at ``url``; yields its port."""
+async def service(url: str, environment: Mapping[str, str]) -> AsyncIterator[Served]:
+    """``flow serve`` with one process, on the database at ``url``, when it is ready."""
     port = free_port()
     async with folder() as path:
         settings = {
@@ -68,7 +77,7 @@ async def service(url: str, environment: Mapping[str, str]) -> AsyncIterator[int
         }
         async with processes.command(["serve", "--port", str(port)], settings) as child:
             await ready(port, child)
-            yield port
+            yield Served(port, child.pid)
 
 
 async def ready(port: int, child: asyncio.subprocess.Process | None = None) -> None:
