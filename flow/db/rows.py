@@ -222,9 +222,8 @@ def event_json(event: UsageEvent) -> dict[str, Any]:
     for name, amount in zip(AMOUNTS, _amounts(event.quantities), strict=True):
         if amount:
             data[name] = amount if isinstance(amount, int) else str(amount)
-    for name, value in zip(_SELDOM, _seldom(event), strict=True):
-        if value is not None:
-            data[name] = value
+    seldom = zip(_SELDOM, _seldom(event), strict=True)
+    data |= {name: value for name, value in seldom if value is not None}
     if event.cost is not None:
         parts = zip(COST_PARTS, _costs(event.cost), strict=True)
         data["cost"] = {part: format(usd, "f") for part, usd in parts if usd}

@@ -29,9 +29,11 @@ from flow.domain.usage import (
 text = st.text(max_size=8)
 usd = st.decimals(0, 1_000, places=9)
 amounts = st.builds(
-    lambda wholes, parts, seconds: Quantities(*wholes, *parts, audio_seconds=seconds),
-    st.tuples(*[st.integers(5, 9) | st.just(5)] * 4),
-    st.tuples(*[st.integers(0, 5)] * 4),
+    lambda *amounts: Quantities(**dict(zip(AMOUNTS, amounts, strict=True))),
+    # Tokens, then the parts of them, which are no larger.
+    *[st.integers(5, 9)] * 4,
+    *[st.integers(0, 5)] * 4,
+    st.integers(0, 900),
     usd,
 )
 events = st.builds(
