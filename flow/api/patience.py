@@ -17,6 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_SECS = 15.0
 # More than the application takes (`flow.api.request_size`), which refuses with all its headers on.
 MAX_HEAD_BYTES = 64 * 1024
+# The WebSocket library reads the head once more, and drops the connection without a word when a
+# line is longer than 8,192 bytes, or answers 500 to a key it cannot decode.
+MAX_LINE_BYTES = 8_000
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -54,6 +57,17 @@ class PatientProtocol(HttpToolsProtocol):
         """The head is there."""
         self._wait_no_more()
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """The head asks for a WebSocket: refuse here what the WebSocket's own code cannot."""
+        lines = [self.url, *(name + value for name, value in self.headers)]
+        about = (value for name, value in self.headers if name.startswith(b"sec-websocket-"))
+        if any(len(line) > MAX_LINE_BYTES for line in lines):
+            self._refuse(431, "headers_too_large", "A line of the request's head is too long.")
+        elif not all(value.isascii() for value in about):
+            self._refuse(400, "malformed_request", "The WebSocket headers are not ASCII.")
+        else:
+            super().handle_websocket_upgrade()
 
     def _wait(self) -> None:
         if self._waiting is None:

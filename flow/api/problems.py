@@ -14,7 +14,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -113,6 +113,8 @@ class Problems:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            log_of(scope).debug("caller_left")
         except Exception as error:
             if not isinstance(error, FlowError) or _status(error) == 500:
                 log_of(scope).exception("request_failed", path=scope["path"])

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from flow.api.bodies import MAX_DEPTH, read_object
 from flow.api.request_size import MAX_BODY_BYTES, MAX_HEADERS
@@ -136,6 +137,24 @@ async def test_a_body_that_claims_to_be_large_is_not_read(api: Api) -> None:
         status, problem = await raw(api, f"Content-Length: {length}\r\n")
         assert status in {400, 413}
         assert problem is None or problem["code"] == "payload_too_large"
+
+
+async def test_a_caller_who_leaves_in_mid_body_is_no_failure_of_ours(api: Api) -> None:
+    host, port = api.url.removeprefix("http://").split(":")
+    with capture_logs() as logged:
+        _, writer = await asyncio.open_connection(host, int(port))
+        key = api.client.headers["Authorization"]
+        writer.write(
+            f"POST /api/bot/join HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{".encode()
+        )
+        await asyncio.sleep(0.2)
+        writer.close()
+        async with asyncio.timeout(5):
+            while not logged:
+                await asyncio.sleep(0.02)
+    assert "caller_left" in [line["event"] for line in logged]
+    assert "error" not in {line["log_level"] for line in logged}
 
 
 async def test_a_body_that_never_comes_is_given_up(

@@ -101,3 +101,19 @@ async def test_a_large_body_is_no_large_head() -> None:
     async with served() as port:
         answer = await exchange(port, head + b"a" * size)
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /?" + b"t" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n", 431),
+        (START + b"X-Long: " + b"a" * 9_000 + b"\r\n", 431),
+        (START + b"Sec-WebSocket-Extensions: \xc3\xa9\r\n", 400),
+    ],
+    ids=["a long URL", "a long header", "beyond ASCII"],
+)
+async def test_a_handshake_that_cannot_be_read_is_refused(head: bytes, status: int) -> None:
+    upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    async with served() as port:
+        answer = await exchange(port, head + upgrade)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())

@@ -17,10 +17,15 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back before the other side closed, or before patience ran out."""
+    """What came back before the other side closed, or before patience ran out.
+
+    One that closes while more is sent to it resets the connection, and what it had answered may
+    never be read.
+    """
 
     raw: bytes
     closed: bool
+    reset: bool = False
 
     @property
     def status(self) -> int | None:
@@ -51,13 +56,16 @@ class Wire:
 
     async def answer(self, within_secs: float) -> Answer:
         """All that comes until the other side closes, or for so long."""
-        raw, closed = b"", False
-        with suppress(TimeoutError, ConnectionError):
+        raw, closed, reset = b"", True, False
+        try:
             async with asyncio.timeout(within_secs):
                 while part := await self._reader.read(65_536):
                     raw += part
-                closed = True
-        return Answer(raw, closed or self._reader.at_eof())
+        except TimeoutError:
+            closed = False
+        except ConnectionError:
+            reset = True
+        return Answer(raw, closed, reset)
 
     async def head(self, within_secs: float = 10.0) -> bytes:
         """The head of an HTTP answer, whole; nothing if none came."""
