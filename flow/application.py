@@ -11,6 +11,7 @@ import structlog
 from flow import log
 from flow.errors import ConfigurationError, FlowError
 from flow.service.running import Service, running
+from flow.service.serving import DRAIN
 from flow.settings import Settings
 
 logger = structlog.get_logger(__name__)
@@ -30,10 +31,15 @@ SERVER_OPTIONS: Mapping[str, Any] = {
 
 
 class Application:
-    """The service as an ASGI app that is built on start-up and taken down on shutdown."""
+    """The service as an ASGI app that is built on start-up and taken down on shutdown.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        operations_only: serve health and metrics, and nothing to customers.
+    """
+
+    def __init__(self, settings: Settings, *, operations_only: bool = False) -> None:
         self._settings = settings
+        self._operations_only = operations_only
         self._stack = AsyncExitStack()
         self._service: Service | None = None
 
@@ -46,7 +52,9 @@ class Application:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Serve a request, or the server's own start and stop."""
         if scope["type"] != "lifespan":
-            await self.service.app(scope, receive, send)
+            service = self.service
+            app = service.operations if self._operations_only else service.app
+            await app(scope, receive, send)
             return
         await receive()
         try:
@@ -56,6 +64,7 @@ class Application:
             logger.error("start_failed", reason=reason)
             await send({"type": "lifespan.startup.failed", "message": reason})
             return
+        scope["state"][DRAIN] = self._service.drain
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._stack.aclose()
@@ -64,10 +73,19 @@ class Application:
 
 def application() -> Application:
     """The application of this process's environment; what a server process is given."""
+    return Application(_settings())
+
+
+def operations() -> Application:
+    """The same, which answers about itself only; what a worker is given."""
+    return Application(_settings(), operations_only=True)
+
+
+def _settings() -> Settings:
     settings = Settings.read()
     log.set_up(settings.log_level, settings.log_format, content=settings.capture_content)
     check(settings)
-    return Application(settings)
+    return settings
 
 
 def check(settings: Settings) -> None:

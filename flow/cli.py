@@ -69,10 +69,9 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000.")] = None,
     workers: Workers = 1,
 ) -> None:
-    """Serve in production. Refuses to start on missing or contradictory settings."""
-    import uvicorn
-
+    """Serve in production; refuses to start on missing or contradictory settings."""
     from flow.application import SERVER_OPTIONS, check
+    from flow.service.serving import serve as run
     from flow.settings import Settings
     from flow.telemetry.exposition import shared_between_processes
 
@@ -81,26 +80,34 @@ def serve(
     if workers > 1 and not (settings.database_url or settings.supabase_url):
         _fail("--workers needs DATABASE_URL or SUPABASE_URL: an embedded database serves one.")
     with shared_between_processes() if workers > 1 else nullcontext():
-        uvicorn.run(
+        status = run(
             "flow.application:application",
-            factory=True,
             host=host or settings.host,
             port=settings.port if port is None else port,
             workers=workers,
-            **SERVER_OPTIONS,
+            options=SERVER_OPTIONS,
         )
+    raise typer.Exit(status)
 
 
 @cli.command()
-def worker() -> None:
-    """Do what follows calls, and nothing else; SIGTERM ends it."""
+def worker(
+    host: Annotated[str | None, typer.Option(help="Default: FLOW_HOST or 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Answer /healthz, /readyz and /metrics here; default: nowhere."
+        ),
+    ] = None,
+) -> None:
+    """Do what follows calls, and serve no customers; SIGTERM ends it."""
     from flow import worker as process
     from flow.application import check
     from flow.settings import Settings
 
     settings = Settings.read()
     check(settings)
-    process.run(settings)
+    raise typer.Exit(process.run(settings, host=host or settings.host, port=port))
 
 
 @cli.command()

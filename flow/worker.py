@@ -1,22 +1,27 @@
-"""The ``flow worker`` command: what follows calls, in a process that carries none."""
+"""The ``flow worker`` command: what follows calls, in a process that serves no customers."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
 
 import structlog
 
 from flow import log
+from flow.application import SERVER_OPTIONS
 from flow.errors import ConfigurationError
 from flow.service.running import running
+from flow.service.serving import serve
+from flow.service.stopping import stop_signals
 from flow.settings import Settings
 
 logger = structlog.get_logger(__name__)
 
 
-def run(settings: Settings) -> None:
-    """Run workflows and sweeps until SIGTERM or SIGINT.
+def run(settings: Settings, *, host: str, port: int | None) -> int:
+    """Run workflows and sweeps until SIGTERM or SIGINT; the exit status.
+
+    Args:
+        port: where health and metrics are answered; ``None``: nowhere.
 
     Raises:
         ConfigurationError: the settings leave nothing to do.
@@ -24,16 +29,20 @@ def run(settings: Settings) -> None:
     """
     if settings.workflows == "off":
         raise ConfigurationError("FLOW_WORKFLOWS=off leaves a worker nothing to do.")
+    if port is not None:
+        app = "flow.application:operations"
+        return serve(app, host=host, port=port, workers=1, options=SERVER_OPTIONS)
     log.set_up(settings.log_level, settings.log_format, content=settings.capture_content)
     asyncio.run(_until_stopped(settings))
+    return 0
 
 
 async def _until_stopped(settings: Settings) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    # The whole service but its server: nobody can connect, so it never has a call.
-    async with running(settings):
-        logger.info("worker_ready")
-        await stopped.wait()
+    with stop_signals(lambda: loop.call_soon_threadsafe(stopped.set)):
+        # The whole service but its server: nobody can connect to it.
+        async with running(settings) as service:
+            logger.info("worker_ready")
+            await stopped.wait()
+            await service.drain()

@@ -22,8 +22,9 @@ from flow.settings import Settings
 ROOT = Path(__file__).parents[1]
 
 TOP_LEVEL = {
-    ".ci", ".gitattributes", ".gitignore", "Dockerfile", "LICENSE", "Makefile", "README.md",
-    "env.example", "flow", "pyproject.toml", "requirements.lock", "supabase", "tests",
+    ".ci", ".dockerignore", ".gitattributes", ".gitignore", "Dockerfile", "LICENSE", "Makefile",
+    "README.md", "compose.yaml", "docs", "env.example", "flow", "pyproject.toml",
+    "requirements.lock", "supabase", "tests",
 }  # fmt: skip
 
 # Put together here, so that this file does not hold what it looks for.

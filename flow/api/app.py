@@ -22,7 +22,7 @@ from flow.api.services import Calls, Keys, Quotas, Services
 from flow.api.traced import TracedJoin
 from flow.domain.join import JoinRequest
 
-__all__ = ["Calls", "Keys", "Quotas", "Services", "create_app"]
+__all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
 
 # Of the contract, not of the package: it changes when a caller would have to.
 API_VERSION = "1"
@@ -92,6 +92,21 @@ def create_app(services: Services) -> FastAPI:
     app.state.routes = [
         route for each in (app, *_ROUTERS) for route in each.routes if isinstance(route, Route)
     ]
+    return app
+
+
+def create_operations_app(services: Services) -> FastAPI:
+    """``/healthz``, ``/readyz`` and ``/metrics`` alone, for a process that serves no customers."""
+    app = FastAPI(
+        openapi_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(RequestId), Middleware(Problems), Middleware(RequestSize)],
+        exception_handlers={HTTPException: on_http_error},
+    )
+    app.state.services = services
+    app.state.readiness = health.ReadinessCheck(services)
+    app.state.routes = []
+    app.include_router(health.router)
     return app
 
 

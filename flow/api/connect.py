@@ -23,7 +23,7 @@ from flow.api.services import Services, services_of
 from flow.domain import token as tokens
 from flow.domain.thread import Status, Thread
 from flow.domain.trace_parent import TraceParent
-from flow.errors import Conflict, Refused
+from flow.errors import Conflict
 
 router = APIRouter(prefix="/api/bot", tags=["calls"])
 
@@ -178,9 +178,8 @@ def _own_url(request: HTTPConnection) -> str:
 
 
 def require_room(services: Services) -> None:
-    """Raise `Refused`, code ``at_capacity``, when this process can take no more calls."""
-    if not services.calls.has_room:
-        raise Refused("at_capacity", "This server runs as many calls as it can.", 5)
+    """Raise `Refused`, ``at_capacity`` or ``shutting_down``, when no more calls are taken here."""
+    services.calls.capacity.require_room()
 
 
 async def _thread_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from fastapi import APIRouter
@@ -14,6 +15,7 @@ from starlette.responses import Response
 
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.services import Services, services_of
+from flow.domain.capacity import Capacity
 from flow.errors import FlowError
 
 CHECK_SECS = 3.0
@@ -21,6 +23,7 @@ CHECK_SECS = 3.0
 router = APIRouter(tags=["operations"])
 
 State = Literal["ok", "unavailable"]
+Reason = Literal["shutting_down", "database_unavailable", "auth_unavailable", "at_capacity"]
 
 
 class Health(BaseModel):
@@ -30,17 +33,35 @@ class Health(BaseModel):
 
 
 class Checks(BaseModel):
-    """Each party the API cannot do without."""
+    """Each party the API cannot do without, and whether this process takes calls."""
 
     database: State
     keys: State
+    calls: Literal["ok", "at_capacity", "shutting_down"]
+
+
+class Room(BaseModel):
+    """How many calls run in this process, and how many may."""
+
+    running: int
+    capacity: int
 
 
 class Readiness(BaseModel):
-    """Whether requests can be served now."""
+    """Whether calls can be sent here now, and if not why: the code of a refusal."""
 
     status: Literal["ready", "unavailable"]
+    reason: Reason | None
     checks: Checks
+    calls: Room
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """Whether those that Flow depends on answer."""
+
+    database: State
+    keys: State
 
 
 class ReadinessCheck:
@@ -49,11 +70,14 @@ class ReadinessCheck:
     def __init__(self, services: Services, reuse_secs: float = 1.0) -> None:
         self._services = services
         self._reuse_secs = reuse_secs
-        self._running: asyncio.Task[Readiness] | None = None
+        self._running: asyncio.Task[Parties] | None = None
         self._asked_at = 0.0
 
     async def __call__(self) -> Readiness:
-        """What they said, at most a second ago."""
+        """What they said, at most a second ago, and how many calls run now."""
+        return _readiness(await self._parties(), self._services.calls.capacity)
+
+    async def _parties(self) -> Parties:
         now = asyncio.get_running_loop().time()
         task = self._running
         if task is None or (task.done() and now - self._asked_at > self._reuse_secs):
@@ -61,13 +85,11 @@ class ReadinessCheck:
             self._asked_at = now
         return await asyncio.shield(task)
 
-    async def _ask(self) -> Readiness:
-        database, keys = await asyncio.gather(
-            _state(self._services.database.ping), _state(self._services.keys.check)
-        )
-        ready = database == keys == "ok"
-        return Readiness(
-            status="ready" if ready else "unavailable", checks=Checks(database=database, keys=keys)
+    async def _ask(self) -> Parties:
+        return Parties(
+            *await asyncio.gather(
+                _state(self._services.database.ping), _state(self._services.keys.check)
+            )
         )
 
 
@@ -79,7 +101,10 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(request: Request) -> Response:
-    """Whether this process can serve: database and key source answer."""
+    """Whether this process can take a call: if not, ``reason`` says why.
+
+    While it cannot, whatever needs no new call may still be asked of it.
+    """
     readiness: Readiness = await request.app.state.readiness()
     return ExactJSONResponse(readiness, status_code=200 if readiness.status == "ready" else 503)
 
@@ -90,6 +115,23 @@ async def metrics(request: Request) -> Response:
     return Response(
         generate_latest(services_of(request).registry),
         headers={"content-type": CONTENT_TYPE_LATEST},
+    )
+
+
+def _readiness(parties: Parties, capacity: Capacity) -> Readiness:
+    # What is for good goes first, then what concerns all processes alike.
+    reasons: dict[Reason, bool] = {
+        "shutting_down": capacity.draining,
+        "database_unavailable": parties.database != "ok",
+        "auth_unavailable": parties.keys != "ok",
+        "at_capacity": capacity.full is not None,
+    }
+    reason = next((reason for reason, is_so in reasons.items() if is_so), None)
+    return Readiness(
+        status="ready" if reason is None else "unavailable",
+        reason=reason,
+        checks=Checks(database=parties.database, keys=parties.keys, calls=capacity.full or "ok"),
+        calls=Room(running=capacity.running, capacity=capacity.most),
     )
 
 

@@ -58,6 +58,7 @@ _REFUSED_STATUS: Mapping[str, int] = {
     "budget_exceeded": 429,
     "concurrency_exceeded": 429,
     "at_capacity": 503,
+    "shutting_down": 503,
 }
 KEYED = (400, 401, 403, 429, 503)
 """What any request that needs a key may be answered."""

@@ -36,7 +36,7 @@ async def begin_in_room(
 
     Raises:
         TransportUnavailable: the room cannot be opened.
-        Refused: code ``at_capacity``.
+        Refused: code ``at_capacity`` or ``shutting_down``.
     """
     rooms, thread = _rooms(services, transport), replace(joined.thread, trace=trace)
     until = _until(services, joined)

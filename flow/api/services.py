@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from flow.db.functions import Database
+from flow.domain.capacity import Capacity
 from flow.domain.join import JoinRequest, Transport
 from flow.domain.key import ApiKey
 from flow.domain.media_stream import MediaStream
@@ -72,7 +73,7 @@ class Rooms(Protocol):
 
         Raises:
             Conflict: somebody else has begun the call, or it is over.
-            Refused: code ``at_capacity``.
+            Refused: code ``at_capacity`` or ``shutting_down``.
             TransportUnavailable: the room cannot be opened.
         """
         ...
@@ -86,8 +87,8 @@ class Calls(Protocol):
     """The calls this process runs."""
 
     @property
-    def has_room(self) -> bool:
-        """Whether this process can take one more call."""
+    def capacity(self) -> Capacity:
+        """How many calls run in this process, and how many may."""
         ...
 
     def check(self, join: JoinRequest) -> JoinRequest:

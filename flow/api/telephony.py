@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, get_args
 from urllib.parse import parse_qsl
 from uuid import UUID
 from xml.etree import ElementTree as Xml
@@ -32,6 +32,7 @@ from flow.api.connect import (
 from flow.api.problems import documented
 from flow.api.services import Services, Telephone, services_of
 from flow.domain import token as tokens
+from flow.domain.capacity import Full
 from flow.domain.media_stream import MediaStream, is_call_sid, started
 from flow.domain.thread import Thread
 from flow.errors import FlowError, InvalidInput, NotFound, Refused, Unavailable
@@ -69,6 +70,7 @@ _WEBHOOK = {
     },
 }
 _POLICY, _TRY_LATER = 1008, 1013
+_FULL = get_args(Full)
 
 
 @router.post(
@@ -119,7 +121,7 @@ async def stream(websocket: WebSocket, thread_id: UUID) -> None:
         log.info("stream_left", workflow_thread_id=str(thread_id))
     except FlowError as error:
         log.info("stream_refused", workflow_thread_id=str(thread_id), code=error.code)
-        later = isinstance(error, Unavailable) or error.code == "at_capacity"
+        later = isinstance(error, Unavailable) or error.code in _FULL
         with suppress(WebSocketDisconnect):
             await websocket.close(_TRY_LATER if later else _POLICY, error.code)
 

@@ -22,6 +22,7 @@ from flow.bot.spending import Spending
 from flow.bot.telephony import twilio_transport
 from flow.bot.transports import webrtc_transport, websocket_transport
 from flow.domain.budget import Standing, Tier
+from flow.domain.capacity import Capacity
 from flow.domain.join import JoinRequest
 from flow.domain.media_stream import MediaStream
 from flow.domain.thread import Status, Thread
@@ -31,7 +32,6 @@ from flow.errors import (
     FlowError,
     InvalidInput,
     NotFound,
-    Refused,
     Unavailable,
 )
 
@@ -124,13 +124,19 @@ class Calls:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._peers: dict[UUID, Peer] = {}
         self._closing = False
+        self._time_is_up = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def has_room(self) -> bool:
         """Whether one more call may start here."""
-        return not self._closing and len(self._sessions) < self._most
+        return self.capacity.full is None
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many calls run here, and how many may."""
+        return Capacity(len(self._sessions), self._most, draining=self._closing)
 
     @property
     def running(self) -> int:
@@ -158,7 +164,7 @@ class Calls:
         """Accept ``websocket`` and run the thread's call over it to its end.
 
         Raises:
-            Refused: code ``at_capacity``.
+            Refused: code ``at_capacity`` or ``shutting_down``.
             Conflict: the thread has been connected to before.
         """
         await self._claim(thread)
@@ -257,20 +263,25 @@ class Calls:
     async def close(self, grace_secs: float) -> None:
         """Take no new calls, let running ones go on for ``grace_secs``, then hang up."""
         self._closing = True
+        await self._until_idle(grace_secs)
+        self._hang_up_all()
+        await self._until_idle(FOLLOW_UP_SECS)
+
+    async def _until_idle(self, secs: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(grace_secs):
+            async with asyncio.timeout(secs):
                 await self._idle.wait()
-        for session in list(self._sessions.values()):
+
+    def _hang_up_all(self) -> None:
+        # A call that is still being set up hears of it when it begins.
+        self._time_is_up = True
+        for session in self._sessions.values():
             if session is not None:
                 session.end("shutdown")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FOLLOW_UP_SECS):
-                await self._idle.wait()
 
     async def _claim(self, thread: Thread) -> None:
         """Make the thread ours: in this process, and in the database for all others."""
-        if not self.has_room:
-            raise Refused("at_capacity", "This server carries as many calls as it can.", 5)
+        self.capacity.require_room()
         if thread.id in self._sessions:
             raise Conflict("The call is already connected.", code="already_connected")
         self._sessions[thread.id] = None
@@ -307,6 +318,8 @@ class Calls:
                 wait_secs=wait_secs,
             )
             self._sessions[thread.id] = session
+            if self._time_is_up:
+                session.end("shutdown")
             ending = Ending("shutdown")  # what it is if this is cancelled
             with named(thread, self._settings.joined):
                 ending = await session.run()

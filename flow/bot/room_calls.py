@@ -91,7 +91,7 @@ class RoomCalls:
 
         Raises:
             Conflict: somebody else has begun the call, or it is over.
-            Refused: code ``at_capacity``.
+            Refused: code ``at_capacity`` or ``shutting_down``.
             TransportUnavailable: the vendor does not open the room.
         """
         found: list[Meeting] = []

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from flow.db.functions import Database
@@ -29,15 +30,29 @@ if TYPE_CHECKING:
     from flow.bot.calls import Calls
     from flow.bot.rooms import Media
 
+logger = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service: its ASGI app, and the parts that commands and tests look into."""
+    """A running service: its ASGI app, and the parts that commands and tests look into.
+
+    ``operations`` is an ASGI app too: health and metrics alone.
+    """
 
     app: Any
+    operations: Any
     database: Database
     recorder: Recorder
     registry: CollectorRegistry
+    calls: Calls
+    drain_secs: float
+
+    async def drain(self) -> None:
+        """Take no more calls and wait for those that run; the time over, end them."""
+        logger.info("draining", calls=self.calls.running, within_secs=self.drain_secs)
+        await self.calls.close(self.drain_secs)
+        logger.info("drained", calls=self.calls.running)
 
 
 @asynccontextmanager
@@ -51,7 +66,7 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
         DatabaseUnavailable: the database cannot be reached.
     """
     # Pipecat takes seconds to import, and only a process that serves calls needs it.
-    from flow.api.app import create_app
+    from flow.api.app import create_app, create_operations_app
     from flow.api.services import Services
     from flow.bot.room_calls import RoomCalls
     from flow.bot.rooms import VendorMedia
@@ -86,11 +101,21 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
         # Only a reply that is cut off needs it, which takes longer to come about than this does.
         counting = asyncio.create_task(asyncio.to_thread(warm_up), name="vocabulary")
         stack.push_async_callback(asyncio.wait, [counting])
-        yield Service(create_app(services), base.database, recorder, registry)
+        yield Service(
+            app=create_app(services),
+            operations=create_operations_app(services),
+            database=base.database,
+            recorder=recorder,
+            registry=registry,
+            calls=calls,
+            drain_secs=settings.drain_secs,
+        )
 
 
 def _sample(base: Ground, recorder: Recorder, calls: Calls) -> None:
     base.metrics.spool_events.set(recorder.depth)
     base.metrics.spool_oldest_secs.set(base.flushes.oldest_secs)
     base.metrics.calls_running.set(calls.running)
+    base.metrics.calls_capacity.set(calls.capacity.most)
+    base.metrics.draining.set(calls.capacity.draining)
     base.watch.show_tiers(calls.tiers)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from flow.bot.pipeline import BotSettings
     from flow.bot.spending import Spending
 
-DRAIN_GRACE_SECS = 10.0
+# For calls of a service that nobody has drained before.
+GRACE_SECS = 10.0
 
 
 @asynccontextmanager
@@ -57,7 +58,7 @@ async def talking(
     try:
         yield calls
     finally:
-        await calls.close(DRAIN_GRACE_SECS)
+        await calls.close(0 if calls.capacity.draining else GRACE_SECS)
 
 
 async def _bot_settings(ground: Ground, outside: Outside, announcer: Announcer) -> BotSettings:

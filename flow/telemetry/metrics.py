@@ -61,6 +61,12 @@ class Metrics:
             "flow_calls_ended", "Calls that are over, by why they ended.", "product", "reason"
         )
         self.calls_running = self._gauge("flow_calls_running", "Calls running.")
+        self.calls_capacity = self._gauge(
+            "flow_calls_capacity", "Calls that may run at once, in processes that drain too."
+        )
+        self.draining = self._gauge(
+            "flow_draining", "Processes that are being shut down and take no more calls."
+        )
         self.calls_by_tier = self._gauge(
             "flow_calls_by_budget_tier",
             "Calls running, by the tier of their key's budget; none: the key has no budget.",

@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from flow.api.app import Services, create_app
 from flow.api.services import utc_now
 from flow.db.functions import Database
+from flow.domain.capacity import Capacity
 from flow.domain.join import JoinRequest
 from flow.domain.key import ApiKey
 from flow.domain.product import Product, Products
@@ -41,6 +42,9 @@ PRODUCTS = Products(
 )
 
 
+NO_MORE = pytest.mark.parametrize("code", ["at_capacity", "shutting_down"])
+
+
 @dataclass
 class Calls:
     """Calls as the API sees them; what it was asked to do is kept for the test to look at."""
@@ -51,6 +55,14 @@ class Calls:
     offers: list[tuple[UUID, dict[str, Any]]] = field(default_factory=list)
     candidates: list[tuple[UUID, dict[str, Any]]] = field(default_factory=list)
     fail: Exception | None = None
+    draining: bool = False
+
+    @property
+    def capacity(self) -> Capacity:
+        return Capacity(1, 2 if self.has_room else 1, draining=self.draining)
+
+    def take_no_more(self, code: str) -> None:
+        self.has_room, self.draining = code != "at_capacity", code == "shutting_down"
 
     def check(self, join: JoinRequest) -> JoinRequest:
         if join.product != "voice_bot":

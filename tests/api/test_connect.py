@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from flow.domain import token as tokens
 from flow.errors import DatabaseUnavailable
-from tests.api.conftest import SECRET, Api
+from tests.api.conftest import NO_MORE, SECRET, Api
 
 OFFER = {"sdp": "v=0\r\n", "type": "offer"}
 CANDIDATES = {
@@ -96,11 +96,16 @@ async def test_a_call_under_way_or_over_cannot_be_connected_to(api: Api) -> None
         assert (status, problem["code"]) == (409, "not_connectable")
 
 
-async def test_a_full_server_takes_no_call(api: Api) -> None:
+@NO_MORE
+async def test_a_server_that_is_full_or_leaving_takes_no_call(code: str, api: Api) -> None:
     url = (await api.join())["connection"]["url"]
-    api.calls.has_room = False
+    offer_url = (await api.join({"transport": {"type": "webrtc"}}))["connection"]["url"]
+    api.calls.take_no_more(code)
     status, problem = await refused(url)
-    assert (status, problem["code"]) == (503, "at_capacity")
+    assert (status, problem["code"]) == (503, code)
+    answer = await api.anonymous.post(offer_url, json=OFFER)
+    assert (answer.status_code, answer.json()["code"]) == (503, code)
+    assert int(answer.headers["retry-after"]) > 0
 
 
 async def test_a_call_that_cannot_start_is_a_clear_refusal(api: Api) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from flow.api.bot import JoinAnswer
 from flow.domain import token as tokens
-from tests.api.conftest import SECRET, Api, ServeApi
+from tests.api.conftest import NO_MORE, SECRET, Api, ServeApi
 
 
 async def test_a_join_makes_a_thread_and_says_how_to_connect(api: Api) -> None:
@@ -164,11 +164,14 @@ async def test_what_is_refused_makes_no_thread(
     assert (await api.client.get("/api/threads")).json()["threads"] == []
 
 
-async def test_a_full_server_says_when_to_come_back_and_makes_nothing(api: Api) -> None:
-    api.calls.has_room = False
+@NO_MORE
+async def test_a_server_that_is_full_or_leaving_says_when_to_come_back_and_makes_nothing(
+    code: str, api: Api
+) -> None:
+    api.calls.take_no_more(code)
     response = await api.client.post("/api/bot/join", json={})
     assert response.status_code == 503
-    assert response.json()["code"] == "at_capacity"
+    assert response.json()["code"] == code
     assert int(response.headers["retry-after"]) > 0
     assert (await api.client.get("/api/threads")).json()["threads"] == []
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from flow.db.functions import Database
 from flow.errors import ConfigurationError, DatabaseUnavailable
 from flow.sandbox.faults import Fault
-from tests.api.conftest import Api, ServeApi
+from tests.api.conftest import NO_MORE, Api, ServeApi
 
 
 class Broken:
@@ -34,7 +34,24 @@ async def test_a_process_that_serves_is_healthy_and_ready(api: Api) -> None:
     assert (await api.anonymous.get("/healthz")).json() == {"status": "ok"}
     ready = await api.anonymous.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json() == {"status": "ready", "checks": {"database": "ok", "keys": "ok"}}
+    assert ready.json() == {
+        "status": "ready",
+        "reason": None,
+        "checks": {"database": "ok", "keys": "ok", "calls": "ok"},
+        "calls": {"running": 1, "capacity": 2},
+    }
+
+
+@NO_MORE
+async def test_a_process_that_takes_no_calls_is_healthy_but_not_ready(code: str, api: Api) -> None:
+    """At once: what was asked of database and key source a moment ago does not hide it."""
+    assert (await api.anonymous.get("/readyz")).status_code == 200
+    api.calls.take_no_more(code)
+    ready = await api.anonymous.get("/readyz")
+    assert ready.status_code == 503
+    assert (ready.json()["status"], ready.json()["reason"]) == ("unavailable", code)
+    assert ready.json()["checks"] == {"database": "ok", "keys": "ok", "calls": code}
+    assert (await api.anonymous.get("/healthz")).status_code == 200
 
 
 async def test_without_a_database_it_is_healthy_but_not_ready(serve_api: ServeApi) -> None:
@@ -44,7 +61,8 @@ async def test_without_a_database_it_is_healthy_but_not_ready(serve_api: ServeAp
     for _ in range(20):
         ready = await api.anonymous.get("/readyz")
         assert ready.status_code == 503
-        assert ready.json()["checks"] == {"database": "unavailable", "keys": "ok"}
+        assert ready.json()["reason"] == "database_unavailable"
+        assert ready.json()["checks"] == {"database": "unavailable", "keys": "ok", "calls": "ok"}
     assert transport.calls < 20
 
 
@@ -52,6 +70,7 @@ async def test_without_a_key_source_it_is_not_ready(api: Api) -> None:
     api.unkey.faults.add(Fault(kind="status", status=500))
     ready = await api.anonymous.get("/readyz")
     assert ready.status_code == 503
+    assert ready.json()["reason"] == "auth_unavailable"
     assert ready.json()["checks"]["keys"] == "unavailable"
 
 

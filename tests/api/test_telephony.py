@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from flow.sandbox.twilio import AUTH_TOKEN, TwilioSandbox, stream_noun
 from flow.vendors.twilio import Twilio
-from tests.api.conftest import Api, ServeApi
+from tests.api.conftest import NO_MORE, Api, ServeApi
 
 PUBLIC = "https://flow.example.com/voice"
 CALL_SID = f"CA{'0' * 32}"
@@ -142,8 +142,11 @@ async def test_what_is_no_form_is_refused(api: Api, given: dict[str, Any], statu
     assert answer.status_code == status
 
 
-async def test_a_full_server_says_so_before_the_call_is_connected(api: Api) -> None:
+@NO_MORE
+async def test_a_server_that_is_full_or_leaving_says_so_before_the_call_is_connected(
+    code: str, api: Api
+) -> None:
     url = await webhook(api)
-    api.calls.has_room = False
+    api.calls.take_no_more(code)
     answer = await ask(api, url)
-    assert (answer.status_code, answer.json()["code"]) == (503, "at_capacity")
+    assert (answer.status_code, answer.json()["code"]) == (503, code)

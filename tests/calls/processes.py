@@ -36,15 +36,18 @@ class Process:
         self.kill()
         await self._process.wait()
 
+    async def stopped(self) -> int:
+        """The exit status, of one that was asked to stop."""
+        self._process.terminate()
+        return await asyncio.wait_for(self._process.wait(), 60)
+
 
 @asynccontextmanager
 async def process(
     standing: Vendors, database_url: str, folder: Path, **variables: str
 ) -> AsyncIterator[Process]:
     """``flow serve``, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     arguments = ["serve", "--port", str(port)]
     async with _running(arguments, standing, database_url, folder, variables) as running:
         url = f"http://127.0.0.1:{port}"
@@ -53,10 +56,24 @@ async def process(
 
 
 @asynccontextmanager
-async def worker(standing: Vendors, database_url: str, folder: Path) -> AsyncIterator[Process]:
-    """``flow worker``."""
-    async with _running(["worker"], standing, database_url, folder, {}) as running:
-        yield Process(running, "")
+async def worker(
+    standing: Vendors, database_url: str, folder: Path, *, answers: bool = False
+) -> AsyncIterator[Process]:
+    """``flow worker``; one that ``answers`` about itself, once it does."""
+    port = _free_port()
+    arguments = ["worker", *(["--port", str(port)] if answers else [])]
+    async with _running(arguments, standing, database_url, folder, {}) as running:
+        url = f"http://127.0.0.1:{port}"
+        if answers:
+            await _ready(url)
+        yield Process(running, url)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @asynccontextmanager

@@ -17,8 +17,8 @@ import httpx
 from flow.sandbox.vendors import Vendors
 from tests.calls.conftest import SECRET
 
-START_SECS = 60.0
-STOP_SECS = 40.0
+START_SECS = 180.0
+STOP_SECS = 90.0
 
 
 class FlowServe:
@@ -28,6 +28,10 @@ class FlowServe:
         self.process = process
         self.url = url
         self.text = ""
+
+    def signal_all(self, number: int) -> None:
+        """Signal the process and its workers, as a terminal and some containers do."""
+        os.killpg(self.process.pid, number)
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -59,6 +63,7 @@ async def flow_serve(
         str(port),
         env=_environment(standing, database_url, folder) | more,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     serving = FlowServe(process, f"http://127.0.0.1:{port}")
     reading = asyncio.create_task(serving.read_log())

@@ -9,8 +9,7 @@ import psycopg
 import pytest
 
 from flow.domain.thread import Status
-from flow.service.finishing import after_calls
-from flow.settings import Settings
+from flow.workflows.finish import FinishCall, InThisProcess
 from tests.workflows.conftest import Ended, Finishes
 
 LOST = {"code": "process_lost", "message": "gone"}
@@ -76,12 +75,10 @@ async def test_a_process_without_a_postgres_of_its_own_finishes_its_calls_by_its
     finishes: Finishes, ended: Ended, tmp_path: Path
 ) -> None:
     """Over Supabase's API alone there is nowhere to keep workflows: the same steps run at once."""
-    settings = Settings(data_dir=tmp_path)  # type: ignore[call-arg]
     thread_id = await ended()
-    async with after_calls(
-        settings, None, finishes.database, finishes.recorder, finishes.steps
-    ) as after:
-        await after.finish(thread_id, "caller_hung_up", None)
-        await after.finish(thread_id, "caller_hung_up", None)
+    here = InThisProcess(finishes.steps)
+    finish = FinishCall(finishes.database, finishes.recorder, here.start)
+    await finish(thread_id, "caller_hung_up", None)
+    await finish(thread_id, "caller_hung_up", None)
     assert (await finishes.thread(thread_id)).status is Status.COMPLETED
     assert finishes.model.asked == 1

@@ -1,0 +1,37 @@
+# Flow in a container: `flow serve` by default, `flow worker` or `flow migrate` as the command.
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim AS build
+# Vendors of rooms to build in: daily, livekit, both, or none (--build-arg EXTRAS=).
+ARG EXTRAS=daily,livekit
+RUN python -m pip install --no-cache-dir 'uv>=0.10,<1'
+ENV UV_LINK_MODE=copy UV_NO_CACHE=1
+WORKDIR /src
+COPY pyproject.toml requirements.lock README.md LICENSE ./
+COPY flow flow
+COPY supabase supabase
+RUN uv venv /opt/flow \
+ && uv pip install --python /opt/flow/bin/python --compile-bytecode \
+      --constraint requirements.lock --build-constraint requirements.lock \
+      ".${EXTRAS:+[$EXTRAS]}"
+
+FROM python:${PYTHON}-slim
+RUN useradd --system --uid 10001 --no-create-home flow \
+ && install --directory --owner flow --mode 0700 /var/lib/flow
+COPY --from=build /opt/flow /opt/flow
+ENV PATH=/opt/flow/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    FLOW_HOST=0.0.0.0 \
+    FLOW_PORT=8000 \
+    FLOW_DATA_DIR=/var/lib/flow
+USER 10001
+WORKDIR /var/lib/flow
+# The spool: usage that the database has not taken yet. It must outlive the process.
+VOLUME /var/lib/flow
+EXPOSE 8000
+# Calls go on after it for FLOW_DRAIN_SECS: give the container that long to stop, and 90 s more.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as http; http.urlopen('http://127.0.0.1:' + os.environ['FLOW_PORT'] + '/healthz', timeout=4)"]
+ENTRYPOINT ["flow"]
+CMD ["serve"]
