@@ -14,6 +14,9 @@ SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.
 # What says where packages come from (index, proxy, certificates) is left alone.
+# Python keeps what it compiled: without that, half of what each of the tests' processes does is
+# to compile the same packages again.
+unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PYTHONUSERBASE PYTHONSAFEPATH MYPYPATH
 unexport PIP_CONSTRAINT PIP_DRY_RUN PIP_NO_BINARY PIP_NO_DEPS PIP_PREFIX PIP_PYTHON
 unexport PIP_REQUIRE_HASHES PIP_REQUIREMENT PIP_ROOT PIP_TARGET
