@@ -92,12 +92,12 @@ class _Ledger:
 
 async def carried(options: Options) -> list[Measure]:
     """Each part of a call, many times over, and the sum."""
-    calls = options.pick(100, 5)
+    calls = options.pick(60, 5)
     async with world.database() as url:
         database = Database(await PostgresTransport.open(url))
         bench = _Bench(database, ServerCpu.of(url))
         try:
-            costs = await bench.costs(url, calls, options.pick(20, 2))
+            costs = await bench.costs(url, calls, options.pick(10, 2))
             big = await bench.batch(options.pick(20, 2), 500)
         finally:
             await database.close()
