@@ -28,9 +28,10 @@ from flow.bot.transcript import Transcript
 from flow.domain.budget import Standing, Tier
 from flow.domain.join import JoinRequest
 from flow.domain.room import NOBODY_CAME
+from flow.domain.room_call import TAKEN_OVER
 from flow.domain.thread import Status, Thread, Turn
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
-from flow.errors import FlowError, Unavailable
+from flow.errors import CallTakenOver, FlowError, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -43,14 +44,13 @@ STOP_SECS = 15.0
 class Threads(Protocol):
     """What a session needs of `flow.db.functions.Database`."""
 
-    async def claim_thread(self, thread_id: UUID, claim: str) -> Thread:
-        """Make a thread's call ours, or raise `Conflict`."""
-        ...
-
     async def save_workflow_thread_data(
         self, thread_id: UUID, *, status: Status | None = None, turns: Sequence[Turn] = ()
     ) -> Thread:
-        """Store what is new about a thread and return it."""
+        """Store what is new about a thread and return it.
+
+        Raises `CallTakenOver` once another process has the call, where one can.
+        """
         ...
 
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
@@ -69,6 +69,7 @@ class Ending:
 @dataclass
 class _Progress:
     connected_at: float | None = None
+    heard_at: float = 0.0
     failures: int = 0
     ending: Ending | None = None
     came: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,6 +84,7 @@ class CallSession:
         join: the resolved join; its greeting and longest duration (seconds) matter here.
         spending: the call's cost control; says when the bot must take its leave.
         wait_secs: how long the bot waits for its caller, where it is there first.
+        turns: how many there were before, in a call that has been held elsewhere.
     """
 
     def __init__(
@@ -96,7 +98,9 @@ class CallSession:
         spending: Spending,
         *,
         wait_secs: float | None = None,
+        turns: int = 0,
     ) -> None:
+        self._turns = turns
         self._spending = spending
         self._transport = transport
         self._wait_secs = wait_secs
@@ -142,6 +146,7 @@ class CallSession:
         self._transcript = Transcript(
             lambda turns: self._threads.save_workflow_thread_data(self._thread_id, turns=turns),
             self._thread_id,
+            first=self._turns,
         )
         runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)
         await runner.add_workers(self._line.worker)
@@ -157,6 +162,7 @@ class CallSession:
                 self._leave.cancel()
             await self._stop(running)
             await self._line.close()
+            await self._make_sure()
             self._count_call(final=True)
             await self._transcript.close(TRANSCRIPT_SECS)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
@@ -260,7 +266,7 @@ class CallSession:
     async def _connected(self) -> None:
         if self._progress.connected_at is not None:
             return
-        self._progress.connected_at = time.monotonic()
+        self._progress.connected_at = self._progress.heard_at = time.monotonic()
         self._progress.came.set()
         self._count_call(final=False)
         self._log.info("call_connected")
@@ -302,15 +308,27 @@ class CallSession:
                 self._count_call(final=False)
             await self._touch()
 
+    async def _make_sure(self) -> None:
+        """See whether the call is still ours, after a time in which it may have been taken."""
+        if self._progress.connected_at is None:
+            return
+        if time.monotonic() - self._progress.heard_at > 2 * HEARTBEAT_SECS:
+            await self._touch()
+
     async def _touch(self, status: Status | None = None) -> None:
         """Tell the database the call lives; hear from it whether it was asked to end."""
         try:
             thread = await self._threads.save_workflow_thread_data(self._thread_id, status=status)
         except Unavailable as error:
             self._log.warning("heartbeat_missed", error=str(error))
+        except CallTakenOver:
+            # Whatever else ended it here: it goes on elsewhere.
+            self._progress.ending = Ending(TAKEN_OVER)
+            self._progress.over.set()
         except FlowError as error:
             self._log.error("heartbeat_refused", error=str(error))
         else:
+            self._progress.heard_at = time.monotonic()
             if thread.end_requested:
                 self.end("ended_by_api")
             elif thread.status not in (Status.CONNECTING, Status.IN_CALL):
@@ -321,7 +339,11 @@ class CallSession:
         """Renew the call's own account, so that a killed process loses seconds, not the call."""
         if self._progress.connected_at is None:
             return
-        seconds = Decimal(repr(time.monotonic() - self._progress.connected_at))
+        ending = self._progress.ending
+        # What came after our last sign of life is in the account of who has the call now.
+        taken_over = ending is not None and ending.reason == TAKEN_OVER
+        until = self._progress.heard_at if taken_over else time.monotonic()
+        seconds = Decimal(repr(until - self._progress.connected_at))
         self._call = replace(
             self._call,
             quantities=Quantities(audio_seconds=seconds.quantize(MICROSECOND)),

@@ -22,14 +22,19 @@ class Transcript:
 
     Args:
         save: writes turns to the thread; saving one again changes nothing.
+        first: the number of the first turn, where others have been said before.
     """
 
     def __init__(
-        self, save: Callable[[Sequence[Turn]], Awaitable[object]], thread_id: UUID
+        self,
+        save: Callable[[Sequence[Turn]], Awaitable[object]],
+        thread_id: UUID,
+        *,
+        first: int = 0,
     ) -> None:
         self._save = save
         self._log = log.bind(workflow_thread_id=str(thread_id))
-        self._turns = 0
+        self._turns = first
         self._unsaved: list[Turn] = []
         self._changed = asyncio.Event()
         self._saved = asyncio.Event()
