@@ -60,7 +60,10 @@ class RoomCalls:
         room = OpenRoom.from_json(row["room"])
         trace = room.trace and TraceParent.from_header(room.trace)
         thread = replace(rows.thread(row["thread"]), trace=trace or None)
-        return Taken(thread, room, row["wait_secs"], row["elapsed_secs"])
+        elapsed = row["elapsed_secs"]
+        return Taken(
+            thread, room, float(row["wait_secs"]), None if elapsed is None else float(elapsed)
+        )
 
     async def save(
         self,

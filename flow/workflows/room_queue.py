@@ -128,7 +128,12 @@ class RoomWork:
 
     async def take(self, place: Place) -> None:
         """Hold the call, or leave it to a process that has room, which may be this one later."""
-        if self.hold is not None and await self.hold(place):
+        try:
+            if self.hold is not None and await self.hold(place):
+                return
+        except Exception:
+            # Its silence is noticed, and the call taken up anew.
+            log.exception("room_call_failed", **_which(place))
             return
         later = replace(place, tries=place.tries + 1)
         pause = min(LONGEST_PAUSE_SECS, RETRY_SECS * 1.3**place.tries)
