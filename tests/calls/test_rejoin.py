@@ -30,7 +30,7 @@ from flow.sandbox.server import Served
 from flow.sandbox.speech import synthesize
 from flow.sandbox.vendors import Vendors
 from tests.calls.conftest import SECRET
-from tests.calls.processes import Process, _ready
+from tests.calls.processes import Process
 from tests.calls.test_call import JOIN, SHORT, stood_in
 
 RATE = 16_000
@@ -142,11 +142,20 @@ async def room_process(
     running = await asyncio.create_subprocess_exec(*command, env=environment)
     process = Process(running, f"http://127.0.0.1:{port}")
     try:
-        await _ready(process.url)
+        await ready(process.url)
         yield process
     finally:
         process.kill()
         await running.wait()
+
+
+async def ready(url: str) -> None:
+    async with asyncio.timeout(PATIENCE_SECS), httpx.AsyncClient(trust_env=False) as http:
+        while True:
+            with suppress(httpx.TransportError):
+                if (await http.get(f"{url}/readyz")).status_code == 200:
+                    return
+            await asyncio.sleep(0.1)
 
 
 async def test_another_process_goes_on_with_the_conversation_of_one_that_was_killed(
