@@ -6,7 +6,8 @@
      ├─ ContradictoryUsage       a vendor's usage report contradicts itself
      ├─ NotFound                 the thing does not exist, or is not the caller's to see
      ├─ Conflict                 the request contradicts what is already so
-     │   └─ IllegalTransition    a thread cannot move from its state to the one asked for
+     │   ├─ IllegalTransition    a thread cannot move from its state to the one asked for
+     │   └─ CallTakenOver        another process has the call by now
      ├─ Refused                  the caller may not do this (a key, a permission, a limit)
      └─ Unavailable              a party Flow depends on cannot answer now; trying again may help
          ├─ DatabaseUnavailable
@@ -85,6 +86,12 @@ class IllegalTransition(Conflict):
     """The thread cannot move to that state from where it is."""
 
     code = "illegal_transition"
+
+
+class CallTakenOver(Conflict):
+    """Another process has the call by now, or it is over."""
+
+    code = "call_taken_over"
 
 
 class Refused(FlowError):

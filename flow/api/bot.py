@@ -16,12 +16,12 @@ from starlette.responses import Response
 from flow.api.auth import caller_of, require_permission
 from flow.api.bodies import read, takes
 from flow.api.budget import Budget, note_budget, shown
-from flow.api.connect import Connection, connection, require_room
+from flow.api.connect import Connection, connection
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.plain_route import PlainRoute
 from flow.api.problems import documented
 from flow.api.request_id import bind
-from flow.api.rooms import begin_in_room, check_room
+from flow.api.rooms import begin_in_room, check_room, require_room_for
 from flow.api.services import Services, services_of
 from flow.domain import public_url
 from flow.domain.join import JoinRequest
@@ -125,7 +125,7 @@ async def join(request: Request) -> Response:
     try:
         if services.quotas is not None:
             await services.quotas.check(key, product.name)
-        require_room(services)
+        require_room_for(services, body.transport)
     except (Refused, Unavailable):
         # A repeat gets its thread whatever has happened since; it asks for nothing new.
         joined = await services.database.find_join(key, idempotency_key, content)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from flow.api.connect import require_room
 from flow.api.exact_json import rfc3339
 from flow.api.services import Rooms, Services
 from flow.db.functions import Joined
@@ -14,7 +15,14 @@ from flow.domain.join import Transport
 from flow.domain.room import ROOM_TYPES, Meeting
 from flow.domain.thread import Status
 from flow.domain.trace_parent import TraceParent
-from flow.errors import Conflict, FieldProblem, IllegalTransition, InvalidInput, Refused
+from flow.errors import (
+    Conflict,
+    FieldProblem,
+    IllegalTransition,
+    InvalidInput,
+    Refused,
+    Unavailable,
+)
 
 
 def check_room(services: Services, transport: Transport) -> None:
@@ -24,6 +32,13 @@ def check_room(services: Services, transport: Transport) -> None:
     elif transport.token is not None:
         problem = FieldProblem("transport.token", f"is for {' and '.join(ROOM_TYPES)}")
         raise InvalidInput("The call cannot be connected.", [problem])
+
+
+def require_room_for(services: Services, transport: Transport) -> None:
+    """Raise `Refused`, code ``at_capacity``, when a call that has to run here does not fit."""
+    waits = transport.type in ROOM_TYPES and not _rooms(services, transport).stays_here(transport)
+    if not waits:
+        require_room(services)
 
 
 async def begin_in_room(
@@ -48,7 +63,7 @@ async def begin_in_room(
         except Conflict:
             # A repeat of this join has been faster, or the call has been ended.
             thread = await services.database.get_workflow_thread_data(thread.id)
-        except Refused:
+        except (Refused, Unavailable):
             if not joined.replayed:
                 await _cancel(services, thread.id)
             raise

@@ -68,8 +68,12 @@ class Rooms(Protocol):
         """Raise `InvalidInput` for a room that cannot be opened or entered from here."""
         ...
 
+    def stays_here(self, transport: Transport) -> bool:
+        """Whether a call has to run in this process."""
+        ...
+
     async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
-        """Have the bot wait in the thread's room; one that cannot be opened cancels the thread.
+        """Have the bot wait in the thread's room, in whichever process has room for it.
 
         Raises:
             Conflict: somebody else has begun the call, or it is over.

@@ -15,7 +15,7 @@ from pipecat.transports.base_transport import BaseTransport
 from flow.bot.named import named
 from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.resolve import Resolver
-from flow.bot.room_calls import Entrance
+from flow.bot.room_calls import Entrance, Visit
 from flow.bot.session import CallSession, Ending, Recording
 from flow.bot.session import Threads as SessionThreads
 from flow.bot.spending import Spending
@@ -25,6 +25,7 @@ from flow.domain.budget import Standing, Tier
 from flow.domain.capacity import Capacity
 from flow.domain.join import JoinRequest
 from flow.domain.media_stream import MediaStream
+from flow.domain.room_call import HANDED_OVER
 from flow.domain.thread import Status, Thread
 from flow.errors import (
     Conflict,
@@ -46,6 +47,10 @@ FOLLOW_UP_SECS = 60.0
 class Threads(SessionThreads, Protocol):
     """What the calls need of `flow.db.functions.Database`."""
 
+    async def claim_thread(self, thread_id: UUID, claim: str) -> Thread:
+        """Make a thread's call ours, or raise `Conflict`."""
+        ...
+
     async def finish_thread(self, thread_id: UUID, status: Status) -> Thread:
         """Move the thread to a final state."""
         ...
@@ -56,7 +61,7 @@ class Finish(Protocol):
 
     def __call__(
         self, thread_id: UUID, reason: str, error: dict[str, Any] | None
-    ) -> Awaitable[None]:
+    ) -> Awaitable[object]:
         """Finish a call that ended for ``reason``."""
         ...
 
@@ -121,6 +126,7 @@ class Calls:
         self._name = name
         self._telephone = telephone
         self._sessions: dict[UUID, CallSession | None] = {}
+        self._visits: set[UUID] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._peers: dict[UUID, Peer] = {}
         self._closing = False
@@ -205,6 +211,28 @@ class Calls:
             raise
         self._spawn(self._run_in_room(thread, entrance))
 
+    async def hold_room(self, thread_id: UUID, visit: Callable[[str], Awaitable[Visit]]) -> None:
+        """Run a call that may have been held elsewhere, as long as this process has it.
+
+        ``visit`` takes it under the name of a claim.
+
+        Raises:
+            Refused, Conflict: as for `run_websocket`. Also what ``visit`` raises.
+        """
+        self._reserve(thread_id)
+        try:
+            found = await visit(self._claim_name())
+        except BaseException:
+            self._forget(thread_id)
+            raise
+        self._watch.started(found.thread.product)
+        entrance = found.entrance
+        running = self._spawn(
+            self._run(found.thread, entrance.transport, entrance.wait_secs, found)
+        )
+        # The call is not to end with who waits for its end.
+        await asyncio.shield(running)
+
     async def offer(self, thread: Thread, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a WebRTC offer ``{"sdp", "pc_id"?, "restart_pc"?}`` and start the call.
 
@@ -260,10 +288,17 @@ class Calls:
             session.end("ended_by_api")
         session.stand(standing)
 
+    def hand_over(self) -> None:
+        """Leave the calls that another process can go on with."""
+        for thread_id in self._visits:
+            if (session := self._sessions.get(thread_id)) is not None:
+                session.end(HANDED_OVER)
+
     async def close(self, grace_secs: float) -> None:
         """Take no new calls, let running ones go on for ``grace_secs``, then hang up."""
         self._closing = True
         await self._until_idle(grace_secs)
+        self.hand_over()
         self._hang_up_all()
         await self._until_idle(FOLLOW_UP_SECS)
 
@@ -281,45 +316,56 @@ class Calls:
 
     async def _claim(self, thread: Thread) -> None:
         """Make the thread ours: in this process, and in the database for all others."""
-        self.capacity.require_room()
-        if thread.id in self._sessions:
-            raise Conflict("The call is already connected.", code="already_connected")
-        self._sessions[thread.id] = None
-        self._idle.clear()
+        self._reserve(thread.id)
         try:
-            await self._threads.claim_thread(thread.id, f"{self._name}/{uuid4()}")
+            await self._threads.claim_thread(thread.id, self._claim_name())
         except BaseException:
             self._forget(thread.id)
             raise
         self._watch.started(thread.product)
+
+    def _reserve(self, thread_id: UUID) -> None:
+        self.capacity.require_room()
+        if thread_id in self._sessions:
+            raise Conflict("The call is already connected.", code="already_connected")
+        self._sessions[thread_id] = None
+        self._idle.clear()
+
+    def _claim_name(self) -> str:
+        return f"{self._name}/{uuid4()}"
 
     async def _run(
         self,
         thread: Thread,
         transport: Callable[[], BaseTransport],
         wait_secs: float | None = None,
+        visit: Visit | None = None,
     ) -> Ending:
         failed = Ending("error", {"code": "internal_error", "message": "the bot failed"})
         ending = failed
         try:
             owner = thread.owner
-            join = JoinRequest.model_validate(thread.join)
+            join = JoinRequest.model_validate(thread.join) if visit is None else visit.join
+            said = () if visit is None else thread.transcript
             spending = self._spending(thread, join, await self._standing(thread.id))
             made = transport()
-            line = build_line(join, owner, made, self._recorder, self._settings, spending)
+            line = build_line(join, owner, made, self._recorder, self._settings, spending, said)
             session = CallSession(
                 owner,
                 join,
                 line,
                 made,
                 self._recorder,
-                self._threads,
+                self._threads if visit is None else visit.threads,
                 spending,
                 wait_secs=wait_secs,
+                first_turn=0 if visit is None else visit.first_turn,
             )
             self._sessions[thread.id] = session
+            if visit is not None:
+                self._visits.add(thread.id)
             if self._time_is_up:
-                session.end("shutdown")
+                session.end("shutdown" if visit is None else HANDED_OVER)
             ending = Ending("shutdown")  # what it is if this is cancelled
             with named(thread, self._settings.joined):
                 ending = await session.run()
@@ -327,7 +373,8 @@ class Calls:
             log.exception("call_failed", workflow_thread_id=str(thread.id))
             ending = failed
         finally:
-            self._spawn(self._over(thread, ending))
+            self._visits.discard(thread.id)
+            self._spawn(self._over(thread, ending, visit))
         return ending
 
     async def _standing(self, thread_id: UUID) -> Standing:
@@ -370,11 +417,14 @@ class Calls:
             thread_id = str(thread.id)
             log.warning("hang_up_failed", workflow_thread_id=thread_id, error=str(error))
 
-    async def _over(self, thread: Thread, ending: Ending) -> None:
+    async def _over(self, thread: Thread, ending: Ending, visit: Visit | None = None) -> None:
         log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)
         self._watch.ended(thread.product, ending.reason)
         self._sessions.pop(thread.id, None)
-        await self._finish(thread.id, ending.reason, ending.error)
+        if visit is None:
+            await self._finish(thread.id, ending.reason, ending.error)
+        else:
+            await visit.over(ending.reason, ending.error)
 
     def _forget(self, thread_id: UUID) -> None:
         self._sessions.pop(thread_id, None)
@@ -385,7 +435,7 @@ class Calls:
         if not self._sessions and not self._tasks:
             self._idle.set()
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
 
@@ -394,6 +444,7 @@ class Calls:
             self._rest()
 
         task.add_done_callback(done)
+        return task
 
 
 def _peer_type() -> type[Peer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
@@ -32,6 +32,7 @@ from flow.bot.services import VENDORS, Build, Choice
 from flow.bot.spending import Spending
 from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
 from flow.domain.join import JoinRequest
+from flow.domain.thread import Turn
 from flow.domain.usage import Owner
 from flow.vendors.openai import OpenAIClients
 
@@ -85,8 +86,12 @@ def build_line(
     recorder: Recording,
     settings: BotSettings,
     spending: Spending,
+    said: Sequence[Turn] = (),
 ) -> Line:
-    """Build the pipeline a join asks for. ``join`` has its vendors and models filled in."""
+    """Build the pipeline a join asks for. ``join`` has its vendors and models filled in.
+
+    ``said`` is what the bot remembers of the conversation, where it comes in later.
+    """
     watches: list[ChatWatch] = []
     meters: list[Meter] = []
 
@@ -106,7 +111,7 @@ def build_line(
         return watches[-1]
 
     stt, llm, tts = _services(join, Build(owner, meter, watch, settings.clients))
-    context = LLMContext()
+    context = LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
     pair = LLMContextAggregatorPair(
         context,
         user_params=LLMUserAggregatorParams(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 import structlog
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.rooms import Media
-from flow.domain.join import Transport
+from flow.domain.join import JoinRequest, Transport
 from flow.domain.room import ROOM_TYPES, Meeting, Room
+from flow.domain.room_call import OpenRoom, lasts_until
 from flow.domain.thread import Thread
 from flow.errors import FieldProblem, InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from flow.bot.session import Threads
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +40,13 @@ class Rooms(Protocol):
         """The room of a thread, opened if it is not, or raise `TransportUnavailable`."""
         ...
 
+    async def enter(self, kept: OpenRoom, *, again: bool) -> Room:
+        """The room with a new way in for the bot, or raise `TransportUnavailable`.
+
+        ``again``: a bot that is gone may be in it still.
+        """
+        ...
+
     async def close(self, room: Room) -> None:
         """Close a room that Flow made, or raise `TransportUnavailable`."""
         ...
@@ -54,11 +65,45 @@ class Entrance:
     leave: Callable[[], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A call in a room as long as this process has it; others may have it before and after.
+
+    The thread has the transcript so far; turns are numbered from ``first_turn`` here. ``join`` is
+    what is left to do, ``threads`` refuses what comes when the call is another's, and ``over`` says
+    why the call ended here; it does not raise.
+    """
+
+    thread: Thread
+    join: JoinRequest
+    entrance: Entrance
+    threads: Threads
+    first_turn: int
+    over: Callable[[str, dict[str, Any] | None], Awaitable[None]]
+
+
 class Runner(Protocol):
     """Who runs a call in a room: see `flow.bot.calls.Calls`."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more call may start here."""
+        ...
+
+    async def hold_room(self, thread_id: UUID, visit: Callable[[str], Awaitable[Visit]]) -> None:
+        """Take a call under the name of a claim, and run it as long as it is ours."""
+        ...
+
     async def run_room(self, thread: Thread, enter: Callable[[], Awaitable[Entrance]]) -> None:
         """Make the thread ours, ``enter`` its room and run the call there."""
+        ...
+
+
+class Waiting(Protocol):
+    """Where calls wait for a process that has room for them: see `flow.bot.held.Held`."""
+
+    async def put(self, thread: Thread, room: OpenRoom, until: datetime) -> None:
+        """Have a bot wait in the room for its caller until then."""
         ...
 
 
@@ -66,13 +111,22 @@ class RoomCalls:
     """Has calls held in rooms.
 
     Args:
-        runner: runs them; another process could, with the same thread and `Meeting.room`.
+        runner: runs them in this process.
+        waiting: lets any process run them; not those in rooms that only a token opens which the
+            caller gave, since it is kept nowhere.
     """
 
-    def __init__(self, rooms: Rooms, media: Media, runner: Runner) -> None:
+    def __init__(
+        self, rooms: Rooms, media: Media, runner: Runner, waiting: Waiting | None = None
+    ) -> None:
         self._rooms = rooms
         self._media = media
         self._runner = runner
+        self._waiting = waiting
+
+    def stays_here(self, transport: Transport) -> bool:
+        """Whether a call has to run in the process of its join."""
+        return self._waiting is None or transport.token is not None
 
     def check(self, transport: Transport) -> None:
         """Raise `InvalidInput` for a room that cannot be opened or entered from here."""
@@ -87,13 +141,20 @@ class RoomCalls:
     async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
         """Have the bot wait for its caller in the thread's room, and say how to get there.
 
-        A room that cannot be opened cancels the thread.
+        A room that cannot be opened cancels a thread whose call would run in this process.
 
         Raises:
             Conflict: somebody else has begun the call, or it is over.
             Refused: code ``at_capacity`` or ``shutting_down``.
             TransportUnavailable: the vendor does not open the room.
         """
+        if self._waiting is not None and not self.stays_here(transport):
+            meeting = await self.invite(thread, transport, until)
+            kept = replace(meeting.room, token=None)
+            trace = None if thread.trace is None else thread.trace.to_header()
+            end = lasts_until(until, thread.join["max_duration_secs"])
+            await self._waiting.put(thread, OpenRoom(kept, end, trace), until)
+            return meeting
         found: list[Meeting] = []
 
         async def enter() -> Entrance:

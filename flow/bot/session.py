@@ -27,9 +27,10 @@ from flow.bot.transcript import Transcript
 from flow.domain.budget import Standing, Tier
 from flow.domain.join import JoinRequest
 from flow.domain.room import NOBODY_CAME
-from flow.domain.thread import Pulse, Status, Thread, Turn
+from flow.domain.room_call import TAKEN_OVER
+from flow.domain.thread import Pulse, Status, Turn
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
-from flow.errors import FlowError, Unavailable
+from flow.errors import CallTakenOver, FlowError, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +42,11 @@ STOP_SECS = 15.0
 class Threads(Protocol):
     """What a session needs of `flow.db.functions.Database`."""
 
-    async def claim_thread(self, thread_id: UUID, claim: str) -> Thread:
-        """Make a thread's call ours, or raise `Conflict`."""
-        ...
-
     async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
-        """Give a sign of life, and perhaps move the thread."""
+        """Give a sign of life, and perhaps move the thread.
+
+        Raises `CallTakenOver` once another process has the call, where one can.
+        """
         ...
 
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
@@ -72,6 +72,7 @@ class Ending:
 @dataclass
 class _Progress:
     connected_at: float | None = None
+    heard_at: float = 0.0
     failures: int = 0
     ending: Ending | None = None
     came: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,6 +87,7 @@ class CallSession:
         join: the resolved join; its greeting and longest duration (seconds) matter here.
         spending: the call's cost control; says when the bot must take its leave.
         wait_secs: how long the bot waits for its caller, where it is there first.
+        first_turn: the number of the first turn, in a call that has been held elsewhere.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class CallSession:
         spending: Spending,
         *,
         wait_secs: float | None = None,
+        first_turn: int = 0,
     ) -> None:
         self._spending = spending
         self._transport = transport
@@ -108,7 +111,7 @@ class CallSession:
         self._line = line
         self._recorder = recorder
         self._threads = threads
-        self._transcript = Transcript(recorder.record_turn, self._thread_id)
+        self._transcript = Transcript(recorder.record_turn, self._thread_id, first=first_turn)
         self._progress = _Progress()
         self._leave: asyncio.Task[None] | None = None
         self._call = UsageEvent(
@@ -155,6 +158,7 @@ class CallSession:
                 self._leave.cancel()
             await pipeline.stop(STOP_SECS)
             await self._line.close()
+            await self._make_sure()
             self._count_call(final=True)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
         return self._progress.ending or Ending("pipeline_ended")
@@ -246,7 +250,7 @@ class CallSession:
     async def _connected(self) -> None:
         if self._progress.connected_at is not None:
             return
-        self._progress.connected_at = time.monotonic()
+        self._progress.connected_at = self._progress.heard_at = time.monotonic()
         self._progress.came.set()
         self._count_call(final=False)
         self._log.info("call_connected")
@@ -288,15 +292,27 @@ class CallSession:
                 self._count_call(final=False)
             await self._touch()
 
+    async def _make_sure(self) -> None:
+        """See whether the call is still ours, after a time in which it may have been taken."""
+        if self._progress.connected_at is None:
+            return
+        if time.monotonic() - self._progress.heard_at > 2 * HEARTBEAT_SECS:
+            await self._touch()
+
     async def _touch(self, status: Status | None = None) -> None:
         """Tell the database the call lives; hear from it whether it was asked to end."""
         try:
             pulse = await self._threads.touch_thread(self._thread_id, status)
         except Unavailable as error:
             self._log.warning("heartbeat_missed", error=str(error))
+        except CallTakenOver:
+            # Whatever else ended it here: it goes on elsewhere.
+            self._progress.ending = Ending(TAKEN_OVER)
+            self._progress.over.set()
         except FlowError as error:
             self._log.error("heartbeat_refused", error=str(error))
         else:
+            self._progress.heard_at = time.monotonic()
             if pulse.end_requested:
                 self.end("ended_by_api")
             elif pulse.status not in (Status.CONNECTING, Status.IN_CALL):
@@ -307,7 +323,11 @@ class CallSession:
         """Renew the call's own account, so that a killed process loses seconds, not the call."""
         if self._progress.connected_at is None:
             return
-        seconds = Decimal(repr(time.monotonic() - self._progress.connected_at))
+        ending = self._progress.ending
+        # What came after our last sign of life is in the account of who has the call now.
+        taken_over = ending is not None and ending.reason == TAKEN_OVER
+        until = self._progress.heard_at if taken_over else time.monotonic()
+        seconds = Decimal(repr(until - self._progress.connected_at))
         self._call = replace(
             self._call,
             quantities=Quantities(audio_seconds=seconds.quantize(MICROSECOND)),

@@ -10,16 +10,19 @@ from flow.domain.thread import Turn
 
 
 class Transcript:
-    """Numbers the turns of one thread, from 0.
+    """Numbers the turns of one thread.
 
     Args:
         record: keeps a turn, whatever becomes of this process; see `flow.usage.recorder`.
+        first: the number of the first turn, where others have been said before.
     """
 
-    def __init__(self, record: Callable[[UUID, Turn], None], thread_id: UUID) -> None:
+    def __init__(
+        self, record: Callable[[UUID, Turn], None], thread_id: UUID, *, first: int = 0
+    ) -> None:
         self._record = record
         self._thread_id = thread_id
-        self._turns = 0
+        self._turns = first
 
     def add(self, role: str, content: str, started_at: str, *, interrupted: bool = False) -> None:
         """Take a finished turn. ``started_at`` is Pipecat's ISO 8601 time; empty turns are none."""

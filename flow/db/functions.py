@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
 from flow.db.webhooks import Webhooks
 from flow.domain.budget import Budget, Standing
@@ -72,6 +73,11 @@ class Database:
     def webhooks(self) -> Webhooks:
         """The calls about webhooks."""
         return Webhooks(self._transport)
+
+    @property
+    def room_calls(self) -> RoomCalls:
+        """The calls about calls in rooms."""
+        return RoomCalls(self._transport)
 
     async def ping(self) -> None:
         """Return when the database answers and Flow's functions are there.
@@ -256,7 +262,7 @@ class Database:
         row = await self._call(
             "touch_thread", p_thread_id=str(thread_id), p_status=status and status.value
         )
-        return Pulse(Status(row["status"]), row["end_requested"])
+        return rows.pulse(row)
 
     async def save_turns(self, turns: Sequence[ThreadTurn]) -> frozenset[UUID]:
         """Store turns of any threads, each once; returns the threads that do not exist.

@@ -17,7 +17,7 @@ from flow.domain.budget import Budget, Standing, Tier
 from flow.domain.key import ApiKey
 from flow.domain.quota import LimitState, refused
 from flow.domain.save_mode import SaveMode
-from flow.domain.thread import Status, Thread, Turn
+from flow.domain.thread import Pulse, Status, Thread, Turn
 from flow.domain.usage import AMOUNTS, COST_PARTS, UsageEvent
 from flow.errors import FieldProblem, InvalidInput, Refused
 
@@ -105,6 +105,11 @@ def thread(row: Mapping[str, Any]) -> Thread:
         ended_at=_maybe_utc(row["ended_at"]),
         completed_at=_maybe_utc(row["completed_at"]),
     )
+
+
+def pulse(row: Mapping[str, Any]) -> Pulse:
+    """What `touch_thread` gives."""
+    return Pulse(Status(row["status"]), row["end_requested"])
 
 
 def recorded(row: Mapping[str, Any]) -> Recorded:

@@ -9,6 +9,7 @@ the HTTP status of its answer. It passes a function's SQLSTATE on as ``code`` an
 from __future__ import annotations
 
 from flow.errors import (
+    CallTakenOver,
     ConfigurationError,
     Conflict,
     DatabaseUnavailable,
@@ -38,6 +39,8 @@ def error_of(code: str | None, message: str, detail: str | None) -> FlowError:
     if code == "PT409":
         if detail == IllegalTransition.code:
             return IllegalTransition(message)
+        if detail == CallTakenOver.code:
+            return CallTakenOver(message)
         return Conflict(message, code=detail)
     if code == "PT422":
         return InvalidInput(message)

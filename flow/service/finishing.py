@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flow.workflows.durable import Finishing
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
     from flow.workflows.insights import CallInsights
+    from flow.workflows.room_queue import RoomWork
 
 logger = structlog.get_logger(__name__)
 
@@ -34,10 +35,14 @@ DRAIN_SECS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class AfterCalls:
-    """What a process's calls are told of: its name, and what to do when one is over."""
+    """What a process's calls are told of: its name, and what to do when one is over.
+
+    ``rooms`` takes calls in rooms from the queue, where there is one.
+    """
 
     name: str
     finish: FinishCall
+    rooms: RoomWork | None
 
 
 @asynccontextmanager
@@ -68,8 +73,10 @@ async def after_calls(
         steps = Steps(database, recorder, insights, lambda thread: _tell(ground, webhooks, thread))
         name = stack.enter_context(executor_name(settings.data_dir, settings.executor_id))
         # Whoever had this name is gone, and no call of this process has been claimed under it.
+        free = [] if ground.url is None else await database.room_calls.free_of(name)
         left = await database.take_over_threads_of(name)
         finishing: Finishing | InThisProcess
+        rooms: RoomWork | None = None
         if ground.url is None:
             logger.warning(
                 "workflows_not_durable",
@@ -78,10 +85,12 @@ async def after_calls(
             finishing = InThisProcess(steps)
             _sweep(stack, settings, database, finishing)
         else:
-            finishing = await _durable(stack, ground, ground.url, name, steps)
+            finishing, rooms = await _durable(stack, ground, ground.url, name, steps)
+            for place in free:
+                await rooms.queue.put(place)
         finish = FinishCall(database, recorder, finishing.start)
-        _until_left(stack, finish.take_up(left), "take-up")
-        yield AfterCalls(name, finish)
+        until_left(stack, finish.take_up(left), "take-up")
+        yield AfterCalls(name, finish, rooms)
 
 
 @asynccontextmanager
@@ -134,28 +143,41 @@ def _tell(ground: Ground, webhooks: Deliverer, thread: Thread) -> None:
 
 async def _durable(
     stack: AsyncExitStack, ground: Ground, url: str, name: str, steps: Steps
-) -> Finishing:
+) -> tuple[Finishing, RoomWork]:
     from flow.db.address import url_of
     from flow.workflows.durable import Finishing
+    from flow.workflows.room_queue import RoomQueue, RoomWork
 
     url = url_of(url, connect_timeout=3, application_name="flow-workflows")
     finishing = await Finishing.open(url)
     stack.push_async_callback(finishing.close)
-    if ground.settings.workflows == "on":
-        await _run_workflows(stack, ground, url, name, finishing, steps)
-    return finishing
+    settings = ground.settings
+    rooms = RoomWork(
+        RoomQueue(finishing.client),
+        at_once=settings.max_calls,
+        per_key=settings.room_calls_per_key,
+    )
+    if settings.workflows == "on":
+        await _run_workflows(stack, ground, url, name, finishing, steps, rooms)
+    return finishing, rooms
 
 
 async def _run_workflows(
-    stack: AsyncExitStack, ground: Ground, url: str, name: str, finishing: Finishing, steps: Steps
+    stack: AsyncExitStack,
+    ground: Ground,
+    url: str,
+    name: str,
+    finishing: Finishing,
+    steps: Steps,
+    rooms: RoomWork,
 ) -> None:
     from flow.workflows.durable import Executor
     from flow.workflows.executors import Heartbeat
 
     database = ground.database
-    executor = await Executor.launch(url, name, steps.all)
+    executor = await Executor.launch(url, name, steps.all, rooms)
     stack.push_async_callback(executor.close)
-    _until_left(stack, Heartbeat(database, name, executor.recover).forever(), "heartbeat")
+    until_left(stack, Heartbeat(database, name, executor.recover).forever(), "heartbeat")
     _sweep(stack, ground.settings, database, finishing)
     stack.push_async_callback(_drained, finishing)
 
@@ -169,7 +191,7 @@ def _sweep(
     from flow.workflows.sweep import Sweep
 
     sweep = Sweep(database, finishing, settings.join_token_secs)
-    _until_left(stack, sweep.forever(), "sweep")
+    until_left(stack, sweep.forever(), "sweep")
 
 
 async def _drained(finishing: Finishing) -> None:
@@ -177,7 +199,7 @@ async def _drained(finishing: Finishing) -> None:
         logger.warning("workflows_left", meaning="another process, or the next start, goes on")
 
 
-def _until_left(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+def until_left(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
     """Do some work on the side until the block is left."""
     task = asyncio.create_task(work, name=name)
 

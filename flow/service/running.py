@@ -21,6 +21,7 @@ from flow.service.finishing import after_calls
 from flow.service.ground import Ground, ground
 from flow.service.outside import outside, secret_of
 from flow.service.recording import recording
+from flow.service.rooms import in_rooms
 from flow.service.talking import talking
 from flow.settings import Settings
 from flow.telemetry.exposition import exposed
@@ -68,8 +69,6 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
     # Pipecat takes seconds to import, and only a process that serves calls needs it.
     from flow.api.app import create_app, create_operations_app
     from flow.api.services import Services
-    from flow.bot.room_calls import RoomCalls
-    from flow.bot.rooms import VendorMedia
 
     async with AsyncExitStack() as stack:
         base = await stack.enter_async_context(ground(settings))
@@ -79,6 +78,9 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             after_calls(base, recorder, others.models["openai"])
         )
         calls = await stack.enter_async_context(talking(base, others, recorder, announcer, after))
+        rooms = await stack.enter_async_context(
+            in_rooms(base, others, recorder, calls, after, media)
+        )
         registry = await stack.enter_async_context(
             exposed(base.registry, lambda: _sample(base, recorder, calls))
         )
@@ -89,7 +91,7 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             products=base.products,
             quotas=others.quotas,
             telephone=others.telephone,
-            rooms=RoomCalls(others.rooms, media or VendorMedia(), calls),
+            rooms=rooms,
             secret=secret_of(settings),
             registry=registry,
             metrics=base.metrics,

@@ -16,11 +16,14 @@ _REASONS = frozenset(
         "ended_by_api",
         "error",
         "given_up",
+        "handed_over",
         "idle_timeout",
         "max_duration",
         "nobody_came",
         "pipeline_ended",
+        "process_lost",
         "shutdown",
+        "taken_over",
         "vendor_failure",
     }
 )

@@ -18,7 +18,7 @@ from flow.errors import TransportUnavailable
 ANSWER_SECS = 5.0
 PAUSES_SECS = (0.3, 1.0)
 
-CALLER = "caller"
+BOT, CALLER = "flow-bot", "caller"
 _PASSING = frozenset({408, 429})
 
 
@@ -77,11 +77,22 @@ class Daily:
         Raises:
             TransportUnavailable: Daily does not give one.
         """
-        properties = {"room_name": name, "exp": _seconds(until), "is_owner": owner}
-        if not owner:
-            properties["user_id"] = CALLER
+        properties = {
+            "room_name": name,
+            "exp": _seconds(until),
+            "is_owner": owner,
+            "user_id": BOT if owner else CALLER,
+        }
         answer = await self._ask("POST", "/meeting-tokens", {"properties": properties})
         return SecretStr(_text_in(_content(answer, "give a token"), "token", "give a token"))
+
+    async def put_out(self, name: str, who: str) -> None:
+        """Put one party out of the room, who need not be in it.
+
+        Raises:
+            TransportUnavailable: Daily does not answer.
+        """
+        await self._ask("POST", f"/rooms/{name}/eject", {"user_ids": [who]})
 
     async def close(self, name: str) -> None:
         """Put the caller out of the room and delete it; one that is gone is left alone.
@@ -91,7 +102,7 @@ class Daily:
         """
         with suppress(TransportUnavailable):
             # Daily does not say that deleting a room ends the meeting in it.
-            await self._ask("POST", f"/rooms/{name}/eject", {"user_ids": [CALLER]})
+            await self.put_out(name, CALLER)
         answer = await self._ask("DELETE", f"/rooms/{name}")
         if answer.status_code != 404:
             _content(answer, "delete a room")

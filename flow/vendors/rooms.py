@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 from flow.domain.join import Transport
 from flow.domain.room import Meeting, Room, livekit_problem, room_name
+from flow.domain.room_call import OpenRoom, lasts_until
 from flow.errors import FieldProblem, TransportUnavailable
 from flow.vendors import livekit as lk
-from flow.vendors.daily import Daily
+from flow.vendors.daily import BOT, Daily
 from flow.vendors.livekit import LiveKit
 
 OPEN_SECS = 10.0
-# Beyond the longest call: the bot ends it, and the vendor only if no bot is left to do so.
-MARGIN = timedelta(seconds=120)
 
 
 class Rooms:
@@ -65,14 +65,40 @@ class Rooms:
         """
         if transport.room_url is not None:
             return self._given(transport)
-        name, lasts_until = room_name(thread_id), until + timedelta(seconds=longest_secs) + MARGIN
+        name, end = room_name(thread_id), lasts_until(until, longest_secs)
         try:
             async with asyncio.timeout(self._open_secs):
                 if transport.type == "daily":
-                    return await self._at_daily(name, until, lasts_until)
-                return self._at_livekit(name, until, lasts_until)
+                    return await self._at_daily(name, until, end)
+                return self._at_livekit(name, until, end)
         except TimeoutError:
             raise TransportUnavailable("The room could not be opened in time.") from None
+
+    async def enter(self, kept: OpenRoom, *, again: bool) -> Room:
+        """The room with a new way in for the bot; ``again`` puts one out that may be in it still.
+
+        At LiveKit whoever enters puts out another of the same name by entering.
+
+        Raises:
+            TransportUnavailable: the vendor does not give it, or is not set up here.
+        """
+        room = kept.room
+        if room.name is None:
+            return room
+        try:
+            async with asyncio.timeout(self._open_secs):
+                if room.type == "daily" and self._daily is not None:
+                    if again:
+                        await self._daily.put_out(room.name, BOT)
+                    token = await self._daily.token(room.name, kept.lasts_until, owner=True)
+                    return replace(room, token=token)
+        except TimeoutError:
+            raise TransportUnavailable("The room could not be entered in time.") from None
+        if room.type == "livekit" and self._livekit is not None:
+            now = datetime.now(UTC)
+            token = self._livekit.token(room.name, lk.BOT, now, kept.lasts_until)
+            return replace(room, token=token)
+        raise TransportUnavailable(f"'{room.type}' is not set up here.")
 
     async def close(self, room: Room) -> None:
         """Close a room that Flow made, with whoever is left in it; leave others as they are.

@@ -25,6 +25,8 @@ from flow.errors import ConfigurationError, DatabaseUnavailable
 if TYPE_CHECKING:
     from dbos import DBOSClient
 
+    from flow.workflows.room_queue import RoomWork
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ Step = Callable[[UUID], Awaitable[None]]
 APPLICATION = "flow"
 WORKFLOW = "finish_call"
 QUEUE = "finish_calls"
+ROOM_QUEUE = "room_calls"
 # Workflows are recovered by processes of the same version: change it with the steps.
 VERSION = "1"
 # An executor may carry calls, whose sound a burst of other work would stall.
@@ -60,10 +63,15 @@ class Finishing:
         """The queue in the database at ``url``, which is first connected to when it is used."""
         return cls(await asyncio.to_thread(_client, url))
 
+    @property
+    def client(self) -> DBOSClient:
+        """The connection to DBOS, for other queues."""
+        return self._client
+
     async def start(self, thread_id: UUID) -> None:
         """Have the thread finished; nothing happens if that was asked for before."""
         name = str(thread_id)
-        await _asked(self._client.enqueue, _options(name), name)
+        await asked(self._client.enqueue, _options(name), name)
         self._started.append(name)
 
     async def is_over(self, thread_id: UUID) -> bool:
@@ -85,9 +93,9 @@ class Finishing:
 
         A thread that is asked for again finds itself finished.
         """
-        found = await _asked(
+        found = await asked(
             self._client.list_workflows,
-            queue_name=QUEUE,
+            queue_name=[QUEUE, ROOM_QUEUE],
             status=list(OVER),
             completed_before=before.isoformat(),
             limit=FORGET_AT_ONCE,
@@ -95,7 +103,7 @@ class Finishing:
             load_output=False,
         )
         if found:
-            await _asked(self._client.delete_workflows, [one.workflow_id for one in found])
+            await asked(self._client.delete_workflows, [one.workflow_id for one in found])
         return len(found)
 
     async def close(self) -> None:
@@ -105,7 +113,7 @@ class Finishing:
     async def _under_way(self, names: Sequence[str]) -> bool:
         if not names:
             return False
-        found = await _asked(
+        found = await asked(
             self._client.list_workflows,
             workflow_ids=list(names),
             status=list(UNDER_WAY),
@@ -120,14 +128,16 @@ class Executor:
     """Runs workflows in this process, its own from before a restart first."""
 
     @classmethod
-    async def launch(cls, url: str, name: str, steps: Sequence[Step]) -> Self:
-        """Start running workflows of ``steps`` as the executor called ``name``.
+    async def launch(
+        cls, url: str, name: str, steps: Sequence[Step], rooms: RoomWork | None = None
+    ) -> Self:
+        """Start running workflows of ``steps``, and ``rooms``, as the executor called ``name``.
 
         Raises:
             DatabaseUnavailable: DBOS's tables can neither be reached nor made.
             ConfigurationError: this process has an executor already.
         """
-        await _asked(_launch, url, name, steps, asyncio.get_running_loop())
+        await asked(_launch, url, name, steps, rooms, asyncio.get_running_loop())
         log.info("workflows_run_here", executor=name)
         return cls()
 
@@ -139,7 +149,7 @@ class Executor:
         from dbos import DBOS
 
         # What DBOS Conductor would call; there is no public name for it.
-        return len(await _asked(DBOS._recover_pending_workflows, [executor]))
+        return len(await asked(DBOS._recover_pending_workflows, [executor]))
 
     async def close(self) -> None:
         """Stop; a workflow that is under way goes on where it was, later or elsewhere."""
@@ -175,7 +185,13 @@ def _options(workflow_id: str) -> Any:
     }
 
 
-def _launch(url: str, name: str, steps: Sequence[Step], home: asyncio.AbstractEventLoop) -> None:
+def _launch(
+    url: str,
+    name: str,
+    steps: Sequence[Step],
+    rooms: RoomWork | None,
+    home: asyncio.AbstractEventLoop,
+) -> None:
     """Launch DBOS from a thread without a loop, so that it takes none for its own."""
     import dbos._dbos as singleton
     from dbos import DBOS
@@ -196,8 +212,12 @@ def _launch(url: str, name: str, steps: Sequence[Step], home: asyncio.AbstractEv
     )
     try:
         DBOS.workflow(name=WORKFLOW)(_workflow(steps, home))
+        if rooms is not None:
+            rooms.register(home)
         DBOS.launch()
         DBOS.register_queue(QUEUE, worker_concurrency=AT_ONCE, polling_interval_sec=POLL_SECS)
+        if rooms is not None:
+            rooms.listen()
     except BaseException:
         DBOS.destroy(destroy_registry=True)
         raise
@@ -228,7 +248,7 @@ def _log_with_ours() -> None:
         logger.addHandler(logging.NullHandler())
 
 
-async def _asked(question: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+async def asked(question: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Ask DBOS in a thread."""
     from sqlalchemy.exc import SQLAlchemyError
 

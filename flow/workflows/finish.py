@@ -18,9 +18,10 @@ import structlog
 
 from flow.domain.join import JoinRequest
 from flow.domain.room import NOBODY_CAME
+from flow.domain.room_call import PROCESS_LOST
 from flow.domain.thread import Status, Thread
 from flow.domain.usage import Owner, UsageEvent
-from flow.errors import FlowError, NotFound, Unavailable
+from flow.errors import CallTakenOver, FlowError, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +29,6 @@ T = TypeVar("T")
 
 RETRY_SECS = 1.0
 DRAIN_SECS = 30.0
-PROCESS_LOST = "process_lost"
 
 
 class Threads(Protocol):
@@ -55,6 +55,21 @@ class Threads(Protocol):
 
     async def finish_thread(self, thread_id: UUID, status: Status) -> Thread:
         """Settle the thread in a final state."""
+        ...
+
+
+class Save(Protocol):
+    """`save_workflow_thread_data`, or the same for a call that may be somebody else's by now."""
+
+    def __call__(
+        self,
+        thread_id: UUID,
+        *,
+        status: Status | None = None,
+        end_reason: str | None = None,
+        error: dict[str, Any] | None = None,
+    ) -> Awaitable[Thread]:
+        """Store what is new, or raise `CallTakenOver`."""
         ...
 
 
@@ -87,9 +102,19 @@ class FinishCall:
         self._usage = usage
         self._start = start
 
-    async def __call__(self, thread_id: UUID, reason: str, error: dict[str, Any] | None) -> None:
-        """Note the ending and hand the thread over; errors leave it to the sweep."""
-        save = self._threads.save_workflow_thread_data
+    async def __call__(
+        self,
+        thread_id: UUID,
+        reason: str,
+        error: dict[str, Any] | None,
+        save: Save | None = None,
+    ) -> bool:
+        """Note the ending and hand the thread over; errors leave it to the sweep.
+
+        ``save`` notes the ending of a call that may have passed to another process. ``False``: it
+        has, and goes on there.
+        """
+        save = save or self._threads.save_workflow_thread_data
 
         async def noted_and_handed_over() -> None:
             if reason == NOBODY_CAME:
@@ -105,7 +130,11 @@ class FinishCall:
             )
             await self._hand_over(thread_id)
 
-        await _logging(thread_id, noted_and_handed_over())
+        try:
+            await _logging(thread_id, noted_and_handed_over())
+        except CallTakenOver:
+            return False
+        return True
 
     async def take_up(self, thread_ids: Sequence[UUID]) -> None:
         """Hand over the threads of the process whose place this one has taken."""
@@ -242,6 +271,8 @@ async def _patiently(thread_id: UUID, step: Callable[[], Awaitable[T]]) -> T:
 async def _logging(thread_id: UUID, work: Awaitable[None]) -> None:
     try:
         await work
+    except CallTakenOver:
+        raise
     except FlowError as problem:
         log.error("finish_failed", workflow_thread_id=str(thread_id), error=str(problem))
     except Exception:

@@ -140,6 +140,7 @@ class BotTransport(BaseTransport):
     def __init__(self, building: Building, room: Room) -> None:
         super().__init__()
         self.building, self.room = building, room
+        self.listens = False
         self._in = _Ears(self)
         self._out = _Mouth(self)
         for event in ("on_connected", "on_client_connected", "on_client_disconnected", "on_gone"):
@@ -165,6 +166,8 @@ class BotTransport(BaseTransport):
         await self.tell("on_client_disconnected", {"id": user_id})
 
     async def hear(self, user_id: str, sound: Audio) -> None:
+        if not self.listens:
+            return
         frame = UserAudioRawFrame(
             user_id=user_id, audio=sound.pcm16, sample_rate=sound.sample_rate, num_channels=1
         )
@@ -198,6 +201,7 @@ class _Ears(BaseInputTransport):
     async def start(self, frame: StartFrame) -> None:
         await super().start(frame)
         await self.set_transport_ready(frame)
+        self._transport.listens = True
 
     async def stop(self, frame: EndFrame) -> None:
         await super().stop(frame)

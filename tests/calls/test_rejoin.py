@@ -1,0 +1,200 @@
+"""A process with a call in a room is killed: another goes on with the conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psycopg
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as serve_sockets
+
+from flow.db.functions import Database
+from flow.domain.room_call import BACK
+from flow.domain.thread import Status, Thread
+from flow.sandbox import daily as dy
+from flow.sandbox.daily import DailySandbox
+from flow.sandbox.frames import Audio, encode
+from flow.sandbox.script import Line
+from flow.sandbox.server import Served
+from flow.sandbox.speech import synthesize
+from flow.sandbox.vendors import Vendors
+from tests.calls.conftest import SECRET
+from tests.calls.processes import Process
+from tests.calls.test_call import JOIN, SHORT, stood_in
+
+RATE = 16_000
+SECOND = Line("And do you sell bread as well?", "Yes, we bake it every morning.")
+SCRIPT = replace(SHORT, lines=(*SHORT.lines, SECOND))
+PATIENCE_SECS = 90.0
+
+
+class Switchboard:
+    """The caller, wherever the bot is: what is said goes to the bot that is in the room now."""
+
+    def __init__(self) -> None:
+        self.bots: list[ServerConnection] = []
+        self.to_say = b""
+
+    async def answer(self, bot: ServerConnection) -> None:
+        self.bots.append(bot)
+        listening = asyncio.create_task(self.listen(bot))
+        with suppress(Exception):
+            while not listening.done():
+                sound, self.to_say = self.to_say[:640], self.to_say[640:]
+                await bot.send(encode(Audio(sound.ljust(640, b"\0"), RATE)))
+                await asyncio.sleep(0.02)
+        await listening
+
+    async def listen(self, bot: ServerConnection) -> None:
+        with suppress(Exception):
+            async for _ in bot:
+                pass
+
+    def say(self, text: str) -> None:
+        self.to_say = synthesize(text, sample_rate=RATE)
+
+    async def hang_up(self) -> None:
+        await self.bots[-1].close()
+
+
+@dataclass
+class World:
+    """Two processes, a caller and the database."""
+
+    database: Database
+    postgres_url: str
+    standing: Vendors
+    processes: dict[str, Process]
+    caller: Switchboard
+    http: httpx.AsyncClient
+
+    async def until(self, thread_id: UUID, is_so: Callable[[Thread], bool]) -> Thread:
+        async with asyncio.timeout(PATIENCE_SECS):
+            while not is_so(thread := await self.database.get_workflow_thread_data(thread_id)):
+                await asyncio.sleep(0.1)
+        return thread
+
+    async def said(self, thread_id: UUID, turns: int) -> Thread:
+        return await self.until(thread_id, lambda thread: len(thread.transcript) >= turns)
+
+    def holder(self, thread_id: UUID) -> str:
+        """Which of the processes has the call."""
+        with psycopg.connect(self.postgres_url) as connection:
+            found = connection.execute(
+                "select claimed_by from workflow_threads where id = %s", [thread_id]
+            ).fetchone()
+        assert found is not None
+        return str(found[0])[0]
+
+
+@asynccontextmanager
+async def world(database: Database, postgres_url: str, folder: Path) -> AsyncIterator[World]:
+    vendor, caller = DailySandbox(), Switchboard()
+    async with (
+        stood_in(SCRIPT) as standing,
+        Served(vendor) as url,
+        serve_sockets(caller.answer, "127.0.0.1", 0) as board,
+        AsyncExitStack() as stack,
+    ):
+        place = f"ws://127.0.0.1:{board.sockets[0].getsockname()[1]}"
+        daily = {"DAILY_API_KEY": dy.API_KEY, "DAILY_API_URL": f"{url}/v1"}
+        processes = {
+            name: await stack.enter_async_context(
+                room_process(standing, postgres_url, folder / name, place, daily, name)
+            )
+            for name in "ab"
+        }
+        headers = {"Authorization": f"Bearer {standing.api_key}"}
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=processes["a"].url, headers=headers, trust_env=False)
+        )
+        yield World(database, postgres_url, standing, processes, caller, http)
+
+
+@asynccontextmanager
+async def room_process(
+    standing: Vendors, url: str, folder: Path, place: str, more: dict[str, str], name: str
+) -> AsyncIterator[Process]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        **standing.environment,
+        "DATABASE_URL": url,
+        "FLOW_DATA_DIR": str(folder),
+        "FLOW_SECRET": SECRET,
+        "FLOW_EXECUTOR_ID": name,
+        **more,
+    }
+    command = [sys.executable, "-m", "tests.calls.room_process", str(port), place]
+    running = await asyncio.create_subprocess_exec(*command, env=environment)
+    process = Process(running, f"http://127.0.0.1:{port}")
+    try:
+        await ready(process.url)
+        yield process
+    finally:
+        process.kill()
+        await running.wait()
+
+
+async def ready(url: str) -> None:
+    async with asyncio.timeout(PATIENCE_SECS), httpx.AsyncClient(trust_env=False) as http:
+        while True:
+            with suppress(httpx.TransportError):
+                if (await http.get(f"{url}/readyz")).status_code == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def test_another_process_goes_on_with_the_conversation_of_one_that_was_killed(
+    database: Database, postgres_url: str, tmp_path: Path
+) -> None:
+    async with world(database, postgres_url, tmp_path) as at:
+        request: dict[str, Any] = {**JOIN, "transport": {"type": "daily"}}
+        answer = await at.http.post("/api/bot/join", json=request, timeout=30)
+        assert answer.status_code == 201, answer.text
+        thread_id = UUID(answer.json()["workflow_thread_id"])
+        await at.said(thread_id, 1)
+        at.caller.say(SCRIPT.lines[0].text)
+        await at.said(thread_id, 3)
+        first = at.holder(thread_id)
+        await at.processes[first].killed()
+        thread = await at.said(thread_id, 4)
+        assert at.holder(thread_id) != first
+        assert (thread.status, thread.transcript[3].content) == (Status.IN_CALL, BACK)
+        at.caller.say(SECOND.text)
+        await at.said(thread_id, 6)
+        await at.caller.hang_up()
+        thread = await at.until(thread_id, lambda thread: thread.status.is_final)
+        rows = await database.get_thread_usage(thread_id)
+        asked = [line for line in at.standing.openai.bill.lines if line.kind == "llm"]
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "caller_hung_up")
+    assert [(turn.role, turn.content) for turn in thread.transcript] == [
+        ("assistant", SHORT.greeting),
+        ("user", SCRIPT.lines[0].text),
+        ("assistant", SCRIPT.lines[0].reply),
+        ("assistant", BACK),
+        ("user", SECOND.text),
+        ("assistant", SECOND.reply),
+    ]
+    # The second bot's model was told what the first had heard and said.
+    assert asked[1].amounts.prompt_tokens > asked[0].amounts.prompt_tokens + 20
+    (call,) = [row for row in rows if row["kind"] == "call"]
+    assert thread.connected_at is not None
+    assert thread.ended_at is not None
+    whole = Decimal((thread.ended_at - thread.connected_at).total_seconds())
+    assert 0 < Decimal(call["audio_seconds"]) < whole - 10
+    total = sum((Decimal(row["total_cost_usd"]) for row in rows), Decimal(0))
+    assert Decimal(thread.usage_stats["total_cost_usd"]) == total > 0
