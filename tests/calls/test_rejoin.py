@@ -62,7 +62,7 @@ class Switchboard:
                 pass
 
     def say(self, text: str) -> None:
-        self.to_say = synthesize(text, sample_rate=RATE)
+        self.to_say = synthesize(text, sample_rate=RATE, voice=SCRIPT.voice)
 
     async def hang_up(self) -> None:
         await self.bots[-1].close()
