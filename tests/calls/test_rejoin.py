@@ -49,11 +49,15 @@ class Switchboard:
     async def answer(self, bot: ServerConnection) -> None:
         self.bots.append(bot)
         listening = asyncio.create_task(self.listen(bot))
+        now = asyncio.get_running_loop().time
+        due = now()
         with suppress(Exception):
             while not listening.done():
                 sound, self.to_say = self.to_say[:640], self.to_say[640:]
                 await bot.send(encode(Audio(sound.ljust(640, b"\0"), RATE)))
-                await asyncio.sleep(0.02)
+                # By the clock: a sentence with gaps is another sentence.
+                due += 0.02
+                await asyncio.sleep(due - now())
         await listening
 
     async def listen(self, bot: ServerConnection) -> None:
@@ -62,7 +66,7 @@ class Switchboard:
                 pass
 
     def say(self, text: str) -> None:
-        self.to_say = synthesize(text, sample_rate=RATE)
+        self.to_say = synthesize(text, sample_rate=RATE, voice=SCRIPT.voice)
 
     async def hang_up(self) -> None:
         await self.bots[-1].close()
