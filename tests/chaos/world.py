@@ -31,6 +31,7 @@ class World:
 
     folder: Path
     postgres: Postgres
+    hosts: list[Host] = field(default_factory=list)
 
     def vendors(self, script: Script = SHORT) -> AbstractAsyncContextManager[Vendors]:
         """The vendors' stand-ins, where the model and the ears know this script."""
@@ -38,7 +39,9 @@ class World:
 
     def host(self, standing: Vendors, *arguments: str, name: str = "host", **settings: str) -> Host:
         """A ``flow serve``, to be entered; hosts of one name share their data folder."""
-        return Host(standing, self.postgres.url, self.data(name), *arguments, **settings)
+        host = Host(standing, self.postgres.url, self.data(name), *arguments, **settings)
+        self.hosts.append(host)
+        return host
 
     def worker(
         self, standing: Vendors, *, name: str = "worker"
@@ -52,17 +55,22 @@ class World:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
-    """A world with its Postgres running."""
+async def world(logs: Path | None = None) -> AsyncIterator[World]:
+    """A world with its Postgres running. ``logs``: where to keep what hosts log, if anywhere."""
     # Short, and open to the user that Postgres runs as where this one is root.
     folder = Path(tempfile.mkdtemp(prefix="flow-chaos-"))
     folder.chmod(0o755)
-    postgres = Postgres(folder / "pg")
+    made = World(folder, Postgres(folder / "pg"))
     try:
-        await postgres.start()
-        yield World(folder, postgres)
+        await made.postgres.start()
+        yield made
     finally:
-        await postgres.stop()
+        if logs is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+            for number, host in enumerate(made.hosts):
+                name = f"{number}-{host.folder.name}.log"
+                (logs / name).write_text(host.text)
+        await made.postgres.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -126,28 +134,6 @@ class Caller:
     def has(self, kind: EventKind) -> bool:
         """Whether something of that kind has happened so far."""
         return any(event.kind is kind for event in self.events)
-
-    def turns_by(self, moment: float) -> list[str]:
-        """Who had spoken by then, turn by turn; a caller's turn counts once it is being answered.
-
-        ``moment`` is by `time.monotonic`.
-        """
-        turns: list[str] = []
-        said = False
-        for event, at in zip(self.events, self.times, strict=True):
-            if at > moment:
-                break
-            if event.kind is EventKind.LINE_ENDED:
-                said = True
-            elif event.kind is EventKind.BOT_STARTED and said:
-                turns.append("user")
-                said = False
-            elif event.kind is EventKind.BOT_STARTED and turns:
-                # It had only paused.
-                turns.pop()
-            elif event.kind is EventKind.BOT_STOPPED and turns[-1:] != ["assistant"]:
-                turns.append("assistant")
-        return turns
 
     def _note(self, event: CallerEvent) -> None:
         self.events.append(event)
