@@ -111,6 +111,14 @@ async def test_an_odd_query_that_makes_sense_is_answered(api: Api, query: str) -
     assert (await api.client.get(f"/api/usage?{query}")).status_code == 200
 
 
+@pytest.mark.parametrize("day", ["0", "1763700000", "20261121", "2026-11-21T00:00:00", "%D9%A1"])
+async def test_a_day_is_written_in_one_way(api: Api, day: str) -> None:
+    response = await api.client.get(f"/api/usage?to={day}")
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    (problem,) = response.json()["errors"]
+    assert problem["message"] == "must be a day as in 2026-11-21"
+
+
 async def test_a_form_there_is_not_is_refused(api: Api) -> None:
     response = await api.client.get("/api/usage", headers={"Accept": "application/pdf"})
     assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
