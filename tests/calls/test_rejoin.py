@@ -103,7 +103,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(database: Database, postgres_url: str, folder: Path) -> AsyncIterator[World]:
+async def world(
+    database: Database, postgres_url: str, folder: Path, **variables: str
+) -> AsyncIterator[World]:
     vendor, caller = DailySandbox(), Switchboard()
     async with (
         stood_in(SCRIPT) as standing,
@@ -112,7 +114,7 @@ async def world(database: Database, postgres_url: str, folder: Path) -> AsyncIte
         AsyncExitStack() as stack,
     ):
         place = f"ws://127.0.0.1:{board.sockets[0].getsockname()[1]}"
-        daily = {"DAILY_API_KEY": dy.API_KEY, "DAILY_API_URL": f"{url}/v1"}
+        daily = {"DAILY_API_KEY": dy.API_KEY, "DAILY_API_URL": f"{url}/v1", **variables}
         processes = {
             name: await stack.enter_async_context(
                 room_process(standing, postgres_url, folder / name, place, daily, name)
