@@ -25,6 +25,8 @@ SERVER_OPTIONS: Mapping[str, Any] = {
     "ws_per_message_deflate": False,
     "ws_ping_interval": 10.0,
     "ws_ping_timeout": 20.0,
+    # Longer than load balancers keep a connection idle (60 s and less): they are to close it first.
+    "timeout_keep_alive": 75,
     "timeout_graceful_shutdown": 30,
     "server_header": False,
 }
