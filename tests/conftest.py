@@ -23,6 +23,22 @@ from flow.db.migrations import migrate
 from flow.db.postgres import PostgresTransport
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole calls come first and go to whichever process is free, others by their modules.
+
+    Calls take long, mostly waiting; a process that had all those of a module at the end would be
+    the last by minutes.
+    """
+    items.sort(key=lambda item: not _is_whole_call(item))
+    for item in items:
+        if not _is_whole_call(item):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def _is_whole_call(item: pytest.Item) -> bool:
+    return item.nodeid.startswith("tests/calls/") and "test_webrtc" not in item.nodeid
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """URL of a Postgres server that is this process's alone."""

@@ -34,6 +34,15 @@ class FlowServe:
         os.killpg(self.process.pid, number)
 
     @property
+    def is_there(self) -> bool:
+        """Whether any of its processes is."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    @property
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
 

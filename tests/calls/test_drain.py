@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -138,7 +137,8 @@ async def test_workers_drain_and_what_they_carried_is_accounted(
     assert [thread.end_reason for thread in threads] == ["ended_by_api", "shutdown"]
     assert {thread.status for thread in threads} == {Status.COMPLETED}
     for thread in threads:
-        assert (thread.insights or {})["status"] == "ok"
+        # One in which the caller had not spoken yet has nothing to extract.
+        assert (thread.insights or {})["status"] in {"ok", "skipped"}
         assert thread.transcript
 
 
@@ -182,8 +182,9 @@ async def test_a_second_signal_ends_it_at_once(
         with pytest.raises(httpx.TransportError):
             await http.get("/healthz")
     assert status == -signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.killpg(serving.process.pid, 0)
+    async with asyncio.timeout(10):
+        while serving.is_there:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_worker_answers_about_itself_alone_and_stops(

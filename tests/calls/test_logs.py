@@ -16,6 +16,8 @@ from tests.calls.test_call import JOIN, SHORT, stood_in
 # Of the process, of a key, or of nobody's call.
 NOBODYS = {
     "database.connection_lost",
+    "drained",
+    "draining",
     "embedded_database",
     "feature_flag_available",
     "feature_flag_unavailable",

@@ -25,6 +25,7 @@ TABLES = [
     "webhook_events",
     "webhook_deliveries",
     "workflow_executors",
+    "room_calls",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 

@@ -59,7 +59,7 @@ async def test_a_token_is_for_one_room_and_a_time_and_makes_only_the_bot_an_owne
         token = await daily.token("flow-1", SOON, owner=owner)
     claims = stand_in.admits(token.get_secret_value())
     assert (claims["r"], claims["exp"], claims["o"]) == ("flow-1", int(SOON.timestamp()), owner)
-    assert claims.get("ud") == (None if owner else "caller")
+    assert claims["ud"] == ("flow-bot" if owner else "caller")
 
 
 async def test_closing_a_room_puts_the_caller_out_first_and_may_be_repeated() -> None:

@@ -16,7 +16,7 @@ from flow.domain.thread import Status, ThreadTurn, Turn
 from flow.errors import CallTakenOver, Conflict
 from tests.db.making import a_key, a_thread
 
-LATER = datetime.now(UTC) + timedelta(hours=1)
+LATER = datetime.now(UTC) + timedelta(days=1)
 ROOM = OpenRoom(Room("livekit", "wss://livekit.example.com", None, "flow-1"), LATER)
 GRACE_SECS = 120
 
@@ -73,7 +73,7 @@ async def test_one_of_many_gets_a_queued_call_with_all_it_needs(database: Databa
     taken = await database.room_calls.take(place, claim)
     assert taken.open_room == ROOM
     assert (taken.thread.status, taken.is_under_way) == (Status.CONNECTING, False)
-    assert 3000 < taken.wait_secs <= 3600
+    assert 0 < taken.wait_secs <= 24 * 3600
 
 
 async def test_a_call_is_queued_once_and_not_when_somebody_has_begun_it(
