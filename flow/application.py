@@ -11,7 +11,7 @@ import structlog
 from flow import log
 from flow.errors import ConfigurationError, FlowError
 from flow.service.running import Service, running
-from flow.service.serving import DRAIN
+from flow.service.server import DRAIN
 from flow.settings import Settings
 
 logger = structlog.get_logger(__name__)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import structlog
 
-from flow.db.functions import Database, Transport
+from flow.db.functions import Database
+from flow.db.transport import Transport
 from flow.errors import ConfigurationError
 from flow.settings import Settings
 

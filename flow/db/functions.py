@@ -9,16 +9,17 @@ Any call may raise `DatabaseUnavailable`; what else it raises stands with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from flow.db import rows
 from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
+from flow.db.transport import Transport
 from flow.db.webhooks import Webhooks
 from flow.domain.budget import Budget, Standing
 from flow.domain.key import ApiKey
@@ -28,31 +29,11 @@ from flow.domain.thread import Pulse, Status, Thread, ThreadTurn, Turn
 from flow.domain.usage import UsageEvent
 from flow.errors import InvalidInput
 
-__all__ = ["Database", "Joined", "KeyAccount", "Page", "Recorded", "ThreadAccount", "Transport"]
+__all__ = ["Database", "Joined", "KeyAccount", "Page", "Recorded", "ThreadAccount"]
 
 MAX_PAGE = 200
 
 T = TypeVar("T")
-
-
-class Transport(Protocol):
-    """A way to call the SQL functions: straight to Postgres, or through Supabase's REST API."""
-
-    async def call(self, function: str, args: Mapping[str, Any]) -> Any:
-        """Call ``public.<function>`` with named arguments and return its JSON result.
-
-        Arguments are JSON values. What Postgres cannot hold in them is replaced, as
-        `flow.db.encoding.storable` says.
-
-        Raises:
-            NotFound, Conflict, InvalidInput: the function refused.
-            DatabaseUnavailable: no answer came, or the migrations are missing.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Give back every connection."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.transport import Transport
 from flow.domain.room_call import OpenRoom, Place, Taken
 from flow.domain.thread import Pulse, Status, Thread
 from flow.domain.trace_parent import TraceParent
-
-if TYPE_CHECKING:
-    from flow.db.functions import Transport
 
 
 class RoomCalls:

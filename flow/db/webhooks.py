@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
+from flow.db.transport import Transport
 from flow.domain.webhook import Claimed, Delivery, Secrets, State
-
-if TYPE_CHECKING:
-    from flow.db.functions import Transport
 
 
 class Webhooks:

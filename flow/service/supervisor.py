@@ -1,6 +1,6 @@
 """The parent of the workers of one ``flow serve``: starts them, and stops when all have drained.
 
-uvicorn's supervisor, with `flow.service.serving.Server` in each worker. It waits for its workers
+uvicorn's supervisor, with `flow.service.server.Server` in each worker. It waits for its workers
 without a limit of its own: each of them stops within its bounds.
 """
 
@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
-from flow.service.serving import Server
+from flow.service.server import Server
 from flow.service.stopping import die, stop_signals
 
 logger = structlog.get_logger(__name__)

@@ -15,12 +15,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 import structlog
 
 from flow.errors import ConfigurationError, DatabaseUnavailable
+from flow.workflows import room_queue
+from flow.workflows.engine import APPLICATION, OVER, UNDER_WAY, VERSION, asked
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -29,20 +31,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
 Step = Callable[[UUID], Awaitable[None]]
 
-APPLICATION = "flow"
 WORKFLOW = "finish_call"
 QUEUE = "finish_calls"
-ROOM_QUEUE = "room_calls"
-# Workflows are recovered by processes of the same version: change it with the steps.
-VERSION = "1"
 # An executor may carry calls, whose sound a burst of other work would stall.
 AT_ONCE = 6
 POLL_SECS = 1.0
-UNDER_WAY = ("ENQUEUED", "DELAYED", "PENDING")
-OVER = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 REMEMBERED = 200
 FORGET_AT_ONCE = 500
 STOP_SECS = 20.0
@@ -95,7 +90,7 @@ class Finishing:
         """
         found = await asked(
             self._client.list_workflows,
-            queue_name=[QUEUE, ROOM_QUEUE],
+            queue_name=[QUEUE, room_queue.QUEUE],
             status=list(OVER),
             completed_before=before.isoformat(),
             limit=FORGET_AT_ONCE,
@@ -246,13 +241,3 @@ def _log_with_ours() -> None:
     logger = logging.getLogger("dbos")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
-
-
-async def asked(question: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Ask DBOS in a thread."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        return await asyncio.to_thread(question, *args, **kwargs)
-    except SQLAlchemyError as error:
-        raise DatabaseUnavailable() from error

@@ -17,8 +17,7 @@ import structlog
 
 from flow.domain.room_call import Place
 from flow.errors import Unavailable
-from flow.workflows.durable import ROOM_QUEUE as QUEUE
-from flow.workflows.durable import UNDER_WAY, VERSION, asked
+from flow.workflows.engine import UNDER_WAY, VERSION, asked
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 WORKFLOW = "hold_room_call"
+QUEUE = "room_calls"
 # A caller waits for it.
 POLL_SECS = 0.3
 RETRY_SECS = 1.0

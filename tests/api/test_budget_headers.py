@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from flow.api.budget import REMAINING_HEADER, TIER_HEADER
-from flow.db.functions import Database, Transport
+from flow.db.functions import Database
 from flow.db.postgres import PostgresTransport
+from flow.db.transport import Transport
 from flow.errors import DatabaseUnavailable
 from tests.api.conftest import Api, ServeApi, spend
 

@@ -18,9 +18,10 @@ import httpx
 import psycopg
 import pytest
 
-from flow.db.functions import Database, Transport
+from flow.db.functions import Database
 from flow.db.postgres import PostgresTransport
 from flow.db.supabase import SupabaseTransport
+from flow.db.transport import Transport
 
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / "tests" / "node"
