@@ -1,6 +1,6 @@
 """The workflow that finishes a call, kept in Postgres by DBOS.
 
-DBOS is a singleton of its process: this is the only module that touches it, and one `Executor`
+DBOS is a singleton of its process: this is the module that launches it, and one `Executor`
 lives at a time. It is imported when it is first needed, since that takes more than a second.
 Workflows run on a loop of DBOS's own and their steps on the loop that launched the executor,
 where the database's and the vendors' clients live; DBOS's own queries never run there.
