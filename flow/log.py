@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -52,11 +53,25 @@ def set_up(level: Level, form: Literal["console", "json"], *, content: bool) -> 
     structlog.configure(
         processors=[*SHARED, *render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
     )
     _bridge_standard(level.upper(), render)
     _bridge_loguru(level.upper(), content)
+
+
+class _Unfailing:
+    """A stream to which writing never fails: nothing may stop because nobody reads the log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _bridge_standard(level: str, render: list[structlog.typing.Processor]) -> None:

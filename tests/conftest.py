@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import structlog
 from psycopg.conninfo import make_conninfo
 
 from flow.db.embedded import running_postgres
@@ -37,6 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_whole_call(item: pytest.Item) -> bool:
     return item.nodeid.startswith("tests/calls/") and "test_webrtc" not in item.nodeid
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Commands set up the log of the whole process, on a stream that goes with their test."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

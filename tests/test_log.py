@@ -48,6 +48,17 @@ for thread in threads: thread.join()
 """
 
 
+UNREAD = """
+import sys
+from flow import log
+log.set_up("info", "json", content=False)
+import structlog
+sys.stderr.close()
+structlog.get_logger().info("call_ended")
+print("still here")
+"""
+
+
 def lines(form: str) -> list[dict[str, object]]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, form], capture_output=True, text=True, check=True
@@ -84,3 +95,10 @@ def test_each_line_is_one_event_whoever_logs_at_the_same_time() -> None:
     )
     logged = [json.loads(line)["event"] for line in done.stderr.splitlines()]
     assert (logged.count("ours"), logged.count("theirs")) == (1000, 1000)
+
+
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNREAD], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "still here\n"

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -40,6 +40,7 @@ AT_ONCE = 6
 POLL_SECS = 1.0
 REMEMBERED = 200
 FORGET_AT_ONCE = 500
+COMPLETE_SECS = 10
 STOP_SECS = 20.0
 
 
@@ -120,7 +121,14 @@ class Finishing:
 
 
 class Executor:
-    """Runs workflows in this process, its own from before a restart first."""
+    """Runs workflows in this process, its own from before a restart first.
+
+    Args:
+        under_way: the threads that are being finished here, as long as they are.
+    """
+
+    def __init__(self, under_way: Set[str]) -> None:
+        self._under_way = under_way
 
     @classmethod
     async def launch(
@@ -132,9 +140,11 @@ class Executor:
             DatabaseUnavailable: DBOS's tables can neither be reached nor made.
             ConfigurationError: this process has an executor already.
         """
-        await asked(_launch, url, name, steps, rooms, asyncio.get_running_loop())
+        under_way: set[str] = set()
+        work = _workflow(steps, asyncio.get_running_loop(), under_way)
+        await asked(_launch, url, name, work, rooms, asyncio.get_running_loop())
         log.info("workflows_run_here", executor=name)
-        return cls()
+        return cls(under_way)
 
     async def recover(self, executor: str) -> int:
         """Take up what an executor that is gone had begun; how many workflows that were.
@@ -147,12 +157,18 @@ class Executor:
         return len(await asked(DBOS._recover_pending_workflows, [executor]))
 
     async def close(self) -> None:
-        """Stop; a workflow that is under way goes on where it was, later or elsewhere."""
+        """Take no more, and stop when what is under way is done.
+
+        What takes too long goes on where it was, later or elsewhere.
+        """
         from dbos import DBOS
 
-        stopping = threading.Thread(
-            target=lambda: DBOS.destroy(destroy_registry=True), name="dbos-stop", daemon=True
-        )
+        def stop() -> None:
+            # DBOS waits for a second at the least if it is to wait at all.
+            wait_secs = COMPLETE_SECS if self._under_way else 0
+            DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=wait_secs)
+
+        stopping = threading.Thread(target=stop, name="dbos-stop", daemon=True)
         stopping.start()
         await asyncio.to_thread(stopping.join, STOP_SECS)
         if stopping.is_alive():
@@ -183,7 +199,7 @@ def _options(workflow_id: str) -> Any:
 def _launch(
     url: str,
     name: str,
-    steps: Sequence[Step],
+    work: Callable[[str], Awaitable[None]],
     rooms: RoomWork | None,
     home: asyncio.AbstractEventLoop,
 ) -> None:
@@ -206,7 +222,7 @@ def _launch(
         }
     )
     try:
-        DBOS.workflow(name=WORKFLOW)(_workflow(steps, home))
+        DBOS.workflow(name=WORKFLOW)(work)
         if rooms is not None:
             rooms.register(home)
         DBOS.launch()
@@ -219,13 +235,17 @@ def _launch(
 
 
 def _workflow(
-    steps: Sequence[Step], home: asyncio.AbstractEventLoop
+    steps: Sequence[Step], home: asyncio.AbstractEventLoop, under_way: set[str]
 ) -> Callable[[str], Awaitable[None]]:
     async def finish_call(thread_id: str) -> None:
         from dbos import DBOS
 
-        for step in steps:
-            await DBOS.run_step_async({"name": step.__name__}, at_home, step, thread_id)
+        under_way.add(thread_id)
+        try:
+            for step in steps:
+                await DBOS.run_step_async({"name": step.__name__}, at_home, step, thread_id)
+        finally:
+            under_way.discard(thread_id)
 
     async def at_home(step: Step, thread_id: str) -> None:
         async def work() -> None:

@@ -139,7 +139,6 @@ async def test_workers_drain_and_what_they_carried_is_accounted(
     for thread in threads:
         # One in which the caller had not spoken yet has nothing to extract.
         assert (thread.insights or {})["status"] in {"ok", "skipped"}
-        assert thread.transcript
 
 
 async def test_a_rolling_restart_drops_no_call(
