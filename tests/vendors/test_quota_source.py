@@ -246,7 +246,8 @@ async def test_in_a_failure_a_team_lately_good_goes_on_and_it_is_logged_and_coun
     world.clock.seconds += 59.9
     with capture_logs() as logs:
         assert (await world.check()).used == 5
-    (line,) = logs
+    # Threads of clients that tests before this one left behind may log as well.
+    (line,) = [one for one in logs if one["event"].startswith("quota_source")]
     assert (line["event"], line["log_level"]) == ("quota_source_failed_open", "warning")
     assert (line["team_id"], line["good_secs_ago"]) == (KEY.team_id, 59.9)
     assert world.counted("failed_open") == 1
@@ -261,7 +262,8 @@ async def test_in_a_failure_a_team_good_long_ago_does_not_and_it_is_logged_and_c
     world.clock.seconds += 60.1
     with capture_logs() as logs:
         assert await world.verdict() == "unavailable"
-    (line,) = logs
+    # Threads of clients that tests before this one left behind may log as well.
+    (line,) = [one for one in logs if one["event"].startswith("quota_source")]
     assert (line["event"], line["log_level"]) == ("quota_source_failed_closed", "error")
     assert world.counted("failed_closed") == 1
 
