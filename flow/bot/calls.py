@@ -226,10 +226,7 @@ class Calls:
             self._forget(thread_id)
             raise
         self._watch.started(found.thread.product)
-        entrance = found.entrance
-        running = self._spawn(
-            self._run(found.thread, entrance.transport, entrance.wait_secs, found)
-        )
+        running = self._spawn(self._run(found.thread, found.transport, found.wait_secs, found))
         # The call is not to end with who waits for its end.
         await asyncio.shield(running)
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from flow.bot.room_calls import ARRIVAL_SECS, Entrance, Rooms, Runner, Visit
+from flow.bot.room_calls import ARRIVAL_SECS, Rooms, Runner, Visit
 from flow.bot.rooms import Media
 from flow.bot.session import Threads
 from flow.domain.budget import Standing
@@ -190,9 +190,15 @@ class Held:
 
         if taken.is_under_way:
             log.info("room_call_rejoined", workflow_thread_id=str(thread.id), attempt=place.attempt)
-        entrance = Entrance(lambda: self._media.transport(room), _wait_secs(taken), _nothing)
-        first_turn = place.attempt * TURNS_OF_A_VISIT
-        return Visit(thread, taken.join(), entrance, threads, first_turn, over)
+        return Visit(
+            thread,
+            taken.join(),
+            transport=lambda: self._media.transport(room),
+            wait_secs=_wait_secs(taken),
+            threads=threads,
+            first_turn=place.attempt * TURNS_OF_A_VISIT,
+            over=over,
+        )
 
     async def _over(
         self, taken: Taken, threads: Claimed, reason: str, error: dict[str, Any] | None
@@ -239,7 +245,3 @@ def _wait_secs(taken: Taken) -> float:
     if taken.is_under_way:
         return max(taken.wait_secs, ARRIVAL_SECS)
     return max(taken.wait_secs, 0.0) + ARRIVAL_SECS
-
-
-async def _nothing() -> None:
-    """What there is to do when a visit is over, `Visit.over` does."""

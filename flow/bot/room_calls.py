@@ -70,13 +70,15 @@ class Visit:
     """A call in a room as long as this process has it; others may have it before and after.
 
     The thread has the transcript so far; turns are numbered from ``first_turn`` here. ``join`` is
-    what is left to do, ``threads`` refuses what comes when the call is another's, and ``over`` says
-    why the call ended here; it does not raise.
+    what is left to do, ``wait_secs`` how long the bot waits for its caller, ``threads`` refuses
+    what comes when the call is another's, and ``over`` says why the call ended here; it does not
+    raise.
     """
 
     thread: Thread
     join: JoinRequest
-    entrance: Entrance
+    transport: Callable[[], BaseTransport]
+    wait_secs: float
     threads: Threads
     first_turn: int
     over: Callable[[str, dict[str, Any] | None], Awaitable[None]]

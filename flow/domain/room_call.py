@@ -15,7 +15,6 @@ TAKEN_OVER = "taken_over"
 """Why a session ended whose call another process has by now. The call goes on there."""
 HANDED_OVER = "handed_over"
 """Why a session ended whose process stops: the call is to go on in another."""
-STILL_GOING_ON = frozenset({TAKEN_OVER, HANDED_OVER})
 PROCESS_LOST = "process_lost"
 
 # Beyond the longest call: the bot ends it, and the vendor only if no bot is left to do so.

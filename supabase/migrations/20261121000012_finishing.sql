@@ -32,66 +32,8 @@ begin
 end
 $$;
 
--- Lost threads are finished from here on, no longer failed on the spot.
+-- Lost threads are taken over and finished, no longer failed on the spot.
 drop function public.fail_lost_threads(timestamptz);
-
-create function public.take_over_lost_threads(p_lost_secs integer, p_missing_secs integer)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_id uuid;
-  v_taken jsonb := '[]';
-begin
-  for v_id in
-    select t.id from public.workflow_threads t
-    where t.status in ('connecting', 'in_call', 'ended', 'extracting')
-      and t.lease_until < now() - make_interval(secs => p_lost_secs)
-      and (
-        t.connected_at is null
-        or t.lease_until < now() - make_interval(secs => p_missing_secs)
-        or exists (
-          select from public.usage_events e where e.workflow_thread_id = t.id and e.kind = 'call'
-        )
-      )
-    order by t.lease_until
-    limit 100
-    for no key update skip locked
-  loop
-    perform flow.take_over_thread(v_id);
-    v_taken := v_taken || to_jsonb(v_id);
-  end loop;
-  return v_taken;
-end
-$$;
-comment on function public.take_over_lost_threads is
-  'Ends the threads whose lease lapsed so long ago, and gives those that are to be finished: one whose '
-  'own seconds are not in the ledger yet is waited for, as its process may come back with its usage.';
-
-create function public.take_over_threads_of(p_executor text) returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_id uuid;
-  v_taken jsonb := '[]';
-begin
-  for v_id in
-    select t.id from public.workflow_threads t
-    where t.status in ('connecting', 'in_call', 'ended', 'extracting')
-      and starts_with(t.claimed_by, p_executor || '/')
-    order by t.lease_until
-    for no key update
-  loop
-    perform flow.take_over_thread(v_id);
-    v_taken := v_taken || to_jsonb(v_id);
-  end loop;
-  return v_taken;
-end
-$$;
-comment on function public.take_over_threads_of is
-  'The same for the threads of a process that is known to be gone, whatever their leases say.';
 
 -- What was extracted first stays.
 create function public.save_insights(p_thread_id uuid, p_insights jsonb) returns jsonb
@@ -143,6 +85,5 @@ as $$
 $$;
 
 select flow.restrict_to_service_role(array['workflow_executors'], array[
-  'take_over_lost_threads', 'take_over_threads_of', 'save_insights', 'beat_executor',
-  'forget_executor'
+  'save_insights', 'beat_executor', 'forget_executor'
 ]);

@@ -293,7 +293,7 @@ as $$
 $$;
 
 -- A call in a room is lost only when it can no longer be rejoined, and then at once.
-create or replace function public.take_over_lost_threads(p_lost_secs integer, p_missing_secs integer)
+create function public.take_over_lost_threads(p_lost_secs integer, p_missing_secs integer)
 returns jsonb
 language plpgsql
 set search_path = ''
@@ -327,8 +327,11 @@ begin
   return v_taken;
 end
 $$;
+comment on function public.take_over_lost_threads is
+  'Ends the threads whose lease lapsed so long ago, and gives those that are to be finished: one whose '
+  'own seconds are not in the ledger yet is waited for, as its process may come back with its usage.';
 
-create or replace function public.take_over_threads_of(p_executor text) returns jsonb
+create function public.take_over_threads_of(p_executor text) returns jsonb
 language plpgsql
 set search_path = ''
 as $$
@@ -350,6 +353,8 @@ begin
   return v_taken;
 end
 $$;
+comment on function public.take_over_threads_of is
+  'The same for the threads of a process that is known to be gone, whatever their leases say.';
 
 select flow.restrict_to_service_role(array['room_calls'], array[
   'queue_room_call', 'take_room_call', 'give_up_room_call', 'free_room_calls_of',
