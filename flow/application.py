@@ -10,6 +10,7 @@ import structlog
 
 from flow import log
 from flow.errors import ConfigurationError, FlowError
+from flow.service import garbage
 from flow.service.running import Service, running
 from flow.service.server import DRAIN
 from flow.settings import Settings
@@ -66,6 +67,7 @@ class Application:
             logger.error("start_failed", reason=reason)
             await send({"type": "lifespan.startup.failed", "message": reason})
             return
+        garbage.collect_the_rest()
         scope["state"][DRAIN] = self._service.drain
         await send({"type": "lifespan.startup.complete"})
         await receive()

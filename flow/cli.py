@@ -70,6 +70,9 @@ def serve(
     workers: Workers = 1,
 ) -> None:
     """Serve in production; refuses to start on missing or contradictory settings."""
+    from flow.service import garbage
+
+    garbage.leave_alone()
     from flow.application import SERVER_OPTIONS, check
     from flow.service.serving import serve as run
     from flow.settings import Settings
@@ -101,6 +104,9 @@ def worker(
     ] = None,
 ) -> None:
     """Do what follows calls, and serve no customers; SIGTERM ends it."""
+    from flow.service import garbage
+
+    garbage.leave_alone()
     from flow import worker as process
     from flow.application import check
     from flow.settings import Settings

@@ -9,6 +9,7 @@ import structlog
 from flow import log
 from flow.application import SERVER_OPTIONS
 from flow.errors import ConfigurationError
+from flow.service import garbage
 from flow.service.running import running
 from flow.service.serving import serve
 from flow.service.stopping import stop_signals
@@ -43,6 +44,7 @@ async def _until_stopped(settings: Settings) -> None:
     with stop_signals(lambda: loop.call_soon_threadsafe(stopped.set)):
         # The whole service but its server: nobody can connect to it.
         async with running(settings) as service:
+            garbage.collect_the_rest()
             logger.info("worker_ready")
             await stopped.wait()
             await service.drain()

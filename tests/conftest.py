@@ -7,6 +7,7 @@ its own copied from that template.
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -34,6 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not _is_whole_call(item):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+    """Calls are in real time: no look for garbage is to go through all that tests have loaded."""
+    gc.freeze()
 
 
 def _is_whole_call(item: pytest.Item) -> bool:

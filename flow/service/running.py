@@ -100,7 +100,7 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
         )
-        # Only a reply that is cut off needs it, which takes longer to come about than this does.
+        # Only a reply that is cut off needs it, which takes longer to come about.
         counting = asyncio.create_task(asyncio.to_thread(warm_up), name="vocabulary")
         stack.push_async_callback(asyncio.wait, [counting])
         yield Service(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from socket import socket
+from typing import Any
 
 import structlog
 import uvicorn
@@ -21,6 +23,9 @@ Drain = Callable[[], Awaitable[None]]
 
 # Where an application leaves its `Drain` in the state of the ASGI lifespan.
 DRAIN = "flow.drain"
+
+# An answer takes a look into the database at most.
+HANDSHAKE_SECS = 5.0
 
 
 class Server(uvicorn.Server):
@@ -52,6 +57,17 @@ class Server(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Stop; who is connecting is answered first, where uvicorn would make it a 500."""
+        for server in self.servers:
+            server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDSHAKE_SECS):
+                # uvicorn tells nobody when one is over.
+                while any(map(_is_connecting, self.server_state.connections)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
     def _ask(self) -> None:
         self._asked = True
 
@@ -61,3 +77,8 @@ class Server(uvicorn.Server):
             await drain()
         except Exception:
             logger.exception("drain_failed")
+
+
+def _is_connecting(connection: Any) -> bool:
+    """Whether this is a WebSocket whose handshake is not over."""
+    return not getattr(connection, "handshake_complete", True)

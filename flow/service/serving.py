@@ -8,6 +8,7 @@ from typing import Any
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from flow.service import garbage
 from flow.service.server import Server
 from flow.service.supervisor import Supervisor
 
@@ -21,6 +22,7 @@ def serve(app: str, *, host: str, port: int, workers: int, options: Mapping[str,
     """
     config = uvicorn.Config(app, factory=True, host=host, port=port, workers=workers, **options)
     if workers > 1:
+        garbage.collect_the_rest()
         return Supervisor(config, [config.bind_socket()]).supervise()
     server = Server(config)
     server.run()

@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
+from flow.service import garbage
 from flow.service.server import Server
 from flow.service.stopping import die, stop_signals
 
@@ -27,6 +28,7 @@ class Worker(multiprocess.Process):
     def server(self) -> Server:
         """The server of this process, made where it is first asked for: in the worker."""
         if not isinstance(self._server, Server):
+            garbage.leave_alone()
             self._server = Server(self.config, supervised=True)
         return self._server
 

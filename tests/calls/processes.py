@@ -1,150 +1,223 @@
-"""``flow`` processes of their own, to be killed, and a database that holds one up in a step."""
+"""Flow's commands as processes of their own: to be asked, stopped and killed.
+
+Loading what Flow is made of takes several times longer than all else about the start of such a
+process, so it is done once, and the processes are forked from there.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import multiprocessing
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import httpx
-import psycopg
 
 from flow.sandbox.vendors import Vendors
 from tests.calls.conftest import SECRET
 
-HELD = 4711
-WAITING = f"where locktype = 'advisory' and objid = {HELD} and not granted"
+START_SECS = 180.0
+STOP_SECS = 90.0
+
+_FORKED = multiprocessing.get_context("forkserver")
+if sys.platform == "linux":  # elsewhere not all that is loaded can be forked
+    _FORKED.set_forkserver_preload(
+        [
+            "flow.application",
+            "flow.api.app",
+            "flow.bot.calls",
+            "flow.bot.rehearsal",
+            "flow.bot.resolve",
+            "flow.bot.room_calls",
+            "flow.bot.services",
+            "flow.cli",
+            "flow.db.postgres",
+            "flow.worker",
+            "flow.workflows.deliver",
+            "flow.workflows.durable",
+            "dbos",
+            "genai_prices",
+            "unkey.py",
+            "uvicorn",
+        ]
+    )
 
 
-class Process:
-    """A ``flow serve`` or ``flow worker``."""
+class FlowProcess:
+    """A process that answers at ``url``. ``text`` is its log so far, ``lines`` the same read."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+    def __init__(self, process: Any, url: str) -> None:
         self._process = process
         self.url = url
+        self.text = ""
+
+    @property
+    def pid(self) -> int:
+        pid: int = self._process.pid
+        return pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, negative for a signal's; ``None`` while it runs."""
+        status: int | None = self._process.exitcode
+        return status
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it or any of its workers is."""
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def signal(self, number: int) -> None:
+        """Signal it, if it has not ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def signal_all(self, number: int) -> None:
+        """Signal it and its workers, as a terminal and some containers do."""
+        os.killpg(self.pid, number)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
+
+    async def wait(self, within_secs: float = STOP_SECS) -> int:
+        """Its exit status, once it has ended."""
+        async with asyncio.timeout(within_secs):
+            while self.returncode is None:
+                await asyncio.sleep(0.02)
+        assert self.returncode is not None
+        return self.returncode
 
     async def killed(self) -> None:
         self.kill()
-        await self._process.wait()
+        await self.wait()
 
     async def stopped(self) -> int:
-        """The exit status, of one that was asked to stop."""
-        self._process.terminate()
-        return await asyncio.wait_for(self._process.wait(), 60)
+        """Its exit status, having been asked to stop."""
+        self.terminate()
+        return await self.wait()
+
+    async def ready(self) -> None:
+        """Return when it answers that it is ready."""
+        async with asyncio.timeout(START_SECS), httpx.AsyncClient(trust_env=False) as http:
+            while True:
+                assert self.returncode is None, self.text
+                with suppress(httpx.TransportError):
+                    if (await http.get(f"{self.url}/readyz")).status_code == 200:
+                        return
+                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
-async def process(
-    standing: Vendors, database_url: str, folder: Path, **variables: str
-) -> AsyncIterator[Process]:
-    """``flow serve``, once it answers."""
-    port = _free_port()
-    arguments = ["serve", "--port", str(port)]
-    async with _running(arguments, standing, database_url, folder, variables) as running:
-        url = f"http://127.0.0.1:{port}"
-        await _ready(url)
-        yield Process(running, url)
+async def process_of(
+    run: Callable[..., None], *arguments: str, environment: dict[str, str], port: int
+) -> AsyncIterator[FlowProcess]:
+    """``run(*arguments)`` in a process of its own, which is stopped at the end."""
+    reading, writing = _FORKED.Pipe(duplex=False)
+    forked = _FORKED.Process(target=_begin, args=(writing, environment, run, arguments))
+    await asyncio.to_thread(forked.start)
+    writing.close()
+    process = FlowProcess(forked, f"http://127.0.0.1:{port}")
+    logging = asyncio.create_task(_read(reading, process))
+    try:
+        yield process
+    finally:
+        try:
+            await process.stopped()
+        finally:
+            process.kill()
+            await logging
 
 
 @asynccontextmanager
-async def worker(
+async def flow_serve(
+    standing: Vendors, database_url: str, folder: Path, *arguments: str, **more: str
+) -> AsyncIterator[FlowProcess]:
+    """``flow serve`` with the stand-ins, ``more`` environment and a database, once it is ready."""
+    port = free_port()
+    environment = environment_of(standing, database_url, folder) | more
+    command = ["serve", *arguments, "--port", str(port)]
+    async with process_of(flow, *command, environment=environment, port=port) as process:
+        await process.ready()
+        yield process
+
+
+@asynccontextmanager
+async def flow_worker(
     standing: Vendors, database_url: str, folder: Path, *, answers: bool = False
-) -> AsyncIterator[Process]:
+) -> AsyncIterator[FlowProcess]:
     """``flow worker``; one that ``answers`` about itself, once it does."""
-    port = _free_port()
-    arguments = ["worker", *(["--port", str(port)] if answers else [])]
-    async with _running(arguments, standing, database_url, folder, {}) as running:
-        url = f"http://127.0.0.1:{port}"
+    port = free_port()
+    environment = environment_of(standing, database_url, folder)
+    command = ["worker", *(["--port", str(port)] if answers else [])]
+    async with process_of(flow, *command, environment=environment, port=port) as process:
         if answers:
-            await _ready(url)
-        yield Process(running, url)
+            await process.ready()
+        yield process
 
 
-def _free_port() -> int:
+def flow(*arguments: str) -> None:
+    """The command line of this process."""
+    from flow.cli import main
+
+    sys.argv = ["flow", *arguments]
+    main()
+
+
+def environment_of(standing: Vendors, database_url: str, folder: Path) -> dict[str, str]:
+    """What such a process needs, and of this one's environment what is not about Flow."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("FLOW_", "OTEL_", "PROMETHEUS_"))
+    }
+    own = {"DATABASE_URL": database_url, "FLOW_DATA_DIR": str(folder), "FLOW_SECRET": SECRET}
+    return kept | standing.environment | own
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
 
 
-@asynccontextmanager
-async def _running(
-    arguments: list[str],
-    standing: Vendors,
-    database_url: str,
-    folder: Path,
-    variables: dict[str, str],
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    environment = {
-        **os.environ,
-        **standing.environment,
-        "DATABASE_URL": database_url,
-        "FLOW_DATA_DIR": str(folder),
-        "FLOW_SECRET": SECRET,
-        "FLOW_LOG_LEVEL": "warning",
-        **variables,
-    }
-    command = [sys.executable, "-c", "from flow.cli import main; main()", *arguments]
-    running = await asyncio.create_subprocess_exec(*command, env=environment)
-    try:
-        yield running
-    finally:
-        with suppress(ProcessLookupError):
-            running.terminate()
-        await asyncio.wait_for(running.wait(), 60)
+def _begin(
+    log: Connection, environment: dict[str, str], run: Callable[..., None], arguments: list[str]
+) -> None:
+    os.setsid()
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    log.close()
+    os.environ.clear()
+    os.environ.update(environment)
+    run(*arguments)
 
 
-async def _ready(url: str) -> None:
-    async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as http:
-        while True:
-            with suppress(httpx.TransportError):
-                if (await http.get(f"{url}/readyz")).status_code == 200:
-                    return
-            await asyncio.sleep(0.1)
-
-
-@contextmanager
-def held_at(database_url: str, change: str) -> Iterator[None]:
-    """Hold up every update of a thread that is ``change``, an SQL condition on old and new.
-
-    What is held up at the end is lost: Postgres would carry out what a killed process sent.
-    """
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(
-            f"""
-            create function held() returns trigger language plpgsql as $$
-            begin
-              perform pg_advisory_xact_lock_shared({HELD});
-              return new;
-            end
-            $$;
-            create trigger held before update on workflow_threads
-              for each row when ({change}) execute function held();
-            """.encode()
-        )
-        connection.execute(f"select pg_advisory_lock({HELD})".encode())
-        try:
-            yield
-        finally:
-            connection.execute(f"select pg_terminate_backend(pid) from pg_locks {WAITING}".encode())
-            connection.execute(f"select pg_advisory_unlock({HELD})".encode())
-
-
-async def somebody_waits(database_url: str) -> None:
-    """Return when an update is held up."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        async with asyncio.timeout(60):
-            while True:
-                waiting = connection.execute(f"select from pg_locks {WAITING}".encode())
-                if waiting.fetchone() is not None:
-                    return
-                await asyncio.sleep(0.02)
+async def _read(log: Connection, process: FlowProcess) -> None:
+    reader = asyncio.StreamReader()
+    stream = os.fdopen(os.dup(log.fileno()), "rb")
+    log.close()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), stream
+    )
+    async for line in reader:
+        process.text += line.decode()
+    transport.close()

@@ -1,4 +1,4 @@
-"""``python -m tests.calls.room_process PORT SWITCHBOARD``: the service, its rooms on a switchboard.
+"""A process with the service, its rooms on a switchboard.
 
 The sound of a room comes to the bot over a WebSocket of the test's own, ``SWITCHBOARD/<room>``: so
 a bot can be in a process that is killed, and its caller is not.
@@ -7,7 +7,6 @@ a bot can be in a process that is killed, and its caller is not.
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import suppress
 
 import uvicorn
@@ -54,13 +53,14 @@ class Branch(Building):
         await socket.close()  # type: ignore[attr-defined]
 
 
-async def serve(port: int, switchboard: str) -> None:
+def serve_rooms(port: str, switchboard: str) -> None:
+    """Serve on a port until killed, with rooms at the switchboard's ``ws://`` URL."""
+    asyncio.run(_serve(int(port), switchboard))
+
+
+async def _serve(port: int, switchboard: str) -> None:
     async with running(Settings.read(), media=Branch(switchboard)) as service:
         config = uvicorn.Config(
             service.app, host="127.0.0.1", port=port, lifespan="off", **SERVER_OPTIONS
         )
         await uvicorn.Server(config).serve()
-
-
-if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), sys.argv[2]))

@@ -18,7 +18,7 @@ from flow.domain.key import ApiKey
 from flow.domain.thread import Status
 from flow.domain.usage import Cost, Kind, Provenance, Quantities, UsageEvent
 from flow.sandbox.vendors import TEAM, Vendors, vendors
-from tests.calls.test_killed import process
+from tests.calls.processes import flow_serve
 
 PRODUCTS = """
 [voice_bot]
@@ -66,18 +66,17 @@ def admitted(answers: list[httpx.Response], code: str) -> list[UUID]:
 
 @pytest.fixture
 async def processes(
-    database: Database, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, postgres_url: str, tmp_path: Path
 ) -> AsyncIterator[Processes]:
     """Both processes, ready; they take their products from one file."""
     products = tmp_path / "products.toml"
     products.write_text(PRODUCTS)
-    monkeypatch.setenv("FLOW_PRODUCTS_FILE", str(products))
-    monkeypatch.setenv("FLOW_MAX_CALLS", "1000")
+    variables = {"FLOW_PRODUCTS_FILE": str(products), "FLOW_MAX_CALLS": "1000"}
     async with vendors() as standing, AsyncExitStack() as stack:
         standing.unkey.add_key(OTHER_KEY, name="other", team_id=TEAM)
         starting = [
-            stack.enter_async_context(process(standing, postgres_url, tmp_path / str(n)))
-            for n in range(2)
+            stack.enter_async_context(flow_serve(standing, postgres_url, tmp_path / n, **variables))
+            for n in "ab"
         ]
         started = await asyncio.gather(*starting)
         clients = [httpx.AsyncClient(base_url=p.url, timeout=60, trust_env=False) for p in started]

@@ -24,8 +24,7 @@ from flow.sandbox.conversation import CallerEvent, EventKind
 from flow.sandbox.reconcile import reconcile
 from flow.sandbox.script import AfterBot, Script
 from flow.sandbox.vendors import Vendors
-from tests.calls.processes import worker
-from tests.calls.serving import FlowServe, flow_serve
+from tests.calls.processes import FlowProcess, flow_serve, flow_worker
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
 ENDLESS = replace(LONG, hang_up=AfterBot(60.0))
@@ -35,7 +34,7 @@ BOTH = replace(SHORT, lines=SHORT.lines + LONG.lines, token_secs=0.02)
 class Calling:
     """A call under way."""
 
-    def __init__(self, serving: FlowServe, standing: Vendors, script: Script) -> None:
+    def __init__(self, serving: FlowProcess, standing: Vendors, script: Script) -> None:
         self.thread_id = ""
         self._talking = asyncio.Event()
         self._over = asyncio.create_task(
@@ -56,7 +55,7 @@ class Calling:
 
 
 @asynccontextmanager
-async def customer(serving: FlowServe, standing: Vendors) -> AsyncIterator[httpx.AsyncClient]:
+async def customer(serving: FlowProcess, standing: Vendors) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {standing.api_key}"}
     async with httpx.AsyncClient(
         base_url=serving.url, headers=headers, timeout=30, trust_env=False
@@ -132,7 +131,7 @@ async def test_workers_drain_and_what_they_carried_is_accounted(
         await refuses_calls(http, waiting)
         assert (await http.post(f"/api/bot/{calls[0].thread_id}/end")).status_code == 200
         reports = [await each.over() for each in calls]
-        assert await asyncio.wait_for(serving.process.wait(), 60) == 0
+        assert await serving.wait(60) == 0
         threads = await accounted(database, standing, reports)
     assert [thread.end_reason for thread in threads] == ["ended_by_api", "shutdown"]
     assert {thread.status for thread in threads} == {Status.COMPLETED}
@@ -149,12 +148,12 @@ async def test_a_rolling_restart_drops_no_call(
         first = Calling(old, standing, SHORT)
         async with flow_serve(standing, postgres_url, tmp_path) as new:
             await first.talking()
-            old.process.terminate()
+            old.terminate()
             second = Calling(new, standing, SHORT)
             reports = [await first.over(), await second.over()]
-            assert await asyncio.wait_for(old.process.wait(), 60) == 0
-            new.process.send_signal(signal.SIGINT)
-            assert await asyncio.wait_for(new.process.wait(), 60) == 0
+            assert await old.wait(60) == 0
+            new.signal(signal.SIGINT)
+            assert await new.wait(60) == 0
         threads = await accounted(database, standing, reports)
     assert {thread.end_reason for thread in threads} == {"caller_hung_up"}
     assert {thread.status for thread in threads} == {Status.COMPLETED}
@@ -173,10 +172,10 @@ async def test_a_second_signal_ends_it_at_once(
     ):
         calling = Calling(serving, standing, ENDLESS)
         await calling.talking()
-        serving.process.terminate()
+        serving.terminate()
         await shutting_down(http)
-        serving.process.terminate()
-        status = await asyncio.wait_for(serving.process.wait(), 20)
+        serving.terminate()
+        status = await serving.wait(20)
         await asyncio.gather(calling.over(), return_exceptions=True)
         with pytest.raises(httpx.TransportError):
             await http.get("/healthz")
@@ -191,7 +190,7 @@ async def test_a_worker_answers_about_itself_alone_and_stops(
 ) -> None:
     async with (
         stood_in(SHORT) as standing,
-        worker(standing, postgres_url, tmp_path, answers=True) as working,
+        flow_worker(standing, postgres_url, tmp_path, answers=True) as working,
         httpx.AsyncClient(base_url=working.url, trust_env=False) as http,
     ):
         assert (await http.get("/readyz")).json()["status"] == "ready"

@@ -21,7 +21,8 @@ from flow.sandbox.conversation import CallerEvent, EventKind
 from flow.sandbox.faults import Fault
 from flow.sandbox.reconcile import reconcile
 from flow.sandbox.vendors import Vendors
-from tests.calls.processes import held_at, process, somebody_waits, worker
+from tests.calls.holding import held_at, somebody_waits
+from tests.calls.processes import flow_serve, flow_worker
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
 SETTLE_SECS = 60.0
@@ -78,7 +79,7 @@ async def test_a_call_whose_process_is_killed_is_finished_by_the_next(
     loop = asyncio.get_running_loop()
     thread_id = ""
     async with stood_in(script) as standing:
-        async with process(standing, postgres_url, tmp_path) as first:
+        async with flow_serve(standing, postgres_url, tmp_path) as first:
             said = False
 
             def hear(event: CallerEvent) -> None:
@@ -92,7 +93,7 @@ async def test_a_call_whose_process_is_killed_is_finished_by_the_next(
             with suppress(Exception):
                 await call(first.url, standing.api_key, script, join=JOIN, on_progress=hear)
         left = Left(database, standing, UUID(thread_id))
-        async with process(standing, postgres_url, tmp_path):
+        async with flow_serve(standing, postgres_url, tmp_path):
             thread = await left.settled()
             rows = await left.conserved()
     assert thread.status is Status.FAILED
@@ -113,7 +114,7 @@ async def killed_after_a_call(
     """A short call whose process is killed while an update of its thread is held up."""
     async with stood_in(SHORT) as standing:
         with held_at(postgres_url, change):
-            async with process(standing, postgres_url, folder) as first:
+            async with flow_serve(standing, postgres_url, folder) as first:
                 report = await call(first.url, standing.api_key, SHORT, join=JOIN)
                 await somebody_waits(postgres_url)
                 await first.killed()
@@ -138,7 +139,7 @@ async def test_a_process_killed_in_a_step_leaves_it_to_the_next(
     """An answer that was stored nowhere is asked for again; both are in the account."""
     async with (
         killed_after_a_call(change, database, postgres_url, tmp_path) as left,
-        process(left.standing, postgres_url, tmp_path),
+        flow_serve(left.standing, postgres_url, tmp_path),
     ):
         thread = await left.settled()
         rows = await left.conserved()
@@ -156,7 +157,7 @@ async def test_insights_that_were_stored_are_not_asked_for_again(
     """The process dies when they are stored and DBOS has yet to hear that the step is done."""
     async with stood_in(SHORT) as standing:
         standing.openai.faults.add(Fault(kind="delay", delay_secs=3.0, route="*/chat/*", skip=1))
-        async with process(standing, postgres_url, tmp_path) as first:
+        async with flow_serve(standing, postgres_url, tmp_path) as first:
             with psycopg.connect(postgres_url) as connection:
                 report = await call(first.url, standing.api_key, SHORT, join=JOIN)
                 connection.execute("lock table dbos.operation_outputs in exclusive mode")
@@ -165,7 +166,7 @@ async def test_insights_that_were_stored_are_not_asked_for_again(
                     while not (await database.get_workflow_thread_data(left.thread_id)).insights:
                         await asyncio.sleep(0.05)
                 await first.killed()
-        async with process(standing, postgres_url, tmp_path):
+        async with flow_serve(standing, postgres_url, tmp_path):
             thread = await left.settled()
             await left.conserved()
     assert thread.status is Status.COMPLETED
@@ -181,7 +182,7 @@ async def test_another_host_recovers_what_a_dead_one_had_begun(
             connection.execute(
                 "update workflow_executors set heartbeat_at = now() - interval '10 minutes'"
             )
-        async with worker(left.standing, postgres_url, tmp_path / "living"):
+        async with flow_worker(left.standing, postgres_url, tmp_path / "living"):
             thread = await left.settled()
             await left.conserved()
     assert thread.status is Status.COMPLETED
@@ -193,8 +194,8 @@ async def test_a_worker_finishes_the_calls_of_a_process_that_only_serves(
 ) -> None:
     async with (
         stood_in(SHORT) as standing,
-        worker(standing, postgres_url, tmp_path),
-        process(standing, postgres_url, tmp_path, FLOW_WORKFLOWS="off") as serving,
+        flow_worker(standing, postgres_url, tmp_path),
+        flow_serve(standing, postgres_url, tmp_path, FLOW_WORKFLOWS="off") as serving,
     ):
         report = await call(serving.url, standing.api_key, SHORT, join=JOIN)
         left = Left(database, standing, UUID(report.workflow_thread_id))

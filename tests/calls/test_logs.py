@@ -10,7 +10,7 @@ import httpx
 
 from flow.sandbox.caller import call
 from flow.sandbox.faults import Fault
-from tests.calls.serving import flow_serve
+from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
 
 # Of the process, of a key, or of nobody's call.

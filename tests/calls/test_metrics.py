@@ -21,7 +21,7 @@ from flow.sandbox.script import Script
 from flow.sandbox.vendors import Vendors
 from flow.vendors.posthog_flags import COST_CONTROLS
 from tests.calls.conftest import Serve, Serving
-from tests.calls.serving import flow_serve
+from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 from tests.telemetry.exposition import Scraped
 

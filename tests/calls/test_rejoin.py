@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,8 +26,8 @@ from flow.sandbox.script import Line
 from flow.sandbox.server import Served
 from flow.sandbox.speech import synthesize
 from flow.sandbox.vendors import Vendors
-from tests.calls.conftest import SECRET
-from tests.calls.processes import Process
+from tests.calls.processes import FlowProcess, environment_of, free_port, process_of
+from tests.calls.room_process import serve_rooms
 from tests.calls.test_call import JOIN, SHORT, stood_in
 
 RATE = 16_000
@@ -79,7 +76,7 @@ class World:
     database: Database
     postgres_url: str
     standing: Vendors
-    processes: dict[str, Process]
+    processes: dict[str, FlowProcess]
     caller: Switchboard
     http: httpx.AsyncClient
 
@@ -131,37 +128,16 @@ async def world(
 @asynccontextmanager
 async def room_process(
     standing: Vendors, url: str, folder: Path, place: str, more: dict[str, str], name: str
-) -> AsyncIterator[Process]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        **standing.environment,
-        "DATABASE_URL": url,
-        "FLOW_DATA_DIR": str(folder),
-        "FLOW_SECRET": SECRET,
-        "FLOW_EXECUTOR_ID": name,
-        **more,
-    }
-    command = [sys.executable, "-m", "tests.calls.room_process", str(port), place]
-    running = await asyncio.create_subprocess_exec(*command, env=environment)
-    process = Process(running, f"http://127.0.0.1:{port}")
-    try:
-        await ready(process.url)
+) -> AsyncIterator[FlowProcess]:
+    port = free_port()
+    environment = environment_of(standing, url, folder) | {"FLOW_EXECUTOR_ID": name, **more}
+    async with process_of(
+        serve_rooms, str(port), place, environment=environment, port=port
+    ) as process:
+        await process.ready()
         yield process
-    finally:
-        process.kill()
-        await running.wait()
-
-
-async def ready(url: str) -> None:
-    async with asyncio.timeout(PATIENCE_SECS), httpx.AsyncClient(trust_env=False) as http:
-        while True:
-            with suppress(httpx.TransportError):
-                if (await http.get(f"{url}/readyz")).status_code == 200:
-                    return
-            await asyncio.sleep(0.1)
+        # Whatever its call is doing: how processes stop is not looked at here.
+        await process.killed()
 
 
 async def test_another_process_goes_on_with_the_conversation_of_one_that_was_killed(

@@ -15,7 +15,7 @@ from flow.db.functions import Database
 from flow.domain.thread import Status
 from flow.sandbox.caller import call
 from flow.sandbox.conversation import CallerEvent, EventKind
-from tests.calls.processes import process
+from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, LONG, stood_in
 from tests.calls.test_killed import Left
 
@@ -49,7 +49,7 @@ async def test_a_killed_process_loses_nothing_of_what_was_said(
     thread_id = ""
     async with stood_in(script) as standing:
         with full_disk(postgres_url):
-            async with process(standing, postgres_url, tmp_path) as first:
+            async with flow_serve(standing, postgres_url, tmp_path) as first:
                 said = False
 
                 def hear(event: CallerEvent) -> None:
@@ -64,7 +64,7 @@ async def test_a_killed_process_loses_nothing_of_what_was_said(
                     await call(first.url, standing.api_key, script, join=JOIN, on_progress=hear)
             left = Left(database, standing, UUID(thread_id))
             assert (await database.get_workflow_thread_data(left.thread_id)).transcript == ()
-        async with process(standing, postgres_url, tmp_path):
+        async with flow_serve(standing, postgres_url, tmp_path):
             thread = await left.settled()
             await left.conserved()
     assert thread.status is Status.FAILED

@@ -20,7 +20,7 @@ from flow.sandbox.otlp import OtlpSandbox, Span
 from flow.sandbox.server import Served
 from flow.sandbox.vendors import Vendors
 from tests.calls.conftest import Serve
-from tests.calls.serving import FlowServe, flow_serve
+from tests.calls.processes import FlowProcess, flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -28,7 +28,7 @@ CALLER_SPAN = "00f067aa0ba902b7"
 SAID = [SHORT.system_prompt, SHORT.greeting, SHORT.lines[0].text, SHORT.lines[0].reply]
 SETTLE_SECS = 30.0
 
-Traced = tuple[FlowServe, Vendors, OtlpSandbox]
+Traced = tuple[FlowProcess, Vendors, OtlpSandbox]
 
 
 @asynccontextmanager
@@ -99,8 +99,9 @@ async def test_content_is_in_the_spans_where_it_is_switched_on(
         spans = await arrived(collector, has_ended)
     assert words_in(spans) == SAID
     assert only(spans, "llm").attributes["output"] == SHORT.lines[0].reply
-    heard = {span.attributes["transcript"] for span in spans if span.name == "stt"}
-    assert SHORT.lines[0].text in heard
+    # A machine that is late with the sound makes two sentences of one.
+    heard = [span.attributes["transcript"] for span in spans if span.name == "stt"]
+    assert " ".join(heard) == SHORT.lines[0].text
 
 
 async def test_a_join_and_its_call_belong_to_the_callers_trace(
@@ -144,7 +145,7 @@ async def test_a_collector_that_is_slow_or_away_holds_up_no_call(
     if fault is not None:
         assert set(statuses) == {fault.status if fault.kind == "status" else None}
     # It left in peace: uvicorn ends with the signal it was sent.
-    assert serving.process.returncode in (0, -signal.SIGTERM)
+    assert serving.returncode in (0, -signal.SIGTERM)
 
 
 def _closed_port() -> int:
@@ -153,7 +154,7 @@ def _closed_port() -> int:
         return int(free.getsockname()[1])
 
 
-async def _final_status(serving: FlowServe, standing: Vendors, thread_id: str) -> Status:
+async def _final_status(serving: FlowProcess, standing: Vendors, thread_id: str) -> Status:
     headers = {"Authorization": f"Bearer {standing.api_key}"}
     async with (
         asyncio.timeout(SETTLE_SECS),

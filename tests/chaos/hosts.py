@@ -12,7 +12,7 @@ from typing import Any, Self
 import psutil
 
 from flow.sandbox.vendors import Vendors
-from tests.calls.serving import FlowServe, flow_serve
+from tests.calls.processes import FlowProcess, flow_serve
 
 STOP_SECS = 120.0
 
@@ -39,7 +39,7 @@ class Host:
         self.folder = folder
         variables = {"FLOW_LOG_LEVEL": "warning"} | settings
         self._serve = partial(flow_serve, standing, database_url, folder, *arguments, **variables)
-        self._running: tuple[FlowServe, AsyncExitStack] | None = None
+        self._running: tuple[FlowProcess, AsyncExitStack] | None = None
         self._said = ""
 
     async def __aenter__(self) -> Self:
@@ -58,7 +58,7 @@ class Host:
     @property
     def process(self) -> psutil.Process:
         """The process that was started: the parent of all with ``--workers``."""
-        return psutil.Process(self._serving.process.pid)
+        return psutil.Process(self._serving.pid)
 
     @property
     def text(self) -> str:
@@ -87,7 +87,7 @@ class Host:
 
     def terminate(self) -> None:
         """Ask it to stop, and do not wait."""
-        self._serving.process.terminate()
+        self._serving.terminate()
 
     async def stop(self, within_secs: float = STOP_SECS) -> int:
         """Ask it to stop, as a host's operator does; its exit code.
@@ -95,8 +95,7 @@ class Host:
         Raises:
             TimeoutError: it does not, and was killed.
         """
-        with suppress(ProcessLookupError):
-            self.terminate()
+        self.terminate()
         return await self.gone(within_secs)
 
     async def gone(self, within_secs: float = STOP_SECS) -> int:
@@ -113,7 +112,7 @@ class Host:
             raise TimeoutError(f"flow serve did not stop within {within_secs:g} s") from None
 
     async def _ended(self) -> int:
-        code = await self._serving.process.wait()
+        code = await self._serving.wait(STOP_SECS)
         assert self._running is not None
         serving, stack = self._running
         await stack.aclose()
@@ -122,6 +121,6 @@ class Host:
         return code
 
     @property
-    def _serving(self) -> FlowServe:
+    def _serving(self) -> FlowProcess:
         assert self._running is not None, "the host is not running"
         return self._running[0]

@@ -19,7 +19,7 @@ from flow.sandbox.caller import CallReport, HangUp, call
 from flow.sandbox.conversation import CallerEvent, EventKind
 from flow.sandbox.script import Script
 from flow.sandbox.vendors import Vendors
-from tests.calls.processes import Process, worker
+from tests.calls.processes import FlowProcess, flow_worker
 from tests.calls.test_call import SHORT, stood_in
 from tests.chaos.hosts import Host
 from tests.chaos.postgres import Postgres
@@ -45,9 +45,9 @@ class World:
 
     def worker(
         self, standing: Vendors, *, name: str = "worker"
-    ) -> AbstractAsyncContextManager[Process]:
+    ) -> AbstractAsyncContextManager[FlowProcess]:
         """A ``flow worker``; entered again after it was killed, it is the same one."""
-        return worker(standing, self.postgres.url, self.data(name))
+        return flow_worker(standing, self.postgres.url, self.data(name))
 
     def data(self, name: str) -> Path:
         """The data folder of a host or worker."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from bpe_openai import get_encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,13 +131,23 @@ def test_names_of_special_tokens_are_plain_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["a b " * 100_000, "\U0001f600" * 60_000, "x\n" * 150_000])
-def test_a_long_text_is_counted_like_its_parts(text: str) -> None:
+def test_a_long_text_is_counted_whole(text: str) -> None:
     parts = sum(count_tokens(text[at : at + 40_000]) for at in range(0, len(text), 40_000))
     assert abs(count_tokens(text) - parts) <= 2 * (len(text) // 40_000 + 1)
 
 
 def test_half_of_a_surrogate_pair_is_counted() -> None:
     assert count_tokens("\ud83d alone") >= 2
+
+
+@given(
+    text=st.text(), vocabulary=st.sampled_from([("gpt-4o", "o200k_base"), ("gpt-4", "cl100k_base")])
+)
+def test_a_text_counts_as_many_tokens_as_it_is_encoded_to(
+    text: str, vocabulary: tuple[str, str]
+) -> None:
+    model, name = vocabulary
+    assert count_tokens(text, model) == len(get_encoding(name).encode_ordinary(text))
 
 
 def test_counting_in_many_threads_agrees() -> None:
