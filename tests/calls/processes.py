@@ -1,7 +1,8 @@
 """Flow's commands as processes of their own: to be asked, stopped and killed.
 
 Loading what Flow is made of takes several times longer than all else about the start of such a
-process, so it is done once, and the processes are forked from there.
+process, so it is done once, and the processes are forked from there. Those that start workers of
+their own are not: a process can start none that has been forked so.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +26,47 @@ import httpx
 
 from flow.sandbox.vendors import Vendors
 from tests.calls.conftest import SECRET
+from tests.calls.forked import begin, flow
 
 START_SECS = 180.0
 STOP_SECS = 90.0
 
 _FORKED = multiprocessing.get_context("forkserver")
 if sys.platform == "linux":  # elsewhere not all that is loaded can be forked
-    _FORKED.set_forkserver_preload(
-        [
-            "flow.application",
-            "flow.api.app",
-            "flow.bot.calls",
-            "flow.bot.rehearsal",
-            "flow.bot.resolve",
-            "flow.bot.room_calls",
-            "flow.bot.services",
-            "flow.cli",
-            "flow.db.postgres",
-            "flow.worker",
-            "flow.workflows.deliver",
-            "flow.workflows.durable",
-            "dbos",
-            "genai_prices",
-            "unkey.py",
-            "uvicorn",
-        ]
-    )
+    _FORKED.set_forkserver_preload(["tests.calls.forked"])
+
+
+class Executed:
+    """A program as `multiprocessing` shows a process."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Connection) -> None:
+        self._popen = subprocess.Popen(
+            command, env=environment, stderr=log.fileno(), start_new_session=True
+        )
+        self.pid = self._popen.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._popen.poll()
 
 
 class FlowProcess:
     """A process that answers at ``url``. ``text`` is its log so far, ``lines`` the same read."""
 
-    def __init__(self, process: Any, url: str) -> None:
+    def __init__(self, process: BaseProcess | Executed) -> None:
         self._process = process
-        self.url = url
+        self.url = ""
         self.text = ""
 
     @property
     def pid(self) -> int:
-        pid: int = self._process.pid
-        return pid
+        assert self._process.pid is not None, "it has been started"
+        return self._process.pid
 
     @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal's; ``None`` while it runs."""
-        status: int | None = self._process.exitcode
-        return status
+        return self._process.exitcode
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -132,10 +130,16 @@ async def process_of(
 ) -> AsyncIterator[FlowProcess]:
     """``run(*arguments)`` in a process of its own, which is stopped at the end."""
     reading, writing = _FORKED.Pipe(duplex=False)
-    forked = _FORKED.Process(target=_begin, args=(writing, environment, run, arguments))
-    await asyncio.to_thread(forked.start)
+    if "--workers" in arguments:
+        command = [sys.executable, "-c", "from flow.cli import main; main()", *arguments]
+        process = FlowProcess(Executed(command, environment, writing))
+    else:
+        forked = _FORKED.Process(target=begin, args=(writing, environment, run, arguments))
+        # The first one waits for all that is loaded once.
+        await asyncio.to_thread(forked.start)
+        process = FlowProcess(forked)
     writing.close()
-    process = FlowProcess(forked, f"http://127.0.0.1:{port}")
+    process.url = f"http://127.0.0.1:{port}"
     logging = asyncio.create_task(_read(reading, process))
     try:
         yield process
@@ -174,14 +178,6 @@ async def flow_worker(
         yield process
 
 
-def flow(*arguments: str) -> None:
-    """The command line of this process."""
-    from flow.cli import main
-
-    sys.argv = ["flow", *arguments]
-    main()
-
-
 def environment_of(standing: Vendors, database_url: str, folder: Path) -> dict[str, str]:
     """What such a process needs, and of this one's environment what is not about Flow."""
     kept = {
@@ -198,17 +194,6 @@ def free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
-
-
-def _begin(
-    log: Connection, environment: dict[str, str], run: Callable[..., None], arguments: list[str]
-) -> None:
-    os.setsid()
-    os.dup2(log.fileno(), sys.stderr.fileno())
-    log.close()
-    os.environ.clear()
-    os.environ.update(environment)
-    run(*arguments)
 
 
 async def _read(log: Connection, process: FlowProcess) -> None:
