@@ -126,18 +126,22 @@ class FlowProcess:
 
 @asynccontextmanager
 async def process_of(
-    run: Callable[..., None], *arguments: str, environment: dict[str, str], port: int
+    run: Callable[..., None],
+    *arguments: str,
+    environment: dict[str, str],
+    port: int,
+    forked: bool = True,
 ) -> AsyncIterator[FlowProcess]:
     """``run(*arguments)`` in a process of its own, which is stopped at the end."""
     reading, writing = _FORKED.Pipe(duplex=False)
-    if "--workers" in arguments:
+    if not forked or "--workers" in arguments:
         command = [sys.executable, "-c", "from flow.cli import main; main()", *arguments]
         process = FlowProcess(Executed(command, environment, writing))
     else:
-        forked = _FORKED.Process(target=begin, args=(writing, environment, run, arguments))
+        made = _FORKED.Process(target=begin, args=(writing, environment, run, arguments))
         # The first one waits for all that is loaded once.
-        await asyncio.to_thread(forked.start)
-        process = FlowProcess(forked)
+        await asyncio.to_thread(made.start)
+        process = FlowProcess(made)
     writing.close()
     process.url = f"http://127.0.0.1:{port}"
     logging = asyncio.create_task(_read(reading, process))
@@ -153,13 +157,20 @@ async def process_of(
 
 @asynccontextmanager
 async def flow_serve(
-    standing: Vendors, database_url: str, folder: Path, *arguments: str, **more: str
+    standing: Vendors,
+    database_url: str,
+    folder: Path,
+    *arguments: str,
+    forked: bool = True,
+    **more: str,
 ) -> AsyncIterator[FlowProcess]:
     """``flow serve`` with the stand-ins, ``more`` environment and a database, once it is ready."""
     port = free_port()
     environment = environment_of(standing, database_url, folder) | more
     command = ["serve", *arguments, "--port", str(port)]
-    async with process_of(flow, *command, environment=environment, port=port) as process:
+    async with process_of(
+        flow, *command, environment=environment, port=port, forked=forked
+    ) as process:
         await process.ready()
         yield process
 

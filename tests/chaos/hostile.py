@@ -97,12 +97,15 @@ def requests(key: str) -> Mapping[str, bytes]:
         "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
         "noise": Random(4).randbytes(10_000),
         "nothing but line ends": b"\r\n" * 10_000,
-        "an upgrade to HTTP/2": (get + "Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n").encode(),
+        "an upgrade to HTTP/2": (
+            get + "Upgrade: h2c\r\nConnection: Upgrade, close\r\n\r\n"
+        ).encode(),
         "a WebSocket where there is none": wire.handshake(
             "ws://x/api/threads", {"Authorization": f"Bearer {key}", "Connection": "Upgrade"}
         ),
         "100-continue and no body": post(key, JSON + "Expect: 100-continue\r\n", length=2),
-        "a thousand requests at once": (get + "\r\n").encode() * 500,
+        "a thousand requests at once": (get + "\r\n").encode() * 999
+        + (get + "Connection: close\r\n\r\n").encode(),
     }
 
 

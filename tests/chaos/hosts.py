@@ -38,7 +38,10 @@ class Host:
     ) -> None:
         self.folder = folder
         variables = {"FLOW_LOG_LEVEL": "warning"} | settings
-        self._serve = partial(flow_serve, standing, database_url, folder, *arguments, **variables)
+        # Started as its operator starts it: what is in its environment may act on Python itself.
+        self._serve = partial(
+            flow_serve, standing, database_url, folder, *arguments, forked=False, **variables
+        )
         self._running: tuple[FlowProcess, AsyncExitStack] | None = None
         self._said = ""
 

@@ -190,6 +190,8 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
                 if (said := await _account(bad, thread_id, database))
             ],
         )
+        # Those on which the calls were joined may wait for more, which is not looked at here.
+        await http.aclose()
         found.holds("sockets still open at the service", 0, _sockets(host.process))
 
 
