@@ -140,6 +140,7 @@ def test_half_of_a_surrogate_pair_is_counted() -> None:
     assert count_tokens("\ud83d alone") >= 2
 
 
+@settings(deadline=None)  # its first example loads the vocabularies
 @given(
     text=st.text(), vocabulary=st.sampled_from([("gpt-4o", "o200k_base"), ("gpt-4", "cl100k_base")])
 )
