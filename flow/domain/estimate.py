@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -76,7 +76,7 @@ def _vocabulary(model: str) -> str:
     return "cl100k_base" if name == "gpt-4" or name.startswith(_OLDER) else "o200k_base"
 
 
-@lru_cache(maxsize=2)
+@cache
 def _tokenizer(name: str) -> PyTokenizer:
     return _bindings().tokenizer_for_encoding(name)
 

@@ -141,8 +141,9 @@ class Executor:
             ConfigurationError: this process has an executor already.
         """
         under_way: set[str] = set()
-        work = _workflow(steps, asyncio.get_running_loop(), under_way)
-        await asked(_launch, url, name, work, rooms, asyncio.get_running_loop())
+        home = asyncio.get_running_loop()
+        work = _workflow(steps, home, under_way)
+        await asked(_launch, url, name, work, rooms, home)
         log.info("workflows_run_here", executor=name)
         return cls(under_way)
 

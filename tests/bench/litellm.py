@@ -23,6 +23,7 @@ from tests.bench import world
 from tests.bench.cpu import postmaster_of
 from tests.bench.join import KEYS, Target, joining, numbers, ratio, request, rounds, warm
 from tests.bench.measure import Measure, Options, at_least, at_most, not_judged
+from tests.ports import free_port
 
 LITELLM = "FLOW_BENCH_LITELLM"
 MASTER_KEY = "sk-bench-master-not-a-secret"
@@ -87,7 +88,7 @@ async def _proxy(command: str) -> AsyncIterator[tuple[Target, str]]:
     async with world.folder() as folder, embedded_postgres(folder / "pg") as url:
         config = folder / "config.json"  # which is YAML, too
         config.write_text(json.dumps(_CONFIG))
-        port, log = world.free_port(), folder / "log"
+        port, log = free_port(), folder / "log"
         environment = {
             **os.environ,
             "PATH": f"{Path(command).parent}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from flow.db.embedded import embedded_postgres
 from flow.db.migrations import migrate
 from tests.bench import processes
+from tests.ports import free_port
 
 READY_SECS = 180.0
 
@@ -96,10 +96,3 @@ async def ready(port: int, child: asyncio.subprocess.Process | None = None) -> N
             if child is not None and child.returncode is not None:
                 raise RuntimeError(f"flow serve ended with exit code {child.returncode}")
             await asyncio.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -1,8 +1,7 @@
 """Flow's commands as processes of their own: to be asked, stopped and killed.
 
 Loading what Flow is made of takes several times longer than all else about the start of such a
-process, so it is done once, and the processes are forked from there. Those that start workers of
-their own are not: a process can start none that has been forked so.
+process, so it is done once, and the processes are forked from there.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +25,7 @@ import httpx
 from flow.sandbox.vendors import Vendors
 from tests.calls.conftest import SECRET
 from tests.calls.forked import begin, flow
+from tests.ports import free_port
 
 START_SECS = 180.0
 STOP_SECS = 90.0
@@ -53,9 +52,9 @@ class Executed:
 class FlowProcess:
     """A process that answers at ``url``. ``text`` is its log so far, ``lines`` the same read."""
 
-    def __init__(self, process: BaseProcess | Executed) -> None:
+    def __init__(self, process: BaseProcess | Executed, url: str) -> None:
         self._process = process
-        self.url = ""
+        self.url = url
         self.text = ""
 
     @property
@@ -125,33 +124,45 @@ class FlowProcess:
 
 
 @asynccontextmanager
-async def process_of(
-    run: Callable[..., None],
-    *arguments: str,
-    environment: dict[str, str],
-    port: int,
-    forked: bool = True,
+async def forked(
+    run: Callable[..., None], *arguments: str, environment: dict[str, str], port: int
 ) -> AsyncIterator[FlowProcess]:
     """``run(*arguments)`` in a process of its own, which is stopped at the end."""
     reading, writing = _FORKED.Pipe(duplex=False)
-    if not forked or "--workers" in arguments:
-        command = [sys.executable, "-c", "from flow.cli import main; main()", *arguments]
-        process = FlowProcess(Executed(command, environment, writing))
-    else:
-        made = _FORKED.Process(target=begin, args=(writing, environment, run, arguments))
-        # The first one waits for all that is loaded once.
-        await asyncio.to_thread(made.start)
-        process = FlowProcess(made)
+    made = _FORKED.Process(target=begin, args=(writing, environment, run, arguments))
+    # The first one waits for all that is loaded once.
+    await asyncio.to_thread(made.start)
     writing.close()
-    process.url = f"http://127.0.0.1:{port}"
-    logging = asyncio.create_task(_read(reading, process))
-    try:
+    async with _attended(made, reading, port) as process:
         yield process
+
+
+@asynccontextmanager
+async def executed(
+    *arguments: str, environment: dict[str, str], port: int
+) -> AsyncIterator[FlowProcess]:
+    """``flow`` as its operator starts it; at the end it is stopped."""
+    reading, writing = _FORKED.Pipe(duplex=False)
+    command = [sys.executable, "-c", "from flow.cli import main; main()", *arguments]
+    program = Executed(command, environment, writing)
+    writing.close()
+    async with _attended(program, reading, port) as process:
+        yield process
+
+
+@asynccontextmanager
+async def _attended(
+    process: BaseProcess | Executed, log: Connection, port: int
+) -> AsyncIterator[FlowProcess]:
+    attended = FlowProcess(process, f"http://127.0.0.1:{port}")
+    logging = asyncio.create_task(_read(log, attended))
+    try:
+        yield attended
     finally:
         try:
-            await process.stopped()
+            await attended.stopped()
         finally:
-            process.kill()
+            attended.kill()
             await logging
 
 
@@ -161,16 +172,22 @@ async def flow_serve(
     database_url: str,
     folder: Path,
     *arguments: str,
-    forked: bool = True,
+    is_forked: bool = True,
     **more: str,
 ) -> AsyncIterator[FlowProcess]:
-    """``flow serve`` with the stand-ins, ``more`` environment and a database, once it is ready."""
+    """``flow serve`` with the stand-ins, ``more`` environment and a database, once it is ready.
+
+    With ``--workers`` it cannot be forked: none that was can start processes of its own.
+    """
     port = free_port()
     environment = environment_of(standing, database_url, folder) | more
     command = ["serve", *arguments, "--port", str(port)]
-    async with process_of(
-        flow, *command, environment=environment, port=port, forked=forked
-    ) as process:
+    serving = (
+        forked(flow, *command, environment=environment, port=port)
+        if is_forked
+        else executed(*command, environment=environment, port=port)
+    )
+    async with serving as process:
         await process.ready()
         yield process
 
@@ -183,7 +200,7 @@ async def flow_worker(
     port = free_port()
     environment = environment_of(standing, database_url, folder)
     command = ["worker", *(["--port", str(port)] if answers else [])]
-    async with process_of(flow, *command, environment=environment, port=port) as process:
+    async with forked(flow, *command, environment=environment, port=port) as process:
         if answers:
             await process.ready()
         yield process
@@ -198,13 +215,6 @@ def environment_of(standing: Vendors, database_url: str, folder: Path) -> dict[s
     }
     own = {"DATABASE_URL": database_url, "FLOW_DATA_DIR": str(folder), "FLOW_SECRET": SECRET}
     return kept | standing.environment | own
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 async def _read(log: Connection, process: FlowProcess) -> None:

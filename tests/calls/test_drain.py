@@ -117,7 +117,13 @@ async def test_workers_drain_and_what_they_carried_is_accounted(
     async with (
         stood_in(BOTH) as standing,
         flow_serve(
-            standing, postgres_url, tmp_path, "--workers", "2", FLOW_DRAIN_SECS="10"
+            standing,
+            postgres_url,
+            tmp_path,
+            "--workers",
+            "2",
+            is_forked=False,
+            FLOW_DRAIN_SECS="10",
         ) as serving,
         customer(serving, standing) as http,
     ):
@@ -166,7 +172,13 @@ async def test_a_second_signal_ends_it_at_once(
     async with (
         stood_in(BOTH) as standing,
         flow_serve(
-            standing, postgres_url, tmp_path, "--workers", workers, FLOW_DRAIN_SECS="3600"
+            standing,
+            postgres_url,
+            tmp_path,
+            "--workers",
+            workers,
+            is_forked=False,
+            FLOW_DRAIN_SECS="3600",
         ) as serving,
         customer(serving, standing) as http,
     ):

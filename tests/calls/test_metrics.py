@@ -210,7 +210,7 @@ async def test_whichever_worker_is_asked_the_numbers_are_those_of_all(
     requests = 24
     async with (
         stood_in(SHORT) as standing,
-        flow_serve(standing, postgres_url, tmp_path, "--workers", "2") as serving,
+        flow_serve(standing, postgres_url, tmp_path, "--workers", "2", is_forked=False) as serving,
     ):
         for _ in range(requests):
             async with httpx.AsyncClient(trust_env=False) as http:

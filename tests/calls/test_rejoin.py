@@ -26,9 +26,10 @@ from flow.sandbox.script import Line
 from flow.sandbox.server import Served
 from flow.sandbox.speech import synthesize
 from flow.sandbox.vendors import Vendors
-from tests.calls.processes import FlowProcess, environment_of, free_port, process_of
+from tests.calls.processes import FlowProcess, environment_of, forked
 from tests.calls.room_process import serve_rooms
 from tests.calls.test_call import JOIN, SHORT, stood_in
+from tests.ports import free_port
 
 RATE = 16_000
 SECOND = Line("And do you sell bread as well?", "Yes, we bake it every morning.")
@@ -131,9 +132,7 @@ async def room_process(
 ) -> AsyncIterator[FlowProcess]:
     port = free_port()
     environment = environment_of(standing, url, folder) | {"FLOW_EXECUTOR_ID": name, **more}
-    async with process_of(
-        serve_rooms, str(port), place, environment=environment, port=port
-    ) as process:
+    async with forked(serve_rooms, str(port), place, environment=environment, port=port) as process:
         await process.ready()
         yield process
         # Whatever its call is doing: how processes stop is not looked at here.

@@ -40,7 +40,7 @@ class Host:
         variables = {"FLOW_LOG_LEVEL": "warning"} | settings
         # Started as its operator starts it: what is in its environment may act on Python itself.
         self._serve = partial(
-            flow_serve, standing, database_url, folder, *arguments, forked=False, **variables
+            flow_serve, standing, database_url, folder, *arguments, is_forked=False, **variables
         )
         self._running: tuple[FlowProcess, AsyncExitStack] | None = None
         self._said = ""

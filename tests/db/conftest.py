@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from flow.db.functions import Database
 from flow.db.postgres import PostgresTransport
 from flow.db.supabase import SupabaseTransport
 from flow.db.transport import Transport
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / "tests" / "node"
@@ -117,13 +117,6 @@ def supabase_url(node_tools: NodeTools, tmp_path_factory: pytest.TempPathFactory
     finally:
         server.terminate()
         server.wait(timeout=20)
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on; for servers that cannot be told to choose one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -27,8 +27,9 @@ from flow.errors import (
     InvalidInput,
     NotFound,
 )
-from tests.db.conftest import PUBLISHABLE_KEY, free_port
+from tests.db.conftest import PUBLISHABLE_KEY
 from tests.db.making import a_key, a_thread, an_event
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize(
