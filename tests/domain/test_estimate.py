@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import pytest
@@ -140,6 +141,10 @@ def test_half_of_a_surrogate_pair_is_counted() -> None:
     assert count_tokens("\ud83d alone") >= 2
 
 
+# Making one copies its tables.
+encoding = cache(get_encoding)
+
+
 @settings(deadline=None)  # its first example loads the vocabularies
 @given(
     text=st.text(), vocabulary=st.sampled_from([("gpt-4o", "o200k_base"), ("gpt-4", "cl100k_base")])
@@ -148,7 +153,7 @@ def test_a_text_counts_as_many_tokens_as_it_is_encoded_to(
     text: str, vocabulary: tuple[str, str]
 ) -> None:
     model, name = vocabulary
-    assert count_tokens(text, model) == len(get_encoding(name).encode_ordinary(text))
+    assert count_tokens(text, model) == len(encoding(name).encode_ordinary(text))
 
 
 def test_counting_in_many_threads_agrees() -> None:
