@@ -8,7 +8,6 @@ from decimal import Decimal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
-from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +21,8 @@ from flow.errors import FlowError
 LOOKUP_SECS = 2.0
 TIER_HEADER = "x-posthog-budget"
 REMAINING_HEADER = "x-posthog-budget-remaining-usd"
+
+RawHeaders = list[tuple[bytes, bytes]]
 
 
 class Budget(BaseModel):
@@ -38,17 +39,20 @@ class Budget(BaseModel):
     resets_at: datetime | None
 
 
+_UNLIMITED = Budget(
+    tier=Tier.OK,
+    cap_usd=None,
+    spent_usd=None,
+    reserved_usd=None,
+    remaining_usd=None,
+    resets_at=None,
+)
+
+
 def shown(budget: domain.Budget | None) -> Budget:
     """The budget for a customer."""
     if budget is None or budget.cap_usd is None:
-        return Budget(
-            tier=Tier.OK,
-            cap_usd=None,
-            spent_usd=None,
-            reserved_usd=None,
-            remaining_usd=None,
-            resets_at=None,
-        )
+        return _UNLIMITED
     return Budget(
         tier=budget.tier or Tier.OK,
         cap_usd=dollars(budget.cap_usd),
@@ -84,33 +88,33 @@ class BudgetHeaders:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start" and (key_id := state.get("api_key_id")):
                 found = await self._headers(scope, key_id)
-                if found:
-                    headers = MutableHeaders(raw=message.setdefault("headers", []))
-                    headers.update(found)
+                message["headers"] = [*message.get("headers", ()), *found]
             await send(message)
 
         await self._app(scope, receive, labelled)
 
-    async def _headers(self, scope: Scope, key_id: UUID) -> dict[str, str]:
+    async def _headers(self, scope: Scope, key_id: UUID) -> RawHeaders:
         state = scope["state"]
         if "budget" in state:
             budget = state["budget"]
             assert budget is None or isinstance(budget, domain.Budget)
             return _headers(budget)
         if state.get("database_away"):
-            return {TIER_HEADER: Tier.UNKNOWN}
+            return [_tier(Tier.UNKNOWN)]
         try:
             async with asyncio.timeout(LOOKUP_SECS):
                 return _headers(await self._database.get_budget(key_id))
         except (FlowError, TimeoutError) as error:
             log_of(scope).warning("budget_unknown", error=str(error))
-            return {TIER_HEADER: Tier.UNKNOWN}
+            return [_tier(Tier.UNKNOWN)]
 
 
-def _headers(budget: domain.Budget | None) -> dict[str, str]:
+def _headers(budget: domain.Budget | None) -> RawHeaders:
     if budget is None or budget.tier is None:
-        return {}
-    return {
-        TIER_HEADER: budget.tier,
-        REMAINING_HEADER: dollars(budget.remaining_usd or Decimal(0)),
-    }
+        return []
+    remaining = dollars(budget.remaining_usd or Decimal(0))
+    return [_tier(budget.tier), (REMAINING_HEADER.encode(), remaining.encode())]
+
+
+def _tier(tier: Tier) -> tuple[bytes, bytes]:
+    return TIER_HEADER.encode(), tier.encode()

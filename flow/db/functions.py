@@ -26,7 +26,7 @@ from flow.domain.key import ApiKey
 from flow.domain.quota import Admission, LimitState, Terms
 from flow.domain.save_mode import SaveMode
 from flow.domain.thread import Pulse, Status, Thread, ThreadTurn, Turn
-from flow.domain.usage import UsageEvent
+from flow.domain.usage import Owner, UsageEvent
 from flow.errors import InvalidInput
 
 __all__ = ["Database", "Joined", "KeyAccount", "Page", "Recorded", "ThreadAccount"]
@@ -122,10 +122,14 @@ class Database:
             p_terms=admission.terms.to_json(),
             p_override=admission.override,
             p_now=now and now.isoformat(),
+            p_whole=False,
         )
         if (refused := row.get("refused")) is not None:
             raise rows.refusal(refused)
-        return rows.joined(row)
+        if row["replayed"]:
+            return rows.joined(row)
+        owner = Owner(thread_id, key.id, row["team_id"], join["product"], billable)
+        return rows.newly_joined(row, owner, join)
 
     async def find_join(
         self, key: ApiKey, idempotency_key: str | None, fingerprint: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Self
@@ -53,7 +53,12 @@ class PostgresTransport:
             # pool's own patience doubles its pauses up to minutes.
             reconnect_timeout=wait_secs,
             configure=_configure,
-            kwargs={"autocommit": True, "connect_timeout": 3, "application_name": "flow"},
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": 3,
+                "application_name": "flow",
+                "cursor_factory": psycopg.AsyncRawCursor,
+            },
         )
         await pool.open()
         return cls(pool, call_secs)
@@ -61,7 +66,7 @@ class PostgresTransport:
     async def call(self, function: str, args: Mapping[str, Any]) -> Any:
         """Call the function; see `flow.db.functions.Transport`."""
         statement = _statement(function, *args)
-        values = {name: _argument(value) for name, value in args.items()}
+        values = [_argument(value) for value in args.values()]
         try:
             return await self._attempt(statement, values)
         except _ConnectionLost:
@@ -74,7 +79,7 @@ class PostgresTransport:
         except _ConnectionLost:
             raise DatabaseUnavailable() from None
 
-    async def _attempt(self, statement: bytes, values: Mapping[str, Any]) -> Any:
+    async def _attempt(self, statement: bytes, values: Sequence[Any]) -> Any:
         try:
             # Not `connection()`: every statement commits itself, so there is nothing to end.
             connection = await self._pool.getconn()
@@ -116,7 +121,7 @@ def _loads(data: str | bytes) -> Any:
 # As many as there are functions, each called with few sets of arguments.
 @lru_cache(maxsize=1_000)
 def _statement(function: str, *names: str) -> bytes:
-    arguments = ", ".join(f"{name} => %({name})s" for name in names)
+    arguments = ", ".join(f"{name} => ${place}" for place, name in enumerate(names, 1))
     return f"select public.{function}({arguments})".encode()
 
 

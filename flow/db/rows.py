@@ -18,7 +18,7 @@ from flow.domain.key import ApiKey
 from flow.domain.quota import LimitState, refused
 from flow.domain.save_mode import SaveMode
 from flow.domain.thread import Pulse, Status, Thread, Turn
-from flow.domain.usage import AMOUNTS, COST_PARTS, UsageEvent
+from flow.domain.usage import AMOUNTS, COST_PARTS, Owner, UsageEvent
 from flow.errors import FieldProblem, InvalidInput, Refused
 
 
@@ -131,9 +131,67 @@ def recorded(row: Mapping[str, Any]) -> Recorded:
 
 
 def joined(row: Mapping[str, Any]) -> Joined:
-    """The thread that ``join_thread`` made or found."""
+    """The thread that an earlier join made."""
     known = row["budget"]
-    return Joined(thread(row["thread"]), row["replayed"], known and budget(known))
+    return Joined(thread(row["thread"]), True, known and budget(known))
+
+
+def newly_joined(row: Mapping[str, Any], owner: Owner, join: dict[str, Any]) -> Joined:
+    """The thread that ``join_thread`` made: what was asked for, and nothing has happened yet."""
+    known = row["budget"]
+    made = Thread(
+        id=owner.workflow_thread_id,
+        api_key_id=owner.api_key_id,
+        team_id=owner.team_id,
+        product=owner.product,
+        billable=owner.billable,
+        status=Status.CREATED,
+        join=join,
+        transcript=(),
+        insights=None,
+        usage_stats=_no_usage(owner.workflow_thread_id),
+        metadata=join.get("metadata", {}),
+        error=None,
+        end_reason=None,
+        end_requested=False,
+        created_at=_utc(row["created_at"]),
+        connected_at=None,
+        ended_at=None,
+        completed_at=None,
+    )
+    return Joined(made, False, known and budget(known))
+
+
+def _no_usage(thread_id: UUID) -> dict[str, Any]:
+    """What ``flow.zero_usage_stats`` says."""
+    return {
+        "total_tokens": 0,
+        "total_cost_usd": 0,
+        "llm_calls": 0,
+        "models_used": {},
+        "tts": {"characters": 0, "audio_seconds": 0, "cost_usd": 0},
+        "stt": {"audio_seconds": 0, "cost_usd": 0},
+        "call_seconds": 0,
+        "cost_breakdown_usd": dict.fromkeys(_BREAKDOWN, 0),
+        "estimated_events": 0,
+        "unpriced_events": 0,
+        "interrupted_generations": 0,
+        "failed_generations": 0,
+        "billable_cost_usd": 0,
+        "posthog_trace_id": str(thread_id),
+    }
+
+
+_BREAKDOWN = (
+    "llm_input",
+    "llm_cache_read",
+    "llm_cache_write",
+    "llm_output",
+    "llm_audio",
+    "tts",
+    "stt",
+    "call",
+)
 
 
 def standing(row: Mapping[str, Any]) -> Standing:

@@ -1,0 +1,109 @@
+"""How rows are found: a connection keeps its plans, however large the tables become."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import psycopg
+import pytest
+
+from flow.db.functions import Database
+from flow.db.postgres import PostgresTransport
+from flow.domain.quota import Admission, Terms
+from flow.domain.thread import Status, ThreadTurn, Turn
+from tests.db.making import JOIN, a_join, a_key, an_event, spend
+
+TERMS = Terms(buckets={"ai_credits": ["voice_bot"]}, concurrency={"voice_bot": 5})
+GROWING = (
+    "api_keys",
+    "workflow_threads",
+    "workflow_thread_turns",
+    "usage_events",
+    "usage_daily",
+    "usage_monthly",
+    "webhook_events",
+    "webhook_deliveries",
+)
+
+
+async def a_whole_call(database: Database, *, limited: bool) -> None:
+    """All that is asked of the database for a call and its account."""
+    key = await a_key(database)
+    if limited:
+        await database.set_budget(key.id, Decimal(10))
+    terms = TERMS if limited else None
+    joined = await a_join(database, key, "1", terms=terms, idempotency_key="once")
+    thread = joined.thread
+    again = await a_join(database, key, "1", terms=terms, idempotency_key="once")
+    assert again.thread.id == thread.id
+    await database.find_join(key, "once", "same")
+    await database.claim_thread(thread.id, "a process")
+    await database.save_workflow_thread_data(thread.id, status=Status.IN_CALL)
+    await database.touch_thread(thread.id)
+    await database.save_turns([ThreadTurn(thread.id, Turn(0, "user", "Hello", datetime.now(UTC)))])
+    await spend(database, thread, "9", occurred_at=datetime.now(UTC))
+    await database.get_thread_standing(thread.id)
+    await database.get_budget(key.id)
+    await database.get_limits(key.id, TERMS)
+    await database.save_workflow_thread_data(thread.id, status=Status.ENDED)
+    await database.save_workflow_thread_data(thread.id, status=Status.EXTRACTING)
+    await database.save_insights(thread.id, {"summary": "Hello"})
+    await database.record_usage([an_event(thread, source="insights")])
+    await database.finish_thread(thread.id, Status.COMPLETED)
+    await database.get_workflow_thread_data(thread.id, key.id)
+    await database.expire_threads(datetime(2020, 1, 1, tzinfo=UTC))
+    await database.take_over_lost_threads(120, 600)
+    await database.take_over_threads_of("a process that is gone")
+
+
+def scans(sql: psycopg.Connection) -> dict[str, int]:
+    """How often each table was read from its beginning to its end."""
+    sql.execute("select pg_stat_clear_snapshot()")
+    found = sql.execute("select relname, seq_scan from pg_stat_user_tables").fetchall()
+    return {table: count for table, count in found if table in GROWING}
+
+
+@pytest.mark.parametrize("limited", [False, True])
+async def test_plans_made_for_empty_tables_read_no_table_whole(
+    postgres_url: str, sql: psycopg.Connection, limited: bool
+) -> None:
+    # Now Postgres knows them to be empty, and that reading all of nothing costs nothing.
+    sql.execute("vacuum analyze")
+    before = scans(sql)
+    database = Database(await PostgresTransport.open(postgres_url, max_size=1))
+    for _ in range(6):  # Postgres keeps the plan of a statement from the sixth time on
+        await a_whole_call(database, limited=limited)
+    await database.close()  # its connection leaves what it counted
+    assert scans(sql) == before
+
+
+@pytest.mark.parametrize("limit", ["budget", "quota"])
+async def test_a_join_asks_about_its_own_alone(
+    postgres_url: str, sql: psycopg.Connection, limit: str
+) -> None:
+    """However many calls of other keys and teams are running."""
+    sql.execute("vacuum analyze")
+    database = Database(await PostgresTransport.open(postgres_url, max_size=1))
+    for n in range(8):
+        key = await a_key(database, f"team_{n}")
+        if limit == "budget":
+            await database.set_budget(key.id, Decimal(10))
+        else:
+            await database.set_team_quota(key.team_id, "ai_credits", Decimal(1000))
+        admission = Admission(Decimal(1), terms=TERMS)
+        await database.join_thread(
+            key,
+            thread_id=key.id,
+            join=JOIN,
+            billable=True,
+            idempotency_key=None,
+            fingerprint="",
+            admission=admission,
+        )
+    await database.close()
+    found = sql.execute(
+        "select indexrelname, idx_tup_read from pg_stat_user_indexes"
+        " where indexrelname like 'workflow_threads%live'"
+    ).fetchall()
+    assert dict(found) == {"workflow_threads_live": 0, "workflow_threads_team_live": 0}
