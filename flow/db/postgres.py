@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Self
 
+import jiter
 import psycopg
 import structlog
 from psycopg.types.json import set_json_loads
@@ -19,8 +18,6 @@ from flow.db.sqlstates import error_of
 from flow.errors import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
-
-_exact = json.JSONDecoder(parse_float=Decimal).decode
 
 
 class PostgresTransport:
@@ -115,7 +112,7 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 def _loads(data: str | bytes) -> Any:
-    return _exact(data if isinstance(data, str) else data.decode())
+    return jiter.from_json(data if isinstance(data, bytes) else data.encode(), float_mode="decimal")
 
 
 # As many as there are functions, each called with few sets of arguments.
