@@ -12,6 +12,7 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from flow.db.encoding import storable
 from flow.db.sqlstates import error_of
 from flow.errors import DatabaseUnavailable
+from flow.tls import trusted
 
 
 class SupabaseTransport:
@@ -28,7 +29,7 @@ class SupabaseTransport:
     @classmethod
     async def open(cls, url: str, service_role_key: str, *, call_secs: float = 10.0) -> Self:
         """A transport to the Supabase project at ``url``; nothing is sent yet."""
-        http = httpx.AsyncClient(timeout=httpx.Timeout(call_secs, connect=3.0))
+        http = httpx.AsyncClient(verify=trusted(), timeout=httpx.Timeout(call_secs, connect=3.0))
         options = AsyncClientOptions(
             httpx_client=http, auto_refresh_token=False, persist_session=False
         )

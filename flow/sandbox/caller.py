@@ -18,6 +18,7 @@ from flow.sandbox.conversation import CallerEvent, CallerInterruption, Conversat
 from flow.sandbox.phone import CHUNK_BYTES, SAMPLE_RATE, Phone
 from flow.sandbox.script import Script
 from flow.sandbox.speech import recordings
+from flow.tls import trusted
 
 HangUp = Literal["close", "abort", "end_api"]
 
@@ -188,6 +189,7 @@ def _service(base_url: str, api_key: str) -> httpx.AsyncClient:
         headers={"Authorization": f"Bearer {api_key}"},
         timeout=_ANSWER_SECS,
         trust_env=False,
+        verify=trusted(),
     )
 
 

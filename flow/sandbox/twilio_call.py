@@ -26,6 +26,7 @@ from flow.sandbox.conversation import CallerEvent, Conversation
 from flow.sandbox.frames import Audio, Frame, Interruption
 from flow.sandbox.phone import Phone
 from flow.sandbox.twilio import ACCOUNT_SID, TwilioCall, TwilioSandbox
+from flow.tls import trusted
 
 SAMPLE_RATE = 8_000
 CHUNK_BYTES = 320
@@ -55,7 +56,7 @@ class Telephone:
         """
         call = self.twilio.begin()
         # Twilio has no API key of the customer's.
-        async with httpx.AsyncClient(trust_env=False) as stranger:
+        async with httpx.AsyncClient(trust_env=False, verify=trusted()) as stranger:
             noun = await self.twilio.ask(stranger, connection["twiml_url"], call)
         async with open_socket(noun.url) as socket:
             stream = TwilioStream(call, noun.parameters)

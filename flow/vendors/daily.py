@@ -14,6 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from flow.errors import TransportUnavailable
+from flow.tls import trusted
 
 ANSWER_SECS = 5.0
 PAUSES_SECS = (0.3, 1.0)
@@ -42,6 +43,7 @@ class Daily:
         self._pauses_secs = pauses_secs
         self._http = httpx.AsyncClient(
             base_url=api_url,
+            verify=trusted(),
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}"},
             timeout=answer_secs,
         )

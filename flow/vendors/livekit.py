@@ -14,6 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from flow.errors import TransportUnavailable
+from flow.tls import trusted
 
 ANSWER_SECS = 5.0
 
@@ -38,7 +39,7 @@ class LiveKit:
         self._key = api_key
         self._secret = api_secret
         api = f"http{url.removeprefix('ws')}" if url.startswith("ws") else url
-        self._http = httpx.AsyncClient(base_url=api, timeout=answer_secs)
+        self._http = httpx.AsyncClient(base_url=api, verify=trusted(), timeout=answer_secs)
 
     def token(self, name: str, identity: str, now: datetime, until: datetime) -> SecretStr:
         """A token that lets ``identity`` into the room ``name`` until then.

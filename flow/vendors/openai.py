@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from flow.domain.usage import Failure, Owner
 from flow.errors import ConfigurationError
+from flow.tls import trusted
 from flow.vendors.attempts import AttributedTransport, OnAnswered, OnAttemptFailed
 
 DIRECT_BASE_URL = "https://api.openai.com/v1"
@@ -53,7 +54,7 @@ class OpenAIClients:
         self._base_url = httpx2.URL(base_url or DIRECT_BASE_URL)
         self._posthog = posthog
         self._timeout_secs = timeout_secs
-        self._pool = pool or openai.DefaultAsyncHttpxClient()
+        self._pool = pool or openai.DefaultAsyncHttpxClient(verify=trusted())
         self._is_other_vendor = is_other_vendor
         self._is_gateway = not is_other_vendor and not _is_openai(self._base_url.host)
 

@@ -30,6 +30,7 @@ import httpx
 from pydantic import SecretStr
 
 from flow.errors import ConfigurationError
+from flow.tls import trusted
 from flow.vendors.quota_answer import MalformedAnswer, QuotaState, read
 
 MAX_BODY_BYTES = 64 * 1024
@@ -80,6 +81,7 @@ class QuotaClient:
         if token is not None:
             headers["authorization"] = f"Bearer {_header_safe(token)}"
         self._http = httpx.AsyncClient(
+            verify=trusted(),
             headers=headers,
             follow_redirects=False,
             # A cookie set for one team would go along with the next team's question.

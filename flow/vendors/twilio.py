@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from flow.domain.media_stream import is_call_sid
 from flow.errors import Unavailable
+from flow.tls import trusted
 
 ANSWER_SECS = 5.0
 PAUSES_SECS = (0.5, 2.0)
@@ -41,7 +42,9 @@ class Twilio:
         self._pauses_secs = pauses_secs
         self._token = auth_token.get_secret_value()
         self._calls = f"{base_url}/2010-04-01/Accounts/{quote(account_sid, safe='')}/Calls"
-        self._http = httpx.AsyncClient(auth=(account_sid, self._token), timeout=answer_secs)
+        self._http = httpx.AsyncClient(
+            auth=(account_sid, self._token), verify=trusted(), timeout=answer_secs
+        )
 
     def signed(self, signature: str, url: str, parameters: Iterable[tuple[str, str]]) -> bool:
         """Whether Twilio made ``signature`` for a POST of form ``parameters`` to ``url``.

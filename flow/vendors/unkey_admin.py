@@ -24,6 +24,7 @@ from flow.errors import (
     NotFound,
     Refused,
 )
+from flow.tls import trusted
 from flow.vendors.unkey_client import unkey_sdk
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class UnkeyAdmin:
         self._api_id = api_id
         self._time_limit_secs = time_limit_secs
         # No redirects: the root key goes to the host it is meant for.
-        self._http = httpx.AsyncClient(follow_redirects=False)
+        self._http = httpx.AsyncClient(verify=trusted(), follow_redirects=False)
         self._sdk = unkey_sdk(
             root_key, base_url, self._http, timeout_ms=round(time_limit_secs * 1000)
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import httpx
 
 from flow.errors import Refused
+from flow.tls import trusted
 
 if TYPE_CHECKING:
     from unkey.py import Unkey
@@ -137,6 +138,7 @@ class UnkeyClient:
         # No redirects: the root key goes to the host it is meant for. No retries of the SDK's
         # own: by default it makes 13 requests in 10 s.
         self._http = httpx.AsyncClient(
+            verify=trusted(),
             follow_redirects=False,
             limits=httpx.Limits(max_connections=100, keepalive_expiry=30),
             event_hooks={"response": [_must_be_plain]},

@@ -21,6 +21,7 @@ import httpx
 
 from flow.domain import public_url
 from flow.domain.webhook import Answer, Claimed, Outcome
+from flow.tls import trusted
 from flow.vendors.webhook_address import Address, NotPublic, Resolve, SystemResolver, judged
 from flow.vendors.webhook_signing import signed
 
@@ -63,7 +64,7 @@ class WebhookSender:
         # Its pool goes by address and port; a connection kept open would serve another name.
         self._transport = transport or httpx.AsyncHTTPTransport(
             trust_env=False,
-            verify=httpx.create_ssl_context(),
+            verify=trusted(),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
         self._now = now

@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack
 
 import httpx
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from starlette.types import ASGIApp
 
 from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.server import Served
+from flow.tls import trusted
 
 
 class Server:
@@ -25,13 +26,20 @@ class Server:
 
     async def openai(self, app: OpenAISandbox, key: str = "a key") -> AsyncOpenAI:
         client = AsyncOpenAI(
-            api_key=key, base_url=f"{await self.url(app)}/v1", max_retries=0, timeout=10
+            api_key=key,
+            base_url=f"{await self.url(app)}/v1",
+            max_retries=0,
+            timeout=10,
+            http_client=DefaultAsyncHttpxClient(verify=trusted()),
         )
         return await self._stack.enter_async_context(client)
 
     async def http(self, app: ASGIApp) -> httpx.AsyncClient:
         client = httpx.AsyncClient(
-            base_url=await self.url(app), headers={"authorization": "Bearer a key"}, timeout=10
+            base_url=await self.url(app),
+            headers={"authorization": "Bearer a key"},
+            timeout=10,
+            verify=trusted(),
         )
         return await self._stack.enter_async_context(client)
 

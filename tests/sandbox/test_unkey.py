@@ -14,6 +14,7 @@ from unkey.py import Unkey, errors, models
 from flow.sandbox.faults import Fault
 from flow.sandbox.unkey import ROOT_KEY, UnkeySandbox
 from flow.sandbox.unkey_keys import Key, Ratelimit, hash_of, verify
+from flow.tls import trusted
 from tests.sandbox.conftest import Server
 
 FREE = {"cost": 0}
@@ -26,7 +27,13 @@ def vendor() -> UnkeySandbox:
 
 
 async def sdk(server: Server, vendor: UnkeySandbox, root_key: str = ROOT_KEY) -> Unkey:
-    return Unkey(root_key=root_key, server_url=await server.url(vendor), retry_config=None)
+    return Unkey(
+        root_key=root_key,
+        server_url=await server.url(vendor),
+        client=httpx.Client(verify=trusted()),
+        async_client=httpx.AsyncClient(verify=trusted()),
+        retry_config=None,
+    )
 
 
 async def code_of(unkey: Unkey, key: str, **options: Any) -> str:
@@ -194,7 +201,7 @@ async def test_other_faults_are_what_the_sdk_makes_of_them(
     vendor.add_key("secret")
     vendor.faults.add(fault)
     with pytest.raises(error):
-        await unkey.keys.verify_key_async(key="secret", retries=None, timeout_ms=300)
+        await unkey.keys.verify_key_async(key="secret", retries=None, timeout_ms=1_000)
 
 
 @pytest.mark.parametrize(

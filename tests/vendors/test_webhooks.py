@@ -24,6 +24,7 @@ from flow.domain.webhook import Answer, Claimed, Outcome
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
 from flow.sandbox.webhooks import WebhookReceiver
+from flow.tls import trusted
 from flow.vendors.webhook_address import Address
 from flow.vendors.webhook_signing import new_secret
 from flow.vendors.webhooks import WebhookSender
@@ -347,6 +348,7 @@ async def test_tls_is_with_the_urls_name_though_the_connection_is_to_an_address(
 ) -> None:
     async with tls_server(tmp_path, "hooks.example.com") as (port, asked):
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        monkeypatch.setattr("flow.vendors.webhooks.trusted", trusted.__wrapped__)
         async with sending(allow_private=True, resolve=names(["127.0.0.1"])) as sender:
             right = await sender.send(a_webhook(f"https://hooks.example.com:{port}/"))
             other = await sender.send(a_webhook(f"https://other.example.com:{port}/"))
