@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 WORKFLOW = "hold_room_call"
 QUEUE = "room_calls"
-# A caller waits for it.
-POLL_SECS = 0.3
+# A caller waits for it; every look takes some milliseconds of each process.
+POLL_SECS = 0.5
 RETRY_SECS = 1.0
 LONGEST_PAUSE_SECS = 3.0
 # A caller in mid-call goes before one who has yet to come.
