@@ -28,6 +28,7 @@ from flow.sandbox.speech import recordings
 from flow.sandbox.vendors import Vendors, vendors
 from flow.service.running import Service
 from flow.settings import Settings
+from flow.tls import trusted
 from flow.vendors.posthog_flags import COST_CONTROLS
 
 SETTLE_SECS = 60.0
@@ -178,10 +179,12 @@ async def _served(settings: Settings) -> AsyncIterator[tuple[str, Service]]:
 
 async def _give_budget(service: Service, api_key: str, url: str) -> None:
     """A budget that the call uses up: what an operator does with ``flow keys budget``."""
-    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": api_key}) as http:
+    async with httpx.AsyncClient(
+        base_url=url, headers={"X-API-Key": api_key}, verify=trusted()
+    ) as http:
         (await http.get("/api/limits")).raise_for_status()
-    account = await service.database.get_api_key("sandbox")
-    await service.database.set_budget(account.key.id, CAP_USD)
+    account = await service.database.operating.get_api_key("sandbox")
+    await service.database.operating.set_budget(account.key.id, CAP_USD)
 
 
 async def _settled(http: httpx.AsyncClient, thread_id: str) -> dict[str, Any]:

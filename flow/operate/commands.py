@@ -87,7 +87,7 @@ def list_(
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
-            found = await database.list_api_keys(team)
+            found = await database.operating.list_api_keys(team)
         say({"keys": [form.account(one) for one in found]}, as_json, lambda: show.keys(found))
 
     run(work)
@@ -148,7 +148,7 @@ def budget(
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
-            found = await database.get_api_key(key)
+            found = await database.operating.get_api_key(key)
             await set_limits(
                 database,
                 found.key.id,
@@ -157,7 +157,7 @@ def budget(
                 override_until=until,
                 end_override=no_override,
             )
-            found = await database.get_api_key(str(found.key.id))
+            found = await database.operating.get_api_key(str(found.key.id))
         say(form.account(found), as_json, lambda: show.budget(found))
 
     run(work)
@@ -170,8 +170,8 @@ def save_mode(key: Key, mode: Mode, as_json: AsJson = False) -> None:
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
-            found = await database.get_api_key(key)
-            found = await database.set_save_mode(found.key.id, _save_mode(mode))
+            found = await database.operating.get_api_key(key)
+            found = await database.operating.set_save_mode(found.key.id, _save_mode(mode))
         say(form.account(found), as_json, lambda: show.budget(found))
 
     run(work)
@@ -220,7 +220,7 @@ def revoke(
 
     async def work(settings: Settings) -> None:
         async with unkey_of(settings) as unkey, database_of(settings) as database:
-            found = await database.get_api_key(key)
+            found = await database.operating.get_api_key(key)
             if not yes:
                 confirm(f"Revoke {found.key.name!r} ({found.key.unkey_key_id}) for good?")
             done = await revoke_key(database, unkey, found)

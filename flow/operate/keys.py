@@ -81,10 +81,10 @@ async def issue(database: Database, unkey: UnkeyAdmin, asked: NewKey) -> Issued:
 async def _written(database: Database, made: CreatedKey, asked: NewKey) -> KeyAccount:
     key = await database.resolve_api_key(made.unkey_key_id, asked.team_id, asked.name)
     if asked.cap_usd is not None:
-        await database.set_budget(key.id, asked.cap_usd)
+        await database.operating.set_budget(key.id, asked.cap_usd)
     if asked.save_mode is not None:
-        await database.set_save_mode(key.id, asked.save_mode)
-    return await database.get_api_key(str(key.id))
+        await database.operating.set_save_mode(key.id, asked.save_mode)
+    return await database.operating.get_api_key(str(key.id))
 
 
 async def _taken_back(database: Database, unkey: UnkeyAdmin, made: CreatedKey) -> str:
@@ -98,8 +98,8 @@ async def _taken_back(database: Database, unkey: UnkeyAdmin, made: CreatedKey) -
             " secret: delete it in Unkey's dashboard."
         )
     try:
-        account = await database.get_api_key(key_id)
-        await database.revoke_api_key(account.key.id)
+        account = await database.operating.get_api_key(key_id)
+        await database.operating.revoke_api_key(account.key.id)
     except NotFound:
         pass
     except FlowError:
@@ -116,7 +116,7 @@ async def describe(database: Database, unkey: UnkeyAdmin | None, reference: str)
     Raises:
         NotFound, Conflict: the reference is of no key, or of several.
     """
-    account = await database.get_api_key(reference)
+    account = await database.operating.get_api_key(reference)
     if unkey is None:
         return Described(account, None, "UNKEY_ROOT_KEY is not set: Unkey was not asked.")
     try:
@@ -135,7 +135,7 @@ async def revoke(database: Database, unkey: UnkeyAdmin, account: KeyAccount) -> 
     # Unkey first: that is what keeps the key out.
     at_unkey = await unkey.revoke(account.key.unkey_key_id)
     try:
-        return Revoked(await database.revoke_api_key(account.key.id), at_unkey)
+        return Revoked(await database.operating.revoke_api_key(account.key.id), at_unkey)
     except FlowError as error:
         raise Unavailable(
             f"Unkey refuses the key {account.key.unkey_key_id} from now on, but the database did"
@@ -154,6 +154,6 @@ async def set_limits(
 ) -> None:
     """Change what was asked for of a key's budget, and leave the rest."""
     if cap_usd is not None or lift_cap:
-        await database.set_budget(api_key_id, cap_usd)
+        await database.operating.set_budget(api_key_id, cap_usd)
     if override_until is not None or end_override:
-        await database.set_budget_override(api_key_id, override_until)
+        await database.operating.set_budget_override(api_key_id, override_until)

@@ -51,12 +51,12 @@ async def set_quota(
         raise InvalidInput(
             f"There is nothing to limit called {resource!r}: use {', '.join(known)}."
         )
-    await database.set_team_quota(team_id, resource, limit)
+    await database.operating.set_team_quota(team_id, resource, limit)
 
 
 async def standing(
     database: Database, terms: Terms, team_id: str, resource: str | None = None
 ) -> list[tuple[str, LimitState]]:
     """The team's quotas, or the one of ``resource``, and how far each is used."""
-    found = await database.list_team_quotas(team_id, terms)
+    found = await database.operating.list_team_quotas(team_id, terms)
     return [(team, state) for team, state in found if resource in (None, state.resource)]

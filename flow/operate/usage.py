@@ -54,8 +54,8 @@ async def report(
     Raises:
         NotFound, Conflict: ``key`` is the reference of no key, or of several.
     """
-    api_key_id = (await database.get_api_key(key)).key.id if key is not None else None
-    rows = await database.get_usage_report(
+    api_key_id = (await database.operating.get_api_key(key)).key.id if key is not None else None
+    rows = await database.operating.get_usage_report(
         from_=days[0], to=days[1], group_by=groups, api_key_id=api_key_id, team_id=team_id
     )
     return Report(*days, groups, rows, usage_report.total(rows))

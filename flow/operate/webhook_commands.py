@@ -113,7 +113,7 @@ def secret(
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
-            found = await database.get_api_key(key)
+            found = await database.operating.get_api_key(key)
             if rotate:
                 held = await database.webhooks.rotate_secret(
                     found.key.id, new_secret(), SECRET_OVERLAP
@@ -150,7 +150,7 @@ def webhook_url(
         if url is not None and (said := problem_of(url, allow_private=private)) is not None:
             raise InvalidInput(f"--url {said}.")
         async with database_of(settings) as database:
-            found = await database.get_api_key(key)
+            found = await database.operating.get_api_key(key)
             if url is not None or none:
                 await database.webhooks.set_url(found.key.id, url)
             set_to = await database.webhooks.url(found.key.id)
@@ -168,4 +168,4 @@ def _webhook_id(text: str) -> UUID:
 
 
 async def _id_of(database: Database, key: str | None) -> UUID | None:
-    return None if key is None else (await database.get_api_key(key)).key.id
+    return None if key is None else (await database.operating.get_api_key(key)).key.id

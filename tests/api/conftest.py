@@ -124,7 +124,7 @@ class Api:
         """The row of a client's key; it is made when the key is first seen."""
         secret = client.headers.get("X-API-Key") or client.headers["Authorization"].split()[1]
         assert (await client.get("/api/threads")).status_code == httpx.codes.OK
-        return (await self.database.get_api_key(self.unkey_ids[secret])).key
+        return (await self.database.operating.get_api_key(self.unkey_ids[secret])).key
 
     async def in_call(self, thread_id: str) -> None:
         for status in (Status.CONNECTING, Status.IN_CALL):

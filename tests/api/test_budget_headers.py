@@ -45,7 +45,7 @@ async def budget(api: Api, client: httpx.AsyncClient, cap: str, spent: str = "0"
     thread_id = (await client.post("/api/bot/join", json={})).json()["workflow_thread_id"]
     await spend(api, thread_id, spent)
     await client.post(f"/api/bot/{thread_id}/end")
-    await api.database.set_budget(key.id, Decimal(cap))
+    await api.database.operating.set_budget(key.id, Decimal(cap))
 
 
 @pytest.mark.parametrize(("status", "method", "path", "body"), ANSWERS)

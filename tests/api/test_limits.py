@@ -85,9 +85,9 @@ async def test_a_join_over_a_limit_makes_nothing_and_says_what_was_reached(
     key = await api.key_of(api.client)
     name, _, amount = limit.partition(" ")
     if name == "budget":
-        await api.database.set_budget(key.id, Decimal(amount))
+        await api.database.operating.set_budget(key.id, Decimal(amount))
     elif amount:
-        await api.database.set_team_quota(key.team_id, name, Decimal(amount))
+        await api.database.operating.set_team_quota(key.team_id, name, Decimal(amount))
     for _ in range(calls):
         await api.join()
     before = await threads(api.client)
@@ -113,8 +113,8 @@ async def test_a_repeated_join_is_answered_whatever_the_limits_are(api: Api) -> 
     first = await api.join(headers=headers)
     await spend(api, first["workflow_thread_id"], "5")
     key = await api.key_of(api.client)
-    await api.database.set_budget(key.id, Decimal(1))
-    await api.database.set_team_quota(key.team_id, "concurrent_calls", Decimal(0))
+    await api.database.operating.set_budget(key.id, Decimal(1))
+    await api.database.operating.set_team_quota(key.team_id, "concurrent_calls", Decimal(0))
     again = await api.client.post("/api/bot/join", json={}, headers=headers)
     assert (again.status_code, again.headers["idempotent-replayed"]) == (200, "true")
     assert again.json()["workflow_thread_id"] == first["workflow_thread_id"]
@@ -129,14 +129,14 @@ async def test_a_key_that_may_override_its_budget_says_so_for_each_call(api: Api
     thread_id = (await client.post("/api/bot/join", json={})).json()["workflow_thread_id"]
     await spend(api, thread_id, "5")
     await client.post(f"/api/bot/{thread_id}/end")
-    await api.database.set_budget(key.id, Decimal(1))
+    await api.database.operating.set_budget(key.id, Decimal(1))
     for headers in ({}, {OVERRIDE: "false"}):
         refused = await client.post("/api/bot/join", json={}, headers=headers)
         assert (refused.status_code, refused.json()["code"]) == (429, "budget_exceeded")
     joined = await client.post("/api/bot/join", json={}, headers={OVERRIDE: "true"})
     assert joined.status_code == 201
     assert joined.headers["x-posthog-budget"] == joined.json()["budget"]["tier"] == "override"
-    await api.database.set_team_quota("team_a", "concurrent_calls", Decimal(1))
+    await api.database.operating.set_team_quota("team_a", "concurrent_calls", Decimal(1))
     refused = await client.post("/api/bot/join", json={}, headers={OVERRIDE: "true"})
     assert (refused.status_code, refused.json()["code"]) == (429, "concurrency_exceeded")
 
@@ -163,9 +163,9 @@ async def test_no_other_key_overrides_its_budget(
 async def test_every_limit_of_the_key_is_shown(api: Api) -> None:
     await spent(api, "1.20")
     key = await api.key_of(api.client)
-    await api.database.set_budget(key.id, Decimal(2))
-    await api.database.set_team_quota(key.team_id, "ai_credits", Decimal("170.5"))
-    await api.database.set_team_quota(key.team_id, "call_seconds", Decimal(60))
+    await api.database.operating.set_budget(key.id, Decimal(2))
+    await api.database.operating.set_team_quota(key.team_id, "ai_credits", Decimal("170.5"))
+    await api.database.operating.set_team_quota(key.team_id, "call_seconds", Decimal(60))
     await api.join()
     response = await api.client.get("/api/limits")
     Limits.model_validate_json(response.content, strict=True)
@@ -196,9 +196,9 @@ async def test_every_limit_of_the_key_is_shown(api: Api) -> None:
 async def test_a_lifted_budget_limits_nothing(api: Api) -> None:
     await spent(api, "1")
     key = await api.key_of(api.client)
-    await api.database.set_budget(key.id, Decimal(1))
+    await api.database.operating.set_budget(key.id, Decimal(1))
     assert (await limit(api.client, "budget_usd"))["limited"]
-    await api.database.set_budget_override(key.id, datetime.now(UTC) + timedelta(hours=1))
+    await api.database.operating.set_budget_override(key.id, datetime.now(UTC) + timedelta(hours=1))
     assert not (await limit(api.client, "budget_usd"))["limited"]
     assert (await api.client.get("/api/limits")).json()["budget"]["tier"] == "override"
     await api.join()
@@ -207,8 +207,8 @@ async def test_a_lifted_budget_limits_nothing(api: Api) -> None:
 async def test_no_key_sees_the_limits_of_another(api: Api) -> None:
     await spent(api, "3")
     key, sibling = await api.key_of(api.client), api.as_key(api.new_key("team_a"))
-    await api.database.set_budget(key.id, Decimal(10))
-    await api.database.set_team_quota(key.team_id, "ai_credits", Decimal(1000))
+    await api.database.operating.set_budget(key.id, Decimal(10))
+    await api.database.operating.set_team_quota(key.team_id, "ai_credits", Decimal(1000))
     stranger = (await api.other.get("/api/limits")).json()
     assert {one["limit"] for one in stranger["limits"]} == {None, "2"}
     assert {one["used"] for one in stranger["limits"]} == {"0"}

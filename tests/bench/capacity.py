@@ -153,7 +153,7 @@ class _Bench:
             for n in range(20)
         ]
         for key in keys:
-            await self._database.set_budget(key.id, Decimal(1_000_000))
+            await self._database.operating.set_budget(key.id, Decimal(1_000_000))
         threads: list[Thread] = []
 
         async def join(n: int) -> None:

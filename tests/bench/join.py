@@ -100,9 +100,9 @@ async def _cap(url: str, first_team: str) -> None:
     """Give each key of the second half a budget that it will not reach."""
     database = Database(await PostgresTransport.open(url))
     teams = int(first_team.removeprefix("team_"))
-    for account in await database.list_api_keys():
+    for account in await database.operating.list_api_keys():
         if int(account.key.team_id.removeprefix("team_")) >= teams:
-            await database.set_budget(account.key.id, Decimal(1_000_000))
+            await database.operating.set_budget(account.key.id, Decimal(1_000_000))
     await database.close()
 
 

@@ -90,7 +90,7 @@ async def key_of(database: Database, processes: Processes, secret: str) -> ApiKe
     (answer,) = await processes.at_once(1, [secret])
     thread_id = UUID(answer.json()["workflow_thread_id"])
     thread = await database.finish_thread(thread_id, Status.CANCELLED)
-    return (await database.get_api_key(str(thread.api_key_id))).key
+    return (await database.operating.get_api_key(str(thread.api_key_id))).key
 
 
 async def spend(database: Database, thread_id: UUID, usd: str) -> None:
@@ -113,13 +113,13 @@ async def test_limits_hold_over_two_processes(database: Database, processes: Pro
     secret = processes.secret
     key = await key_of(database, processes, secret)
     await _a_budget(database, processes, key, secret)
-    await database.set_budget(key.id, None)
+    await database.operating.set_budget(key.id, None)
     await _calls_at_once(database, processes, [secret, OTHER_KEY])
     await _equal_joins(database, processes, key, secret)
 
 
 async def _a_budget(database: Database, processes: Processes, key: ApiKey, secret: str) -> None:
-    await database.set_budget(key.id, Decimal("1.75"))
+    await database.operating.set_budget(key.id, Decimal("1.75"))
     first = admitted(await processes.at_once(JOINS, [secret]), "budget_exceeded")
     assert len(first) == 7
     made = await database.list_workflow_threads(key.id, status=Status.CREATED)
@@ -138,7 +138,7 @@ async def _a_budget(database: Database, processes: Processes, key: ApiKey, secre
 
 
 async def _calls_at_once(database: Database, processes: Processes, secrets: list[str]) -> None:
-    await database.set_team_quota(TEAM, "concurrent_calls", Decimal(9))
+    await database.operating.set_team_quota(TEAM, "concurrent_calls", Decimal(9))
     first = admitted(await processes.at_once(JOINS, secrets), "concurrency_exceeded")
     assert len(first) == 9
     for thread_id in first[:4]:
@@ -150,7 +150,7 @@ async def _calls_at_once(database: Database, processes: Processes, secrets: list
 
 
 async def _equal_joins(database: Database, processes: Processes, key: ApiKey, secret: str) -> None:
-    await database.set_budget(key.id, Decimal("0.35"))
+    await database.operating.set_budget(key.id, Decimal("0.35"))
     answers = await processes.at_once(100, [secret], {"Idempotency-Key": "the only one"})
     assert Counter(answer.status_code for answer in answers) == {201: 1, 200: 99}
     assert len({answer.json()["workflow_thread_id"] for answer in answers}) == 1

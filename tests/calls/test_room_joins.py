@@ -155,8 +155,8 @@ async def test_a_refused_join_makes_nothing_at_the_vendor(serving: Serve) -> Non
     async with stood_in(QUIET) as standing, house(serving, standing) as at:
         (await at.served.http.get("/api/limits")).raise_for_status()
         database = at.served.service.database
-        key = (await database.get_api_key("sandbox")).key
-        await database.set_team_quota(key.team_id, "call_seconds", Decimal(0))
+        key = (await database.operating.get_api_key("sandbox")).key
+        await database.operating.set_team_quota(key.team_id, "call_seconds", Decimal(0))
         answer = await at.served.http.post("/api/bot/join", json={"transport": {"type": "daily"}})
         assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
         assert list(at.vendor.requests) == []

@@ -54,7 +54,7 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
             budget = await database.get_budget(key_id)
             spent = Decimal(0) if budget is None else budget.spent_usd
             room = chance.randint(3, 40)
-            await database.set_budget(key_id, spent + room * RESERVED)
+            await database.operating.set_budget(key_id, spent + room * RESERVED)
             await _a_round(database, key_id, customers, standing, found, room)
         await conserved(found, world.postgres, standing, [host.folder for host in hosts])
 

@@ -32,7 +32,7 @@ async def with_budget(database: Database, cap: str | None, spent: str = "0") -> 
         thread = await a_thread(database, key)
         await spend(database, thread, spent)
         await database.finish_thread(thread.id, Status.CANCELLED)
-    await database.set_budget(key.id, None if cap is None else Decimal(cap))
+    await database.operating.set_budget(key.id, None if cap is None else Decimal(cap))
     return key
 
 
@@ -130,7 +130,7 @@ async def test_a_join_made_before_is_found_whatever_the_limits_are(database: Dat
     first = await a_join(database, key, "1", idempotency_key="once", terms=terms)
     await spend(database, first.thread, "5")
     for resource in ("ai_credits", "call_seconds", "concurrent_calls"):
-        await database.set_team_quota(key.team_id, resource, Decimal(0))
+        await database.operating.set_team_quota(key.team_id, resource, Decimal(0))
     again = await a_join(database, key, "1", idempotency_key="once", terms=terms)
     assert (again.thread.id, again.replayed) == (first.thread.id, True)
     assert again.budget is not None
@@ -265,12 +265,12 @@ async def test_a_lifted_budget_refuses_nothing_until_then(direct: Database) -> N
     key = await with_budget(direct, "1", "3")
     now = datetime.now(UTC)
     until = now + timedelta(minutes=1)
-    await direct.set_budget_override(key.id, until)
+    await direct.operating.set_budget_override(key.id, until)
     joined = await a_join(direct, key, "5", now=until - timedelta(microseconds=1))
     assert joined.budget is not None
     assert joined.budget.tier is Tier.OVERRIDE
     assert (await refusal(direct, key, "5", now=until)).code == "budget_exceeded"
-    await direct.set_budget_override(key.id, None)
+    await direct.operating.set_budget_override(key.id, None)
     await refusal(direct, key, "5")
 
 
@@ -294,8 +294,8 @@ async def test_no_override_helps_against_a_teams_quota(
     direct: Database, resource: str, code: str
 ) -> None:
     key = await with_budget(direct, "1", "3")
-    await direct.set_budget_override(key.id, datetime.now(UTC) + timedelta(hours=1))
-    await direct.set_team_quota(key.team_id, resource, Decimal(0))
+    await direct.operating.set_budget_override(key.id, datetime.now(UTC) + timedelta(hours=1))
+    await direct.operating.set_team_quota(key.team_id, resource, Decimal(0))
     terms = Terms({"ai_credits": ["voice_bot"]})
     assert (await refusal(direct, key, "1", override=True, terms=terms)).code == code
 
@@ -442,7 +442,7 @@ async def test_a_hundred_equal_joins_at_once_are_one(crowd: Database, limit: str
     key = await with_budget(crowd, "1" if limit == "budget" else None)
     terms = Terms(concurrency={"voice_bot": 1} if limit == "concurrency" else {})
     if limit == "quota":
-        await crowd.set_team_quota(key.team_id, "concurrent_calls", Decimal(1))
+        await crowd.operating.set_team_quota(key.team_id, "concurrent_calls", Decimal(1))
     equal = {"idempotency_key": "once", "terms": terms}
     joins = (a_join(crowd, key, "1", **equal) for _ in range(100))
     joined = await asyncio.gather(*joins)
@@ -455,7 +455,7 @@ async def test_calls_at_once_are_never_more_than_allowed(crowd: Database, limit:
     keys = [await a_key(crowd, "team_of_two") for _ in range(2)]
     terms = Terms(concurrency={"voice_bot": 4} if limit == "key" else {})
     if limit == "quota":
-        await crowd.set_team_quota("team_of_two", "concurrent_calls", Decimal(9))
+        await crowd.operating.set_team_quota("team_of_two", "concurrent_calls", Decimal(9))
     most = 8 if limit == "key" else 9
     first = await at_once(crowd, keys, 100, terms=terms)
     assert len(first) == most
@@ -483,8 +483,10 @@ async def test_joins_recordings_and_operators_at_once_never_deadlock(
 
     async def operate(turn: int) -> None:
         for key in keys[turn % 4 :] + keys[: turn % 4]:
-            await crowd.set_budget(key.id, Decimal(5 + turn))
-            await crowd.set_team_quota(key.team_id, "concurrent_calls", Decimal(30 + turn))
+            await crowd.operating.set_budget(key.id, Decimal(5 + turn))
+            await crowd.operating.set_team_quota(
+                key.team_id, "concurrent_calls", Decimal(30 + turn)
+            )
             await crowd.resolve_api_key(key.unkey_key_id, key.team_id, f"name {turn}")
 
     async def call(turn: int) -> None:

@@ -40,7 +40,7 @@ TIERS = list(Tier)[:4]
 async def spent(database: Database, cap: str | None, *costs: str, **given: Any) -> ApiKey:
     """A key with this budget that has spent so much."""
     key = await a_key(database)
-    await database.set_budget(key.id, None if cap is None else Decimal(cap))
+    await database.operating.set_budget(key.id, None if cap is None else Decimal(cap))
     thread = await a_thread(database, key)
     for usd in costs:
         await spend(database, thread, usd, **given)
@@ -82,14 +82,14 @@ async def test_a_budget_over_both_transports(database: Database) -> None:
     key = await spent(database, "10", "9.5", "0.000000000000000001")
     budget = await budget_of(database, key)
     assert (budget.tier, budget.spent_usd) == (Tier.ENGAGE, Decimal("9.500000000000000001"))
-    assert (await database.set_budget(key.id, Decimal("9"))).budget.tier is Tier.EXCEEDED
+    assert (await database.operating.set_budget(key.id, Decimal("9"))).budget.tier is Tier.EXCEEDED
     until = datetime.now(UTC) + timedelta(hours=1)
-    assert (await database.set_budget_override(key.id, until)).override_until == until
+    assert (await database.operating.set_budget_override(key.id, until)).override_until == until
     assert (await budget_of(database, key)).tier is Tier.OVERRIDE
-    assert (await database.set_save_mode(key.id, SaveMode.ON)).save_mode is SaveMode.ON
+    assert (await database.operating.set_save_mode(key.id, SaveMode.ON)).save_mode is SaveMode.ON
     thread = await a_thread(database, key)
     assert await database.get_thread_standing(thread.id) == Standing(Tier.OVERRIDE, SaveMode.ON)
-    await database.set_budget(key.id, None)
+    await database.operating.set_budget(key.id, None)
     assert await database.get_budget(key.id) is None
 
 
@@ -102,7 +102,7 @@ async def test_without_a_cap_there_is_no_budget_and_no_tier(
     joined = await a_join(direct, key, "5")
     assert joined.budget is None
     assert await direct.get_thread_standing(joined.thread.id) == Standing(None, None)
-    account = (await direct.get_api_key(str(key.id))).budget
+    account = (await direct.operating.get_api_key(str(key.id))).budget
     assert (account.tier, account.cap_usd, account.spent_usd) == (None, None, Decimal(1000))
     assert sql.execute("select count(*) from webhook_events").fetchone() == (0,)
 
@@ -111,15 +111,15 @@ async def test_without_a_cap_there_is_no_budget_and_no_tier(
 async def test_a_cap_that_is_no_amount_is_refused(direct: Database, cap: str) -> None:
     key = await spent(direct, "10")
     with pytest.raises(InvalidInput):
-        await direct.set_budget(key.id, Decimal(cap))
+        await direct.operating.set_budget(key.id, Decimal(cap))
     assert (await budget_of(direct, key)).cap_usd == 10
 
 
 async def test_nothing_is_set_for_a_key_there_is_not(direct: Database) -> None:
     for done in (
-        direct.set_budget(uuid4(), Decimal(1)),
-        direct.set_budget_override(uuid4(), None),
-        direct.set_save_mode(uuid4(), SaveMode.ON),
+        direct.operating.set_budget(uuid4(), Decimal(1)),
+        direct.operating.set_budget_override(uuid4(), None),
+        direct.operating.set_save_mode(uuid4(), SaveMode.ON),
         direct.get_thread_standing(uuid4()),
     ):
         with pytest.raises(NotFound):
@@ -248,7 +248,7 @@ async def test_each_threshold_of_a_month_is_told_once(
     thread = await a_thread(direct, key)
     for step in steps:
         if isinstance(step, str):
-            await direct.set_budget(key.id, Decimal(step.removeprefix("cap ")))
+            await direct.operating.set_budget(key.id, Decimal(step.removeprefix("cap ")))
         else:
             await spend(direct, thread, str(step))
     assert [kind.removeprefix("budget.") for kind, _ in notes(sql, key)] == told
@@ -305,7 +305,7 @@ async def test_a_cap_lowered_while_usage_is_recorded_is_told(
     with psycopg.connect(postgres_url) as recording:
         statement = "select record_usage(jsonb_build_array(%s::jsonb))"
         recording.execute(statement, [json.dumps(rows.event_json(event))])
-        setting = asyncio.create_task(direct.set_budget(key.id, Decimal("0.0001")))
+        setting = asyncio.create_task(direct.operating.set_budget(key.id, Decimal("0.0001")))
         # It either waits for the recording, or is done without having seen it.
         await asyncio.wait([setting], timeout=0.5)
         recording.commit()
@@ -316,7 +316,7 @@ async def test_a_cap_lowered_while_usage_is_recorded_is_told(
 async def test_a_standing_comes_with_every_recording(direct: Database) -> None:
     key = await spent(direct, "10", "9")
     calm, exempt = await a_thread(direct, key), (await a_join(direct, key, override=True)).thread
-    await direct.set_save_mode(key.id, SaveMode.AUTO)
+    await direct.operating.set_save_mode(key.id, SaveMode.AUTO)
     now = datetime.now(UTC)
     events = [an_event(one, occurred_at=now, cost=None) for one in (calm, exempt)]
     recorded = await direct.record_usage(events)
@@ -324,8 +324,8 @@ async def test_a_standing_comes_with_every_recording(direct: Database) -> None:
     assert recorded.threads[exempt.id].standing == Standing(Tier.OVERRIDE, SaveMode.AUTO)
     again = await direct.record_usage(events)
     assert again.threads[calm.id].standing == Standing(Tier.WARN, SaveMode.AUTO)
-    await direct.set_budget_override(key.id, datetime.now(UTC) + timedelta(seconds=60))
+    await direct.operating.set_budget_override(key.id, datetime.now(UTC) + timedelta(seconds=60))
     for one in (calm, exempt):
         assert (await direct.get_thread_standing(one.id)).tier is Tier.OVERRIDE
-    await direct.set_budget_override(key.id, datetime.now(UTC) - timedelta(seconds=1))
+    await direct.operating.set_budget_override(key.id, datetime.now(UTC) - timedelta(seconds=1))
     assert await direct.get_thread_standing(calm.id) == Standing(Tier.WARN, SaveMode.AUTO)

@@ -31,7 +31,7 @@ async def a_whole_call(database: Database, *, limited: bool) -> None:
     """All that is asked of the database for a call and its account."""
     key = await a_key(database)
     if limited:
-        await database.set_budget(key.id, Decimal(10))
+        await database.operating.set_budget(key.id, Decimal(10))
     terms = TERMS if limited else None
     joined = await a_join(database, key, "1", terms=terms, idempotency_key="once")
     thread = joined.thread
@@ -88,9 +88,9 @@ async def test_a_join_asks_about_its_own_alone(
     for n in range(8):
         key = await a_key(database, f"team_{n}")
         if limit == "budget":
-            await database.set_budget(key.id, Decimal(10))
+            await database.operating.set_budget(key.id, Decimal(10))
         else:
-            await database.set_team_quota(key.team_id, "ai_credits", Decimal(1000))
+            await database.operating.set_team_quota(key.team_id, "ai_credits", Decimal(1000))
         admission = Admission(Decimal(1), terms=TERMS)
         await database.join_thread(
             key,

@@ -81,7 +81,7 @@ async def test_a_join_fits_into_the_teams_credits(
     done = await a_thread(direct, sibling)
     await spend(direct, done, spent)
     await direct.finish_thread(done.id, Status.CANCELLED)
-    await direct.set_team_quota(team, "ai_credits", quota and Decimal(quota))
+    await direct.operating.set_team_quota(team, "ai_credits", quota and Decimal(quota))
     for usd in held:
         await a_join(direct, sibling, usd, terms=CREDITS)
     if then_held is None:
@@ -95,12 +95,12 @@ async def test_a_join_fits_into_the_teams_credits(
 
 async def test_quotas_over_both_transports(database: Database, team: str) -> None:
     key = await a_key(database, team)
-    assert await database.list_team_quotas(team, CREDITS) == []
+    assert await database.operating.list_team_quotas(team, CREDITS) == []
     thread = await a_thread(database, key, product="gold_bot")
-    await database.set_team_quota(team, "gold", Decimal("12.5"))
-    await database.set_team_quota(team, "call_seconds", Decimal(0))
+    await database.operating.set_team_quota(team, "gold", Decimal("12.5"))
+    await database.operating.set_team_quota(team, "call_seconds", Decimal(0))
     await spend(database, thread, "0.0400000000000000001")
-    found = await database.list_team_quotas(team, CREDITS)
+    found = await database.operating.list_team_quotas(team, CREDITS)
     assert [(of, s.resource, s.used, s.limit) for of, s in found] == [
         (team, "call_seconds", 0, 0),
         (team, "gold", Decimal("4.00000000000000001"), Decimal("12.5")),
@@ -108,9 +108,9 @@ async def test_quotas_over_both_transports(database: Database, team: str) -> Non
     refusal = await refused(database, key, terms=CREDITS, product="gold_bot")
     assert refusal.limit is not None
     assert (refusal.code, refusal.limit["resource"]) == ("quota_exceeded", "call_seconds")
-    await database.set_team_quota(team, "call_seconds", None)
+    await database.operating.set_team_quota(team, "call_seconds", None)
     await a_join(database, key, terms=CREDITS, product="gold_bot")
-    assert len(await database.list_team_quotas(team, CREDITS)) == 1
+    assert len(await database.operating.list_team_quotas(team, CREDITS)) == 1
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ async def test_credits_limit_the_billable_products_of_their_bucket(
     direct: Database, team: str, product: str, billable: bool, is_refused: bool
 ) -> None:
     key = await a_key(direct, team)
-    await direct.set_team_quota(team, "ai_credits", Decimal(10))
+    await direct.operating.set_team_quota(team, "ai_credits", Decimal(10))
     await spend(direct, await a_thread(direct, key), "0.10")
     given: dict[str, Any] = {"terms": CREDITS, "product": product, "billable": billable}
     if is_refused:
@@ -149,7 +149,7 @@ async def test_insights_free_of_charge_cost_no_credits(direct: Database, team: s
     thread = await a_thread(direct, key := await a_key(direct, team))
     owner = owner_of(thread)
     free = Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, False)
-    await direct.set_budget(key.id, Decimal(10))
+    await direct.operating.set_budget(key.id, Decimal(10))
     await spend(direct, thread, "1", owner=owner)
     recorded = await spend(direct, thread, "2", owner=free, source="insights")
     assert recorded.threads[thread.id].usage_stats["billable_cost_usd"] == 1
@@ -253,7 +253,7 @@ async def test_a_join_fits_into_the_teams_seconds(
     done = await a_thread(direct, sibling, product="playground", billable=False)
     await direct.record_usage([of_call(done, settled)])
     await direct.finish_thread(done.id, Status.CANCELLED)
-    await direct.set_team_quota(team, "call_seconds", Decimal(quota))
+    await direct.operating.set_team_quota(team, "call_seconds", Decimal(quota))
     for secs in held:
         await a_join(direct, sibling, reserve_secs=secs, now=FEB)
     if then_held is None:
@@ -269,7 +269,7 @@ async def test_a_refusal_says_whether_to_wait_for_a_call_or_for_the_month(
     direct: Database, team: str
 ) -> None:
     key = await a_key(direct, team)
-    await direct.set_team_quota(team, "call_seconds", Decimal(60))
+    await direct.operating.set_team_quota(team, "call_seconds", Decimal(60))
     thread = (await a_join(direct, key, reserve_secs=60, now=FEB)).thread
     held_up = await refused(direct, key, reserve_secs=60, now=FEB)
     assert held_up.retry_after_secs == 5
@@ -289,7 +289,7 @@ async def test_calls_at_once_are_those_up_to_the_hang_up(
     direct: Database, team: str, status: Status
 ) -> None:
     key, sibling = await a_key(direct, team), await a_key(direct, team)
-    await direct.set_team_quota(team, "concurrent_calls", Decimal(1))
+    await direct.operating.set_team_quota(team, "concurrent_calls", Decimal(1))
     thread = (await a_join(direct, sibling)).thread
     await move(direct, thread, status)
     assert (await limit(direct, key, "concurrent_calls")).used == (status in AT_ONCE)
@@ -305,7 +305,7 @@ async def test_no_more_calls_at_once_than_the_quota(
     direct: Database, team: str, quota: str, allowed: int
 ) -> None:
     key = await a_key(direct, team)
-    await direct.set_team_quota(team, "concurrent_calls", Decimal(quota))
+    await direct.operating.set_team_quota(team, "concurrent_calls", Decimal(quota))
     for _ in range(allowed):
         await a_join(direct, key)
     await refused(direct, key)
@@ -315,7 +315,7 @@ async def test_a_call_that_lapsed_is_not_one_at_once(
     direct: Database, sql: psycopg.Connection, team: str
 ) -> None:
     key = await a_key(direct, team)
-    await direct.set_team_quota(team, "concurrent_calls", Decimal(1))
+    await direct.operating.set_team_quota(team, "concurrent_calls", Decimal(1))
     await a_join(direct, key, reserve_secs=60)
     sql.execute("update workflow_threads set lease_until = now()")
     assert (await limit(direct, key, "call_seconds")).reserved == 0
@@ -346,7 +346,7 @@ async def test_a_team_is_counted_whole_with_and_without_a_quota(
     key, sibling = await a_key(direct, team), await a_key(direct, team)
     await spend(direct, await a_thread(direct, sibling), "0.2")
     without = await limit(direct, key, "ai_credits")
-    await direct.set_team_quota(team, "ai_credits", Decimal(100))
+    await direct.operating.set_team_quota(team, "ai_credits", Decimal(100))
     with_quota = await limit(direct, key, "ai_credits")
     assert (without.used, without.limit, without.is_reached) == (20, None, False)
     assert (with_quota.used, with_quota.limit, with_quota.is_reached) == (20, 100, False)
@@ -356,8 +356,8 @@ async def test_no_key_sees_or_feels_the_limits_of_another_team(direct: Database,
     mine, theirs = await a_key(direct, team), await a_key(direct, f"{team}_2")
     await spend(direct, await a_thread(direct, theirs), "7")
     for resource in ("ai_credits", "call_seconds", "concurrent_calls"):
-        await direct.set_team_quota(theirs.team_id, resource, Decimal(0))
-    await direct.set_budget(theirs.id, Decimal(1))
+        await direct.operating.set_team_quota(theirs.team_id, resource, Decimal(0))
+    await direct.operating.set_budget(theirs.id, Decimal(1))
     states, budget = await direct.get_limits(mine.id, CREDITS)
     assert budget is None
     assert {(s.used, s.reserved, s.limit) for s in states} == {(0, 0, None)}
@@ -367,7 +367,7 @@ async def test_no_key_sees_or_feels_the_limits_of_another_team(direct: Database,
 
 async def test_every_limit_of_a_key_is_listed(direct: Database, team: str) -> None:
     key = await a_key(direct, team)
-    await direct.set_team_quota(team, "call_seconds", Decimal("3600"))
+    await direct.operating.set_team_quota(team, "call_seconds", Decimal("3600"))
     terms = Terms(CREDITS.buckets, {"voice_bot": 3})
     states, budget = await direct.get_limits(key.id, terms, FEB)
     assert budget is None
@@ -390,8 +390,8 @@ async def test_a_quota_that_is_none_is_refused(
     direct: Database, team: str, resource: str, quota: str
 ) -> None:
     with pytest.raises(InvalidInput):
-        await direct.set_team_quota(team, resource, Decimal(quota))
-    assert await direct.list_team_quotas(team, CREDITS) == []
+        await direct.operating.set_team_quota(team, resource, Decimal(quota))
+    assert await direct.operating.list_team_quotas(team, CREDITS) == []
 
 
 @st.composite

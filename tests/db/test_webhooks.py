@@ -127,7 +127,7 @@ async def test_nobody_is_told_of_other_ends(database: Database, how: str) -> Non
 async def test_budget_events_go_to_the_keys_url_before_the_threads(database: Database) -> None:
     key = await a_key(database)
     await database.webhooks.set_url(key.id, "https://key.example.com/")
-    await database.set_budget(key.id, Decimal("0.001"))
+    await database.operating.set_budget(key.id, Decimal("0.001"))
     thread = await told_thread(database, key)
     now = datetime.now(UTC)
     cost = Cost(input=Decimal("0.0009"))
@@ -141,7 +141,7 @@ async def test_budget_events_go_to_the_thread_that_crossed_where_the_key_has_no_
     database: Database,
 ) -> None:
     key = await a_key(database)
-    await database.set_budget(key.id, Decimal("0.001"))
+    await database.operating.set_budget(key.id, Decimal("0.001"))
     quiet, thread = await a_thread(database, key), await told_thread(database, key)
     now = datetime.now(UTC)
     half = Cost(input=Decimal("0.0005"))
@@ -161,7 +161,7 @@ async def test_a_waiting_budget_event_follows_the_keys_url_and_a_threads_does_no
     await database.webhooks.set_url(key.id, "https://old.example.com/")
     thread = await finished(database, key)
     await database.record_usage([an_event(thread, occurred_at=datetime.now(UTC))])
-    await database.set_budget(key.id, Decimal("0.0001"))
+    await database.operating.set_budget(key.id, Decimal("0.0001"))
     await database.webhooks.set_url(key.id, "https://new.example.com/")
     urls = {one.type: one.url for one in await claimed(database, key)}
     assert urls == {

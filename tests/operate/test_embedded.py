@@ -43,4 +43,4 @@ async def test_a_command_sees_and_changes_what_a_running_service_has_open(data_d
         assert (process.returncode, err) == (0, b"")
         assert json.loads(out)["api_key_id"] == str(key.id)
         # The service goes on after the command has left.
-        assert (await database.get_api_key("debug")).budget.cap_usd == 5
+        assert (await database.operating.get_api_key("debug")).budget.cap_usd == 5

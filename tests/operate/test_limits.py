@@ -35,7 +35,7 @@ async def test_a_budget_is_shown_set_and_lifted(terminal: Terminal) -> None:
     assert await budget() is None
     assert await budget("--cap", "12.345678901234567") == "12.345678901234567"
     assert await budget() == "12.345678901234567"
-    assert (await terminal.database.get_api_key(str(key.id))).budget.cap_usd == Decimal(
+    assert (await terminal.database.operating.get_api_key(str(key.id))).budget.cap_usd == Decimal(
         "12.345678901234567"
     )
     assert await budget("--no-cap") is None
@@ -95,12 +95,12 @@ async def test_a_wrong_budget_is_refused_and_changes_nothing(
     terminal: Terminal, subtests: pytest.Subtests
 ) -> None:
     key = await terminal.database.resolve_api_key("key_1", "acme", "Ada")
-    await terminal.database.set_budget(key.id, Decimal(7))
-    before = await terminal.database.get_api_key("key_1")
+    await terminal.database.operating.set_budget(key.id, Decimal(7))
+    before = await terminal.database.operating.get_api_key("key_1")
     for args, said in WRONG_BUDGETS:
         with subtests.test(" ".join(args)):
             assert said in (await terminal.flow("keys", "budget", "Ada", *args)).failure
-            assert await terminal.database.get_api_key("key_1") == before
+            assert await terminal.database.operating.get_api_key("key_1") == before
 
 
 @given(st.text(max_size=20) | st.decimals().map(str) | st.floats().map(str))
@@ -139,7 +139,7 @@ async def test_save_mode_is_set_and_left_to_the_product(terminal: Terminal) -> N
     for typed_mode, stored in [("on", SaveMode.ON), ("default", None), ("off", SaveMode.OFF)]:
         done = await terminal.flow("keys", "save-mode", "Ada", typed_mode, "--json")
         assert done.json["save_mode"] == (stored and stored.value)
-        assert (await terminal.database.get_api_key(str(key.id))).save_mode is stored
+        assert (await terminal.database.operating.get_api_key(str(key.id))).save_mode is stored
     assert (await terminal.flow("keys", "save-mode", "Ada", "cheap")).code == 2
 
 
