@@ -39,7 +39,7 @@ dev: $(SYNCED) ## the service with reloading and stand-ins
 	@.venv/bin/flow dev $(ARGS)
 
 test: $(SYNCED) node ## all tests; ARGS="tests/db -k join" for some
-	@.venv/bin/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@.venv/bin/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 bench: $(SYNCED) ## how fast it is, against baselines; ARGS="p1 p5 --json FILE"
 	@.venv/bin/python -m tests.bench $(ARGS)

@@ -13,12 +13,14 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 import structlog
 from psycopg.conninfo import make_conninfo
+from xdist.scheduler import LoadScopeScheduling
 
 from flow.db.embedded import running_postgres
 from flow.db.functions import Database
@@ -26,29 +28,43 @@ from flow.db.migrations import migrate
 from flow.db.postgres import PostgresTransport
 
 
-@pytest.hookimpl(tryfirst=True)  # the scheduler reads the marks in the same hook
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Whole calls come first, in queues of their own; other tests go together by their modules.
-
-    Calls take long, mostly waiting, and what waits leaves room for tests that only compute: where
-    there are processes enough, two do that from the beginning. Calls are in real time, which a
-    machine with other work may not keep: one that fails is held once more, and the run's summary
-    says so.
-    """
-    items.sort(key=lambda item: not _is_whole_call(item))
-    processes = _processes(config)
-    for n, item in enumerate(items):
-        if item.nodeid.startswith("tests/calls/"):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole calls come first: they take long. They are in real time, which a machine with other
+    work may not keep: one that fails is held once more, and the run's summary says so."""
+    items.sort(key=lambda item: (not _is_whole_call(item.nodeid), not _is_call(item.nodeid)))
+    for item in items:
+        if _is_call(item.nodeid):
             item.add_marker(pytest.mark.flaky(reruns=1))
-        if not _is_whole_call(item):
-            item.add_marker(pytest.mark.xdist_group(_together(item)))
-        elif processes > 4:
-            item.add_marker(pytest.mark.xdist_group(f"calls-{n % (processes - 2)}"))
+
+
+class Queues(LoadScopeScheduling):
+    """Which tests one process runs after another: those of a module, mostly.
+
+    Calls mostly wait, and what waits leaves room for tests that only compute: where there are
+    processes enough, two do that from the beginning, and the others have whole calls in turn. One
+    process has all that needs a Supabase project, which takes half a minute to start.
+    """
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        self._queues: dict[str, str] = {}
+
+    def _split_scope(self, nodeid: str) -> str:
+        if _is_whole_call(nodeid):
+            in_turn = f"calls {len(self._queues) % max(self.numnodes - 2, 1)}"
+            return self._queues.setdefault(nodeid, in_turn if self.numnodes > 4 else nodeid)
+        return "supabase" if "[supabase" in nodeid else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Queues:
+    """Have the tests run in these queues."""
+    return Queues(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let calls in other test processes go first. Who has had the first other test has no calls."""
-    if not item.nodeid.startswith("tests/calls/") and _processes(item.config) > 1:
+    if "PYTEST_XDIST_WORKER" in os.environ and not _is_call(item.nodeid):
         os.nice(10 - os.nice(0))
 
 
@@ -57,24 +73,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def _processes(config: pytest.Config) -> int:
-    count: int = getattr(config, "workerinput", {}).get("workercount", 1)
-    return count
+def _is_call(nodeid: str) -> bool:
+    return nodeid.startswith("tests/calls/")
 
 
-def _is_whole_call(item: pytest.Item) -> bool:
-    return item.nodeid.startswith("tests/calls/") and "test_webrtc" not in item.nodeid
-
-
-def _together(item: pytest.Item) -> str:
-    """What must not be started in several test processes, or else the module."""
-    needs = {*getattr(item, "fixturenames", ()), *_parameters(item)}
-    return "supabase" if needs & {"supabase", "supabase_url"} else item.nodeid.partition("::")[0]
-
-
-def _parameters(item: pytest.Item) -> Iterator[str]:
-    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return (value for value in given if isinstance(value, str))
+def _is_whole_call(nodeid: str) -> bool:
+    # Those of WebRTC stay together: their packages take long to load.
+    return _is_call(nodeid) and "test_webrtc" not in nodeid
 
 
 @pytest.fixture(autouse=True)
