@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -343,12 +343,20 @@ async def tls_server(folder: Path, host: str) -> AsyncIterator[tuple[int, list[s
         yield server.sockets[0].getsockname()[1], asked
 
 
+@pytest.fixture
+def authorities_unread() -> Iterator[None]:
+    """They are read when they are first needed, once a process."""
+    trusted.cache_clear()
+    yield
+    trusted.cache_clear()
+
+
+@pytest.mark.usefixtures("authorities_unread")
 async def test_tls_is_with_the_urls_name_though_the_connection_is_to_an_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with tls_server(tmp_path, "hooks.example.com") as (port, asked):
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
-        monkeypatch.setattr("flow.vendors.webhooks.trusted", trusted.__wrapped__)
         async with sending(allow_private=True, resolve=names(["127.0.0.1"])) as sender:
             right = await sender.send(a_webhook(f"https://hooks.example.com:{port}/"))
             other = await sender.send(a_webhook(f"https://other.example.com:{port}/"))
