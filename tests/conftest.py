@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -31,41 +30,30 @@ from flow.db.postgres import PostgresTransport
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole calls come first: they take long. They are in real time, which a machine with other
     work may not keep: one that fails is held once more, and the run's summary says so."""
-    items.sort(key=lambda item: (not _is_whole_call(item.nodeid), not _is_call(item.nodeid)))
+    items.sort(key=lambda item: (not _is_call(item.nodeid), _is_whole_call(item.nodeid)))
     for item in items:
         if _is_call(item.nodeid):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
-class Queues(LoadScopeScheduling):
+class Scheduler(LoadScopeScheduling):
     """Which tests one process runs after another: those of a module, mostly.
 
-    Calls mostly wait, and what waits leaves room for tests that only compute: where there are
-    processes enough, two do that from the beginning, and the others have whole calls in turn. One
-    process has all that needs a Supabase project, which takes half a minute to start.
+    Whole calls go to whichever process is free: a process that had all those of a module at the
+    end would be the last by minutes. One process has all that needs a Supabase project, which
+    takes half a minute to start.
     """
-
-    def __init__(self, config: pytest.Config, log: Any) -> None:
-        super().__init__(config, log)
-        self._queues: dict[str, str] = {}
 
     def _split_scope(self, nodeid: str) -> str:
         if _is_whole_call(nodeid):
-            in_turn = f"calls {len(self._queues) % max(self.numnodes - 2, 1)}"
-            return self._queues.setdefault(nodeid, in_turn if self.numnodes > 4 else nodeid)
+            return nodeid
         return "supabase" if "[supabase" in nodeid else nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Queues:
-    """Have the tests run in these queues."""
-    return Queues(config, log)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let calls in other test processes go first. Who has had the first other test has no calls."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not _is_call(item.nodeid):
-        os.nice(10 - os.nice(0))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    """Have tests that share something run in the same process."""
+    return Scheduler(config, log)
 
 
 def pytest_collection_finish() -> None:
