@@ -263,7 +263,9 @@ async def test_in_an_outage_a_key_lately_good_goes_on_and_it_is_logged(
     world.clock.seconds += 590
     with capture_logs() as logs:
         assert (await world.verify()).unkey_key_id == key_id
-    assert [(one["event"], one["unkey_key_id"]) for one in logs] == [
+    # Threads of clients that tests before this one left behind may log as well.
+    ours = [one for one in logs if one["event"].startswith("unkey_")]
+    assert [(one["event"], one["unkey_key_id"]) for one in ours] == [
         ("unkey_unavailable_key_reused", key_id)
     ]
     assert SECRET not in str(logs)
