@@ -149,7 +149,7 @@ def newly_joined(row: Mapping[str, Any], owner: Owner, join: dict[str, Any]) -> 
         join=join,
         transcript=(),
         insights=None,
-        usage_stats=_no_usage(owner.workflow_thread_id),
+        usage_stats=row["usage_stats"],
         metadata=join.get("metadata", {}),
         error=None,
         end_reason=None,
@@ -160,38 +160,6 @@ def newly_joined(row: Mapping[str, Any], owner: Owner, join: dict[str, Any]) -> 
         completed_at=None,
     )
     return Joined(made, False, known and budget(known))
-
-
-def _no_usage(thread_id: UUID) -> dict[str, Any]:
-    """What ``flow.zero_usage_stats`` says."""
-    return {
-        "total_tokens": 0,
-        "total_cost_usd": 0,
-        "llm_calls": 0,
-        "models_used": {},
-        "tts": {"characters": 0, "audio_seconds": 0, "cost_usd": 0},
-        "stt": {"audio_seconds": 0, "cost_usd": 0},
-        "call_seconds": 0,
-        "cost_breakdown_usd": dict.fromkeys(_BREAKDOWN, 0),
-        "estimated_events": 0,
-        "unpriced_events": 0,
-        "interrupted_generations": 0,
-        "failed_generations": 0,
-        "billable_cost_usd": 0,
-        "posthog_trace_id": str(thread_id),
-    }
-
-
-_BREAKDOWN = (
-    "llm_input",
-    "llm_cache_read",
-    "llm_cache_write",
-    "llm_output",
-    "llm_audio",
-    "tts",
-    "stt",
-    "call",
-)
 
 
 def standing(row: Mapping[str, Any]) -> Standing:

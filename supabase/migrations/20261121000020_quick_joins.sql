@@ -61,7 +61,7 @@ drop function public.join_thread(
 
 -- Whether a call may start. A key without limits takes no lock and makes nobody wait. Where there is
 -- something to decide, teams are locked before keys, and what is used and held is read after that.
--- A new thread is what was asked for: p_whole = false says of it only whose it is, and since when.
+-- A new thread is what was asked for: p_whole = false says of it only what was not asked for.
 create function public.join_thread(
   p_api_key_id uuid,
   p_thread_id uuid,
@@ -99,6 +99,7 @@ declare
   v_budget flow.limit_state;
   v_refusal jsonb;
   v_created_at timestamptz;
+  v_usage_stats jsonb;
   v_thread public.workflow_threads;
 begin
   select
@@ -163,7 +164,7 @@ begin
       v_now + make_interval(secs => p_waiting_secs)
     )
     on conflict do nothing
-    returning created_at into v_created_at;
+    returning created_at, usage_stats into v_created_at, v_usage_stats;
     if found then
       if p_whole then
         select * into v_thread from public.workflow_threads t where t.id = p_thread_id;
@@ -173,6 +174,7 @@ begin
         'thread', case when p_whole then flow.thread_json(v_thread) end,
         'team_id', v_team_id,
         'created_at', v_created_at,
+        'usage_stats', v_usage_stats,
         'replayed', false,
         'budget',
         case when v_budget.quota is not null then flow.budget_json(v_budget, v_overridden) end
