@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -107,8 +106,8 @@ def unkey_sdk(
     return Unkey(
         root_key=root_key,
         server_url=base_url,
-        # Never used; the SDK would load every certificate authority a second time for it.
-        client=httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        # Never used; the SDK would read every certificate authority once more for its own.
+        client=httpx.Client(verify=trusted()),
         async_client=http,
         retry_config=None,
         timeout_ms=timeout_ms,

@@ -10,9 +10,9 @@ import pytest
 
 from flow.db.functions import Database
 from flow.db.postgres import PostgresTransport
-from flow.domain.quota import Admission, Terms
+from flow.domain.quota import Terms
 from flow.domain.thread import Status, ThreadTurn, Turn
-from tests.db.making import JOIN, a_join, a_key, an_event, spend
+from tests.db.making import a_join, a_key, an_event, spend
 
 TERMS = Terms(buckets={"ai_credits": ["voice_bot"]}, concurrency={"voice_bot": 5})
 GROWING = (
@@ -91,16 +91,7 @@ async def test_a_join_asks_about_its_own_alone(
             await database.operating.set_budget(key.id, Decimal(10))
         else:
             await database.operating.set_team_quota(key.team_id, "ai_credits", Decimal(1000))
-        admission = Admission(Decimal(1), terms=TERMS)
-        await database.join_thread(
-            key,
-            thread_id=key.id,
-            join=JOIN,
-            billable=True,
-            idempotency_key=None,
-            fingerprint="",
-            admission=admission,
-        )
+        await a_join(database, key, "1", terms=TERMS)
     await database.close()
     found = sql.execute(
         "select indexrelname, idx_tup_read from pg_stat_user_indexes"
