@@ -19,7 +19,7 @@ from flow.db import rows
 from flow.db.operating import Operating
 from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
-from flow.db.transport import Transport
+from flow.db.transport import TypedCalls
 from flow.db.webhooks import Webhooks
 from flow.domain.budget import Budget, Standing
 from flow.domain.key import ApiKey
@@ -43,11 +43,8 @@ class Page(Generic[T]):
     next_cursor: str | None
 
 
-class Database:
+class Database(TypedCalls):
     """The calls Flow makes; each is one round trip and one transaction."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     @property
     def webhooks(self) -> Webhooks:
@@ -401,6 +398,3 @@ class Database:
             p_group_by=list(group_by),
         )
         return found
-
-    async def _call(self, function: str, **args: Any) -> Any:
-        return await self._transport.call(function, args)

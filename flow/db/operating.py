@@ -13,16 +13,13 @@ from uuid import UUID
 
 from flow.db import rows
 from flow.db.rows import KeyAccount
-from flow.db.transport import Transport
+from flow.db.transport import TypedCalls
 from flow.domain.quota import LimitState, Terms
 from flow.domain.save_mode import SaveMode
 
 
-class Operating:
+class Operating(TypedCalls):
     """The calls about all keys and teams; each is one round trip and one transaction."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     async def get_usage_report(
         self,
@@ -127,6 +124,3 @@ class Operating:
             "list_team_quotas", p_team_id=team_id, p_buckets=terms.to_json()["buckets"]
         )
         return [(row["team_id"], rows.limit_state(row)) for row in found]
-
-    async def _call(self, function: str, **args: Any) -> Any:
-        return await self._transport.call(function, args)

@@ -61,7 +61,7 @@ class PostgresTransport:
         return cls(pool, call_secs)
 
     async def call(self, function: str, args: Mapping[str, Any]) -> Any:
-        """Call the function; see `flow.db.functions.Transport`."""
+        """Call the function; see `flow.db.transport.Transport`."""
         statement = _statement(function, *args)
         values = [_argument(value) for value in args.values()]
         try:

@@ -12,17 +12,14 @@ from typing import Any
 from uuid import UUID
 
 from flow.db import rows
-from flow.db.transport import Transport
+from flow.db.transport import TypedCalls
 from flow.domain.room_call import OpenRoom, Place, Taken
 from flow.domain.thread import Pulse, Status, Thread
 from flow.domain.trace_parent import TraceParent
 
 
-class RoomCalls:
+class RoomCalls(TypedCalls):
     """The calls; each is one round trip and one transaction."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     async def queue(
         self, thread_id: UUID, room: OpenRoom, caller_until: datetime, rejoin_secs: int
@@ -131,9 +128,6 @@ class RoomCalls:
     async def forget(self, thread_id: UUID) -> None:
         """Forget a room that is closed."""
         await self._call("forget_room", p_thread_id=str(thread_id))
-
-    async def _call(self, function: str, **args: Any) -> Any:
-        return await self._transport.call(function, args)
 
 
 def _place(row: Mapping[str, Any]) -> Place:

@@ -36,7 +36,7 @@ class SupabaseTransport:
         return cls(await acreate_client(url, service_role_key, options), http)
 
     async def call(self, function: str, args: Mapping[str, Any]) -> Any:
-        """Call the function; see `flow.db.functions.Transport`."""
+        """Call the function; see `flow.db.transport.Transport`."""
         sent = {name: storable(value) for name, value in args.items()}
         try:
             try:

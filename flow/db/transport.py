@@ -1,4 +1,4 @@
-"""The way to the SQL functions."""
+"""The way to the SQL functions, and what every set of typed calls has of it."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ class Transport(Protocol):
     async def close(self) -> None:
         """Give back every connection."""
         ...
+
+
+class TypedCalls:
+    """Calls of the SQL functions by a transport; each is one round trip and one transaction."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def _call(self, function: str, **args: Any) -> Any:
+        return await self._transport.call(function, args)

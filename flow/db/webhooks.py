@@ -10,18 +10,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from flow.db.transport import Transport
+from flow.db.transport import TypedCalls
 from flow.domain.webhook import Claimed, Delivery, Secrets, State
 
 
-class Webhooks:
+class Webhooks(TypedCalls):
     """The calls; each is one round trip and one transaction.
 
     ``now`` stands in for the database's clock, in tests.
     """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     async def claim(
         self, *, limit: int, per_key: int, lease: timedelta, now: datetime | None = None
@@ -160,9 +157,6 @@ class Webhooks:
             NotFound: there is no such key.
         """
         await self._call("set_webhook_url", p_api_key_id=str(api_key_id), p_url=url)
-
-    async def _call(self, function: str, **args: Any) -> Any:
-        return await self._transport.call(function, args)
 
 
 def _claimed(row: Mapping[str, Any], claim: UUID) -> Claimed:

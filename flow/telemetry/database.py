@@ -13,7 +13,7 @@ from flow.telemetry.metrics import Metrics
 
 
 class Transport(Protocol):
-    """What is counted; see `flow.db.functions.Transport`."""
+    """What is counted; see `flow.db.transport.Transport`."""
 
     async def call(self, function: str, args: Mapping[str, Any]) -> Any:
         """Call a function of the database."""
