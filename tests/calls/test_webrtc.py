@@ -361,6 +361,24 @@ async def test_the_bot_hangs_up_when_asked_to(serving: Serve) -> None:
         assert (thread.status, thread.end_reason) == (Status.COMPLETED, "ended_by_api")
 
 
+@pytest.mark.parametrize("grace_secs", [0, 1])
+async def test_a_service_that_stops_hangs_up_when_its_time_is_up(
+    grace_secs: int, serving: Serve
+) -> None:
+    join = {"bot": {"greeting": GREETING}}
+    async with joined(serving, join, drain_secs=grace_secs) as line, line.caller() as caller:
+        await caller.connect()
+        await caller.bot_speaks()
+        await line.served.service.drain()
+        async with asyncio.timeout(10):
+            await caller.gone()
+        thread = await line.served.settled(line.thread_id)
+        await line.served.conserved(thread)
+        again = await line.served.http.post("/api/bot/join", json=JOIN)
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "shutdown")
+    assert problem_of(again) == (503, "shutting_down")
+
+
 async def test_a_caller_who_drops_off_the_network_is_noticed(
     serving: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
