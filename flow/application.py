@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -14,6 +14,9 @@ from flow.service import garbage
 from flow.service.running import Service, running
 from flow.service.server import DRAIN
 from flow.settings import Settings
+
+if TYPE_CHECKING:
+    from flow.bot.rooms import Media
 
 logger = structlog.get_logger(__name__)
 
@@ -38,10 +41,14 @@ class Application:
 
     Args:
         operations_only: serve health and metrics, and nothing to customers.
+        media: as `flow.service.running.running` takes it.
     """
 
-    def __init__(self, settings: Settings, *, operations_only: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, operations_only: bool = False, media: Media | None = None
+    ) -> None:
         self._settings = settings
+        self._media = media
         self._operations_only = operations_only
         self._stack = AsyncExitStack()
         self._service: Service | None = None
@@ -61,7 +68,9 @@ class Application:
             return
         await receive()
         try:
-            self._service = await self._stack.enter_async_context(running(self._settings))
+            self._service = await self._stack.enter_async_context(
+                running(self._settings, media=self._media)
+            )
         except Exception as error:
             reason = str(error) if isinstance(error, FlowError) else repr(error)
             logger.error("start_failed", reason=reason)

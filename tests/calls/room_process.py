@@ -13,9 +13,9 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from flow.application import SERVER_OPTIONS
+from flow.application import SERVER_OPTIONS, Application
 from flow.sandbox.daily import DailySandbox
-from flow.service.running import running
+from flow.service.server import Server
 from flow.settings import Settings
 from tests.calls.building import BotTransport, Building, Guest
 
@@ -54,13 +54,6 @@ class Branch(Building):
 
 
 def serve_rooms(port: str, switchboard: str) -> None:
-    """Serve on a port until killed, with rooms at the switchboard's ``ws://`` URL."""
-    asyncio.run(_serve(int(port), switchboard))
-
-
-async def _serve(port: int, switchboard: str) -> None:
-    async with running(Settings.read(), media=Branch(switchboard)) as service:
-        config = uvicorn.Config(
-            service.app, host="127.0.0.1", port=port, lifespan="off", **SERVER_OPTIONS
-        )
-        await uvicorn.Server(config).serve()
+    """Serve on a port until stopped, with rooms at the switchboard's ``ws://`` URL."""
+    app = Application(Settings.read(), media=Branch(switchboard))
+    Server(uvicorn.Config(app, host="127.0.0.1", port=int(port), **SERVER_OPTIONS)).run()

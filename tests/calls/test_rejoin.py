@@ -1,9 +1,9 @@
-"""A process with a call in a room is killed: another goes on with the conversation."""
+"""A process with a call in a room ends: another goes on with the conversation."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -13,6 +13,7 @@ from uuid import UUID
 
 import httpx
 import psycopg
+import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_sockets
 
@@ -26,6 +27,7 @@ from flow.sandbox.script import Line
 from flow.sandbox.server import Served
 from flow.sandbox.speech import synthesize
 from flow.sandbox.vendors import Vendors
+from flow.vendors.posthog_flags import COST_CONTROLS
 from tests.calls.processes import FlowProcess, environment_of, forked
 from tests.calls.room_process import serve_rooms
 from tests.calls.test_call import JOIN, SHORT, stood_in
@@ -139,10 +141,25 @@ async def room_process(
         await process.killed()
 
 
-async def test_another_process_goes_on_with_the_conversation_of_one_that_was_killed(
-    database: Database, postgres_url: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("end", "holders"),
+    [(FlowProcess.killed, 1), (FlowProcess.stopped, 2)],
+    ids=["killed", "stopped"],
+)
+async def test_another_process_goes_on_with_the_conversation(
+    end: Callable[[FlowProcess], Awaitable[object]],
+    holders: int,
+    database: Database,
+    postgres_url: str,
+    tmp_path: Path,
 ) -> None:
-    async with world(database, postgres_url, tmp_path) as at:
+    """Of a process that was killed, and of one that was told to stop and gives its call away."""
+    async with world(database, postgres_url, tmp_path, FLOW_DRAIN_SECS="0") as at:
+        at.standing.posthog.flags[COST_CONTROLS] = True
+        (await at.http.get("/api/limits", timeout=30)).raise_for_status()
+        key_id = (await database.operating.get_api_key("sandbox")).key.id
+        # Whatever is said costs more than this.
+        await database.operating.set_budget(key_id, Decimal("0.000001"))
         request: dict[str, Any] = {**JOIN, "transport": {"type": "daily"}}
         answer = await at.http.post("/api/bot/join", json=request, timeout=30)
         assert answer.status_code == 201, answer.text
@@ -151,7 +168,7 @@ async def test_another_process_goes_on_with_the_conversation_of_one_that_was_kil
         at.caller.say(SCRIPT.lines[0].text)
         await at.said(thread_id, 3)
         first = at.holder(thread_id)
-        await at.processes[first].killed()
+        await end(at.processes[first])
         thread = await at.said(thread_id, 4)
         assert at.holder(thread_id) != first
         assert (thread.status, thread.transcript[3].content) == (Status.IN_CALL, BACK)
@@ -161,6 +178,7 @@ async def test_another_process_goes_on_with_the_conversation_of_one_that_was_kil
         thread = await at.until(thread_id, lambda thread: thread.status.is_final)
         rows = await database.get_thread_usage(thread_id)
         asked = [line for line in at.standing.openai.bill.lines if line.kind == "llm"]
+        budget = await database.get_budget(key_id)
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "caller_hung_up")
     assert [(turn.role, turn.content) for turn in thread.transcript] == [
         ("assistant", SHORT.greeting),
@@ -172,10 +190,15 @@ async def test_another_process_goes_on_with_the_conversation_of_one_that_was_kil
     ]
     # The second bot's model was told what the first had heard and said.
     assert asked[1].amounts.prompt_tokens > asked[0].amounts.prompt_tokens + 20
-    (call,) = [row for row in rows if row["kind"] == "call"]
+    # It knew from the beginning how the key stands.
+    assert [line.requested_model for line in asked[1:2]] == ["gpt-4.1-mini"]
+    # The last seconds of a process that was killed are on its disk still.
+    held = [Decimal(row["audio_seconds"]) for row in rows if row["kind"] == "call"]
+    assert len(held) == holders
     assert thread.connected_at is not None
     assert thread.ended_at is not None
-    whole = Decimal((thread.ended_at - thread.connected_at).total_seconds())
-    assert 0 < Decimal(call["audio_seconds"]) < whole - 10
+    assert 0 < sum(held) < Decimal((thread.ended_at - thread.connected_at).total_seconds())
     total = sum((Decimal(row["total_cost_usd"]) for row in rows), Decimal(0))
     assert Decimal(thread.usage_stats["total_cost_usd"]) == total > 0
+    assert budget is not None
+    assert (budget.spent_usd, budget.reserved_usd) == (total, 0)
