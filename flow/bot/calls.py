@@ -1,11 +1,9 @@
-"""The calls of one process: how many there may be, which runs where, and how each is ended."""
+"""The calls of one process: how each begins over its transport, and what becomes of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID, uuid4
 
@@ -16,6 +14,7 @@ from flow.bot.named import named
 from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.resolve import Resolver
 from flow.bot.room_calls import Entrance, Visit
+from flow.bot.roster import Roster
 from flow.bot.session import CallSession, Ending, Recording
 from flow.bot.session import Threads as SessionThreads
 from flow.bot.spending import Spending
@@ -25,10 +24,8 @@ from flow.domain.budget import Standing, Tier
 from flow.domain.capacity import Capacity
 from flow.domain.join import JoinRequest
 from flow.domain.media_stream import MediaStream
-from flow.domain.room_call import HANDED_OVER
 from flow.domain.thread import Status, Thread
 from flow.errors import (
-    Conflict,
     FieldProblem,
     FlowError,
     InvalidInput,
@@ -40,8 +37,6 @@ if TYPE_CHECKING:
     from flow.bot.peers import Peer
 
 log = structlog.get_logger(__name__)
-
-FOLLOW_UP_SECS = 60.0
 
 
 class Threads(SessionThreads, Protocol):
@@ -94,8 +89,8 @@ class Calls:
     """Accepts connections to joined threads and runs their bots.
 
     Args:
+        roster: which calls run in this process.
         spending: the cost control of a thread's call, which starts with the key's standing.
-        most: how many calls may run at once in this process.
         name: what this process is called; its threads are told by it if it dies.
         telephone: whose calls this process takes, if any.
         watch: sees calls come and go, for the metrics.
@@ -104,17 +99,18 @@ class Calls:
     def __init__(
         self,
         *,
+        roster: Roster,
         threads: Threads,
         recorder: Recording,
         settings: BotSettings,
         resolver: Resolver,
         spending: Callable[[Thread, JoinRequest, Standing], Spending],
         finish: Finish,
-        most: int,
         name: str,
         telephone: Telephone | None = None,
         watch: Watch | None = None,
     ) -> None:
+        self.roster = roster
         self._watch = watch or _Unwatched()
         self._threads = threads
         self._recorder = recorder
@@ -122,37 +118,14 @@ class Calls:
         self._resolver = resolver
         self._spending = spending
         self._finish = finish
-        self._most = most
         self._name = name
         self._telephone = telephone
-        self._sessions: dict[UUID, CallSession | None] = {}
-        self._visits: set[UUID] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._peers: dict[UUID, Peer] = {}
-        self._closing = False
-        self._time_is_up = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more call may start here."""
-        return self.capacity.full is None
 
     @property
     def capacity(self) -> Capacity:
         """How many calls run here, and how many may."""
-        return Capacity(len(self._sessions), self._most, draining=self._closing)
-
-    @property
-    def running(self) -> int:
-        """How many calls are running."""
-        return len(self._sessions)
-
-    @property
-    def tiers(self) -> Counter[Tier | None]:
-        """How many calls run at each tier of their key's budget; ``None``: without a budget."""
-        return Counter(session.tier for session in self._sessions.values() if session is not None)
+        return self.roster.capacity
 
     def check(self, join: JoinRequest) -> JoinRequest:
         """The join with everything filled in; raises as `Resolver.resolve` does.
@@ -177,7 +150,7 @@ class Calls:
         try:
             await websocket.accept()
         except BaseException:
-            self._spawn(self._over(thread, Ending("caller_hung_up")))
+            self.roster.spawn(self._over(thread, Ending("caller_hung_up")))
             raise
         await self._run(thread, lambda: websocket_transport(websocket))
 
@@ -193,7 +166,7 @@ class Calls:
             ending = await self._run(thread, lambda: twilio_transport(websocket, stream))
         finally:
             if ending.reason != "caller_hung_up":
-                self._spawn(self._hang_up(thread, stream))
+                self.roster.spawn(self._hang_up(thread, stream))
 
     async def run_room(self, thread: Thread, enter: Callable[[], Awaitable[Entrance]]) -> None:
         """Make the thread ours, ``enter`` its room, and run the call there from now on.
@@ -209,7 +182,7 @@ class Calls:
         except BaseException:
             await self._cancel(thread)
             raise
-        self._spawn(self._run_in_room(thread, entrance))
+        self.roster.spawn(self._run_in_room(thread, entrance))
 
     async def hold_room(self, thread_id: UUID, visit: Callable[[str], Awaitable[Visit]]) -> None:
         """Run a call that may have been held elsewhere, as long as this process has it.
@@ -219,14 +192,16 @@ class Calls:
         Raises:
             Refused, Conflict: as for `run_websocket`. Also what ``visit`` raises.
         """
-        self._reserve(thread_id)
+        self.roster.reserve(thread_id)
         try:
             found = await visit(self._claim_name())
         except BaseException:
-            self._forget(thread_id)
+            self.roster.leave(thread_id)
             raise
         self._watch.started(found.thread.product)
-        running = self._spawn(self._run(found.thread, found.transport, found.wait_secs, found))
+        running = self.roster.spawn(
+            self._run(found.thread, found.transport, found.wait_secs, found)
+        )
         # The call is not to end with who waits for its end.
         await asyncio.shield(running)
 
@@ -253,10 +228,10 @@ class Calls:
                 )
         except BaseException as error:
             said = {"code": "bad_offer", "message": str(error) or type(error).__name__}
-            self._spawn(self._over(thread, Ending("error", said)))
+            self.roster.spawn(self._over(thread, Ending("error", said)))
             raise
         self._peers[thread.id] = peer
-        self._spawn(self._run_peer(thread, peer))
+        self.roster.spawn(self._run_peer(thread, peer))
         return peer.answer
 
     async def ice(self, thread_id: UUID, request: Mapping[str, Any]) -> None:
@@ -272,61 +247,28 @@ class Calls:
 
     async def end(self, thread_id: UUID) -> bool:
         """Hang up a call that runs in this process; False if it does not."""
-        session = self._sessions.get(thread_id)
+        session = self.roster.session(thread_id)
         if session is not None:
             session.end("ended_by_api")
         return session is not None
 
     def heard(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
         """Take in what the database says of a thread, if its call runs here."""
-        if (session := self._sessions.get(thread_id)) is None:
+        if (session := self.roster.session(thread_id)) is None:
             return
         if end_requested:
             session.end("ended_by_api")
         session.stand(standing)
 
-    def hand_over(self) -> None:
-        """Leave the calls that another process can go on with."""
-        for thread_id in self._visits:
-            if (session := self._sessions.get(thread_id)) is not None:
-                session.end(HANDED_OVER)
-
-    async def close(self, grace_secs: float) -> None:
-        """Take no new calls, let running ones go on for ``grace_secs``, then hang up."""
-        self._closing = True
-        await self._until_idle(grace_secs)
-        self.hand_over()
-        self._hang_up_all()
-        await self._until_idle(FOLLOW_UP_SECS)
-
-    async def _until_idle(self, secs: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(secs):
-                await self._idle.wait()
-
-    def _hang_up_all(self) -> None:
-        # A call that is still being set up hears of it when it begins.
-        self._time_is_up = True
-        for session in self._sessions.values():
-            if session is not None:
-                session.end("shutdown")
-
     async def _claim(self, thread: Thread) -> None:
         """Make the thread ours: in this process, and in the database for all others."""
-        self._reserve(thread.id)
+        self.roster.reserve(thread.id)
         try:
             await self._threads.claim_thread(thread.id, self._claim_name())
         except BaseException:
-            self._forget(thread.id)
+            self.roster.leave(thread.id)
             raise
         self._watch.started(thread.product)
-
-    def _reserve(self, thread_id: UUID) -> None:
-        self.capacity.require_room()
-        if thread_id in self._sessions:
-            raise Conflict("The call is already connected.", code="already_connected")
-        self._sessions[thread_id] = None
-        self._idle.clear()
 
     def _claim_name(self) -> str:
         return f"{self._name}/{uuid4()}"
@@ -358,11 +300,7 @@ class Calls:
                 wait_secs=wait_secs,
                 first_turn=0 if visit is None else visit.first_turn,
             )
-            self._sessions[thread.id] = session
-            if visit is not None:
-                self._visits.add(thread.id)
-            if self._time_is_up:
-                session.end("shutdown" if visit is None else HANDED_OVER)
+            self.roster.begin(thread.id, session, can_move=visit is not None)
             ending = Ending("shutdown")  # what it is if this is cancelled
             with named(thread, self._settings.joined):
                 ending = await session.run()
@@ -370,8 +308,7 @@ class Calls:
             log.exception("call_failed", workflow_thread_id=str(thread.id))
             ending = failed
         finally:
-            self._visits.discard(thread.id)
-            self._spawn(self._over(thread, ending, visit))
+            self.roster.spawn(self._over(thread, ending, visit))
         return ending
 
     async def _standing(self, thread_id: UUID) -> Standing:
@@ -393,7 +330,7 @@ class Calls:
         try:
             await self._run(thread, entrance.transport, entrance.wait_secs)
         finally:
-            self._spawn(entrance.leave())
+            self.roster.spawn(entrance.leave())
 
     async def _cancel(self, thread: Thread) -> None:
         """Give a claimed thread up before anything has run; one that cannot be is swept."""
@@ -403,7 +340,7 @@ class Calls:
             log.warning("cancel_failed", workflow_thread_id=str(thread.id), error=str(error))
         finally:
             self._watch.ended(thread.product, "cancelled")
-            self._forget(thread.id)
+            self.roster.leave(thread.id)
 
     async def _hang_up(self, thread: Thread, stream: MediaStream) -> None:
         """Have Twilio end the call: one whose stream is closed goes on with the TwiML after it."""
@@ -417,31 +354,11 @@ class Calls:
     async def _over(self, thread: Thread, ending: Ending, visit: Visit | None = None) -> None:
         log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)
         self._watch.ended(thread.product, ending.reason)
-        self._sessions.pop(thread.id, None)
+        self.roster.leave(thread.id)
         if visit is None:
             await self._finish(thread.id, ending.reason, ending.error)
         else:
             await visit.over(ending.reason, ending.error)
-
-    def _forget(self, thread_id: UUID) -> None:
-        self._sessions.pop(thread_id, None)
-        self._rest()
-
-    def _rest(self) -> None:
-        """Note when no call runs and nothing is left to do for one that ran."""
-        if not self._sessions and not self._tasks:
-            self._idle.set()
-
-    def _spawn(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-
-        def done(task: asyncio.Task[Any]) -> None:
-            self._tasks.discard(task)
-            self._rest()
-
-        task.add_done_callback(done)
-        return task
 
 
 def _peer_type() -> type[Peer]:

@@ -158,7 +158,7 @@ class Held:
 
     async def hold(self, place: Place) -> bool:
         """Run a call from the queue as long as it is ours; ``False`` if that cannot be now."""
-        if not self._runner.has_room:
+        if self._runner.capacity.full:
             return False
         try:
             await self._runner.hold_room(place.thread_id, lambda claim: self._visit(place, claim))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +12,7 @@ import structlog
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.rooms import Media
+from flow.domain.capacity import Capacity
 from flow.domain.join import JoinRequest, Transport
 from flow.domain.room import ROOM_TYPES, Meeting, Room
 from flow.domain.room_call import OpenRoom, lasts_until
@@ -62,7 +63,7 @@ class Entrance:
 
     transport: Callable[[], BaseTransport]
     wait_secs: float
-    leave: Callable[[], Awaitable[None]]
+    leave: Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ class Runner(Protocol):
     """Who runs a call in a room: see `flow.bot.calls.Calls`."""
 
     @property
-    def has_room(self) -> bool:
-        """Whether one more call may start here."""
+    def capacity(self) -> Capacity:
+        """How many calls run here, and how many may."""
         ...
 
     async def hold_room(self, thread_id: UUID, visit: Callable[[str], Awaitable[Visit]]) -> None:

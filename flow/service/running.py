@@ -28,8 +28,8 @@ from flow.telemetry.exposition import exposed
 from flow.usage.recorder import Recorder
 
 if TYPE_CHECKING:
-    from flow.bot.calls import Calls
     from flow.bot.rooms import Media
+    from flow.bot.roster import Roster
 
 logger = structlog.get_logger(__name__)
 
@@ -46,14 +46,14 @@ class Service:
     database: Database
     recorder: Recorder
     registry: CollectorRegistry
-    calls: Calls
+    roster: Roster
     drain_secs: float
 
     async def drain(self) -> None:
         """Take no more calls and wait for those that run; the time over, end them."""
-        logger.info("draining", calls=self.calls.running, within_secs=self.drain_secs)
-        await self.calls.close(self.drain_secs)
-        logger.info("drained", calls=self.calls.running)
+        logger.info("draining", calls=self.roster.capacity.running, within_secs=self.drain_secs)
+        await self.roster.close(self.drain_secs)
+        logger.info("drained", calls=self.roster.capacity.running)
 
 
 @asynccontextmanager
@@ -82,7 +82,7 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             in_rooms(base, others, recorder, calls, after, media)
         )
         registry = await stack.enter_async_context(
-            exposed(base.registry, lambda: _sample(base, recorder, calls))
+            exposed(base.registry, lambda: _sample(base, recorder, calls.roster))
         )
         services = Services(
             database=base.database,
@@ -109,15 +109,16 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             database=base.database,
             recorder=recorder,
             registry=registry,
-            calls=calls,
+            roster=calls.roster,
             drain_secs=settings.drain_secs,
         )
 
 
-def _sample(base: Ground, recorder: Recorder, calls: Calls) -> None:
+def _sample(base: Ground, recorder: Recorder, roster: Roster) -> None:
     base.metrics.spool_events.set(recorder.depth)
     base.metrics.spool_oldest_secs.set(base.flushes.oldest_secs)
-    base.metrics.calls_running.set(calls.running)
-    base.metrics.calls_capacity.set(calls.capacity.most)
-    base.metrics.draining.set(calls.capacity.draining)
-    base.watch.show_tiers(calls.tiers)
+    capacity = roster.capacity
+    base.metrics.calls_running.set(capacity.running)
+    base.metrics.calls_capacity.set(capacity.most)
+    base.metrics.draining.set(capacity.draining)
+    base.watch.show_tiers(roster.tiers)

@@ -35,18 +35,20 @@ async def talking(
     from flow.bot.calls import Calls
     from flow.bot.rehearsal import rehearse
     from flow.bot.resolve import Resolver
+    from flow.bot.roster import Roster
 
     settings = ground.settings
     bot = await _bot_settings(ground, outside, announcer)
     resolver = Resolver(ground.products, _defaults(settings), outside.models)
+    roster = Roster(settings.max_calls)
     calls = Calls(
+        roster=roster,
         threads=ground.database,
         recorder=recorder,
         settings=bot,
         resolver=resolver,
         spending=_spending(ground),
         finish=after.finish,
-        most=settings.max_calls,
         name=after.name,
         telephone=outside.telephone,
         watch=ground.watch,
@@ -58,7 +60,7 @@ async def talking(
     try:
         yield calls
     finally:
-        await calls.close(0 if calls.capacity.draining else GRACE_SECS)
+        await roster.close(0 if roster.capacity.draining else GRACE_SECS)
 
 
 async def _bot_settings(ground: Ground, outside: Outside, announcer: Announcer) -> BotSettings:

@@ -12,19 +12,37 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import psycopg
 import pytest
 import uvicorn
+from psycopg.conninfo import make_conninfo
 
 from flow.application import SERVER_OPTIONS
 from flow.bot.rooms import Media
+from flow.db.address import url_of
 from flow.domain.thread import Thread
 from flow.sandbox.reconcile import reconcile
 from flow.sandbox.vendors import Vendors
 from flow.service.running import Service, running
 from flow.settings import Settings
+from flow.workflows.durable import Executor
 
 SECRET = "a secret of the tests, and of nothing else"
 SETTLE_SECS = 30.0
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str, template: str) -> str:
+    """Name of a database in which Flow has run: DBOS makes its tables when it is first launched."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"create database run_before template {template}".encode())
+    asyncio.run(_run_in(url_of(make_conninfo(postgres, dbname="run_before"))))
+    return "run_before"
+
+
+async def _run_in(database_url: str) -> None:
+    executor = await Executor.launch(database_url, "template", [])
+    await executor.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,7 @@ def serving(postgres_url: str, tmp_path: Path) -> Serve:
                 headers={"Authorization": f"Bearer {vendors.api_key}"},
                 timeout=30,
                 trust_env=False,
+                verify=False,
             ) as http,
         ):
             yield Serving(url, service, vendors, http)

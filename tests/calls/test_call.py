@@ -21,19 +21,20 @@ from flow.sandbox.vendors import Vendors, vendors
 from tests.calls.conftest import Serve
 
 NO_INSIGHTS = Insights("", {"type": "object"}, {})
+SOON = AfterBot(0.5)
 SHORT = Script(
     system_prompt="You work at a small shop.",
     greeting="Hello!",
-    lines=(Line("Hello, are you open today?", "Yes, we are open until six."),),
+    lines=(Line("Hello, are you open today?", "Yes, we are open until six.", SOON),),
     insights=NO_INSIGHTS,
-    hang_up=AfterBot(0.5),
+    hang_up=SOON,
     token_secs=0.005,
 )
 TALE = " ".join(f"And then, on day {n}, we went a little further up the river." for n in range(40))
 LONG = replace(
     SHORT,
-    lines=(Line("Please tell me a very long story.", TALE),),
-    hang_up=Interrupt(6.0),
+    lines=(Line("Please tell me a very long story.", TALE, SOON),),
+    hang_up=Interrupt(5.0),
     token_secs=0.03,
 )
 JOIN: dict[str, Any] = {"bot": {"system_prompt": SHORT.system_prompt, "greeting": SHORT.greeting}}
