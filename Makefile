@@ -9,7 +9,7 @@ SHELL := /bin/sh
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
 # Calls in real time mostly wait: more test processes than processors finish sooner.
-WORKERS := 4
+WORKERS := 5
 SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.

@@ -27,10 +27,24 @@ from flow.db.migrations import migrate
 from flow.db.postgres import PostgresTransport
 
 
+# Begun at the end, one of them would be waited for alone.
+LONG_MODULES = (
+    "tests/db/test_admission.py",
+    "tests/db/test_embedded.py",
+    "tests/db/test_migrations.py",
+    "tests/db/test_transports.py",
+    "tests/test_bench.py",
+    "tests/test_chaos.py",
+    "tests/test_service.py",
+    "tests/workflows/test_durable.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole calls come first: they take long. They are in real time, which a machine with other
-    work may not keep: one that fails is held once more, and the run's summary says so."""
-    items.sort(key=lambda item: (not _is_call(item.nodeid), _is_whole_call(item.nodeid)))
+    """What takes long comes first, whole calls before all. They are in real time, which a machine
+    with other work may not keep: one that fails is held once more, and the run's summary says so.
+    """
+    items.sort(key=_late)
     for item in items:
         if _is_call(item.nodeid):
             item.add_marker(pytest.mark.flaky(reruns=1))
@@ -59,6 +73,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
 def pytest_collection_finish() -> None:
     """Calls are in real time: no look for garbage is to go through all that tests have loaded."""
     gc.freeze()
+
+
+def _late(item: pytest.Item) -> tuple[bool, ...]:
+    nodeid = item.nodeid
+    return not _is_call(nodeid), _is_whole_call(nodeid), not nodeid.startswith(LONG_MODULES)
 
 
 def _is_call(nodeid: str) -> bool:

@@ -17,13 +17,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from importlib.machinery import PathFinder
-from importlib.util import find_spec, module_from_spec
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
-if TYPE_CHECKING:
-    from bpe_openai._bindings import PyTokenizer
+from flow.domain.vocabulary import Vocabulary, tokenizer
 
 PER_MESSAGE = 3
 PER_NAME = 1
@@ -48,14 +44,14 @@ def warm_up() -> None:
 
     For a process that is about to carry calls; nothing else here is slow.
     """
-    _tokenizer("o200k_base")
+    tokenizer("o200k_base")
 
 
 def count_tokens(text: str, model: str = "") -> int:
     """How many tokens this text is; names of special tokens in it are plain text."""
     # Half of a surrogate pair, which a cut may leave, is no text: it counts as a question mark.
     whole = text.encode(errors="replace").decode()
-    tokens: int = _tokenizer(_vocabulary(model)).count(whole)
+    tokens: int = tokenizer(_vocabulary(model)).count(whole)
     return tokens
 
 
@@ -71,31 +67,9 @@ def estimate_chat_tokens(
     return total + sum(PER_MESSAGE + _message_tokens(message, model) for message in messages)
 
 
-def _vocabulary(model: str) -> str:
+def _vocabulary(model: str) -> Vocabulary:
     name = model.lower().removeprefix("openai/")
     return "cl100k_base" if name == "gpt-4" or name.startswith(_OLDER) else "o200k_base"
-
-
-@cache
-def _tokenizer(name: str) -> PyTokenizer:
-    return _bindings().tokenizer_for_encoding(name)
-
-
-@cache
-def _bindings() -> Any:
-    """The compiled part of ``bpe-openai``, without its Python part.
-
-    The latter reads three vocabularies into dictionaries when it is imported, which takes 1.7 s and
-    75 MB, and serves to decode and to name special tokens; counting needs none of it.
-    """
-    package = find_spec("bpe_openai")
-    assert package is not None, "bpe-openai is among what Flow requires"
-    found = PathFinder.find_spec("bpe_openai._bindings", package.submodule_search_locations)
-    assert found is not None, "bpe-openai has its compiled part"
-    assert found.loader is not None, "a compiled module has a loader"
-    module = module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 def _message_tokens(message: Any, model: str) -> int:

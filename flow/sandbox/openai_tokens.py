@@ -8,11 +8,10 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import ceil
 from typing import Any
 
-from bpe_openai import get_encoding
+from flow.domain.vocabulary import Vocabulary, tokenizer
 
 # OpenAI's cookbook, "How to count tokens with tiktoken".
 TOKENS_PER_MESSAGE = 3
@@ -30,6 +29,8 @@ _PCM_BYTES_PER_SEC = 48_000
 
 Message = Mapping[str, Any]
 
+_VOCABULARY: Vocabulary = "o200k_base"
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -39,20 +40,23 @@ class Prompt:
     audio: int = 0
 
 
-@cache
-def _encoding() -> Any:
-    return get_encoding("o200k_base")
-
-
 def encode(text: str) -> list[int]:
     """The text's tokens in o200k_base; special tokens in it are plain text."""
-    tokens: list[int] = _encoding().encode_ordinary(text)
+    # JSON may hold half of a surrogate pair, which is no text.
+    whole = text.encode(errors="replace").decode()
+    tokens: list[int] = tokenizer(_VOCABULARY).encode(whole)
     return tokens
 
 
 def token_bytes(token: int) -> bytes:
     """What one token stands for; part of a character, sometimes."""
-    found: bytes = _encoding().decode_single_token_bytes(token)
+    try:
+        found: bytes = tokenizer(_VOCABULARY).decode([token]).encode()
+    except ValueError:
+        # Only a dictionary knows those, and reading it takes seconds.
+        from bpe_openai import get_encoding
+
+        found = get_encoding(_VOCABULARY).decode_single_token_bytes(token)
     return found
 
 

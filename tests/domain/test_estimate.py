@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import pytest
-from bpe_openai import get_encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,8 +140,12 @@ def test_half_of_a_surrogate_pair_is_counted() -> None:
     assert count_tokens("\ud83d alone") >= 2
 
 
-# Making one copies its tables.
-encoding = cache(get_encoding)
+@cache
+def encoding(name: str) -> Any:
+    """Making one copies its tables, and importing what makes it reads them all."""
+    from bpe_openai import get_encoding
+
+    return get_encoding(name)
 
 
 @settings(deadline=None)  # its first example loads the vocabularies

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from decimal import Decimal
+from functools import cache
 from typing import Any, Literal
 
 import openai
 import pytest
-from bpe_openai import get_encoding
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -29,11 +29,18 @@ from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
 from tests.sandbox.conftest import Server, count_bytes, ramp
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
-O200K = get_encoding("o200k_base")
+
+
+@cache
+def o200k() -> Any:
+    """Importing what makes it takes seconds."""
+    from bpe_openai import get_encoding
+
+    return get_encoding("o200k_base")
 
 
 def tokens(text: str) -> int:
-    return len(O200K.encode_ordinary(text))
+    return len(o200k().encode_ordinary(text))
 
 
 def strictly(model: type[BaseModel], raw: dict[str, Any]) -> None:
