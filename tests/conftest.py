@@ -26,7 +26,6 @@ from flow.db.functions import Database
 from flow.db.migrations import migrate
 from flow.db.postgres import PostgresTransport
 
-
 # Begun at the end, one of them would be waited for alone.
 LONG_MODULES = (
     "tests/db/test_admission.py",
