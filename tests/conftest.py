@@ -26,6 +26,15 @@ from flow.db.functions import Database
 from flow.db.migrations import migrate
 from flow.db.postgres import PostgresTransport
 
+# For each process one to begin with. It makes what tests share there, a Postgres above all, and
+# keeps calls waiting until the others have theirs: they would not have the time.
+FIRST_MODULES = (
+    "tests/api/test_auth.py",
+    "tests/api/test_budget_headers.py",
+    "tests/api/test_join.py",
+    "tests/api/test_limits.py",
+    "tests/api/test_threads.py",
+)
 # Begun at the end, one of them would be waited for alone.
 LONG_MODULES = (
     "tests/db/test_admission.py",
@@ -40,7 +49,7 @@ LONG_MODULES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first, whole calls before all. They are in real time, which a machine
+    """What takes long comes early, whole calls before all. They are in real time, which a machine
     with other work may not keep: one that fails is held once more, and the run's summary says so.
     """
     items.sort(key=_late)
@@ -76,7 +85,12 @@ def pytest_collection_finish() -> None:
 
 def _late(item: pytest.Item) -> tuple[bool, ...]:
     nodeid = item.nodeid
-    return not _is_call(nodeid), _is_whole_call(nodeid), not nodeid.startswith(LONG_MODULES)
+    return (
+        not nodeid.startswith(FIRST_MODULES),
+        not _is_call(nodeid),
+        _is_whole_call(nodeid),
+        not nodeid.startswith(LONG_MODULES),
+    )
 
 
 def _is_call(nodeid: str) -> bool:
