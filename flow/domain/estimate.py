@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from flow.domain.vocabulary import Vocabulary, tokenizer
+from flow.domain.vocabulary import Vocabulary, tokenizer, well_formed
 
 PER_MESSAGE = 3
 PER_NAME = 1
@@ -49,9 +49,7 @@ def warm_up() -> None:
 
 def count_tokens(text: str, model: str = "") -> int:
     """How many tokens this text is; names of special tokens in it are plain text."""
-    # Half of a surrogate pair, which a cut may leave, is no text: it counts as a question mark.
-    whole = text.encode(errors="replace").decode()
-    tokens: int = tokenizer(_vocabulary(model)).count(whole)
+    tokens: int = tokenizer(_vocabulary(model)).count(well_formed(text))
     return tokens
 
 

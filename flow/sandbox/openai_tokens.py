@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from flow.domain.vocabulary import Vocabulary, tokenizer
+from flow.domain.vocabulary import Vocabulary, dictionary, tokenizer, well_formed
 
 # OpenAI's cookbook, "How to count tokens with tiktoken".
 TOKENS_PER_MESSAGE = 3
@@ -42,9 +42,7 @@ class Prompt:
 
 def encode(text: str) -> list[int]:
     """The text's tokens in o200k_base; special tokens in it are plain text."""
-    # JSON may hold half of a surrogate pair, which is no text.
-    whole = text.encode(errors="replace").decode()
-    tokens: list[int] = tokenizer(_VOCABULARY).encode(whole)
+    tokens: list[int] = tokenizer(_VOCABULARY).encode(well_formed(text))
     return tokens
 
 
@@ -53,10 +51,7 @@ def token_bytes(token: int) -> bytes:
     try:
         found: bytes = tokenizer(_VOCABULARY).decode([token]).encode()
     except ValueError:
-        # Only a dictionary knows those, and reading it takes seconds.
-        from bpe_openai import get_encoding
-
-        found = get_encoding(_VOCABULARY).decode_single_token_bytes(token)
+        found = dictionary(_VOCABULARY).decode_single_token_bytes(token)
     return found
 
 

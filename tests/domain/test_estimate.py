@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flow.domain.estimate import IMAGE, IMAGE_LOW_DETAIL, count_tokens, estimate_chat_tokens
+from flow.domain.vocabulary import dictionary
 
 WEATHER = {
     "type": "function",
@@ -140,14 +140,6 @@ def test_half_of_a_surrogate_pair_is_counted() -> None:
     assert count_tokens("\ud83d alone") >= 2
 
 
-@cache
-def encoding(name: str) -> Any:
-    """Making one copies its tables, and importing what makes it reads them all."""
-    from bpe_openai import get_encoding
-
-    return get_encoding(name)
-
-
 @settings(deadline=None)  # its first example loads the vocabularies
 @given(
     text=st.text(), vocabulary=st.sampled_from([("gpt-4o", "o200k_base"), ("gpt-4", "cl100k_base")])
@@ -156,7 +148,7 @@ def test_a_text_counts_as_many_tokens_as_it_is_encoded_to(
     text: str, vocabulary: tuple[str, str]
 ) -> None:
     model, name = vocabulary
-    assert count_tokens(text, model) == len(encoding(name).encode_ordinary(text))
+    assert count_tokens(text, model) == len(dictionary(name).encode_ordinary(text))
 
 
 def test_counting_in_many_threads_agrees() -> None:

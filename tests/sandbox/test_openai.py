@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from decimal import Decimal
-from functools import cache
 from typing import Any, Literal
 
 import openai
@@ -19,6 +18,7 @@ from posthog import Posthog
 from posthog.ai.openai import AsyncOpenAI as TrackedOpenAI
 from pydantic import BaseModel
 
+from flow.domain.vocabulary import dictionary
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.openai_audio import as_wav
@@ -31,16 +31,8 @@ from tests.sandbox.conftest import Server, count_bytes, ramp
 HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
-@cache
-def o200k() -> Any:
-    """Importing what makes it takes seconds."""
-    from bpe_openai import get_encoding
-
-    return get_encoding("o200k_base")
-
-
 def tokens(text: str) -> int:
-    return len(o200k().encode_ordinary(text))
+    return len(dictionary("o200k_base").encode_ordinary(text))
 
 
 def strictly(model: type[BaseModel], raw: dict[str, Any]) -> None:
