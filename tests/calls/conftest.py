@@ -20,6 +20,7 @@ from psycopg.conninfo import make_conninfo
 from flow.application import SERVER_OPTIONS
 from flow.bot.rooms import Media
 from flow.db.address import url_of
+from flow.db.functions import Database
 from flow.domain.thread import Thread
 from flow.sandbox.reconcile import reconcile
 from flow.sandbox.vendors import Vendors
@@ -74,6 +75,12 @@ class Serving:
             lines = await self.vendors.openai.bill.settled()
         assert [one for one in reconcile(rows, lines) if not one.agrees] == []
         return rows
+
+
+async def key_of(http: httpx.AsyncClient, database: Database) -> UUID:
+    """The id of the customer's key, whose row is made at its first request."""
+    (await http.get("/api/limits", timeout=30)).raise_for_status()
+    return (await database.operating.get_api_key("sandbox")).key.id
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Serving]]

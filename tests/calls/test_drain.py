@@ -19,39 +19,16 @@ from websockets.exceptions import InvalidStatus
 
 from flow.db.functions import Database
 from flow.domain.thread import Status, Thread
-from flow.sandbox.caller import CallReport, call
-from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.sandbox.caller import CallReport
 from flow.sandbox.reconcile import reconcile
-from flow.sandbox.script import AfterBot, Script
+from flow.sandbox.script import AfterBot
 from flow.sandbox.vendors import Vendors
+from tests.calls.calling import Calling
 from tests.calls.processes import FlowProcess, flow_serve, flow_worker
-from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
+from tests.calls.test_call import LONG, SHORT, stood_in
 
 ENDLESS = replace(LONG, hang_up=AfterBot(60.0))
 BOTH = replace(SHORT, lines=SHORT.lines + LONG.lines, token_secs=0.02)
-
-
-class Calling:
-    """A call under way."""
-
-    def __init__(self, serving: FlowProcess, standing: Vendors, script: Script) -> None:
-        self.thread_id = ""
-        self._talking = asyncio.Event()
-        self._over = asyncio.create_task(
-            call(serving.url, standing.api_key, script, join=JOIN, on_progress=self._hear)
-        )
-
-    def _hear(self, event: CallerEvent) -> None:
-        if event.kind is EventKind.JOINED:
-            self.thread_id = event.detail
-        if event.kind is EventKind.BOT_STARTED:
-            self._talking.set()
-
-    async def talking(self) -> None:
-        await asyncio.wait_for(self._talking.wait(), 60)
-
-    async def over(self) -> CallReport:
-        return await asyncio.wait_for(self._over, 60)
 
 
 @asynccontextmanager
@@ -128,7 +105,7 @@ async def test_workers_drain_and_what_they_carried_is_accounted(
         customer(serving, standing) as http,
     ):
         waiting = (await http.post("/api/bot/join", json={})).json()
-        calls = [Calling(serving, standing, script) for script in (ENDLESS, ENDLESS)]
+        calls = [Calling(serving.url, standing, script) for script in (ENDLESS, ENDLESS)]
         for each in calls:
             await each.talking()
         serving.signal_all(signal.SIGTERM)
@@ -151,11 +128,11 @@ async def test_a_rolling_restart_drops_no_call(
 ) -> None:
     """The new process takes calls before the old one is told to stop."""
     async with stood_in(BOTH) as standing, flow_serve(standing, postgres_url, tmp_path) as old:
-        first = Calling(old, standing, SHORT)
+        first = Calling(old.url, standing, SHORT)
         async with flow_serve(standing, postgres_url, tmp_path) as new:
             await first.talking()
             old.terminate()
-            second = Calling(new, standing, SHORT)
+            second = Calling(new.url, standing, SHORT)
             reports = [await first.over(), await second.over()]
             assert await old.wait(60) == 0
             new.signal(signal.SIGINT)
@@ -182,7 +159,7 @@ async def test_a_second_signal_ends_it_at_once(
         ) as serving,
         customer(serving, standing) as http,
     ):
-        calling = Calling(serving, standing, ENDLESS)
+        calling = Calling(serving.url, standing, ENDLESS)
         await calling.talking()
         serving.terminate()
         await shutting_down(http)

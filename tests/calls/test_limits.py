@@ -19,7 +19,7 @@ from flow.sandbox.faults import Fault
 from flow.sandbox.script import AfterBot, Line
 from flow.sandbox.vendors import Vendors
 from flow.vendors.posthog_flags import COST_CONTROLS
-from tests.calls.conftest import Serve, Serving
+from tests.calls.conftest import Serve, Serving, key_of
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
 CHEAPER = "gpt-4.1-mini-2025-04-14"
@@ -31,12 +31,6 @@ TWO_QUESTIONS = replace(
         Line("And what about tomorrow?", "Tomorrow we are closed.", AfterBot(1.0)),
     ),
 )
-
-
-async def key_of(served: Serving) -> UUID:
-    """The id of the customer's key, whose row is made at its first request."""
-    (await served.http.get("/api/limits")).raise_for_status()
-    return (await served.service.database.operating.get_api_key("sandbox")).key.id
 
 
 def of_the_bot(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -58,7 +52,9 @@ async def test_save_mode_is_on_where_it_is_wanted_and_every_event_says_why(
 ) -> None:
     async with stood_in(SHORT) as standing, serving(standing) as served:
         standing.posthog.flags[COST_CONTROLS] = flag
-        await served.service.database.operating.set_save_mode(await key_of(served), key)
+        await served.service.database.operating.set_save_mode(
+            await key_of(served.http, served.service.database), key
+        )
         report = await call(served.url, standing.api_key, SHORT, join={**JOIN, "save_mode": join})
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
@@ -87,7 +83,7 @@ async def test_save_mode_engages_in_mid_call_and_the_conversation_goes_on(servin
         standing.posthog.flags[COST_CONTROLS] = True
         # The greeting and the first answer cost more than 95 % of this, whatever they cost.
         await served.service.database.operating.set_budget(
-            await key_of(served), Decimal("0.000001")
+            await key_of(served.http, served.service.database), Decimal("0.000001")
         )
         override = {"product": "voice_bot", **JOIN}
         report = await call(served.url, standing.api_key, TWO_QUESTIONS, join=override)
@@ -124,7 +120,7 @@ async def test_a_product_may_have_its_bot_take_leave_when_the_budget_is_exceeded
     long = replace(LONG, hang_up=AfterBot(30.0))
     async with stood_in(long) as standing, serving(standing, products_file=products) as served:
         await served.service.database.operating.set_budget(
-            await key_of(served), Decimal("0.000001")
+            await key_of(served.http, served.service.database), Decimal("0.000001")
         )
         report = await call(served.url, standing.api_key, long, join=JOIN)
         thread = await served.settled(report.workflow_thread_id)

@@ -18,12 +18,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from flow.domain.thread import Status
 from flow.sandbox.caller import call
-from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.sandbox.conversation import EventKind
 from flow.sandbox.faults import Fault
 from flow.sandbox.script import AfterBot, Interrupt, Line
 from flow.sandbox.server import Served
 from flow.sandbox.twilio import ACCOUNT_SID, AUTH_TOKEN, StreamNoun, TwilioCall, TwilioSandbox
 from flow.sandbox.twilio_call import Telephone, TwilioStream
+from tests.calls.calling import Calling
 from tests.calls.conftest import Serve, Serving
 from tests.calls.test_call import JOIN, LONG, SHORT, TALE, stood_in
 
@@ -178,34 +179,19 @@ async def test_twilio_failing_to_hang_up_holds_up_nothing(
 async def test_a_service_that_stops_hangs_up_at_twilio_when_its_time_is_up(
     grace_secs: int, serving: Serve
 ) -> None:
-    endless, talking = replace(LONG, hang_up=AfterBot(60)), asyncio.Event()
-
-    def heard(event: CallerEvent) -> None:
-        if event.kind is EventKind.BOT_STARTED:
-            talking.set()
-
+    endless = replace(LONG, hang_up=AfterBot(60))
     async with (
         stood_in(endless) as standing,
         on_the_line(serving, standing, drain_secs=grace_secs) as line,
-        asyncio.TaskGroup() as tasks,
     ):
         waiting = await line.join()
         _, noun = await line.answered(waiting)
-        calling = tasks.create_task(
-            call(
-                line.served.url,
-                standing.api_key,
-                endless,
-                join=BY_PHONE,
-                carrier=line.carrier,
-                on_progress=heard,
-            )
-        )
-        await asyncio.wait_for(talking.wait(), 20)
+        calling = Calling(line.served.url, standing, endless, join=BY_PHONE, carrier=line.carrier)
+        await calling.talking()
         await line.served.service.drain()
         with pytest.raises(InvalidStatus) as refused:
             await dial(noun)
-        thread = await line.served.settled((await calling).workflow_thread_id)
+        thread = await line.served.settled((await calling.over()).workflow_thread_id)
         await line.served.conserved(thread)
     assert refused.value.response.status_code == 503
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "shutdown")
