@@ -7,36 +7,48 @@ per id.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from enum import StrEnum
-from operator import attrgetter
 from typing import Any, Self
 from uuid import UUID, uuid4
 
+from flow.domain.units import UNITS, Kind, Measure, component_of
 from flow.errors import ContradictoryUsage
+
+__all__ = [
+    "EXACT_DIGITS",
+    "Amount",
+    "Cost",
+    "CostControl",
+    "Failure",
+    "Kind",
+    "Line",
+    "Outcome",
+    "Owner",
+    "Provenance",
+    "Quantities",
+    "UsageEvent",
+]
 
 EXACT_DIGITS = 100
 _NEVER_LEFT = ("Connect", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError")
 
-
-class Kind(StrEnum):
-    """What was consumed."""
-
-    LLM = "llm"
-    TTS = "tts"
-    STT = "stt"
-    CALL = "call"
+Amount = int | Decimal
+"""Tokens and characters are whole numbers; seconds are decimals."""
 
 
 class Provenance(StrEnum):
-    """How the quantities are known: the vendor said so, Flow counted, or Flow inferred."""
+    """How the quantities are known: the vendor said so, Flow counted, Flow inferred, or not at
+    all. *Unmetered* work has no lines and no cost: it says that a service worked and that nothing
+    told how much."""
 
     REPORTED = "reported"
     MEASURED = "measured"
     ESTIMATED = "estimated"
+    UNMETERED = "unmetered"
 
 
 class Outcome(StrEnum):
@@ -47,108 +59,153 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Quantities:
-    """Disjoint amounts of one piece of work.
+class Quantities(Mapping[str, Amount]):
+    """How much of each unit one piece of work used, by the unit's name (`flow.domain.units`).
 
-    Tokens: ``input_tokens`` (uncached), ``cache_read_tokens``, ``cache_write_tokens`` and
-    ``output_tokens`` share no token, so they add up to the total. ``reasoning_tokens`` and the
-    audio tokens are *of which* parts: ``reasoning_tokens`` and ``output_audio_tokens`` of
-    ``output_tokens``, ``input_audio_tokens`` of ``input_tokens``, ``cache_read_audio_tokens``
-    of ``cache_read_tokens``.
-
-    Speech: ``characters`` sent to a voice, ``audio_seconds`` of sound made, heard or of call.
+    Only what is not zero is in it; any other unit of the registry is found to be 0. Disjoint
+    units share nothing, so they add up; a part is never more than its whole.
 
     Raises:
         ContradictoryUsage: a number is negative, or a part is larger than its whole.
+        KeyError: there is no such unit.
+        TypeError: what has no fractions has one.
     """
 
-    input_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    input_audio_tokens: int = 0
-    output_audio_tokens: int = 0
-    cache_read_audio_tokens: int = 0
-    characters: int = 0
-    audio_seconds: Decimal = Decimal(0)
+    __slots__ = ("_amounts",)
 
-    def __post_init__(self) -> None:
-        # Spelled out, since the audio path makes one with every event; the message takes its time.
-        if (
-            0 <= self.reasoning_tokens <= self.output_tokens
-            and 0 <= self.output_audio_tokens <= self.output_tokens
-            and 0 <= self.input_audio_tokens <= self.input_tokens
-            and 0 <= self.cache_read_audio_tokens <= self.cache_read_tokens
-            and self.cache_write_tokens >= 0
-            and self.characters >= 0
-            and self.audio_seconds >= 0
-        ):
-            return
-        self._refuse()
-
-    def _refuse(self) -> None:
-        for f in fields(self):
-            if getattr(self, f.name) < 0:
-                raise ContradictoryUsage(f"{f.name} is negative: {getattr(self, f.name)}")
-        for part, whole in _PARTS:
-            if getattr(self, part) > getattr(self, whole):
+    def __init__(self, amounts: Mapping[str, Amount] | None = None, /, **named: Amount) -> None:
+        given = {**amounts, **named} if amounts else named
+        self._amounts = {name: amount for name, amount in given.items() if amount}
+        for name, amount in self._amounts.items():
+            unit = UNITS[name]
+            if unit.measure is not Measure.SECONDS and not isinstance(amount, int):
+                raise TypeError(f"{name} is a whole number, not {amount!r}")
+            if not amount > 0:
+                raise ContradictoryUsage(f"{name} is negative: {amount}")
+            if unit.part_of is not None and amount > self._amounts.get(unit.part_of, 0):
                 raise ContradictoryUsage(
-                    f"{part} ({getattr(self, part)}) is larger than {whole}"
-                    f" ({getattr(self, whole)}) which contains it"
+                    f"{name} ({amount}) is larger than {unit.part_of}"
+                    f" ({self._amounts.get(unit.part_of, 0)}) which contains it"
                 )
+
+    def __getitem__(self, unit: str) -> Amount:
+        amount = self._amounts.get(unit)
+        if amount is None:
+            UNITS[unit]  # a unit that does not exist is a mistake, not a 0
+            return 0
+        return amount
+
+    def __contains__(self, unit: object) -> bool:
+        return unit in self._amounts
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in UNITS if name in self._amounts)
+
+    def __len__(self) -> int:
+        return len(self._amounts)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._amounts.items()))
+
+    def __repr__(self) -> str:
+        return f"Quantities({', '.join(f'{name}={self[name]}' for name in self)})"
+
+    def count(self, unit: str) -> int:
+        """A unit that has no fractions."""
+        return int(self[unit])
+
+    def seconds(self, unit: str = "audio_seconds") -> Decimal:
+        """A unit of time."""
+        return Decimal(self[unit])
+
+    def replaced(self, **named: Amount) -> Self:
+        """The same with other amounts of these units."""
+        return type(self)(self._amounts, **named)
 
     @property
     def total_tokens(self) -> int:
         """Every token once."""
-        return (
-            self.input_tokens
-            + self.cache_read_tokens
-            + self.cache_write_tokens
-            + self.output_tokens
+        return sum(
+            int(amount)
+            for name, amount in self._amounts.items()
+            if UNITS[name].measure is Measure.TOKENS and UNITS[name].part_of is None
         )
 
 
-_PARTS = (
-    ("reasoning_tokens", "output_tokens"),
-    ("output_audio_tokens", "output_tokens"),
-    ("input_audio_tokens", "input_tokens"),
-    ("cache_read_audio_tokens", "cache_read_tokens"),
-)
+class Cost(Mapping[str, Decimal]):
+    """What each unit of one event cost in USD, exactly. Costs are disjoint; `total` is their sum.
 
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one event cost in USD, part by part. The parts are disjoint; `total` is their sum.
-
-    ``audio_input`` and ``audio_output`` are the audio tokens' share of an LLM generation and
-    are not inside ``input`` and ``output``. ``cache_read`` and ``cache_write`` are not inside
-    ``input``.
+    A unit that has no cost here was not what the vendor bills by, or is a part whose cost is in
+    that of its whole.
     """
 
-    input: Decimal = Decimal(0)
-    cache_read: Decimal = Decimal(0)
-    cache_write: Decimal = Decimal(0)
-    output: Decimal = Decimal(0)
-    audio_input: Decimal = Decimal(0)
-    audio_output: Decimal = Decimal(0)
-    tts: Decimal = Decimal(0)
-    stt: Decimal = Decimal(0)
-    call: Decimal = Decimal(0)
+    __slots__ = ("_by_unit",)
+
+    def __init__(self, by_unit: Mapping[str, Decimal] | None = None, /, **named: Decimal) -> None:
+        self._by_unit = {**by_unit, **named} if by_unit else named
+        for unit in self._by_unit:
+            UNITS[unit]
+
+    def __getitem__(self, unit: str) -> Decimal:
+        return self._by_unit[unit]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_unit)
+
+    def __len__(self) -> int:
+        return len(self._by_unit)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._by_unit.items()))
+
+    def __repr__(self) -> str:
+        return f"Cost({', '.join(f'{name}={usd}' for name, usd in self._by_unit.items())})"
 
     @property
     def total(self) -> Decimal:
-        """The exact sum of the parts."""
-        # The default context rounds to 28 digits, which the database does not.
-        with localcontext() as exact:
-            exact.prec = EXACT_DIGITS
-            return sum((getattr(self, part) for part in COST_PARTS), Decimal(0))
+        """The exact sum."""
+        return exact_sum(self._by_unit.values())
+
+    def by_component(self, kind: Kind) -> dict[str, Decimal]:
+        """The costs summed by the component they belong to in work of this kind."""
+        found: dict[str, list[Decimal]] = {}
+        for unit, usd in self._by_unit.items():
+            found.setdefault(component_of(kind, unit), []).append(usd)
+        return {component: exact_sum(parts) for component, parts in found.items()}
 
 
-COST_PARTS = tuple(f.name for f in fields(Cost))
-AMOUNTS = tuple(f.name for f in fields(Quantities))
-_amounts = attrgetter(*AMOUNTS)
+def exact_sum(amounts: Iterable[Decimal]) -> Decimal:
+    """The sum to the last digit."""
+    # The default context rounds to 28 digits, which the database does not.
+    with localcontext() as exact:
+        exact.prec = EXACT_DIGITS
+        return sum(amounts, Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One unit of one event, as the ledger keeps it.
+
+    ``cost_usd`` is ``None`` where nothing is charged by this unit, or the event is unpriced.
+    """
+
+    unit: str
+    quantity: Amount
+    cost_usd: Decimal | None
+    component: str
+    part_of: str | None
+
+    def to_json(self) -> dict[str, str | None]:
+        """The line with its numbers as strings, since JSON parsers make floats of numbers."""
+        return {
+            "unit": self.unit,
+            "quantity": format(self.quantity, "f")
+            if isinstance(self.quantity, Decimal)
+            else str(self.quantity),
+            "cost_usd": None if self.cost_usd is None else format(self.cost_usd, "f"),
+            "component": self.component,
+            "part_of": self.part_of,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +230,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom a call's usage belongs to; set by the server, never by a caller."""
+    """Whom usage belongs to; set by the server, never by a caller.
 
-    workflow_thread_id: UUID
+    ``workflow_thread_id`` is the call, where there is one: a request to the gateway has none.
+    """
+
+    workflow_thread_id: UUID | None
     api_key_id: UUID
     team_id: str
     product: str
@@ -202,6 +262,7 @@ class UsageEvent:
     ``None`` when no price is known: the event is *unpriced*, which is not the same as free.
     ``latency_secs`` and ``time_to_first_token_secs`` are in seconds. ``capture`` is false when
     somebody else (PostHog's wrapper or gateway) already sends this generation to PostHog.
+    ``request_id`` and ``trace_id`` are those of a request without a thread.
     """
 
     owner: Owner
@@ -225,53 +286,70 @@ class UsageEvent:
     note: str | None = None
     capture: bool = True
     control: CostControl = CostControl()
+    request_id: str | None = None
+    trace_id: str | None = None
     id: UUID = field(default_factory=uuid4)
 
     def priced(self, cost: Cost | None, price_version: str | None) -> Self:
         """The same event with its cost; `None` leaves it unpriced."""
         return replace(self, cost=cost, price_version=price_version)
 
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """What was used, a line for each unit, with what each cost."""
+        cost: Mapping[str, Decimal] = self.cost if self.cost is not None else {}
+        return tuple(
+            Line(
+                unit=unit,
+                quantity=self.quantities[unit],
+                cost_usd=cost.get(unit),
+                component=component_of(self.kind, unit),
+                part_of=UNITS[unit].part_of,
+            )
+            for unit in self.quantities
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """The event as `record_usage` takes it: money and seconds as strings, one flat object."""
-        q, c = self.quantities, self.cost
+        """The event as one object; quantities, money and times are strings."""
+        owner, control, failure = self.owner, self.control, self.failure
+        thread_id = owner.workflow_thread_id
         return {
             "id": str(self.id),
-            "workflow_thread_id": str(self.owner.workflow_thread_id),
-            "api_key_id": str(self.owner.api_key_id),
-            "team_id": self.owner.team_id,
-            "product": self.owner.product,
-            "billable": self.owner.billable,
-            "kind": str(self.kind),
+            "workflow_thread_id": None if thread_id is None else str(thread_id),
+            "api_key_id": str(owner.api_key_id),
+            "team_id": owner.team_id,
+            "product": owner.product,
+            "billable": owner.billable,
+            "request_id": self.request_id,
+            "trace_id": self.trace_id,
+            "kind": self.kind.value,
             "source": self.source,
             "provider": self.provider,
             "model": self.model,
             "requested_model": self.requested_model,
             "sent_model": self.sent_model,
             "service_tier": self.service_tier,
-            **dict(zip(AMOUNTS, _amounts(q), strict=True)),
-            "audio_seconds": str(q.audio_seconds),
-            "provenance": str(self.provenance),
-            "outcome": str(self.outcome),
-            "cost": None
-            if c is None
-            else {part: format(getattr(c, part), "f") for part in COST_PARTS},
+            "lines": [line.to_json() for line in self.lines],
+            "total_cost_usd": None if self.cost is None else format(self.cost.total, "f"),
+            "provenance": self.provenance.value,
+            "outcome": self.outcome.value,
             "price_version": self.price_version,
             "occurred_at": self.occurred_at.isoformat(),
             "latency_secs": self.latency_secs,
             "time_to_first_token_secs": self.time_to_first_token_secs,
             "stream": self.stream,
             "failure": None
-            if self.failure is None
+            if failure is None
             else {
-                "type": self.failure.type,
-                "message": self.failure.message,
-                "http_status": self.failure.http_status,
+                "type": failure.type,
+                "message": failure.message,
+                "http_status": failure.http_status,
             },
             "note": self.note,
             "capture": self.capture,
-            "save_mode": self.control.save_mode,
-            "save_mode_reason": self.control.save_mode_reason,
-            "budget_tier": self.control.budget_tier,
+            "save_mode": control.save_mode,
+            "save_mode_reason": control.save_mode_reason,
+            "budget_tier": control.budget_tier,
         }
 
     @classmethod
@@ -281,31 +359,38 @@ class UsageEvent:
         Raises:
             KeyError, ValueError, TypeError: the object is not one `to_json` wrote.
         """
-        amounts: dict[str, Any] = {
-            name: Decimal(data[name]) if name == "audio_seconds" else int(data[name])
-            for name in AMOUNTS
-        }
-        cost = data["cost"]
+        thread_id, lines = data["workflow_thread_id"], data["lines"]
+        cost = None
+        if data["total_cost_usd"] is not None:
+            cost = Cost(
+                {
+                    line["unit"]: Decimal(line["cost_usd"])
+                    for line in lines
+                    if line["cost_usd"] is not None
+                }
+            )
         return cls(
             id=UUID(data["id"]),
             owner=Owner(
-                workflow_thread_id=UUID(data["workflow_thread_id"]),
+                workflow_thread_id=None if thread_id is None else UUID(thread_id),
                 api_key_id=UUID(data["api_key_id"]),
                 team_id=data["team_id"],
                 product=data["product"],
                 billable=data["billable"],
             ),
+            request_id=data["request_id"],
+            trace_id=data["trace_id"],
             kind=Kind(data["kind"]),
             source=data["source"],
             provider=data["provider"],
             model=data["model"],
             requested_model=data["requested_model"],
-            sent_model=data.get("sent_model"),
+            sent_model=data["sent_model"],
             service_tier=data["service_tier"],
-            quantities=Quantities(**amounts),
+            quantities=Quantities({line["unit"]: _amount(line) for line in lines}),
             provenance=Provenance(data["provenance"]),
             outcome=Outcome(data["outcome"]),
-            cost=None if cost is None else Cost(**{k: Decimal(v) for k, v in cost.items()}),
+            cost=cost,
             price_version=data["price_version"],
             occurred_at=datetime.fromisoformat(data["occurred_at"]),
             latency_secs=data["latency_secs"],
@@ -315,9 +400,13 @@ class UsageEvent:
             note=data["note"],
             capture=data["capture"],
             control=CostControl(
-                # A spool may have been written before there was a save mode.
-                save_mode=data.get("save_mode", False),
-                save_mode_reason=data.get("save_mode_reason"),
-                budget_tier=data.get("budget_tier"),
+                save_mode=data["save_mode"],
+                save_mode_reason=data["save_mode_reason"],
+                budget_tier=data["budget_tier"],
             ),
         )
+
+
+def _amount(line: Mapping[str, Any]) -> Amount:
+    measure = UNITS[line["unit"]].measure
+    return (Decimal if measure is Measure.SECONDS else int)(line["quantity"])
