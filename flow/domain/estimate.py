@@ -10,7 +10,8 @@ What a chat adds to its text is from OpenAI's cookbook, "How to count tokens wit
 tokens a message, 1 for a name, 3 before the answer, and 3 to 12 for each part of a tool's
 description. Images count what OpenAI's guide "Images and vision" gives for GPT-4o: 85 at low
 detail, else 765, those of a square of 1024 pixels, since their size is not known here. Sound in a
-message counts nothing: its length is not known either.
+message counts nothing: its length is not known either. A file counts as one page of what Anthropic's
+guide "PDF support" gives, 1,500 to 3,000 tokens a page.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ TOOLS_END = 12
 
 IMAGE = 765
 IMAGE_LOW_DETAIL = 85
+DOCUMENT = 2_000
 
 _OLDER = ("gpt-3.5", "gpt-35", "gpt-4-", "text-embedding-")
 
@@ -106,12 +108,20 @@ def _part_tokens(part: Mapping[Any, Any], model: str) -> int:
         return IMAGE_LOW_DETAIL if detail == "low" else IMAGE
     if "audio" in kind:
         return 0
+    if kind in ("document", "file", "input_file"):
+        return _document_tokens(part.get("source"), model)
     if kind == "tool_use":
         return PER_TOOL_CALL + _call_tokens(part, model)
     for key in ("text", "content", "refusal", "thinking"):
         if key in part:
             return _content_tokens(part[key], model)
     return count_tokens(_json(part), model)
+
+
+def _document_tokens(source: Any, model: str) -> int:
+    if isinstance(source, Mapping) and source.get("type") in ("text", "content"):
+        return _content_tokens(source.get("data") or source.get("content"), model)
+    return DOCUMENT
 
 
 def _call_tokens(call: Any, model: str) -> int:

@@ -44,7 +44,7 @@ Not every OpenAI-compatible server follows OpenAI where Flow talks to it directl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -215,6 +215,56 @@ def from_openai_usage(usage: Mapping[str, Any] | object) -> ReportedTokens:
     )
 
 
+def from_anthropic_usage(usage: Mapping[str, Any]) -> ReportedTokens:
+    """Read the ``usage`` of Anthropic's Messages API (``anthropic/types/usage.py``).
+
+    As tolerant as `from_openai_usage`. Where all writes are told by their lifetimes alone, they
+    are added up.
+    """
+    lifetimes = _detail(usage, "cache_creation")
+    write = _count(usage, "cache_creation_input_tokens")
+    hour = _count(lifetimes, "ephemeral_1h_input_tokens")
+    if write is None and lifetimes is not None:
+        write = (_count(lifetimes, "ephemeral_5m_input_tokens") or 0) + (hour or 0)
+    return ReportedTokens(
+        prompt_tokens=_count(usage, "input_tokens"),
+        completion_tokens=_count(usage, "output_tokens"),
+        cache_read_tokens=_count(usage, "cache_read_input_tokens"),
+        cache_write_tokens=write,
+        cache_write_1h_tokens=hour,
+        reasoning_tokens=_count(_detail(usage, "output_tokens_details"), "thinking_tokens"),
+    )
+
+
+def from_gemini_usage(usage: Mapping[str, Any]) -> ReportedTokens:
+    """Read Gemini's ``usageMetadata`` (ai.google.dev/api/generate-content, "UsageMetadata").
+
+    The prompt includes what is cached, and not what tools said, which is input as well; thoughts
+    lie beside the candidates. A modality's numbers are parts; what is no sound stays in the whole.
+    """
+    prompt = _sum(usage, "promptTokenCount", "toolUsePromptTokenCount")
+    return ReportedTokens(
+        prompt_tokens=prompt,
+        completion_tokens=_sum(usage, "candidatesTokenCount", "thoughtsTokenCount"),
+        total_tokens=_count(usage, "totalTokenCount"),
+        cache_read_tokens=_count(usage, "cachedContentTokenCount"),
+        reasoning_tokens=_count(usage, "thoughtsTokenCount"),
+        input_audio_tokens=_heard(usage, "promptTokensDetails", "toolUsePromptTokensDetails"),
+        output_audio_tokens=_heard(usage, "candidatesTokensDetails", "responseTokensDetails"),
+        cache_read_audio_tokens=_heard(usage, "cacheTokensDetails"),
+    )
+
+
+def together(reports: Iterable[ReportedTokens]) -> ReportedTokens:
+    """The sum of reports of different work; what none of them told is not told."""
+    sums: dict[str, int] = {}
+    for report in reports:
+        for name in ReportedTokens.__slots__:
+            if (value := getattr(report, name)) is not None:
+                sums[name] = sums.get(name, 0) + value
+    return ReportedTokens(**{"prompt_tokens": None, "completion_tokens": None, **sums})
+
+
 def _says_net(reported: ReportedTokens, cached: int) -> bool:
     """Whether the total adds up only if the cached tokens lie beside the prompt."""
     prompt, completion, total = (
@@ -297,6 +347,24 @@ def _audio(reported: ReportedTokens, uncached: int, read: int, write: int) -> tu
 
 def _at_least_0(value: int | None) -> int:
     return max(value or 0, 0)
+
+
+def _sum(usage: Mapping[str, Any], *names: str) -> int | None:
+    """The sum of the fields that are there; ``None`` where none is."""
+    found = [value for name in names if (value := _count(usage, name)) is not None]
+    return sum(found) if found else None
+
+
+def _heard(usage: Mapping[str, Any], *names: str) -> int | None:
+    """Tokens of sound in Gemini's lists of modalities; ``None`` where they tell of none."""
+    found = [
+        count
+        for name in names
+        for entry in (usage.get(name) if isinstance(usage.get(name), list) else None) or ()
+        if _detail(entry, "modality") == "AUDIO"
+        and (count := _count(entry, "tokenCount")) is not None
+    ]
+    return sum(found) if found else None
 
 
 def _detail(source: Any, *names: str) -> Any:

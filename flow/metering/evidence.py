@@ -59,10 +59,14 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """The vendor's own account of all work so far; ``note`` says how it contradicts itself."""
+    """The vendor's own account of all work so far; ``note`` says how it contradicts itself.
+
+    One that is not final comes before the work is done: more may be consumed than it says.
+    """
 
     quantities: Quantities
     note: str | None = None
+    is_final: bool = True
 
 
 @dataclass(frozen=True, slots=True)

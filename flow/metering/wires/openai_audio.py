@@ -18,6 +18,7 @@ from flow.domain.reported import Counting, accepted, from_openai_usage
 from flow.domain.usage import Quantities
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
 from flow.metering.sound import SpeakingPace, pcm_seconds, seconds_of
+from flow.metering.wires.answer import JsonExchange
 from flow.metering.wires.http import HttpAnswer, HttpRequest, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
@@ -48,10 +49,8 @@ class SpeechExchange:
         self._characters = len(text) if isinstance(text, str) else 0
         self._is_pcm = request.get("response_format") == "pcm"
         self._pace = pace
-        self._seconds = Decimal(0)
+        self._bytes = 0
         self._events: EventStream | None = None
-        self._odd = b""
-        self._has_sound = False
         sent = Quantities(characters=self._characters)
         self.opening = Opening(
             estimate=sent.replaced(audio_seconds=pace.seconds(self._characters)),
@@ -76,25 +75,25 @@ class SpeechExchange:
 
     def end(self) -> Iterator[Evidence]:
         """The sound is whole, and teaches the pace."""
-        if self._is_pcm:
-            self._pace.learn(self._characters, self._seconds)
         if self._events is not None:
             for event in self._events.end():
                 yield from self._event(parsed(event.data))
-        elif self._has_sound:
+        elif self._bytes:
             yield Completed()
         else:
             yield unreadable("the sound")
+        if self._is_pcm:
+            self._pace.learn(self._characters, pcm_seconds(self._bytes, PCM_RATE))
 
     def _sound(self, data: bytes) -> Iterator[Evidence]:
         if not data:
             return
-        self._has_sound = True
+        before, self._bytes = self._bytes, self._bytes + len(data)
         if not self._is_pcm:
             yield Output(audio_seconds=None)
             return
-        seconds = pcm_seconds(len(data), PCM_RATE)
-        self._seconds += seconds
+        # Of all so far: the parts of a sound, each rounded, would not add up to it.
+        seconds = pcm_seconds(self._bytes, PCM_RATE) - pcm_seconds(before, PCM_RATE)
         yield Output(audio_seconds=seconds)
 
     def _event(self, event: Any) -> Iterator[Evidence]:
@@ -120,62 +119,38 @@ class OpenAITranscription:
         return TranscriptionExchange(form_fields(request))
 
 
-class TranscriptionExchange:
+class TranscriptionExchange(JsonExchange):
     """One segment of sound and its text."""
 
     def __init__(self, fields: Mapping[str, bytes]) -> None:
         seconds = seconds_of(fields.get("file", b""))
         sent = Quantities(audio_seconds=seconds) if seconds is not None else Quantities()
-        self._is_json = fields.get("response_format", b"json") in (b"json", b"verbose_json")
-        self._events: EventStream | None = None
-        self._whole = bytearray()
-        self.opening = Opening(
-            estimate=sent,
-            sent=sent,
-            model=fields.get("model", b"").decode("utf-8", "replace") or None,
-            stream=fields.get("stream", b"").lower() == b"true",
+        super().__init__(
+            Opening(
+                estimate=sent,
+                sent=sent,
+                model=fields.get("model", b"").decode("utf-8", "replace") or None,
+                stream=fields.get("stream", b"").lower() == b"true",
+            )
         )
+        self._is_json = fields.get("response_format", b"json") in (b"json", b"verbose_json")
 
-    def answered(self, answer: HttpAnswer) -> Iterator[Evidence]:
-        """Tell events from a whole transcript."""
-        if answer.is_event_stream:
-            self._events = EventStream()
-        yield from ()
-
-    def body(self, data: bytes) -> Iterator[Evidence]:
-        """Read the events in it, or keep it until the transcript is whole."""
-        if self._events is None:
-            self._whole += data
-            return
-        for event in self._events.feed(data):
-            yield from self._event(parsed(event.data))
-
-    def end(self) -> Iterator[Evidence]:
-        """Read what is left, or the whole transcript."""
-        if self._events is not None:
-            for event in self._events.end():
-                yield from self._event(parsed(event.data))
-            return
-        if not self._is_json:  # text, srt or vtt, which report nothing
-            yield Output()
-            yield Completed()
-            return
-        transcript = parsed(bytes(self._whole))
-        if not isinstance(transcript, Mapping) or "text" not in transcript:
-            yield unreadable("the transcript")
-            return
-        yield Output()
-        yield from _reported(transcript)
-        yield Completed()
-
-    def _event(self, event: Any) -> Iterator[Evidence]:
-        if not isinstance(event, Mapping):
-            yield unreadable("an event of the stream")
-        elif event.get("type") == "transcript.text.delta":
+    def _event(self, event: Mapping[str, Any]) -> Iterator[Evidence]:
+        if event.get("type") == "transcript.text.delta":
             yield Output()
         elif event.get("type") == "transcript.text.done":
             yield from _reported(event)
             yield Completed()
+
+    def _whole(self, answer: Any) -> Iterator[Evidence]:
+        is_transcript = isinstance(answer, Mapping) and "text" in answer
+        if self._is_json and not is_transcript:
+            yield unreadable("the transcript")
+            return
+        yield Output()
+        if self._is_json:  # text, srt and vtt report nothing
+            yield from _reported(answer)
+        yield Completed()
 
 
 def _reported(answer: Mapping[str, Any]) -> Iterator[Reported]:
