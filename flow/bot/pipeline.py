@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
@@ -21,20 +21,19 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-from flow.bot.generation import ChatWatch
 from flow.bot.idle import IdleWatch
 from flow.bot.intake import AudioEnd
-from flow.bot.metering import Meter, Recording, Service
-from flow.bot.metrics import UsageMetricsProcessor
 from flow.bot.models import ListeningModels
 from flow.bot.named import Joined, span_attributes
-from flow.bot.services import VENDORS, Build, Choice
+from flow.bot.services import CallServices
 from flow.bot.spending import Spending
 from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
+from flow.bot.vendors.spec import Choice
 from flow.domain.join import JoinRequest
 from flow.domain.thread import Turn
-from flow.domain.usage import Owner
-from flow.vendors.openai import OpenAIClients
+from flow.domain.usage import Kind, Owner
+from flow.metering.request import Recording
+from flow.vendors.endpoint import Endpoint
 
 SYSTEM_PROMPT = (
     "You are a helpful assistant on a phone call. Your words are spoken aloud: answer in short,"
@@ -47,12 +46,12 @@ class BotSettings:
     """What is the same for every call of a process.
 
     ``interrupted_streams`` says how a generation that a caller cut off is counted: ``estimate``
-    or ``drain`` (see `ChatWatch`). ``contents`` receives the messages and output of each
+    or ``drain`` (see `MeteredTransport`). ``contents`` receives the messages and output of each
     generation by event id, where capturing content is switched on. ``joined`` is there where
     calls are traced.
     """
 
-    clients: Mapping[str, OpenAIClients]
+    endpoints: Mapping[str, Endpoint]
     models: ListeningModels
     idle_timeout_secs: float
     interrupted_streams: Literal["estimate", "drain"]
@@ -68,15 +67,11 @@ class Line:
     user: LLMUserAggregator
     assistant: LLMAssistantAggregator
     idle: IdleWatch
-    watches: list[ChatWatch] = field(default_factory=list)
-    meters: list[Meter] = field(default_factory=list)
+    services: CallServices
 
     async def close(self) -> None:
         """Count whatever is still under way; the pipeline has ended."""
-        for watch in self.watches:
-            await watch.close()
-        for meter in self.meters:
-            meter.close()
+        await self.services.close()
 
 
 def build_line(
@@ -92,25 +87,16 @@ def build_line(
 
     ``said`` is what the bot remembers of the conversation, where it comes in later.
     """
-    watches: list[ChatWatch] = []
-    meters: list[Meter] = []
-
-    def meter(service: Service) -> Meter:
-        meters.append(Meter(service, owner, recorder, spending.control))
-        return meters[-1]
-
-    def watch(meter: Meter) -> ChatWatch:
-        keep = None
-        if (contents := settings.contents) is not None:
-
-            def keep(event_id: UUID, messages: list[object], output: str) -> None:
-                contents[event_id] = (messages, output)
-
-        drain = settings.interrupted_streams == "drain"
-        watches.append(ChatWatch(meter, shape=spending.request, drain=drain, keep_content=keep))
-        return watches[-1]
-
-    stt, llm, tts = _services(join, Build(owner, meter, watch, settings.clients))
+    services = CallServices(
+        owner,
+        recorder,
+        settings.endpoints,
+        control=spending.control,
+        shape=spending.request,
+        drain=settings.interrupted_streams == "drain",
+        contents=settings.contents,
+    )
+    stt, llm, tts = _services(join, services)
     context = LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
     pair = LLMContextAggregatorPair(
         context,
@@ -119,30 +105,23 @@ def build_line(
             user_turn_strategies=UserTurnStrategies(stop=[settings.models.turn_stop()]),
         ),
     )
-    metrics = UsageMetricsProcessor(
-        owner,
-        recorder,
-        metered=[stt.name, llm.name, tts.name],
-        control=spending.control,
-        name="usage",
-    )
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
+    processors = [
+        transport.input(),
+        stt,
+        pair.user(),
+        AudioEnd(InputAudioRawFrame, name="heard"),
+        idle,
+        llm,
+        tts,
+        services.usage_processor,
+        transport.output(),
+        AudioEnd(OutputAudioRawFrame, name="spoken"),
+        pair.assistant(),
+    ]
+    services.adopt(processors)
     worker = PipelineWorker(
-        Pipeline(
-            [
-                transport.input(),
-                stt,
-                pair.user(),
-                AudioEnd(InputAudioRawFrame, name="heard"),
-                idle,
-                llm,
-                tts,
-                metrics,
-                transport.output(),
-                AudioEnd(OutputAudioRawFrame, name="spoken"),
-                pair.assistant(),
-            ]
-        ),
+        Pipeline(processors),
         params=PipelineParams(
             audio_in_sample_rate=SAMPLE_RATE_IN,
             audio_out_sample_rate=SAMPLE_RATE_OUT,
@@ -159,31 +138,30 @@ def build_line(
         additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
     )
-    return Line(worker, pair.user(), pair.assistant(), idle, watches, meters)
+    return Line(worker, pair.user(), pair.assistant(), idle, services)
 
 
 def _services(
-    join: JoinRequest, build: Build
+    join: JoinRequest, services: CallServices
 ) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
+    """STT, LLM and TTS as a resolved join asks for them."""
     bot = join.bot
-    stt, llm, tts = bot.stt, bot.llm, bot.tts
     chosen = (
-        (VENDORS[stt.provider or ""].stt, stt, {"language": bot.language}),
+        (Kind.STT, bot.stt, {"language": bot.language}),
         (
-            VENDORS[llm.provider or ""].llm,
-            llm,
+            Kind.LLM,
+            bot.llm,
             {
                 "system_instruction": bot.system_prompt or SYSTEM_PROMPT,
-                "temperature": llm.temperature,
-                "max_tokens": llm.max_tokens,
+                "temperature": bot.llm.temperature,
+                "max_tokens": bot.llm.max_tokens,
             },
         ),
-        (VENDORS[tts.provider or ""].tts, tts, {"voice": tts.voice}),
+        (Kind.TTS, bot.tts, {"voice": bot.tts.voice}),
     )
     made = []
-    for make, part, options in chosen:
-        assert make, f"{part.provider} has no such service"
+    for kind, part, options in chosen:
         assert part.provider, "the join was not resolved"
         assert part.model, "the join was not resolved"
-        made.append(make(Choice(part.provider, part.model, options), build))
+        made.append(services.build(kind, Choice(part.provider, part.model, options)))
     return made[0], made[1], made[2]

@@ -1,185 +1,168 @@
-"""The vendors a bot can be built from.
-
-Adding a vendor is one entry: how its service is made, metered, from a `Choice`. Pipecat imports
-a vendor's SDK with its service, so each entry imports only when used.
-"""
+"""The services of one call, each with its meter on it: none works uncounted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from uuid import UUID
 
+from pipecat.frames.frames import (
+    Frame,
+    FunctionCallsStartedFrame,
+    LLMTextFrame,
+    TranscriptionFrame,
+    TTSAudioRawFrame,
+)
 from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.services.ai_service import AIService
+from pipecat.services.llm_service import LLMService
+from pipecat.services.stt_service import STTService
+from pipecat.services.tts_service import TTSService
 
-from flow.bot.generation import ChatWatch
-from flow.bot.metering import Meter, Service, metered_stt, metered_tts
-from flow.domain.usage import Kind, Owner
-from flow.vendors.openai import OpenAIClients
+from flow.bot.usage_metrics import UsageMetricsProcessor
+from flow.bot.vendors import VENDORS
+from flow.bot.vendors.spec import Build, Choice, Tap, Vendor
+from flow.domain.usage import CostControl, Kind, Owner, UsageEvent
+from flow.errors import ConfigurationError
+from flow.metering.evidence import Opening
+from flow.metering.meter import Meter, Service
+from flow.metering.request import Recording
+from flow.metering.taps.http import MeteredTransport, Shape
+from flow.vendors.endpoint import Endpoint
 
+_KINDS = ((LLMService, Kind.LLM), (STTService, Kind.STT), (TTSService, Kind.TTS))
+_OUTPUT = (LLMTextFrame, FunctionCallsStartedFrame, TranscriptionFrame, TTSAudioRawFrame)
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One service a call asked for. ``options`` are the rest of what the join says of it."""
-
-    provider: str
-    model: str
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """What every service of a call is made with."""
-
-    owner: Owner
-    meter: Callable[[Service], Meter]
-    watch: Callable[[Meter], ChatWatch]
-    clients: Mapping[str, OpenAIClients]
+Contents = dict[UUID, tuple[list[object], str]]
+"""What a language model was told and what it answered, by the id of the event."""
 
 
-Make = Callable[[Choice, Build], FrameProcessor]
+class CallServices:
+    """Builds the services of one call, and meters those that somebody else has built.
 
+    A service is either tapped on its wire, or counted from its usage frames by the
+    `usage_processor`, which stands after the last service. One that neither sees is refused.
 
-def _openai_llm(choice: Choice, build: Build) -> FrameProcessor:
-    from pipecat.services.openai.llm import OpenAILLMService
-
-    return _chat(OpenAILLMService, choice, build)
-
-
-def _compatible_llm(path: str) -> Make:
-    """A vendor whose chat speaks OpenAI's protocol, by the path of its Pipecat service."""
-
-    def make(choice: Choice, build: Build) -> FrameProcessor:
-        module, _, name = path.partition(":")
-        return _chat(getattr(import_module(module), name), choice, build)
-
-    return make
-
-
-def _chat(service: Any, choice: Choice, build: Build) -> FrameProcessor:
-    clients = build.clients[choice.provider]
-    meter = build.meter(
-        Service(Kind.LLM, choice.provider, choice.model, capture=not clients.gateway_captures)
-    )
-    client = clients.chat_client(
-        build.owner, on_attempt_failed=meter.attempt_failed, on_answered=meter.attempt_answered
-    )
-    given = {name: value for name, value in choice.options.items() if value is not None}
-    if "max_tokens" in given:
-        given["max_completion_tokens"] = given.pop("max_tokens")
-    settings = service.Settings(model=choice.model, **given)
-    made = _given_a_client(service)(
-        build.watch(meter).watch(client), api_key=client.api_key, name="llm", settings=settings
-    )
-    return cast(FrameProcessor, made)
-
-
-@cache
-def _given_a_client(service: Any) -> Any:
-    """The same chat service, with a client that is already made."""
-
-    class Given(service):  # type: ignore[misc]
-        def __init__(self, client: Any, **options: Any) -> None:
-            self._made = client
-            super().__init__(**options)
-
-        def create_client(self, *_: Any, **__: Any) -> Any:
-            """The one place where clients are made gives this service its client."""
-            return self._made
-
-    return Given
-
-
-def _openai_stt(choice: Choice, build: Build) -> FrameProcessor:
-    from pipecat.services.openai.stt import OpenAISTTService
-    from pipecat.transcriptions.language import Language
-
-    meter, client = _speech(Kind.STT, choice, build)
-    # Pipecat's service has no automatic language: where none is asked for, its own stands.
-    language = choice.options.get("language")
-    spoken: dict[str, Any] = {"language": Language(language)} if language else {}
-    service: Any = metered_stt(OpenAISTTService)(
-        meter=meter,
-        api_key=client.api_key,
-        http_client=client._client,  # or the service makes one, which takes 30 ms
-        name="stt",
-        settings=OpenAISTTService.Settings(model=choice.model, **spoken),
-    )
-    service._client = client  # the service has no door for a client that is already made
-    return cast(FrameProcessor, service)
-
-
-def _openai_tts(choice: Choice, build: Build) -> FrameProcessor:
-    from pipecat.services.openai.tts import OpenAITTSService
-
-    meter, client = _speech(Kind.TTS, choice, build)
-    service: Any = metered_tts(OpenAITTSService)(
-        meter=meter,
-        api_key=client.api_key,
-        http_client=client._client,
-        name="tts",
-        settings=OpenAITTSService.Settings(
-            model=choice.model, voice=choice.options.get("voice") or "alloy"
-        ),
-    )
-    service._client = client  # as above
-    return cast(FrameProcessor, service)
-
-
-def _speech(kind: Kind, choice: Choice, build: Build) -> tuple[Meter, Any]:
-    meter = build.meter(Service(kind, choice.provider, choice.model))
-    client = build.clients[choice.provider].chat_client(
-        build.owner, on_attempt_failed=meter.attempt_failed, on_answered=meter.attempt_answered
-    )
-    return meter, client
-
-
-@dataclass(frozen=True, slots=True)
-class Vendor:
-    """A vendor and what it can do.
-
-    ``key`` is the environment variable of its API key; ``base_url`` where its API is.
+    Args:
+        endpoints: where each vendor is, by its name.
+        control: what is done about the call's cost at the moment.
+        shape: changes what a language model is asked, for save mode.
+        drain: see `MeteredTransport`.
+        contents: receives the content of each generation, where capturing it is on.
+        vendors: those that can be built from.
     """
 
-    key: str
-    base_url: str | None
-    llm: Make | None = None
-    stt: Make | None = None
-    tts: Make | None = None
+    def __init__(
+        self,
+        owner: Owner,
+        recorder: Recording,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        control: Callable[[], CostControl] = CostControl,
+        shape: Shape | None = None,
+        drain: bool = False,
+        contents: Contents | None = None,
+        vendors: Mapping[str, Vendor] = VENDORS,
+    ) -> None:
+        self._owner = owner
+        self._recorder = recorder
+        self._endpoints = endpoints
+        self._control = control
+        self._shape = shape
+        self._drain = drain
+        self._contents = contents
+        self._vendors = vendors
+        self._meters: dict[str, Meter] = {}
+        self._meters_by_frames: dict[str, Meter] = {}
+        self._taps: list[MeteredTransport] = []
+        self._worked: set[str] = set()
+        self.usage_processor = UsageMetricsProcessor(self._meters_by_frames, name="usage")
 
-    @property
-    def base_url_variable(self) -> str:
-        """The environment variable that puts its API elsewhere."""
-        return self.key.replace("_API_KEY", "_BASE_URL")
+    def build(self, kind: Kind, choice: Choice) -> FrameProcessor:
+        """The service of a vendor; it is called by its kind in the pipeline."""
+        spec = self._vendors[choice.provider].services[kind]
+        endpoint = self._endpoints[choice.provider]
+        is_llm = kind is Kind.LLM
+        meter = Meter(
+            Service(
+                kind,
+                choice.provider,
+                choice.model,
+                capture=not (is_llm and endpoint.gateway_captures),
+            ),
+            self._owner,
+            self._recorder,
+            control=self._control,
+            on_closed=self._keep_content,
+        )
+        transport = endpoint.transport(self._owner, self._control)
+        if spec.tap is Tap.HTTP and spec.wire is not None:
+            transport = MeteredTransport(
+                transport,
+                meter,
+                spec.wire(),
+                shape=self._shape if is_llm else None,
+                drain=self._drain and is_llm,
+            )
+            self._taps.append(transport)
+        service = spec.make(Build(choice, endpoint, transport, kind.value))
+        self._add(service, meter, by_frames=spec.tap is Tap.FRAMES)
+        return service
+
+    def adopt(self, processors: Iterable[FrameProcessor]) -> None:
+        """Meter the services among these that somebody else has built: by their frames.
+
+        Raises:
+            ConfigurationError: a service reports no usage in frames, so nothing would meter it.
+        """
+        for service in processors:
+            if not isinstance(service, AIService) or service.name in self._meters:
+                continue
+            kind = next((kind for base, kind in _KINDS if isinstance(service, base)), None)
+            if kind is None or not service.can_generate_metrics():
+                raise ConfigurationError(
+                    f"Nothing meters {type(service).__name__}: it has no tap, and reports no usage"
+                    " in frames."
+                )
+            model = getattr(getattr(service, "_settings", None), "model", None)
+            known = Service(kind, vendor_of(service), str(model or "unknown"))
+            meter = Meter(known, self._owner, self._recorder, control=self._control)
+            self._add(service, meter, by_frames=True)
+
+    async def close(self) -> None:
+        """The call is over: count what is under way, and say which services nothing has counted."""
+        for tap in self._taps:
+            await tap.finish()
+        for name, meter in self._meters.items():
+            meter.close()
+            if name in self._worked and not meter.recorded:
+                meter.report_unmetered()
+
+    def _add(self, service: FrameProcessor, meter: Meter, *, by_frames: bool) -> None:
+        self._meters[service.name] = meter
+        if by_frames:
+            self._meters_by_frames[service.name] = meter
+        worked = self._worked
+
+        async def pushed(_: FrameProcessor, frame: Frame) -> None:
+            if isinstance(frame, _OUTPUT):
+                worked.add(service.name)
+                service.remove_event_handler("on_after_push_frame", pushed)
+
+        service.add_event_handler("on_after_push_frame", pushed)
+
+    def _keep_content(self, event: UsageEvent, opening: Opening, text: str) -> None:
+        if self._contents is not None and event.kind is Kind.LLM:
+            self._contents[event.id] = (list(opening.content or ()), text)
 
 
-VENDORS: Mapping[str, Vendor] = {
-    "openai": Vendor("OPENAI_API_KEY", None, _openai_llm, _openai_stt, _openai_tts),
-    "groq": Vendor(
-        "GROQ_API_KEY",
-        "https://api.groq.com/openai/v1",
-        _compatible_llm("pipecat.services.groq.llm:GroqLLMService"),
-    ),
-    "deepseek": Vendor(
-        "DEEPSEEK_API_KEY",
-        "https://api.deepseek.com/v1",
-        _compatible_llm("pipecat.services.deepseek.llm:DeepSeekLLMService"),
-    ),
-    "openrouter": Vendor(
-        "OPENROUTER_API_KEY",
-        "https://openrouter.ai/api/v1",
-        _compatible_llm("pipecat.services.openrouter.llm:OpenRouterLLMService"),
-    ),
-    "cerebras": Vendor(
-        "CEREBRAS_API_KEY",
-        "https://api.cerebras.ai/v1",
-        _compatible_llm("pipecat.services.cerebras.llm:CerebrasLLMService"),
-    ),
-    "together": Vendor(
-        "TOGETHER_API_KEY",
-        "https://api.together.xyz/v1",
-        _compatible_llm("pipecat.services.together.llm:TogetherLLMService"),
-    ),
-}
+def vendor_of(service: object) -> str:
+    """The vendor of a Pipecat service: the package of Pipecat's that its class comes from.
+
+    The class's name does not tell (``CartesiaTurnsSTTService``), and a class of somebody's own
+    has a base from Pipecat's packages.
+    """
+    for kind in type(service).__mro__:
+        match kind.__module__.split("."):
+            case ["pipecat", "services", vendor, _, *_]:
+                return vendor
+    return type(service).__name__.lower()

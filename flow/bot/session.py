@@ -17,8 +17,6 @@ from pipecat.processors.aggregators.llm_response_universal import (
 )
 from pipecat.transports.base_transport import BaseTransport
 
-from flow.bot.metering import MICROSECOND
-from flow.bot.metering import Recording as Metering
 from flow.bot.pipeline import Line
 from flow.bot.rooms import RoomTransport
 from flow.bot.running import RunningPipeline
@@ -31,6 +29,8 @@ from flow.domain.room_call import TAKEN_OVER
 from flow.domain.thread import Pulse, Status, Turn
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import CallTakenOver, FlowError, Unavailable
+from flow.metering.request import Recording as Metering
+from flow.metering.sound import MICROSECOND
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +106,7 @@ class CallSession:
         self._spending = spending
         self._transport = transport
         self._wait_secs = wait_secs
+        assert owner.workflow_thread_id is not None, "a call has a thread"
         self._thread_id = owner.workflow_thread_id
         self._join = join
         self._line = line
@@ -330,7 +331,7 @@ class CallSession:
         seconds = Decimal(repr(until - self._progress.connected_at))
         self._call = replace(
             self._call,
-            quantities=Quantities(audio_seconds=seconds.quantize(MICROSECOND)),
+            quantities=Quantities(call_seconds=seconds.quantize(MICROSECOND)),
             control=self._spending.control(),
         )
         if final:
