@@ -52,6 +52,8 @@ class Unit:
         part_of: the unit that contains it.
         priced_as: the unit whose rate holds where a price list has none for this one. For a
             part without a rate the cost stays in the line of its whole.
+        shown_by: the kinds of work that have a column of their own for it in reports, where it
+            means something else in each; a unit without has one column over all kinds.
     """
 
     name: str
@@ -61,6 +63,13 @@ class Unit:
     side: Side
     part_of: str | None = None
     priced_as: str | None = None
+    shown_by: tuple[Kind, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What tables say behind an amount of it, such as ``cache read`` or ``s audio``."""
+        what = self.name.removesuffix(f"_{self.measure}").replace("_", " ")
+        return f"s {what}" if self.measure is Measure.SECONDS else what
 
 
 _ALL = (
@@ -99,6 +108,7 @@ _ALL = (
     ),
     Unit(
         "audio_seconds", "sound spoken or heard", Measure.SECONDS, "tts", "output",
+        shown_by=(Kind.TTS, Kind.STT),
     ),
     Unit(
         "call_seconds", "time from a caller's coming to the end of the call", Measure.SECONDS,

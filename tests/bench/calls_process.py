@@ -123,7 +123,6 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
         SecretStr(environment["POSTHOG_API_KEY"]),
         environment["POSTHOG_HOST"],
         capture_content=False,
-        price=price,
     )
     database = Database(await PostgresTransport.open(task["database_url"]))
     key = await database.resolve_api_key(f"key_{uuid4().hex}", "team_bench", "bench")
