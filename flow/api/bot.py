@@ -170,13 +170,14 @@ async def join(request: Request) -> Response:
     responses=documented(404),
 )
 async def end(request: Request, thread_id: UUID) -> Response:
-    """Hang up, wherever the call runs. Ending a call that is over changes nothing."""
+    """Hang up, wherever the call runs, or cancel one that nobody has connected to.
+
+    Ending a call that is over changes nothing.
+    """
     services, key = services_of(request), caller_of(request)
-    thread = await services.database.get_workflow_thread_data(thread_id, key.id)
-    if thread.status is Status.CREATED:
-        thread = await _cancel(services, thread)
+    thread = await services.database.end_thread(thread_id, key.id)
     if not _is_over(thread):
-        thread = await services.database.save_workflow_thread_data(thread_id, end_requested=True)
+        # Here at once; elsewhere with the call's next sign of life.
         await services.calls.end(thread_id)
     answer = EndAnswer(
         workflow_thread_id=thread.id, status=thread.status, end_requested=not _is_over(thread)
