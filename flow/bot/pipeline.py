@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 from uuid import UUID
 
 from pipecat.frames.frames import InputAudioRawFrame, OutputAudioRawFrame
@@ -21,20 +21,23 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-from flow.bot.generation import ChatWatch
 from flow.bot.idle import IdleWatch
 from flow.bot.intake import AudioEnd
-from flow.bot.metering import Meter, Recording, Service
-from flow.bot.metrics import UsageMetricsProcessor
 from flow.bot.models import ListeningModels
 from flow.bot.named import Joined, span_attributes
-from flow.bot.services import VENDORS, Build, Choice
+from flow.bot.service_meters import ServiceMeters
 from flow.bot.spending import Spending
 from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
+from flow.bot.vendors import VENDORS
+from flow.bot.vendors.spec import Build, Choice, Tap
 from flow.domain.join import JoinRequest
 from flow.domain.thread import Turn
-from flow.domain.usage import Owner
-from flow.vendors.openai import OpenAIClients
+from flow.domain.usage import Kind, Owner, UsageEvent
+from flow.metering.evidence import Opening
+from flow.metering.meter import Meter, Service
+from flow.metering.request import Recording
+from flow.metering.taps.http import MeteredTransport
+from flow.vendors.endpoint import Endpoint
 
 SYSTEM_PROMPT = (
     "You are a helpful assistant on a phone call. Your words are spoken aloud: answer in short,"
@@ -47,12 +50,12 @@ class BotSettings:
     """What is the same for every call of a process.
 
     ``interrupted_streams`` says how a generation that a caller cut off is counted: ``estimate``
-    or ``drain`` (see `ChatWatch`). ``contents`` receives the messages and output of each
+    or ``drain`` (see `MeteredTransport`). ``contents`` receives the messages and output of each
     generation by event id, where capturing content is switched on. ``joined`` is there where
     calls are traced.
     """
 
-    clients: Mapping[str, OpenAIClients]
+    endpoints: Mapping[str, Endpoint]
     models: ListeningModels
     idle_timeout_secs: float
     interrupted_streams: Literal["estimate", "drain"]
@@ -68,15 +71,14 @@ class Line:
     user: LLMUserAggregator
     assistant: LLMAssistantAggregator
     idle: IdleWatch
-    watches: list[ChatWatch] = field(default_factory=list)
-    meters: list[Meter] = field(default_factory=list)
+    meters: ServiceMeters
+    taps: Sequence[MeteredTransport] = ()
 
     async def close(self) -> None:
         """Count whatever is still under way; the pipeline has ended."""
-        for watch in self.watches:
-            await watch.close()
-        for meter in self.meters:
-            meter.close()
+        for tap in self.taps:
+            await tap.finish()
+        self.meters.close()
 
 
 def build_line(
@@ -92,25 +94,9 @@ def build_line(
 
     ``said`` is what the bot remembers of the conversation, where it comes in later.
     """
-    watches: list[ChatWatch] = []
-    meters: list[Meter] = []
-
-    def meter(service: Service) -> Meter:
-        meters.append(Meter(service, owner, recorder, spending.control))
-        return meters[-1]
-
-    def watch(meter: Meter) -> ChatWatch:
-        keep = None
-        if (contents := settings.contents) is not None:
-
-            def keep(event_id: UUID, messages: list[object], output: str) -> None:
-                contents[event_id] = (messages, output)
-
-        drain = settings.interrupted_streams == "drain"
-        watches.append(ChatWatch(meter, shape=spending.request, drain=drain, keep_content=keep))
-        return watches[-1]
-
-    stt, llm, tts = _services(join, Build(owner, meter, watch, settings.clients))
+    meters = ServiceMeters(owner, recorder, spending.control)
+    built = _Services(owner, recorder, settings, spending, meters)
+    stt, llm, tts = built.build(join)
     context = LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
     pair = LLMContextAggregatorPair(
         context,
@@ -118,13 +104,6 @@ def build_line(
             vad_analyzer=settings.models.vad(),
             user_turn_strategies=UserTurnStrategies(stop=[settings.models.turn_stop()]),
         ),
-    )
-    metrics = UsageMetricsProcessor(
-        owner,
-        recorder,
-        metered=[stt.name, llm.name, tts.name],
-        control=spending.control,
-        name="usage",
     )
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
     worker = PipelineWorker(
@@ -137,7 +116,7 @@ def build_line(
                 idle,
                 llm,
                 tts,
-                metrics,
+                meters.processor,
                 transport.output(),
                 AudioEnd(OutputAudioRawFrame, name="spoken"),
                 pair.assistant(),
@@ -159,31 +138,72 @@ def build_line(
         additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
     )
-    return Line(worker, pair.user(), pair.assistant(), idle, watches, meters)
+    return Line(worker, pair.user(), pair.assistant(), idle, meters, built.taps)
 
 
-def _services(
-    join: JoinRequest, build: Build
-) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
-    bot = join.bot
-    stt, llm, tts = bot.stt, bot.llm, bot.tts
-    chosen = (
-        (VENDORS[stt.provider or ""].stt, stt, {"language": bot.language}),
-        (
-            VENDORS[llm.provider or ""].llm,
-            llm,
-            {
-                "system_instruction": bot.system_prompt or SYSTEM_PROMPT,
-                "temperature": llm.temperature,
-                "max_tokens": llm.max_tokens,
-            },
-        ),
-        (VENDORS[tts.provider or ""].tts, tts, {"voice": tts.voice}),
-    )
-    made = []
-    for make, part, options in chosen:
-        assert make, f"{part.provider} has no such service"
+class _Services:
+    """Builds the services of one call, each with its meter on it."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        recorder: Recording,
+        settings: BotSettings,
+        spending: Spending,
+        meters: ServiceMeters,
+    ) -> None:
+        self._owner = owner
+        self._recorder = recorder
+        self._settings = settings
+        self._spending = spending
+        self._meters = meters
+        self.taps: list[MeteredTransport] = []
+
+    def build(self, join: JoinRequest) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
+        """STT, LLM and TTS as a resolved join asks for them."""
+        bot = join.bot
+        stt = self._built(Kind.STT, bot.stt, {"language": bot.language})
+        instructed = {
+            "system_instruction": bot.system_prompt or SYSTEM_PROMPT,
+            "temperature": bot.llm.temperature,
+            "max_tokens": bot.llm.max_tokens,
+        }
+        llm = self._built(Kind.LLM, bot.llm, instructed)
+        return stt, llm, self._built(Kind.TTS, bot.tts, {"voice": bot.tts.voice})
+
+    def _built(self, kind: Kind, part: Any, options: Mapping[str, Any]) -> FrameProcessor:
         assert part.provider, "the join was not resolved"
         assert part.model, "the join was not resolved"
-        made.append(make(Choice(part.provider, part.model, options), build))
-    return made[0], made[1], made[2]
+        spec = VENDORS[part.provider].services[kind]
+        endpoint = self._settings.endpoints[part.provider]
+        meter = Meter(
+            Service(
+                kind,
+                part.provider,
+                part.model,
+                capture=not (kind is Kind.LLM and endpoint.gateway_captures),
+            ),
+            self._owner,
+            self._recorder,
+            control=self._spending.control,
+            on_closed=self._keep_content,
+        )
+        way = endpoint.transport(self._owner, self._spending.control)
+        if spec.tap is Tap.HTTP and spec.wire is not None:
+            way = MeteredTransport(
+                way,
+                meter,
+                spec.wire(),
+                shape=self._spending.request if kind is Kind.LLM else None,
+                drain=kind is Kind.LLM and self._settings.interrupted_streams == "drain",
+            )
+            self.taps.append(way)
+        service = spec.make(
+            Build(Choice(part.provider, part.model, options), endpoint, way, kind.value)
+        )
+        self._meters.add(service, meter, by_frames=spec.tap is Tap.FRAMES)
+        return service
+
+    def _keep_content(self, event: UsageEvent, opening: Opening, text: str) -> None:
+        if self._settings.contents is not None and event.kind is Kind.LLM:
+            self._settings.contents[event.id] = (list(opening.content or ()), text)

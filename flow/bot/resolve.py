@@ -9,21 +9,14 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from flow.bot.services import VENDORS
+from flow.bot.vendors import VENDORS, vendors_by_kind
 from flow.domain.join import JoinRequest, Llm, Stt, Tts
 from flow.domain.product import ModelName, Models, Product, Products
+from flow.domain.units import Kind
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput, Refused
 
-PARTS = ("stt", "llm", "tts")
+PARTS = (Kind.STT, Kind.LLM, Kind.TTS)
 REMEMBERED = 1_000
-
-
-def vendors_by_part() -> dict[str, frozenset[str]]:
-    """The vendors a bot's ``stt``, ``llm`` and ``tts`` can come from."""
-    return {
-        part: frozenset(name for name, vendor in VENDORS.items() if getattr(vendor, part))
-        for part in PARTS
-    }
 
 
 class Resolver:
@@ -107,11 +100,11 @@ class Resolver:
         missing = {name: value for name, value in default.items() if not getattr(asked, name)}
         return asked.model_copy(update=missing)
 
-    def _vendor_problems(self, part: str, chosen: Any) -> Iterator[FieldProblem]:
+    def _vendor_problems(self, part: Kind, chosen: Any) -> Iterator[FieldProblem]:
         vendor = VENDORS.get(chosen.provider)
         field = f"bot.{part}.provider"
-        if vendor is None or getattr(vendor, part) is None:
-            able = ", ".join(sorted(vendors_by_part()[part]))
+        if vendor is None or part not in vendor.services:
+            able = ", ".join(sorted(vendors_by_kind()[part]))
             yield FieldProblem(field, f"{chosen.provider!r} is not one of {able}")
         elif chosen.provider not in self._reachable:
             missing = f"{chosen.provider!r} is not set up here: {vendor.key} is missing"

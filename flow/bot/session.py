@@ -18,8 +18,6 @@ from pipecat.processors.aggregators.llm_response_universal import (
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot import clock
-from flow.bot.metering import MICROSECOND
-from flow.bot.metering import Recording as Metering
 from flow.bot.pipeline import Line
 from flow.bot.rooms import RoomTransport
 from flow.bot.running import RunningPipeline
@@ -32,6 +30,8 @@ from flow.domain.room_call import TAKEN_OVER
 from flow.domain.thread import ENDED_BY_API, GIVEN_UP, Pulse, Status, Turn
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import CallTakenOver, FlowError, IllegalTransition, NotFound, Unavailable
+from flow.metering.request import Recording as Metering
+from flow.metering.sound import MICROSECOND
 
 log = structlog.get_logger(__name__)
 
@@ -120,7 +120,7 @@ class CallSession:
         self._spending = spending
         self._transport = transport
         self._wait_secs = wait_secs
-        assert owner.workflow_thread_id is not None, "a call without a thread"
+        assert owner.workflow_thread_id is not None, "a call has a thread"
         self._thread_id = owner.workflow_thread_id
         self._join = join
         self._line = line

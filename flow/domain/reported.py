@@ -4,7 +4,7 @@ Vendors count in different ways, and Pipecat passes on what they say. What Pipec
 into ``LLMTokenUsage``, read in its services:
 
 =====================================  ==========  ===============================  ===========
-service (``pipecat/services/...``)     prompt is   reasoning in ``completion``      family
+service (``pipecat/services/...``)     prompt is   reasoning in ``completion``      counting
 =====================================  ==========  ===============================  ===========
 ``openai/base_llm.py`` and all that    gross       yes, as OpenAI reports it; cache  `GROSS`
 build on it (Groq, DeepSeek, Mistral,              writes from ``cache_write_tokens``
@@ -35,7 +35,11 @@ Not every OpenAI-compatible server follows OpenAI where Flow talks to it directl
 * Gemini's own OpenAI endpoint leaves thoughts out of ``completion_tokens`` and may not tell
   them at all; the total has them (any-llm #1290). For `GEMINI` the rest of the total is output.
 * DeepSeek says ``prompt_cache_hit_tokens`` at the top level (DeepSeek docs, "Context caching"),
-  Moonshot ``cached_tokens``; Perplexity ``cache_creation_input_tokens`` among the details.
+  Moonshot ``cached_tokens``; Perplexity ``cache_creation_input_tokens`` among the details, and
+  LiteLLM's proxy at the top level (``litellm/types/utils.py``, ``Usage``), with Anthropic's two
+  lifetimes apart in ``cache_creation_token_details``.
+* A total that is prompt + completion + cache says that the cache lies beside the prompt, whoever
+  the vendor is: it is believed.
 """
 
 from __future__ import annotations
@@ -49,8 +53,9 @@ from flow.domain.usage import Quantities
 from flow.errors import ContradictoryUsage
 
 
-class Family(Enum):
-    """How a provider counts."""
+class Counting(Enum):
+    """How a vendor counts: the cache inside the prompt (gross), so with thoughts beside the
+    completion (Gemini), or the cache beside the prompt (net)."""
 
     GROSS = "gross"
     GEMINI = "gemini"
@@ -73,21 +78,22 @@ class ReportedTokens:
     input_audio_tokens: int | None = None
     output_audio_tokens: int | None = None
     cache_read_audio_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
 
 
 _NET = ("anthropic", "aws", "bedrock", "amazon")
 _GEMINI = ("google", "gemini", "vertex")
 
 
-def family_of(provider: str) -> Family:
+def counting_of(provider: str) -> Counting:
     """How ``provider`` counts; one that is not known is taken to be OpenAI-compatible."""
     name = "".join(c for c in provider.lower() if c.isalnum())
     if name.startswith(_NET):
-        return Family.NET
-    return Family.GEMINI if name.startswith(_GEMINI) else Family.GROSS
+        return Counting.NET
+    return Counting.GEMINI if name.startswith(_GEMINI) else Counting.GROSS
 
 
-def normalise(reported: ReportedTokens, family: Family) -> Quantities:
+def normalise(reported: ReportedTokens, counting: Counting) -> Quantities:
     """Disjoint quantities that add up to what the vendor reported.
 
     Raises:
@@ -96,22 +102,30 @@ def normalise(reported: ReportedTokens, family: Family) -> Quantities:
     """
     _refuse_negative(reported)
     read, write = reported.cache_read_tokens or 0, reported.cache_write_tokens or 0
-    beside = read + write if family is Family.NET else 0
+    if counting is not Counting.NET and _says_net(reported, read + write):
+        counting = Counting.NET
+    beside = read + write if counting is Counting.NET else 0
     prompt, completion = _both(reported, beside)
     reasoning = reported.reasoning_tokens or 0
-    output = completion + _left_out(reported, family, prompt, completion, beside)
+    output = completion + _left_out(reported, counting, prompt, completion, beside)
     if output > completion and not reasoning:
         reasoning = output - completion
     if reasoning > output:
         raise ContradictoryUsage(
             f"reasoning tokens ({reasoning}) are more than completion tokens ({output})"
         )
-    if family is not Family.NET and read + write > prompt:
+    if counting is not Counting.NET and read + write > prompt:
         raise ContradictoryUsage(
             f"cached tokens ({read} read, {write} written) are more than prompt tokens ({prompt})"
         )
-    uncached = prompt if family is Family.NET else prompt - read - write
+    uncached = prompt if counting is Counting.NET else prompt - read - write
     heard, cached_audio = _audio(reported, uncached, read, write)
+    for_an_hour = reported.cache_write_1h_tokens or 0
+    if for_an_hour > write:
+        raise ContradictoryUsage(
+            f"tokens written to the cache for an hour ({for_an_hour}) are more than all that were"
+            f" written ({write})"
+        )
     return Quantities(
         input_tokens=uncached,
         cache_read_tokens=read,
@@ -121,10 +135,11 @@ def normalise(reported: ReportedTokens, family: Family) -> Quantities:
         input_audio_tokens=heard,
         output_audio_tokens=reported.output_audio_tokens or 0,
         cache_read_audio_tokens=cached_audio,
+        cache_write_1h_tokens=for_an_hour,
     )
 
 
-def certain(reported: ReportedTokens, family: Family) -> Quantities:
+def certain(reported: ReportedTokens, counting: Counting) -> Quantities:
     """What can be kept of a report, contradictory or not; never raises.
 
     Prompt and completion are kept as they are; what is said to be a part of one of them is cut
@@ -132,13 +147,15 @@ def certain(reported: ReportedTokens, family: Family) -> Quantities:
     gives the same here.
     """
     try:
-        return normalise(reported, family)
+        return normalise(reported, counting)
     except ContradictoryUsage:
         pass
     prompt, output = _at_least_0(reported.prompt_tokens), _at_least_0(reported.completion_tokens)
+    if _says_net(reported, (reported.cache_read_tokens or 0) + (reported.cache_write_tokens or 0)):
+        counting = Counting.NET
     read, write = _at_least_0(reported.cache_read_tokens), _at_least_0(reported.cache_write_tokens)
     uncached = prompt
-    if family is not Family.NET:
+    if counting is not Counting.NET:
         read = min(read, prompt)
         write = min(write, prompt - read)
         uncached = prompt - read - write
@@ -153,16 +170,16 @@ def certain(reported: ReportedTokens, family: Family) -> Quantities:
         input_audio_tokens=min(_at_least_0(heard), uncached),
         output_audio_tokens=min(_at_least_0(reported.output_audio_tokens), output),
         cache_read_audio_tokens=cached_audio,
+        cache_write_1h_tokens=min(_at_least_0(reported.cache_write_1h_tokens), write),
     )
 
 
-def accepted(reported: ReportedTokens, provider: str) -> tuple[Quantities, str | None]:
-    """What to record of a provider's report, and how it contradicts itself, if it does."""
-    family = family_of(provider)
+def accepted(reported: ReportedTokens, counting: Counting) -> tuple[Quantities, str | None]:
+    """What to record of a vendor's report, and how it contradicts itself, if it does."""
     try:
-        return normalise(reported, family), None
+        return normalise(reported, counting), None
     except ContradictoryUsage as error:
-        return certain(reported, family), str(error)
+        return certain(reported, counting), str(error)
 
 
 def from_openai_usage(usage: Mapping[str, Any] | object) -> ReportedTokens:
@@ -175,15 +192,20 @@ def from_openai_usage(usage: Mapping[str, Any] | object) -> ReportedTokens:
     output_details = _detail(usage, "completion_tokens_details", "output_tokens_details")
     read = _count(prompt_details, "cached_tokens")
     if read is None:
-        read = _count(usage, "prompt_cache_hit_tokens", "cached_tokens")
+        read = _count(usage, "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
+    write = _count(prompt_details, "cache_write_tokens", "cache_creation_input_tokens")
+    if write is None:
+        write = _count(usage, "cache_creation_input_tokens")
+    lifetimes = _detail(usage, "cache_creation") or _detail(
+        prompt_details, "cache_creation_token_details"
+    )
     return ReportedTokens(
         prompt_tokens=_count(usage, "prompt_tokens", "input_tokens"),
         completion_tokens=_count(usage, "completion_tokens", "output_tokens"),
         total_tokens=_count(usage, "total_tokens"),
         cache_read_tokens=read,
-        cache_write_tokens=_count(
-            prompt_details, "cache_write_tokens", "cache_creation_input_tokens"
-        ),
+        cache_write_tokens=write,
+        cache_write_1h_tokens=_count(lifetimes, "ephemeral_1h_input_tokens"),
         reasoning_tokens=_count(output_details, "reasoning_tokens"),
         input_audio_tokens=_count(prompt_details, "audio_tokens"),
         output_audio_tokens=_count(output_details, "audio_tokens"),
@@ -191,6 +213,18 @@ def from_openai_usage(usage: Mapping[str, Any] | object) -> ReportedTokens:
             _detail(prompt_details, "cached_tokens_details"), "audio_tokens"
         ),
     )
+
+
+def _says_net(reported: ReportedTokens, cached: int) -> bool:
+    """Whether the total adds up only if the cached tokens lie beside the prompt."""
+    prompt, completion, total = (
+        reported.prompt_tokens,
+        reported.completion_tokens,
+        reported.total_tokens,
+    )
+    if not cached or not total or prompt is None or completion is None:
+        return False
+    return total == prompt + completion + cached and cached != (reported.reasoning_tokens or 0)
 
 
 def _refuse_negative(reported: ReportedTokens) -> None:
@@ -220,18 +254,18 @@ def _both(reported: ReportedTokens, beside: int) -> tuple[int, int]:
 
 
 def _left_out(
-    reported: ReportedTokens, family: Family, prompt: int, completion: int, beside: int
+    reported: ReportedTokens, counting: Counting, prompt: int, completion: int, beside: int
 ) -> int:
     """Output tokens that the completion does not count but the total, or reasoning, does."""
     total, reasoning = reported.total_tokens, reported.reasoning_tokens or 0
     counted = prompt + completion
     if not total:  # Pipecat's Responses services say 0 where the vendor told no total.
-        beside_completion = family is Family.GEMINI and reasoning > completion
+        beside_completion = counting is Counting.GEMINI and reasoning > completion
         return reasoning if beside_completion else 0
     if total in (counted, counted + beside):
-        return reasoning if family is Family.GEMINI and reasoning > completion else 0
+        return reasoning if counting is Counting.GEMINI and reasoning > completion else 0
     rest = total - counted - beside
-    if rest > 0 and (rest == reasoning or (family is Family.GEMINI and not reasoning)):
+    if rest > 0 and (rest == reasoning or (counting is Counting.GEMINI and not reasoning)):
         return rest
     raise ContradictoryUsage(
         f"total tokens ({total}) are not what prompt ({prompt + beside}) and completion"

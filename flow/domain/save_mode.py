@@ -103,7 +103,7 @@ def saving_request(
     if cheaper := saving.cheaper(provider, model):
         saved["model"] = model = cheaper
     if saving.max_tokens is not None:
-        saved |= _reply_limit(request, saving.max_tokens)
+        saved |= _reply_limit(request, saving.max_tokens, provider)
     if saving.instruction and saving.instruction.strip():
         saved["messages"] = _instructed(request["messages"], saving.instruction)
     if not saving.prompt_cache:
@@ -122,14 +122,17 @@ def _wanted(join: SaveMode | None, key: SaveMode | None, product: SaveMode) -> t
     return product, "product"
 
 
-def _reply_limit(request: Mapping[str, Any], most: int) -> dict[str, int]:
-    """The limit in the field that the request uses, and never above what is in it."""
+def _reply_limit(request: Mapping[str, Any], most: int, provider: str) -> dict[str, int]:
+    """The limit in the field that the request uses, and never above what is in it.
+
+    Where it uses none: OpenAI's newest models take ``max_completion_tokens`` alone, and not every
+    vendor that speaks its protocol takes that (DeepSeek does not).
+    """
     names = ("max_completion_tokens", "max_tokens")
     used = [name for name in names if is_given(request.get(name))]
     if used:
         return {name: min(request[name], most) for name in used}
-    # A service that leaves the newer name out, even unset, is for a vendor that refuses it.
-    return {next((name for name in names if name in request), names[0]): most}
+    return {names[0] if provider in ("openai", "azure") else names[1]: most}
 
 
 def _instructed(messages: Sequence[Any], instruction: str) -> list[Any]:

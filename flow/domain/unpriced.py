@@ -15,16 +15,16 @@ from flow.domain.units import Kind
 HasPrice = Callable[[Kind, str, str], bool]
 """Whether a price is known now for work of this kind by this provider and model."""
 
-KINDS: Mapping[str, Kind] = {"stt": Kind.STT, "llm": Kind.LLM, "tts": Kind.TTS}
-"""The kind of work that each part of a bot does."""
+# A part of a bot is named for the kind of work that it does.
+_PARTS = (Kind.STT, Kind.LLM, Kind.TTS)
 
 
 def of_join(join: JoinRequest, has_price: HasPrice) -> dict[str, ModelName]:
     """The models of a resolved join that have no price, by the fields that name them."""
     found = {}
-    for part, kind in KINDS.items():
+    for part in _PARTS:
         asked = getattr(join.bot, part)
-        if asked.provider and asked.model and not has_price(kind, asked.provider, asked.model):
+        if asked.provider and asked.model and not has_price(part, asked.provider, asked.model):
             found[f"bot.{part}.model"] = ModelName(asked.provider, asked.model)
     return found
 
@@ -59,16 +59,16 @@ def _configured(
     defaults: Mapping[str, Mapping[str, Any]],
     insights: ModelName,
 ) -> Iterator[tuple[str, Kind, ModelName]]:
-    named = [("llm", insights, "FLOW_INSIGHTS_MODEL")] if product is products.insights else []
+    services = [(Kind.LLM, insights, "FLOW_INSIGHTS_MODEL")] if product is products.insights else []
     if product.calls:
-        for part, service in defaults.items():
-            default = ModelName(service["provider"], service["model"])
-            named.append((part, default, f"FLOW_{part.upper()}_MODEL"))
-    for part, service_default, variable in named:
+        for part in _PARTS:
+            default = ModelName(defaults[part]["provider"], defaults[part]["model"])
+            services.append((part, default, f"FLOW_{part.upper()}_MODEL"))
+    for part, default, variable in services:
         models: Models = getattr(product, part)
         if models.default is None:
-            yield variable, KINDS[part], service_default
+            yield variable, part, default
         else:
-            yield f"{product.name}.{part}.default", KINDS[part], models.default
+            yield f"{product.name}.{part}.default", part, models.default
     for costly, cheap in product.saving.models.items():
         yield f"{product.name}.saving.models.{costly}", Kind.LLM, ModelName.parse(cheap)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from posthog import Posthog
 
 from flow.domain.insight import (
     DEFAULT_SCHEMA,
@@ -21,9 +21,10 @@ from flow.domain.insight_schema import schema_problem
 from flow.domain.thread import Thread
 from flow.domain.usage import CostControl, Owner, UsageEvent
 from flow.insights.answer import judge
-from flow.insights.attempt import Attempts, Missed
+from flow.insights.attempt import Asking, Attempts, Missed
 from flow.insights.prompt import Question
-from flow.vendors.openai import OpenAIClients
+from flow.metering.request import Recording
+from flow.vendors.endpoint import Endpoint
 
 log = structlog.get_logger(__name__)
 
@@ -33,61 +34,47 @@ ANSWER_RETRIES = 1
 LONGEST_PAUSE_SECS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Extraction:
-    """What came of the step, and one unpriced usage event for every request it made.
-
-    The events are the caller's to record. `UsageEvent.capture` is false on those that PostHog's
-    wrapper or gateway has captured.
-    """
-
-    result: InsightsResult
-    events: tuple[UsageEvent, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """Which model is asked, which one it stands in for, and what is done about the cost."""
-
-    model: str
-    asked_for: str
-    control: CostControl
-
-
 class ExtractInsightsStep:
     """Extracts insights on PostHog's OpenAI wrapper, or on the plain client without PostHog.
 
     Args:
-        clients: where the model is.
+        endpoint: where the model is.
         model: the model to ask, as the vendor names it.
+        recorder: takes an event for every request, as soon as it is answered.
+        posthog: what the wrapper captures with, if anything.
+        price: puts a cost on what the wrapper captures.
         provider: the vendor's name in the account.
         capture_content: let PostHog have the transcript and the answer.
         time_limit_secs: for the whole step, with all its retries.
         first_pause_secs: before the first repetition after a vendor's error; doubles each time.
-        begin: told of every request before it goes out, with the event that stands for it
-            should the process die before the step returns (`Recorder.begin`).
     """
 
     def __init__(
         self,
-        clients: OpenAIClients,
+        endpoint: Endpoint,
         model: str,
+        recorder: Recording,
         *,
+        posthog: Posthog | None = None,
+        price: Callable[[UsageEvent], UsageEvent],
         provider: str = "openai",
         capture_content: bool = False,
         time_limit_secs: float = TIME_LIMIT_SECS,
         first_pause_secs: float = 0.5,
-        begin: Callable[[UsageEvent], None] | None = None,
     ) -> None:
-        self._clients = clients
+        self._endpoint = endpoint
+        self._recorder = recorder
+        self._posthog = posthog
+        self._price = price
         self._model = model
         self._provider = provider
         self._capture_content = capture_content
         self._time_limit_secs = time_limit_secs
         self._first_pause_secs = first_pause_secs
-        self._begin = begin
 
-    async def run(self, thread: Thread, owner: Owner, asking: Asking | None = None) -> Extraction:
+    async def run(
+        self, thread: Thread, owner: Owner, asking: Asking | None = None
+    ) -> InsightsResult:
         """Extract what the thread's join asked for. Vendor trouble is a result, not an error.
 
         ``asking`` takes the place of the step's own model.
@@ -98,17 +85,18 @@ class ExtractInsightsStep:
         wanted = thread.join.get("insights") or {}
         schema = wanted.get("schema") or DEFAULT_SCHEMA
         if (settled := _without_asking(thread, wanted, schema)) is not None:
-            return self._done(owner, settled, [])
+            return _done(owner, settled)
         asking = asking or Asking(self._model, self._model, CostControl())
         shown = render_transcript(thread.transcript)
         attempts = Attempts(
-            self._clients,
+            self._endpoint,
             owner,
+            self._recorder,
+            posthog=self._posthog,
+            price=self._price,
             provider=self._provider,
             capture_content=self._capture_content,
-            begin=self._begin,
-            asked_for=asking.asked_for,
-            control=asking.control,
+            asking=asking,
         )
         question = Question.about(shown.text, schema, wanted.get("instructions"))
         try:
@@ -116,7 +104,7 @@ class ExtractInsightsStep:
                 result = await self._ask(attempts, question, shown, asking.model)
         except TimeoutError:
             result = _failed("timeout", f"no usable answer in {self._time_limit_secs:g} s")
-        return self._done(owner, result, attempts.events)
+        return _done(owner, result)
 
     async def _ask(
         self, attempts: Attempts, question: Question, shown: Rendered, model: str
@@ -151,17 +139,6 @@ class ExtractInsightsStep:
         backoff: float = self._first_pause_secs * 2**errors_before
         return min(LONGEST_PAUSE_SECS, max(backoff, asked_for or 0.0))
 
-    def _done(self, owner: Owner, result: InsightsResult, events: list[UsageEvent]) -> Extraction:
-        log.info(
-            "insights_extracted",
-            workflow_thread_id=str(owner.workflow_thread_id),
-            status=result.status,
-            reason=result.reason,
-            detail=result.detail,
-            requests=len(events),
-        )
-        return Extraction(result, tuple(events))
-
 
 _WORTH_REPEATING: frozenset[Reason] = frozenset({"invalid_output", "truncated"})
 
@@ -180,3 +157,14 @@ def _without_asking(
 
 def _failed(reason: Reason, detail: str | None, model: str | None = None) -> InsightsResult:
     return InsightsResult("failed", reason=reason, detail=detail, model=model)
+
+
+def _done(owner: Owner, result: InsightsResult) -> InsightsResult:
+    log.info(
+        "insights_extracted",
+        workflow_thread_id=str(owner.workflow_thread_id),
+        status=result.status,
+        reason=result.reason,
+        detail=result.detail,
+    )
+    return result

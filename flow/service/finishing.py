@@ -16,7 +16,7 @@ from flow.insights.extract import ExtractInsightsStep
 from flow.service.ground import Ground
 from flow.settings import Settings
 from flow.usage.recorder import Recorder
-from flow.vendors.openai import OpenAIClients
+from flow.vendors.endpoint import Endpoint
 from flow.vendors.posthog import capture_trace
 from flow.vendors.webhooks import WebhookSender
 
@@ -47,7 +47,7 @@ class AfterCalls:
 
 @asynccontextmanager
 async def after_calls(
-    ground: Ground, recorder: Recorder, models: OpenAIClients
+    ground: Ground, recorder: Recorder, openai: Endpoint
 ) -> AsyncIterator[AfterCalls]:
     """Finish calls, those of this process's forerunner first, as long as the block lasts.
 
@@ -58,7 +58,7 @@ async def after_calls(
     by itself, and what a killed process left half done is begun anew by the sweep.
 
     Args:
-        models: ask for insights.
+        openai: where insights are asked for.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached.
@@ -69,7 +69,7 @@ async def after_calls(
     settings, database = ground.settings, ground.database
     async with AsyncExitStack() as stack:
         webhooks = await stack.enter_async_context(_delivering(ground))
-        insights = _insights(ground, models, recorder)
+        insights = _insights(ground, openai, recorder)
         steps = Steps(database, recorder, insights, lambda thread: _tell(ground, webhooks, thread))
         name = stack.enter_context(executor_name(settings.data_dir, settings.executor_id))
         # Whoever had this name is gone, and no call of this process has been claimed under it.
@@ -108,15 +108,17 @@ async def _delivering(ground: Ground) -> AsyncIterator[Deliverer]:
         await sender.aclose()
 
 
-def _insights(ground: Ground, models: OpenAIClients, recorder: Recorder) -> CallInsights:
+def _insights(ground: Ground, openai: Endpoint, recorder: Recorder) -> CallInsights:
     from flow.workflows.insights import CallInsights
 
     settings = ground.settings
     step = ExtractInsightsStep(
-        models,
+        openai,
         settings.insights_model,
+        recorder,
+        posthog=ground.posthog,
+        price=ground.price,
         capture_content=settings.capture_content,
-        begin=recorder.begin,
     )
     return CallInsights(
         step,

@@ -58,17 +58,19 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
     """The ground for as long as the block lasts.
 
     Raises:
-        ConfigurationError: a file of prices or products cannot be used.
+        ConfigurationError: a file of prices or products cannot be used, or a vendor has a service
+            that nothing meters.
         DatabaseUnavailable: the database cannot be reached.
     """
-    from flow.bot.resolve import vendors_by_part
+    from flow.bot.vendors import require_meters, vendors_by_kind
 
+    require_meters()
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
         tracing = _tracing(settings)
         if tracing is not None:
             stack.push_async_callback(tracing.aclose)
-        products = read_products(settings.products_file, vendors_by_part())
+        products = read_products(settings.products_file, vendors_by_kind())
         price = (await asyncio.to_thread(Pricer.read, settings.prices_file)).price
         metrics = _metrics(registry, products)
         database, url = await stack.enter_async_context(
@@ -101,7 +103,7 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
 
 
 def _metrics(registry: CollectorRegistry, products: Products) -> Metrics:
-    from flow.bot.services import VENDORS
+    from flow.bot.vendors import VENDORS
 
     names = [product.name for product in products]
     return Metrics(registry, products=names, providers=[*VENDORS, "flow"])

@@ -15,8 +15,9 @@ from flow.errors import AuthUnavailable
 from flow.service.ground import Ground
 from flow.settings import Settings
 from flow.vendors.daily import Daily
+from flow.vendors.endpoint import Endpoint
 from flow.vendors.livekit import LiveKit
-from flow.vendors.openai import OpenAIClients
+from flow.vendors.openai import openai_endpoint
 from flow.vendors.quota_source import QuotaSource
 from flow.vendors.rooms import Rooms
 from flow.vendors.twilio import Twilio
@@ -30,9 +31,9 @@ NO_KEY = "not-needed"
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """``models`` has a client for each vendor of models, by its name; OpenAI's is always there."""
+    """``models`` has each vendor's endpoint by the vendor's name; OpenAI's is always there."""
 
-    models: dict[str, OpenAIClients]
+    models: dict[str, Endpoint]
     keys: KeyVerifier | DebugKeys
     quotas: QuotaSource | None
     telephone: Twilio | None
@@ -75,20 +76,20 @@ def secret_of(settings: Settings) -> bytes:
     return path.read_bytes()
 
 
-def _models(ground: Ground) -> dict[str, OpenAIClients]:
-    """Clients for OpenAI and for every other vendor whose key is in the environment."""
-    from flow.bot.services import VENDORS
+def _models(ground: Ground) -> dict[str, Endpoint]:
+    """OpenAI, and every other vendor whose key is in the environment."""
+    from flow.bot.vendors import VENDORS
 
     settings = ground.settings
     key = settings.openai_api_key or SecretStr(NO_KEY)
-    openai = OpenAIClients(key, settings.openai_base_url, posthog=ground.posthog)
-    clients = {"openai": openai}
+    openai = openai_endpoint(key, settings.openai_base_url)
+    endpoints = {"openai": openai}
     for name, vendor in VENDORS.items():
         given = os.environ.get(vendor.key, "")
         url = os.environ.get(vendor.base_url_variable) or vendor.base_url
         if given and url and name != "openai":
-            clients[name] = openai.elsewhere(SecretStr(given), url)
-    return clients
+            endpoints[name] = openai.elsewhere(SecretStr(given), url)
+    return endpoints
 
 
 def _keys(ground: Ground) -> KeyVerifier | DebugKeys:

@@ -69,7 +69,7 @@ async def _bot_settings(ground: Ground, outside: Outside, announcer: Announcer) 
 
     settings = ground.settings
     return BotSettings(
-        clients=outside.models,
+        endpoints=outside.models,
         models=await asyncio.to_thread(ListeningModels, settings.turn_detection),
         idle_timeout_secs=settings.idle_timeout_secs,
         interrupted_streams=settings.interrupted_streams,

@@ -67,7 +67,7 @@ class Recorder:
         self._on_recorded = on_recorded
         self._quarantine = Quarantine(directory)
         self._open: dict[UUID, bytes] = {}
-        self._pending: Counter[UUID] = Counter()
+        self._pending: Counter[UUID | None] = Counter()
         self._unspooled: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._acknowledged = asyncio.Condition()
@@ -279,7 +279,7 @@ class Recorder:
         return None
 
 
-def _thread_of(item: Item) -> UUID:
+def _thread_of(item: Item) -> UUID | None:
     if isinstance(item, ThreadTurn):
         return item.workflow_thread_id
     return item.owner.workflow_thread_id

@@ -20,7 +20,7 @@ from flow.domain.join import JoinRequest
 from flow.domain.room import NOBODY_CAME
 from flow.domain.room_call import PROCESS_LOST
 from flow.domain.thread import Status, Thread
-from flow.domain.usage import Owner, UsageEvent
+from flow.domain.usage import Owner
 from flow.errors import CallTakenOver, FlowError, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -76,15 +76,12 @@ class Save(Protocol):
 class Usage(Protocol):
     """What finishing needs of `flow.usage.recorder.Recorder`."""
 
-    def record(self, event: UsageEvent) -> None:
-        """Take a finished account."""
-
     async def drain(self, thread_id: UUID, timeout_secs: float) -> bool:
         """Wait until the ledger has all of a thread's events."""
         ...
 
 
-Extract = Callable[[Thread, Owner], Awaitable[tuple[dict[str, Any], Sequence[UsageEvent]]]]
+Extract = Callable[[Thread, Owner], Awaitable[dict[str, Any]]]
 
 
 class FinishCall:
@@ -151,7 +148,7 @@ class Steps:
     """The steps of the workflow, in order; each may be repeated, and skips what is done.
 
     Args:
-        extract: the insights of a thread as JSON, and the usage of extracting them.
+        extract: the insights of a thread as JSON; what extracting them uses is metered there.
         finished: told the settled thread, for analytics; must not block.
     """
 
@@ -220,13 +217,10 @@ class Steps:
         if not JoinRequest.model_validate(thread.join).insights.enabled:
             return {"status": "skipped", "reason": "disabled"}
         try:
-            insights, events = await self._extract(thread, thread.owner)
+            return await self._extract(thread, thread.owner)
         except Exception:
             log.exception("insights_failed", workflow_thread_id=str(thread.id))
             return {"status": "failed", "reason": "internal_error"}
-        for event in events:
-            self._usage.record(event)
-        return insights
 
 
 class InThisProcess:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -13,9 +13,10 @@ from flow.domain.budget import Standing, Tier
 from flow.domain.product import Product
 from flow.domain.save_mode import SaveMode, decide
 from flow.domain.thread import Thread
-from flow.domain.usage import CostControl, Owner, UsageEvent
+from flow.domain.usage import CostControl, Owner
 from flow.errors import Unavailable
-from flow.insights.extract import Asking, ExtractInsightsStep
+from flow.insights.attempt import Asking
+from flow.insights.extract import ExtractInsightsStep
 
 log = structlog.get_logger(__name__)
 
@@ -52,13 +53,11 @@ class CallInsights:
         self._enabled = enabled
         self._forced = forced
 
-    async def __call__(
-        self, thread: Thread, owner: Owner
-    ) -> tuple[dict[str, Any], Sequence[UsageEvent]]:
-        """The insights as JSON, and the usage of extracting them."""
+    async def __call__(self, thread: Thread, owner: Owner) -> dict[str, Any]:
+        """The insights as JSON."""
         owner = replace(owner, billable=owner.billable and self._product.billable)
-        extraction = await self._step.run(thread, owner, self._asking(await self._control(thread)))
-        return extraction.result.to_json(), extraction.events
+        result = await self._step.run(thread, owner, self._asking(await self._control(thread)))
+        return result.to_json()
 
     def _asking(self, control: CostControl) -> Asking:
         default = self._product.llm.default

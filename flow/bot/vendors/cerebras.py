@@ -1,0 +1,14 @@
+"""Cerebras: chat in OpenAI's protocol."""
+
+from __future__ import annotations
+
+from flow.bot.vendors.openai import compatible_chat
+from flow.bot.vendors.spec import Vendor
+from flow.domain.units import Kind
+
+VENDOR = Vendor(
+    name="cerebras",
+    key="CEREBRAS_API_KEY",
+    base_url="https://api.cerebras.ai/v1",
+    services={Kind.LLM: compatible_chat("cerebras.llm:CerebrasLLMService")},
+)

@@ -1,0 +1,14 @@
+"""DeepSeek: chat in OpenAI's protocol."""
+
+from __future__ import annotations
+
+from flow.bot.vendors.openai import compatible_chat
+from flow.bot.vendors.spec import Vendor
+from flow.domain.units import Kind
+
+VENDOR = Vendor(
+    name="deepseek",
+    key="DEEPSEEK_API_KEY",
+    base_url="https://api.deepseek.com/v1",
+    services={Kind.LLM: compatible_chat("deepseek.llm:DeepSeekLLMService")},
+)

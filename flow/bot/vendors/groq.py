@@ -1,0 +1,14 @@
+"""Groq: chat in OpenAI's protocol."""
+
+from __future__ import annotations
+
+from flow.bot.vendors.openai import compatible_chat
+from flow.bot.vendors.spec import Vendor
+from flow.domain.units import Kind
+
+VENDOR = Vendor(
+    name="groq",
+    key="GROQ_API_KEY",
+    base_url="https://api.groq.com/openai/v1",
+    services={Kind.LLM: compatible_chat("groq.llm:GroqLLMService")},
+)

@@ -1,0 +1,14 @@
+"""Together AI: chat in OpenAI's protocol."""
+
+from __future__ import annotations
+
+from flow.bot.vendors.openai import compatible_chat
+from flow.bot.vendors.spec import Vendor
+from flow.domain.units import Kind
+
+VENDOR = Vendor(
+    name="together",
+    key="TOGETHER_API_KEY",
+    base_url="https://api.together.xyz/v1",
+    services={Kind.LLM: compatible_chat("together.llm:TogetherLLMService")},
+)

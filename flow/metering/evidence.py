@@ -1,0 +1,80 @@
+"""What a vendor's wire shows about one piece of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from flow.domain.usage import Failure, Quantities
+
+NOTHING = Quantities()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is known of a piece of work when it is asked for.
+
+    Args:
+        estimate: what it will consume, as well as can be told.
+        sent: the part of the estimate that is counted, not guessed: what goes to the vendor.
+        model: the model that is asked; ``None`` where the wire does not say.
+        stream: whether the answer comes bit by bit.
+        content: what a language model is told, in its protocol's own shape, for analytics where
+            capturing content is on.
+    """
+
+    estimate: Quantities
+    sent: Quantities = NOTHING
+    model: str | None = None
+    stream: bool = False
+    content: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """More has gone to the vendor, beyond what `Opening.sent` said."""
+
+    quantities: Quantities
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The vendor made something: text, tool calls and reasoning as ``text``, or seconds of sound.
+
+    ``audio_seconds`` is ``None`` for sound whose length cannot be told.
+    """
+
+    text: str = ""
+    audio_seconds: Decimal | None = field(default=Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Which model serves, and at which service tier, as far as the vendor says."""
+
+    model: str | None = None
+    service_tier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The vendor's own account of all work so far; ``note`` says how it contradicts itself."""
+
+    quantities: Quantities
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The vendor says that the work is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The vendor says that the work failed, or says something that cannot be read."""
+
+    failure: Failure
+
+
+Evidence = Sent | Output | Served | Reported | Completed | Failed

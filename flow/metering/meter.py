@@ -1,0 +1,148 @@
+"""The meter of one service: it makes the metered requests and knows what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+
+from flow.domain.usage import (
+    CostControl,
+    Kind,
+    Outcome,
+    Owner,
+    Provenance,
+    Quantities,
+    UsageEvent,
+)
+from flow.metering.evidence import NOTHING, Opening
+from flow.metering.request import Ended, MeteredRequest, Recording
+
+log = structlog.get_logger(__name__)
+
+OnClosed = Callable[[UsageEvent, Opening, str], None]
+"""Told of each finished event, what was asked for and the text of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Which vendor's model a meter counts, and for what. ``capture`` as in `UsageEvent`."""
+
+    kind: Kind
+    provider: str
+    model: str
+    source: str = "bot"
+    capture: bool = True
+
+
+class Meter:
+    """Counts one service's work.
+
+    Args:
+        control: what is done about the cost at the moment.
+        on_closed: told of every finished request.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        owner: Owner,
+        recorder: Recording,
+        *,
+        control: Callable[[], CostControl] = CostControl,
+        on_closed: OnClosed | None = None,
+    ) -> None:
+        self.service = service
+        self.owner = owner
+        self.recorded = 0
+        """How many events have come of it."""
+        self._recorder = recorder
+        self._control = control
+        self._listener = on_closed
+        self._live: dict[UUID, MeteredRequest] = {}
+
+    def open(
+        self, opening: Opening, *, asked_for: str | None = None, event_id: UUID | None = None
+    ) -> MeteredRequest:
+        """A request goes out. ``asked_for`` is the model that was meant, where another is asked."""
+        model = opening.model or self.service.model
+        meant = asked_for or model
+        event = self._event(
+            model=model,
+            requested_model=meant,
+            sent_model=model if meant != model else None,
+            stream=opening.stream,
+            event_id=event_id,
+        )
+        request = MeteredRequest(self._recorder, event, opening, self._closed)
+        self._live[request.id] = request
+        return request
+
+    def record(self, quantities: Quantities, provenance: Provenance, **known: Any) -> None:
+        """Record work that is known by its amount alone. ``known`` are fields of `UsageEvent`."""
+        model = known.pop("model", None) or self.service.model
+        self.recorded += 1
+        self._recorder.record(
+            self._event(
+                model=model,
+                requested_model=model,
+                quantities=quantities,
+                provenance=provenance,
+                **known,
+            )
+        )
+
+    def close(self) -> None:
+        """The call is over: what is still under way was cut off with it."""
+        for request in list(self._live.values()):
+            request.closed(Ended.ABANDONED)
+
+    def report_unmetered(self) -> None:
+        """Put on record that the service worked and nothing metered it."""
+        service = self.service
+        log.error(
+            "unmetered_service",
+            workflow_thread_id=str(self.owner.workflow_thread_id),
+            kind=service.kind.value,
+            provider=service.provider,
+            model=service.model,
+        )
+        self.record(NOTHING, Provenance.UNMETERED, note="the service worked and nothing metered it")
+
+    def _closed(self, event: UsageEvent, opening: Opening, text: str) -> None:
+        self.recorded += 1
+        self._live.pop(event.id, None)
+        if event.note is not None and event.outcome is not Outcome.INTERRUPTED:
+            log.warning(
+                "usage_noted",
+                workflow_thread_id=str(self.owner.workflow_thread_id),
+                provider=event.provider,
+                note=event.note,
+            )
+        if self._listener is not None:
+            self._listener(event, opening, text)
+
+    def _event(
+        self,
+        *,
+        quantities: Quantities = NOTHING,
+        provenance: Provenance = Provenance.ESTIMATED,
+        event_id: UUID | None = None,
+        **known: Any,
+    ) -> UsageEvent:
+        service = self.service
+        return UsageEvent(
+            owner=self.owner,
+            kind=service.kind,
+            source=service.source,
+            provider=service.provider,
+            quantities=quantities,
+            provenance=provenance,
+            capture=service.capture,
+            control=self._control(),
+            id=event_id or uuid4(),
+            **known,
+        )

@@ -1,0 +1,298 @@
+"""One piece of vendor work, from the moment it is asked for to its one event in the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+
+from flow.domain.estimate import count_tokens
+from flow.domain.units import UNITS, Measure
+from flow.domain.usage import (
+    Amount,
+    Failure,
+    Outcome,
+    Provenance,
+    Quantities,
+    UsageEvent,
+)
+from flow.metering.evidence import (
+    NOTHING,
+    Completed,
+    Evidence,
+    Failed,
+    Opening,
+    Output,
+    Reported,
+    Sent,
+    Served,
+)
+
+log = structlog.get_logger(__name__)
+
+RENEWED_CHARACTERS = 32
+"""How much more text puts a new estimate on record, should the process die."""
+
+
+class Recording(Protocol):
+    """What metering needs of `flow.usage.recorder.Recorder`."""
+
+    def begin(self, event: UsageEvent) -> None:
+        """Note that work has begun, or what it is estimated at by now."""
+
+    def record(self, event: UsageEvent) -> None:
+        """Take the finished account."""
+
+
+class Ended(Enum):
+    """How a piece of work ended on the wire."""
+
+    DONE = "the answer came to its end, and the vendor says it is whole"
+    INCOMPLETE = "the answer came to its end before it was whole"
+    BROKEN = "the wire failed, or the vendor said that the work did"
+    ABANDONED = "nobody wanted the rest of it"
+    REFUSED = "the vendor answered with an error, or the request never left"
+
+
+class Known(Enum):
+    """How much is known of what it consumed."""
+
+    REPORTED = "the vendor reported all of it"
+    PARTLY_REPORTED = "the vendor reported less than there was"
+    COUNTED = "all that is billed was counted on the wire"
+    GUESSED = "some of it can only be estimated"
+    NOTHING = "no vendor bills it"
+
+
+RULES: dict[tuple[Known, Ended], tuple[Provenance, Outcome]] = {
+    (Known.REPORTED, Ended.DONE): (Provenance.REPORTED, Outcome.OK),
+    (Known.REPORTED, Ended.INCOMPLETE): (Provenance.REPORTED, Outcome.ERROR),
+    (Known.REPORTED, Ended.BROKEN): (Provenance.REPORTED, Outcome.ERROR),
+    (Known.REPORTED, Ended.ABANDONED): (Provenance.REPORTED, Outcome.INTERRUPTED),
+    (Known.PARTLY_REPORTED, Ended.DONE): (Provenance.ESTIMATED, Outcome.OK),
+    (Known.PARTLY_REPORTED, Ended.INCOMPLETE): (Provenance.ESTIMATED, Outcome.ERROR),
+    (Known.PARTLY_REPORTED, Ended.BROKEN): (Provenance.ESTIMATED, Outcome.ERROR),
+    (Known.PARTLY_REPORTED, Ended.ABANDONED): (Provenance.ESTIMATED, Outcome.INTERRUPTED),
+    (Known.COUNTED, Ended.DONE): (Provenance.MEASURED, Outcome.OK),
+    (Known.COUNTED, Ended.INCOMPLETE): (Provenance.ESTIMATED, Outcome.ERROR),
+    (Known.COUNTED, Ended.BROKEN): (Provenance.ESTIMATED, Outcome.ERROR),
+    (Known.COUNTED, Ended.ABANDONED): (Provenance.MEASURED, Outcome.INTERRUPTED),
+    (Known.GUESSED, Ended.DONE): (Provenance.ESTIMATED, Outcome.OK),
+    (Known.GUESSED, Ended.INCOMPLETE): (Provenance.ESTIMATED, Outcome.ERROR),
+    (Known.GUESSED, Ended.BROKEN): (Provenance.ESTIMATED, Outcome.ERROR),
+    (Known.GUESSED, Ended.ABANDONED): (Provenance.ESTIMATED, Outcome.INTERRUPTED),
+    (Known.NOTHING, Ended.BROKEN): (Provenance.MEASURED, Outcome.ERROR),
+    (Known.NOTHING, Ended.REFUSED): (Provenance.MEASURED, Outcome.ERROR),
+}
+"""What becomes of a piece of work, by what is known and how it ended. The other pairs cannot be:
+what was refused is known to cost nothing, and what was answered is not."""
+
+
+class MeteredRequest:
+    """Gathers evidence about one piece of work and ends as one event, however it ends.
+
+    What the vendor reported wins over what was counted or estimated, unless it reports less than
+    there was. Once closed, nothing changes any more.
+
+    Args:
+        recorder: keeps the estimate from now on, and takes the event in the end.
+        event: the event as far as it is known, with the estimate for its quantities.
+        opening: what the wire showed of the request.
+        on_closed: told the finished event and the text of the answer.
+    """
+
+    def __init__(
+        self,
+        recorder: Recording,
+        event: UsageEvent,
+        opening: Opening,
+        on_closed: Callable[[UsageEvent, Opening, str], None],
+    ) -> None:
+        self._recorder = recorder
+        self._event = replace(event, quantities=opening.estimate, provenance=Provenance.ESTIMATED)
+        self._opening = opening
+        self._on_closed = on_closed
+        self._started = time.monotonic()
+        self._first_output: float | None = None
+        self._sent = opening.sent
+        self._text: list[str] = []
+        self._unrenewed = ""
+        self._audio_seconds: Decimal | None = Decimal(0)
+        self._report: Reported | None = None
+        self._failure: Failure | None = None
+        self._is_complete = False
+        self._is_answered = False
+        self.is_closed = False
+        recorder.begin(self._event)
+
+    @property
+    def id(self) -> UUID:
+        """The id of the event, before and after it is recorded."""
+        return self._event.id
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the vendor has said that the work is done."""
+        return self._is_complete
+
+    def answered(self) -> None:
+        """The vendor has begun to answer, and not with an error."""
+        self._is_answered = True
+
+    def take(self, evidence: Evidence) -> None:
+        """Take in what the wire showed."""
+        if self.is_closed:
+            return
+        match evidence:
+            case Output():
+                self._take_output(evidence)
+            case Reported():
+                # Some vendors send an empty or all-zero report after the real one.
+                if evidence.quantities or self._report is None:
+                    self._report = evidence
+            case Served():
+                self._event = replace(
+                    self._event,
+                    model=evidence.model or self._event.model,
+                    service_tier=evidence.service_tier or self._event.service_tier,
+                )
+            case Sent():
+                self._sent = _added(self._sent, evidence.quantities)
+                self._renew(_most(self._event.quantities, self._sent))
+            case Completed():
+                self._is_complete = True
+            case Failed():
+                self._failure = self._failure or evidence.failure
+
+    def closed(self, ended: Ended, failure: Failure | None = None) -> None:
+        """The work is over; only the first call counts."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        failure = failure or self._failure
+        if failure is not None and ended is not Ended.REFUSED:
+            ended = Ended.BROKEN
+        if ended is Ended.DONE and not self._is_complete:
+            ended = Ended.INCOMPLETE
+        if ended is Ended.INCOMPLETE:
+            failure = Failure("IncompleteAnswer", "the answer ended before it was whole")
+        quantities, known, note = self._consumed(ended, failure)
+        provenance, outcome = RULES[known, ended]
+        event = replace(
+            self._event,
+            quantities=quantities,
+            provenance=provenance,
+            outcome=outcome,
+            failure=failure,
+            note=note,
+            latency_secs=round(time.monotonic() - self._started, 6),
+            time_to_first_token_secs=self._first_output,
+        )
+        # Before anything else is done with it: what was consumed must not be lost to a mistake.
+        self._recorder.record(event)
+        self._on_closed(event, self._opening, "".join(self._text))
+
+    def _take_output(self, output: Output) -> None:
+        if self._first_output is None:
+            self._first_output = round(time.monotonic() - self._started, 6)
+        if output.audio_seconds is None or self._audio_seconds is None:
+            self._audio_seconds = None
+        else:
+            self._audio_seconds += output.audio_seconds
+        if not output.text:
+            return
+        self._text.append(output.text)
+        self._unrenewed += output.text
+        if len(self._unrenewed) >= RENEWED_CHARACTERS:
+            so_far = self._event.quantities
+            more = count_tokens(self._unrenewed, self._event.model)
+            self._unrenewed = ""
+            self._renew(so_far.replaced(output_tokens=so_far.count("output_tokens") + more))
+
+    def _renew(self, estimate: Quantities) -> None:
+        self._event = replace(self._event, quantities=estimate)
+        self._recorder.begin(self._event)
+
+    def _consumed(
+        self, ended: Ended, failure: Failure | None
+    ) -> tuple[Quantities, Known, str | None]:
+        """What it consumed, how well that is known, and what is to be noted about it."""
+        if failure is not None and failure.consumed_nothing and not self._is_answered:
+            return NOTHING, Known.NOTHING, None
+        counted = self._counted()
+        if self._report is not None:
+            return self._reported(self._report, counted)
+        if counted is None or not self._is_answered or not self._covers(counted, ended):
+            note = "the vendor reported no usage" if self._text_is_billed else None
+            return self._guess(), Known.GUESSED, note
+        return counted, Known.COUNTED, None
+
+    @property
+    def _text_is_billed(self) -> bool:
+        return any(UNITS[unit].measure is Measure.TOKENS for unit in self._opening.estimate)
+
+    def _counted(self) -> Quantities | None:
+        """What was counted on the wire; ``None`` where its sound could not be."""
+        if self._audio_seconds is None:
+            return None
+        if not self._audio_seconds:
+            return self._sent
+        return _added(self._sent, Quantities(audio_seconds=self._audio_seconds))
+
+    def _covers(self, counted: Quantities, ended: Ended) -> bool:
+        """Whether what was counted is all: of an answer that was cut off, the vendor may have made
+        more than had arrived."""
+        if self._text_is_billed:
+            return False
+        return ended is Ended.DONE or all(unit in self._sent for unit in self._opening.estimate)
+
+    def _guess(self) -> Quantities:
+        """The estimate, and as much more as was counted."""
+        guess = _most(self._opening.estimate, self._counted() or self._sent)
+        if text := "".join(self._text):
+            guess = guess.replaced(output_tokens=count_tokens(text, self._event.model))
+        return guess
+
+    def _reported(
+        self, report: Reported, counted: Quantities | None
+    ) -> tuple[Quantities, Known, str | None]:
+        reported, guess = report.quantities, self._guess()
+        missing: dict[str, Amount] = {}
+        if self._text_is_billed and reported:
+            has_input = any(UNITS[u].side == "input" for u in reported if u.endswith("_tokens"))
+            if not has_input and guess["input_tokens"]:
+                missing["input_tokens"] = guess["input_tokens"]
+            said = guess["output_tokens"]
+            if said > reported["output_tokens"] and (
+                not self._is_complete or not reported["output_tokens"]
+            ):
+                missing["output_tokens"] = said
+        # A report is of one measure; what was counted in another stands beside it.
+        measures = {UNITS[unit].measure for unit in reported}
+        beside = {
+            unit: amount
+            for unit, amount in (counted or NOTHING).items()
+            if UNITS[unit].measure not in measures
+        }
+        quantities = Quantities({**beside, **reported, **missing})
+        if not missing:
+            return quantities, Known.REPORTED, report.note
+        note = "the vendor reported only part of the usage"
+        return quantities, Known.PARTLY_REPORTED, f"{note}; {report.note}" if report.note else note
+
+
+def _added(one: Quantities, other: Quantities) -> Quantities:
+    if not other:
+        return one
+    sums: dict[str, Any] = {unit: one[unit] + other[unit] for unit in {*one, *other}}
+    return Quantities(sums)
+
+
+def _most(one: Quantities, other: Quantities) -> Quantities:
+    return Quantities({unit: max(one[unit], other[unit]) for unit in {*one, *other}})

@@ -1,0 +1,1 @@
+"""Taps: where vendors' wires are seen, by HTTP transport and WebSocket connection."""

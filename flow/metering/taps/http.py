@@ -1,0 +1,246 @@
+"""A tap on HTTP, under any client that is built on httpx2.
+
+It sees every attempt that a client makes, repeated ones too, every chunk as it arrives, and how
+each ends; every attempt is a piece of vendor work of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import structlog
+
+from flow.domain.usage import Failure
+from flow.metering.evidence import Evidence
+from flow.metering.meter import Meter
+from flow.metering.request import Ended, MeteredRequest
+from flow.metering.wires.http import Exchange, HttpAnswer, HttpRequest, HttpWire
+
+log = structlog.get_logger(__name__)
+
+EVENT_ID_HEADER = "x-flow-event-id"
+"""A request that names the id of its event in this header has it; the vendor never sees it."""
+
+DRAIN_SECS = 30.0
+
+Shape = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+"""Makes the request body that is sent of the one that was asked for, for a provider."""
+
+_NAMES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    409: "ConflictError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError",
+}
+
+
+def error_name(status: int) -> str:
+    """What the OpenAI SDK calls an answer with this status (``openai._exceptions``)."""
+    return _NAMES.get(status, "InternalServerError" if status >= 500 else "APIStatusError")
+
+
+class MeteredTransport(httpx2.AsyncBaseTransport):
+    """Meters every request that goes through it.
+
+    An answer is read by a task of its own, so that all that has arrived is known at the moment
+    the client closes it.
+
+    Args:
+        inner: where requests go.
+        meter: counts them.
+        wire: reads them. A ``POST`` that it does not know is passed on, and reported as unmetered.
+        shape: may change JSON bodies before they are sent.
+        asked_for: the model that was meant, where it is not the one in the request.
+        drain: read an answer that the client has left to its end in the background, for at most
+            `DRAIN_SECS`, for the vendor's own numbers instead of an estimate. The vendor goes on
+            generating, and billing, for as long.
+    """
+
+    def __init__(
+        self,
+        inner: httpx2.AsyncBaseTransport,
+        meter: Meter,
+        wire: HttpWire,
+        *,
+        shape: Shape | None = None,
+        asked_for: str | None = None,
+        drain: bool = False,
+    ) -> None:
+        self._asked_for = asked_for
+        self._inner = inner
+        self._meter = meter
+        self._wire = wire
+        self._shape = shape
+        self._drain = drain
+        self._bodies: set[_MeteredBody] = set()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one attempt and meter it."""
+        event_id = request.headers.get(EVENT_ID_HEADER)
+        request, seen, asked_for = await self._prepared(request)
+        exchange = self._wire.open(seen)
+        if exchange is None:
+            if seen.method == "POST":
+                log.error("unmetered_request", path=seen.path)
+                self._meter.report_unmetered()
+            return await self._inner.handle_async_request(request)
+        work = self._meter.open(
+            exchange.opening,
+            asked_for=self._asked_for or asked_for,
+            event_id=UUID(event_id) if event_id is not None else None,
+        )
+        try:
+            answer = await self._inner.handle_async_request(request)
+        except Exception as error:
+            name = type(error).__name__
+            work.closed(Ended.BROKEN, Failure(name, name))
+            raise
+        except BaseException:
+            work.closed(Ended.ABANDONED)
+            raise
+        if answer.status_code >= 400:
+            status = answer.status_code
+            work.closed(Ended.REFUSED, Failure(error_name(status), f"HTTP {status}", status))
+            return answer
+        work.answered()
+        body = _MeteredBody(answer, exchange, work, drain=self._drain)
+        self._bodies = {one for one in self._bodies if not one.is_read} | {body}
+        return httpx2.Response(
+            answer.status_code,
+            headers=answer.headers,
+            stream=body,
+            extensions=answer.extensions,
+        )
+
+    async def finish(self) -> None:
+        """Wait for answers that are being drained, then count what is still open."""
+        await asyncio.gather(*(body.drained() for body in self._bodies))
+        self._meter.close()
+
+    async def aclose(self) -> None:
+        """Close what is behind it."""
+        await self._inner.aclose()
+
+    async def _prepared(
+        self, request: httpx2.Request
+    ) -> tuple[httpx2.Request, HttpRequest, str | None]:
+        """The request to send, as a reader sees it, and the model that was meant in its place."""
+        body = await request.aread()
+        headers = request.headers.copy()
+        headers.pop(EVENT_ID_HEADER, None)
+        # What a reader cannot decode must not come.
+        headers["accept-encoding"] = "gzip, deflate"
+        seen = HttpRequest(request.method, request.url.path, _lower(headers), body)
+        asked_for = seen.json.get("model")
+        if self._shape is not None and isinstance(asked_for, str):
+            shaped = self._shape(seen.json, self._meter.service.provider)
+            if shaped != seen.json:
+                body = json.dumps(shaped, ensure_ascii=False, separators=(",", ":")).encode()
+                headers["content-length"] = str(len(body))
+                seen = HttpRequest(request.method, request.url.path, _lower(headers), body)
+        sent = httpx2.Request(
+            request.method,
+            request.url,
+            headers=headers,
+            content=body,
+            extensions=request.extensions,
+        )
+        return sent, seen, asked_for if isinstance(asked_for, str) else None
+
+
+class _MeteredBody(httpx2.AsyncByteStream):
+    """The body as it comes, read ahead by a task of its own."""
+
+    def __init__(
+        self, answer: httpx2.Response, exchange: Exchange, work: MeteredRequest, *, drain: bool
+    ) -> None:
+        self._answer = answer
+        self._exchange = exchange
+        self._work = work
+        self._drain = drain
+        self._is_abandoned = False
+        self._decoder = _decoder(answer.headers.get("content-encoding", ""))
+        self._parts: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._take(exchange.answered(HttpAnswer(answer.status_code, _lower(answer.headers))))
+        self._reader = asyncio.create_task(self._read(), name="metered-answer")
+        # An error after the client has left is in the account; nobody is there to raise it to.
+        self._reader.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing more will be read."""
+        return self._reader.done()
+
+    async def drained(self) -> None:
+        """Wait until nothing more will be read, if the client has left."""
+        if self._is_abandoned:
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            part = await self._parts.get()
+            if part is None:
+                await self._reader
+                return
+            yield part
+
+    async def aclose(self) -> None:
+        """The client is done with the answer, at its end or before it."""
+        if self._reader.done():
+            return
+        self._is_abandoned = True
+        if self._drain:
+            asyncio.get_running_loop().call_later(DRAIN_SECS, self._reader.cancel)
+        else:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _read(self) -> None:
+        assert isinstance(self._answer.stream, httpx2.AsyncByteStream)
+        try:
+            async for part in self._answer.stream:
+                self._take(self._exchange.body(self._decoder(part)))
+                self._parts.put_nowait(part)
+        except asyncio.CancelledError:
+            self._work.closed(Ended.ABANDONED)
+            raise
+        except Exception as error:
+            name = type(error).__name__
+            self._work.closed(
+                Ended.BROKEN, Failure(name, "the answer broke off", self._answer.status_code)
+            )
+            raise
+        else:
+            self._take(self._exchange.end())
+            self._work.closed(Ended.ABANDONED if self._is_abandoned else Ended.DONE)
+        finally:
+            self._parts.put_nowait(None)
+            await self._answer.aclose()
+
+    def _take(self, evidence: Iterable[Evidence]) -> None:
+        try:
+            for one in evidence:
+                self._work.take(one)
+        except Exception:
+            # What a reader cannot stand must not break the call; the work is estimated then.
+            log.exception("reader_failed", reader=type(self._exchange).__name__)
+
+
+def _decoder(encoding: str) -> Callable[[bytes], bytes]:
+    if encoding.strip().lower() in ("gzip", "deflate", "x-gzip"):
+        inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        return lambda data: inflate.decompress(data)
+    return lambda data: data
+
+
+def _lower(headers: httpx2.Headers) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}

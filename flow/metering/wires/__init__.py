@@ -1,0 +1,1 @@
+"""Readers: a module for each protocol, pure, from bytes and messages to evidence."""

@@ -1,0 +1,79 @@
+"""What a reader of an HTTP protocol is: it opens an exchange for each request that costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from flow.domain.usage import Failure
+from flow.metering.evidence import Evidence, Failed, Opening
+
+
+class HttpRequest:
+    """A request as it goes out: ``path`` without query, header names in lower case."""
+
+    def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = body
+
+    @cached_property
+    def json(self) -> dict[str, Any]:
+        """The JSON object in the body; empty where there is none."""
+        value = parsed(self.body)
+        return value if isinstance(value, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """The head of an answer that is no error: header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the answer comes as server-sent events."""
+        media = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return media == "text/event-stream"
+
+
+class Exchange(Protocol):
+    """One request and its answer, being read."""
+
+    @property
+    def opening(self) -> Opening:
+        """What the request shows."""
+
+    def answered(self, answer: HttpAnswer) -> Iterable[Evidence]:
+        """The head of the answer has come."""
+
+    def body(self, data: bytes) -> Iterable[Evidence]:
+        """More of the answer's body has come, decoded."""
+
+    def end(self) -> Iterable[Evidence]:
+        """The body has come to its end."""
+
+
+class HttpWire(Protocol):
+    """A reader of one protocol. It may keep what one exchange teaches about the next."""
+
+    def open(self, request: HttpRequest) -> Exchange | None:
+        """An exchange for a request that costs something; ``None`` for one of no such kind."""
+
+
+def parsed(data: bytes | str) -> Any:
+    """The JSON value, or ``None`` where there is none."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def unreadable(what: str) -> Failed:
+    """Something came that the protocol does not have. It is not quoted."""
+    return Failed(Failure("MalformedAnswer", f"{what} cannot be read"))

@@ -1,0 +1,228 @@
+"""OpenAI's speech and transcription over HTTP.
+
+Speech (platform.openai.com/docs/api-reference/audio/createSpeech) reports nothing unless it is
+streamed as events; its characters are in the request, and its seconds in the sound. A
+transcription (.../createTranscription) reports ``usage``: of tokens for the gpt-4o models, of
+seconds for whisper-1.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+from flow.domain.reported import Counting, accepted, from_openai_usage
+from flow.domain.usage import Quantities
+from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
+from flow.metering.sound import SpeakingPace, pcm_seconds, seconds_of
+from flow.metering.wires.http import HttpAnswer, HttpRequest, parsed, unreadable
+from flow.metering.wires.server_sent_events import EventStream
+
+SPEECH_PATH = "/audio/speech"
+TRANSCRIPTION_PATHS = ("/audio/transcriptions", "/audio/translations")
+PCM_RATE = 24_000
+"""Speech in the format ``pcm`` is 16-bit mono of this many samples a second."""
+
+
+class OpenAISpeech:
+    """Reads text to speech. It learns how fast the voice speaks, for sentences that are cut off."""
+
+    def __init__(self) -> None:
+        self._pace = SpeakingPace()
+
+    def open(self, request: HttpRequest) -> SpeechExchange | None:
+        """An exchange for every ``POST .../audio/speech``."""
+        if request.method != "POST" or not request.path.endswith(SPEECH_PATH):
+            return None
+        return SpeechExchange(request.json, self._pace)
+
+
+class SpeechExchange:
+    """One text and its sound."""
+
+    def __init__(self, request: Mapping[str, Any], pace: SpeakingPace) -> None:
+        text, model = request.get("input"), request.get("model")
+        self._characters = len(text) if isinstance(text, str) else 0
+        self._is_pcm = request.get("response_format") == "pcm"
+        self._pace = pace
+        self._seconds = Decimal(0)
+        self._events: EventStream | None = None
+        self._odd = b""
+        self._has_sound = False
+        sent = Quantities(characters=self._characters)
+        self.opening = Opening(
+            estimate=sent.replaced(audio_seconds=pace.seconds(self._characters)),
+            sent=sent,
+            model=model if isinstance(model, str) else None,
+            stream=True,
+        )
+
+    def answered(self, answer: HttpAnswer) -> Iterator[Evidence]:
+        """Tell events from plain sound."""
+        if answer.is_event_stream:
+            self._events = EventStream()
+        yield from ()
+
+    def body(self, data: bytes) -> Iterator[Evidence]:
+        """Count the sound in it."""
+        if self._events is None:
+            yield from self._sound(data)
+            return
+        for event in self._events.feed(data):
+            yield from self._event(parsed(event.data))
+
+    def end(self) -> Iterator[Evidence]:
+        """The sound is whole, and teaches the pace."""
+        if self._is_pcm:
+            self._pace.learn(self._characters, self._seconds)
+        if self._events is not None:
+            for event in self._events.end():
+                yield from self._event(parsed(event.data))
+        elif self._has_sound:
+            yield Completed()
+        else:
+            yield unreadable("the sound")
+
+    def _sound(self, data: bytes) -> Iterator[Evidence]:
+        if not data:
+            return
+        self._has_sound = True
+        if not self._is_pcm:
+            yield Output(audio_seconds=None)
+            return
+        seconds = pcm_seconds(len(data), PCM_RATE)
+        self._seconds += seconds
+        yield Output(audio_seconds=seconds)
+
+    def _event(self, event: Any) -> Iterator[Evidence]:
+        if not isinstance(event, Mapping):
+            yield unreadable("an event of the stream")
+        elif event.get("type") == "speech.audio.delta":
+            yield from self._sound(_decoded(event.get("audio")))
+        elif event.get("type") == "speech.audio.done":
+            if isinstance(usage := event.get("usage"), Mapping):
+                quantities, note = accepted(from_openai_usage(usage), Counting.GROSS)
+                spoken = quantities.count("output_tokens")
+                yield Reported(quantities.replaced(output_audio_tokens=spoken), note)
+            yield Completed()
+
+
+class OpenAITranscription:
+    """Reads speech to text, of whole segments."""
+
+    def open(self, request: HttpRequest) -> TranscriptionExchange | None:
+        """An exchange for every ``POST .../audio/transcriptions`` or ``.../translations``."""
+        if request.method != "POST" or not request.path.endswith(TRANSCRIPTION_PATHS):
+            return None
+        return TranscriptionExchange(form_fields(request))
+
+
+class TranscriptionExchange:
+    """One segment of sound and its text."""
+
+    def __init__(self, fields: Mapping[str, bytes]) -> None:
+        seconds = seconds_of(fields.get("file", b""))
+        sent = Quantities(audio_seconds=seconds) if seconds is not None else Quantities()
+        self._is_json = fields.get("response_format", b"json") in (b"json", b"verbose_json")
+        self._events: EventStream | None = None
+        self._whole = bytearray()
+        self.opening = Opening(
+            estimate=sent,
+            sent=sent,
+            model=fields.get("model", b"").decode("utf-8", "replace") or None,
+            stream=fields.get("stream", b"").lower() == b"true",
+        )
+
+    def answered(self, answer: HttpAnswer) -> Iterator[Evidence]:
+        """Tell events from a whole transcript."""
+        if answer.is_event_stream:
+            self._events = EventStream()
+        yield from ()
+
+    def body(self, data: bytes) -> Iterator[Evidence]:
+        """Read the events in it, or keep it until the transcript is whole."""
+        if self._events is None:
+            self._whole += data
+            return
+        for event in self._events.feed(data):
+            yield from self._event(parsed(event.data))
+
+    def end(self) -> Iterator[Evidence]:
+        """Read what is left, or the whole transcript."""
+        if self._events is not None:
+            for event in self._events.end():
+                yield from self._event(parsed(event.data))
+            return
+        if not self._is_json:  # text, srt or vtt, which report nothing
+            yield Output()
+            yield Completed()
+            return
+        transcript = parsed(bytes(self._whole))
+        if not isinstance(transcript, Mapping) or "text" not in transcript:
+            yield unreadable("the transcript")
+            return
+        yield Output()
+        yield from _reported(transcript)
+        yield Completed()
+
+    def _event(self, event: Any) -> Iterator[Evidence]:
+        if not isinstance(event, Mapping):
+            yield unreadable("an event of the stream")
+        elif event.get("type") == "transcript.text.delta":
+            yield Output()
+        elif event.get("type") == "transcript.text.done":
+            yield from _reported(event)
+            yield Completed()
+
+
+def _reported(answer: Mapping[str, Any]) -> Iterator[Reported]:
+    usage = answer.get("usage")
+    if not isinstance(usage, Mapping):
+        return
+    if usage.get("type") == "duration":
+        if (seconds := _seconds(usage.get("seconds"))) is not None:
+            yield Reported(Quantities(audio_seconds=seconds))
+    else:
+        quantities, note = accepted(from_openai_usage(usage), Counting.GROSS)
+        yield Reported(quantities, note)
+
+
+def _seconds(value: Any) -> Decimal | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**9:
+        return Decimal(repr(value))
+    return None
+
+
+def _decoded(text: Any) -> bytes:
+    try:
+        return base64.b64decode(text) if isinstance(text, str) else b""
+    except binascii.Error:
+        return b""
+
+
+def form_fields(request: HttpRequest) -> dict[str, bytes]:
+    """The fields of a ``multipart/form-data`` body, each by its name."""
+    kind, _, boundary = request.headers.get("content-type", "").partition("boundary=")
+    if "multipart/form-data" not in kind.lower() or not boundary:
+        return {}
+    fields: dict[str, bytes] = {}
+    mark = b"--" + boundary.partition(";")[0].strip().strip('"').encode()
+    for part in request.body.split(mark):
+        head, found, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        name = _name_in(head)
+        if found and name:
+            fields[name] = value.removesuffix(b"\r\n")
+    return fields
+
+
+def _name_in(head: bytes) -> str | None:
+    for line in head.split(b"\r\n"):
+        if line.lower().startswith(b"content-disposition:"):
+            for item in line.split(b";")[1:]:
+                key, _, value = item.strip().partition(b"=")
+                if key.lower() == b"name":
+                    return value.strip(b'"').decode("utf-8", "replace")
+    return None

@@ -1,0 +1,66 @@
+"""Server-sent events out of chunks that may be cut anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSentEvent:
+    """One event: its type, empty where none is given, and its data."""
+
+    type: str
+    data: str
+
+
+class EventStream:
+    """Collects chunks and gives whole events (WHATWG HTML, "Server-sent events").
+
+    ``id`` and ``retry`` fields and comments are passed over. Lines may end in CR, LF or both.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._type = ""
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
+        """The events that this chunk completes."""
+        buffered = self._rest + chunk
+        # A CR at the end may be half of CR LF.
+        held = b"\r" if buffered.endswith(b"\r") else b""
+        *lines, rest = _split(buffered[: len(buffered) - len(held)])
+        self._rest = rest + held
+        for line in lines:
+            if not line:
+                yield from self._dispatch()
+            else:
+                self._take(line)
+
+    def end(self) -> Iterator[ServerSentEvent]:
+        """What stands at the end without an empty line after it, as lenient clients read it."""
+        if rest := self._rest.strip(b"\r\n"):
+            self._take(rest)
+        self._rest = b""
+        yield from self._dispatch()
+
+    def _take(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        text = value.removeprefix(b" ").decode("utf-8", "replace")
+        if name == b"data":
+            self._data.append(text)
+        elif name == b"event":
+            self._type = text
+
+    def _dispatch(self) -> Iterator[ServerSentEvent]:
+        data, self._data = self._data, []
+        kind, self._type = self._type, ""
+        if data:
+            yield ServerSentEvent(kind, "\n".join(data))
+
+
+def _split(data: bytes) -> list[bytes]:
+    if b"\r" not in data:
+        return data.split(b"\n")
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
