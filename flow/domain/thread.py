@@ -12,7 +12,6 @@ from uuid import UUID
 from flow.domain.trace_parent import TraceParent
 from flow.domain.usage import Owner
 
-
 ENDED_BY_API = "ended_by_api"
 """Why a call ended that somebody asked to end."""
 GIVEN_UP = "given_up"

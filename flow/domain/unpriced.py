@@ -6,6 +6,8 @@ What is spent on a model without a price is in no sum, so no budget can hold it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any
 
 from flow.domain.join import JoinRequest
@@ -15,8 +17,22 @@ from flow.domain.units import Kind
 HasPrice = Callable[[Kind, str, str], bool]
 """Whether a price is known now for work of this kind by this provider and model."""
 
+REMEMBERED = 1_000
+
 # A part of a bot is named for the kind of work that it does.
 _PARTS = (Kind.STT, Kind.LLM, Kind.TTS)
+
+
+def remembered(
+    has_price: HasPrice, today: Callable[[], date] = lambda: datetime.now(UTC).date()
+) -> HasPrice:
+    """The same, which looks each model up once a day: every join asks, and prices begin on days."""
+
+    @lru_cache(maxsize=REMEMBERED)
+    def on(_: date, kind: Kind, provider: str, model: str) -> bool:
+        return has_price(kind, provider, model)
+
+    return lambda kind, provider, model: on(today(), kind, provider, model)
 
 
 def of_join(join: JoinRequest, has_price: HasPrice) -> dict[str, ModelName]:

@@ -19,6 +19,7 @@ from pipecat.processors.aggregators.llm_response_universal import LLMContextAggr
 from flow.bot.idle import IdleWatch
 from flow.bot.pipeline import Line
 from flow.bot.rehearsal import EmptyStage
+from flow.bot.service_meters import ServiceMeters
 from flow.bot.session import CallSession, Ending
 from flow.bot.spending import Spending
 from flow.domain.budget import Standing
@@ -135,14 +136,16 @@ async def held(owner: Owner) -> AsyncIterator[Held]:
         Pipeline([spoken]), idle_timeout_secs=None, enable_rtvi=False, enable_turn_tracking=False
     )
     pair = LLMContextAggregatorPair(LLMContext())
+    spending = Spending(Product("voice_bot", billable=True), cache_key="a call")
+    meters = ServiceMeters(owner, book, spending.control)
     session = CallSession(
         owner,
         JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60}),
-        Line(worker, pair.user(), pair.assistant(), IdleWatch(60.0)),
+        Line(worker, pair.user(), pair.assistant(), IdleWatch(60.0), meters),
         stage,
         book,
         threads,
-        Spending(Product("voice_bot", billable=True), cache_key="a call"),
+        spending,
         heartbeat_secs=HEARTBEAT_SECS,
         now=clock,
     )

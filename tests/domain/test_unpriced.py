@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from flow.domain.join import JoinRequest
 from flow.domain.product import ModelName, Models, Product, Products, Saving
 from flow.domain.units import Kind
-from flow.domain.unpriced import of_configuration, of_join
+from flow.domain.unpriced import of_configuration, of_join, remembered
 
 PRICED = {
     (Kind.STT, "openai", "ears"),
@@ -92,3 +93,18 @@ def test_the_step_after_a_call_may_name_models_of_its_own() -> None:
         "insights.llm.default": "openai/odd",
         "insights.saving.models.openai/mind": "openai/odder",
     }
+
+
+def test_a_model_is_looked_up_once_a_day() -> None:
+    asked: list[str] = []
+    days = [date(2026, 11, 1)]
+
+    def look_up(kind: Kind, provider: str, model: str) -> bool:
+        asked.append(model)
+        return days[0].day > 1
+
+    has = remembered(look_up, lambda: days[0])
+    assert [has(Kind.LLM, "openai", "new") for _ in range(3)] == [False] * 3
+    days[0] = date(2026, 11, 2)
+    assert has(Kind.LLM, "openai", "new")
+    assert asked == ["new", "new"]
