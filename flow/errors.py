@@ -3,7 +3,7 @@
     FlowError
      ├─ ConfigurationError       a setting, file or option is missing, wrong or contradictory
      ├─ InvalidInput             a caller's input breaks a rule; carries one problem per field
-     │   └─ ModelUnpriced        a budget cannot hold a model for which no price is known
+     │   └─ UnpricedModel        a model without a price, under a budget that could not hold it
      ├─ ContradictoryUsage       a vendor's usage report contradicts itself
      ├─ NotFound                 the thing does not exist, or is not the caller's to see
      ├─ Conflict                 the request contradicts what is already so
@@ -61,8 +61,8 @@ class InvalidInput(FlowError):
         self.problems = tuple(problems)
 
 
-class ModelUnpriced(InvalidInput):
-    """No price is known for a model that was asked for, so the key's budget cannot hold it."""
+class UnpricedModel(InvalidInput):
+    """No price is known for a model, so a budget cannot hold what it costs."""
 
     code = "model_unpriced"
 

@@ -33,7 +33,7 @@ from flow.domain.product import ModelName, Product
 from flow.domain.quota import Admission
 from flow.domain.room import ROOM_TYPES
 from flow.domain.thread import Status, Thread
-from flow.errors import FieldProblem, InvalidInput, ModelUnpriced, Refused, Unavailable
+from flow.errors import FieldProblem, InvalidInput, Refused, Unavailable, UnpricedModel
 
 router = APIRouter(prefix="/api/bot", tags=["calls"], route_class=PlainRoute)
 
@@ -214,13 +214,13 @@ async def _admitted(services: Services, key: ApiKey, asked: _Asked) -> Joined:
             admission=_admission(services, product, override=asked.override),
             unpriced=tuple(map(str, without_price.values())),
         )
-    except ModelUnpriced as error:
+    except UnpricedModel as error:
         raise _model_unpriced(without_price, product) from error
 
 
-def _model_unpriced(without_price: Mapping[str, ModelName], product: Product) -> ModelUnpriced:
+def _model_unpriced(without_price: Mapping[str, ModelName], product: Product) -> UnpricedModel:
     named = ", ".join(f"{name} ({field})" for field, name in without_price.items())
-    return ModelUnpriced(
+    return UnpricedModel(
         f"No price is known for {named}, and this key has a budget, which cannot hold what has no"
         " price. Use a model that has one, or have the operator add it to the price file"
         f' (FLOW_PRICES_FILE) or set unpriced = "allow" for the product {product.name}.',
