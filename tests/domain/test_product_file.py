@@ -40,6 +40,7 @@ on_exceeded = "wrap_up"
 wrap_up_secs = 120
 goodbye = "Bye."
 save_mode = "off"
+unpriced = "allow"
 [voice_bot.llm]
 default = "OpenAI/gpt-4.1"
 allowed = ["openai/*", "groq/openai/gpt-oss-?0b"]
@@ -92,6 +93,7 @@ def test_a_whole_file_reads_as_it_is_written(folder: Path) -> None:
         wrap_up_secs=120,
         goodbye="Bye.",
         save_mode=SaveMode.OFF,
+        unpriced="allow",
         llm=Models(ModelName("openai", "gpt-4.1"), ("openai/*", "groq/openai/gpt-oss-?0b")),
         tts=Models(ModelName("openai", "tts-1"), voice="ash"),
         saving=Saving({"openai/gpt-4.1": "openai/gpt-4.1-mini"}, 150, "Be brief.", True),
@@ -236,6 +238,11 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         BOT + "save_mode = true",
         3,
         "bot.save_mode: must be one of off, auto, on",
+    ),
+    "another word about unpriced models": (
+        BOT + 'unpriced = "yes"',
+        3,
+        "bot.unpriced: must be one of refuse, allow, not 'yes'.",
     ),
     "money below zero": (
         BOT + 'reservation_usd = "-0.01"',
@@ -470,6 +477,7 @@ SAVINGS = st.fixed_dictionaries(
 SHARED = {
     "credit_bucket": st.text("az09_", max_size=63).map("b{}".format),
     "save_mode": st.sampled_from(["off", "auto", "on"]),
+    "unpriced": st.sampled_from(["refuse", "allow"]),
     "saving": SAVINGS,
 }
 LLM = st.fixed_dictionaries({}, optional={"default": LLMS, "allowed": st.just(["*/*"])})
