@@ -50,8 +50,9 @@ class Unit:
         side: whether it is what went to the vendor or what came back, for analytics that know
             these two only.
         part_of: the unit that contains it.
-        priced_as: the unit whose rate holds where a price list has none for this one. For a
-            part without a rate the cost stays in the line of its whole.
+        priced_as: the unit whose rate holds where a price list has none for this one, and, for a
+            part, none for its whole either. The cost of a part without a rate stays in the line
+            of its whole.
     """
 
     name: str
@@ -77,7 +78,7 @@ _ALL = (
     ),
     Unit(
         "cache_read_audio_tokens", "sound in what was read from the cache", Measure.TOKENS,
-        "llm_cache_read", "input", part_of="cache_read_tokens",
+        "llm_cache_read", "input", part_of="cache_read_tokens", priced_as="input_audio_tokens",
     ),
     Unit(
         "cache_write_tokens", "input written to the vendor's cache", Measure.TOKENS,
