@@ -263,6 +263,39 @@ def test_the_operator_s_price_holds_for_the_same_model_under_a_path(catalogue: C
 
 
 @pytest.mark.parametrize(
+    ("model", "at", "usd"),
+    [
+        ("deepseek-flash", "2026-11-28T02:00", "0.00276"),  # a Saturday
+        ("deepseek-flash", "2026-11-29T09:59", "0.00276"),
+        ("deepseek-flash", "2026-11-30T02:00", "0.00552"),
+        ("deepseek-flash", "2026-11-27T00:59", "0.00276"),
+        ("deepseek-flash", "2026-11-27T01:00", "0.00552"),
+        ("deepseek-flash", "2026-11-27T03:59", "0.00552"),
+        ("deepseek-flash", "2026-11-27T04:00", "0.00276"),
+        ("deepseek-flash", "2026-11-27T06:00", "0.00552"),
+        ("deepseek-flash", "2026-11-27T10:00", "0.00276"),
+        ("deepseek-flash", "2026-10-01T02:00", "0.00276"),  # a public holiday, Thursday
+        ("deepseek-v4-flash", "2026-11-28T02:00", "0.00276"),
+        ("deepseek-v4-flash", "2026-09-05T02:00", "0.00366"),
+        ("deepseek-v4-flash", "2026-09-04T02:00", "0.00732"),
+        ("deepseek-v4-flash-vision-exp", "2026-11-27T02:00", "0.00552"),
+        ("deepseek-v4-pro", "2026-11-28T02:00", "0.011"),
+        ("deepseek-v4-pro-0813", "2026-11-27T02:00", "0.022"),
+        ("deepseek-chat", "2026-07-01T02:00", "0.002016"),
+        ("deepseek-reasoner", "2026-07-01T20:00", "0.002016"),
+    ],
+)
+def test_deepseek_s_peak_hours_are_those_of_working_days(
+    pricer: Pricer, model: str, at: str, usd: str
+) -> None:
+    quantities = Quantities(input_tokens=10_000, cache_read_tokens=20_000, output_tokens=2_000)
+    when = datetime.fromisoformat(at).replace(tzinfo=UTC)
+    priced = pricer.price(event(Kind.LLM, "deepseek", model, quantities, occurred_at=when))
+    assert priced.cost is not None
+    assert priced.cost.total == Decimal(usd)
+
+
+@pytest.mark.parametrize(
     ("model", "by_token", "by_time"),
     [
         ("gpt-4o-transcribe", "0.000175", "0.0003"),

@@ -330,7 +330,7 @@ def test_a_file_that_cannot_be_read_is_a_configuration_error(
 def test_every_shipped_price_names_a_page_of_its_vendor() -> None:
     lines = PriceBook.shipped().lines
     assert {line.vendor for line in lines} >= {
-        "openai", "deepgram", "cartesia", "elevenlabs",
+        "openai", "deepgram", "cartesia", "elevenlabs", "deepseek",
     }  # fmt: skip
     for line in lines:
         page = urlsplit(line.source)
