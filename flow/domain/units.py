@@ -85,6 +85,10 @@ _ALL = (
         "llm_cache_write", "input", priced_as="input_tokens",
     ),
     Unit(
+        "cache_write_1h_tokens", "what was written to the cache for an hour", Measure.TOKENS,
+        "llm_cache_write", "input", part_of="cache_write_tokens",
+    ),
+    Unit(
         "output_tokens", "output, reasoning included", Measure.TOKENS, "llm_output", "output",
     ),
     Unit(

@@ -23,12 +23,13 @@ START, END = datetime.fromisoformat("2024-01-01"), datetime.fromisoformat("2027-
 SMALL = Quantities(
     input_tokens=1000, cache_read_tokens=300, cache_write_tokens=200, output_tokens=500,
     reasoning_tokens=100, input_audio_tokens=50, output_audio_tokens=25,
-    cache_read_audio_tokens=40,
+    cache_read_audio_tokens=40, cache_write_1h_tokens=60,
 )  # fmt: skip
 LARGE = Quantities(
     input_tokens=700_001, cache_read_tokens=123_457, cache_write_tokens=54_321,
     output_tokens=98_765, reasoning_tokens=4_321, input_audio_tokens=1_234,
     output_audio_tokens=567, cache_read_audio_tokens=89,
+    cache_write_1h_tokens=12_345,
 )  # fmt: skip
 PROVIDERS = {
     "openai", "anthropic", "google", "aws", "azure", "groq", "deepseek", "mistral", "x-ai",
@@ -96,6 +97,7 @@ def their_total(
         + q.count("cache_write_tokens"),
         cache_read_tokens=q.count("cache_read_tokens"),
         cache_write_tokens=q.count("cache_write_tokens"),
+        cache_write_1h_tokens=q.count("cache_write_1h_tokens"),
         output_tokens=q.count("output_tokens"),
         output_reasoning_tokens=q.count("reasoning_tokens"),
         input_audio_tokens=q.count("input_audio_tokens") + q.count("cache_read_audio_tokens"),
@@ -147,6 +149,7 @@ def amounts(draw: st.DrawFn) -> Quantities:
         input_audio_tokens=draw(st.integers(0, uncached)),
         output_audio_tokens=spoken,
         cache_read_audio_tokens=draw(st.integers(0, read)),
+        cache_write_1h_tokens=draw(st.integers(0, write)),
     )
 
 

@@ -364,6 +364,47 @@ def test_multiples_are_left_out_of_a_price_that_did_not_need_them(multiplying: P
     assert priced.price_version == "operator 2026-11-01 openai/gpt-4.1"
 
 
+OWN_CLAUDE = """
+[[price]]
+vendor = "anthropic"
+model = "claude-opus-5"
+effective_from = 2026-11-01
+per_million = { input_tokens = "3", cache_write_tokens = "3.5", output_tokens = "15" }
+source = "contract 8"
+"""
+
+
+@pytest.mark.parametrize(
+    ("book", "provider", "model", "for_minutes", "for_an_hour", "multiplied"),
+    [
+        # $5 of input: $6.25 for five minutes, $10 for an hour
+        ("", "anthropic", "claude-opus-5", "0.00375", "0.004", False),
+        ("", "openrouter", "anthropic/claude-opus-5", "0.00375", "0.004", True),
+        (OWN_CLAUDE, "anthropic", "claude-opus-5-20260723", "0.0021", "0.0024", True),
+    ],
+)
+def test_a_cache_write_for_an_hour_costs_twice_the_input(
+    catalogue: Catalogue,
+    book: str,
+    provider: str,
+    model: str,
+    for_minutes: str,
+    for_an_hour: str,
+    multiplied: bool,
+) -> None:
+    own = PriceBook.parse(book, name="operator", where="prices.toml")
+    quantities = Quantities(cache_write_tokens=1000, cache_write_1h_tokens=400)
+    priced = Pricer((own, PriceBook.shipped()), catalogue).price(
+        event(Kind.LLM, provider, model, quantities)
+    )
+    assert priced.cost == Cost(
+        cache_write_tokens=Decimal(for_minutes), cache_write_1h_tokens=Decimal(for_an_hour)
+    )
+    assert [line.component for line in priced.lines] == ["llm_cache_write"] * 2
+    assert priced.price_version is not None
+    assert (" + flow 2025-05-22 " in priced.price_version) is multiplied
+
+
 @pytest.mark.parametrize(
     ("kind", "provider", "model", "expected"),
     [
