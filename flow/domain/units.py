@@ -106,6 +106,10 @@ _ALL = (
         "audio_seconds", "sound spoken or heard", Measure.SECONDS, "tts", "output",
     ),
     Unit(
+        "session_seconds", "time that a speech-to-speech session was open", Measure.SECONDS,
+        "llm_session", "output",
+    ),
+    Unit(
         "call_seconds", "time from a caller's coming to the end of the call", Measure.SECONDS,
         "call", "output",
     ),

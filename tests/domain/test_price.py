@@ -364,6 +364,16 @@ def test_multiples_are_left_out_of_a_price_that_did_not_need_them(multiplying: P
     assert priced.price_version == "operator 2026-11-01 openai/gpt-4.1"
 
 
+def test_a_speech_to_speech_session_is_priced_by_the_time_it_was_open(pricer: Pricer) -> None:
+    session = event(Kind.LLM, "openai", "gpt-live-1", Quantities(session_seconds=Decimal("90.5")))
+    priced = pricer.price(session)
+    assert priced.cost == Cost(session_seconds=Decimal("0.075416666666666667"))
+    assert priced.cost.by_component(Kind.LLM) == {"llm_session": priced.cost.total}
+    assert priced.price_version == "flow 2026-09-11 openai/gpt-live-1"
+    assert pricer.has_price(Kind.LLM, "openai", "gpt-live-1")
+    assert not pricer.has_price(Kind.LLM, "openai", "gpt-live-1.1")
+
+
 OWN_CLAUDE = """
 [[price]]
 vendor = "anthropic"
