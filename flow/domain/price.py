@@ -12,8 +12,8 @@ was refused, and the seconds of a call, which are Flow's own and cost what the o
 says, if it says anything.
 
 A price version says how an event's price is found again: the source, the day from which the
-price was in force or the release of the data, the vendor, the model or pattern, and the tier
-unless it is the standard one, the times of the week unless it is any time.
+price was in force or the release of the data, the vendor, the model or pattern, the tier unless
+it is the standard one, and the times of the week where the line has some.
 ``flow 2023-03-01 openai/whisper-1``, ``operator 2026-11-01 vllm/*``,
 ``genai-prices 0.2.3 openai/gpt-5-mini flex``. A line of multiples that was needed follows after
 a plus sign.
