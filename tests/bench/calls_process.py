@@ -25,9 +25,9 @@ from flow import log
 from flow.bot.models import ListeningModels
 from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.rehearsal import rehearse
-from flow.bot.vendors import vendors_by_kind
 from flow.bot.session import CallSession
 from flow.bot.spending import Spending
+from flow.bot.vendors import vendors_by_kind
 from flow.db.functions import Database, Recorded
 from flow.db.postgres import PostgresTransport
 from flow.domain.estimate import warm_up

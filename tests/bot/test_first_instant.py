@@ -12,18 +12,18 @@ from pydantic import SecretStr
 from flow.bot.models import ListeningModels
 from flow.bot.pipeline import BotSettings, Line, build_line
 from flow.bot.rehearsal import EmptyStage
-from flow.bot.vendors import vendors_by_kind
 from flow.bot.running import RunningPipeline
 from flow.bot.spending import Spending
+from flow.bot.vendors import vendors_by_kind
 from flow.domain.join import JoinRequest
 from flow.domain.product_file import read_products
 from flow.domain.usage import Owner
+from flow.metering.request import Recording
 from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.server import Served
 from flow.vendors.openai import openai_endpoint
-from flow.metering.request import Recording
-from tests.notebook import Notebook
 from tests.bot.test_rehearsal import PARTS
+from tests.notebook import Notebook
 
 JOIN = JoinRequest.model_validate({"bot": PARTS})
 

@@ -109,9 +109,7 @@ def tokens(processor: str = "service", **counts: int | None) -> LLMUsageMetricsD
             Provenance.MEASURED,
         ),
         (
-            STTUsageMetricsData(
-                processor="stt", model="m", value=STTUsage(audio_seconds=1.25)
-            ),
+            STTUsageMetricsData(processor="stt", model="m", value=STTUsage(audio_seconds=1.25)),
             Kind.STT,
             Quantities(audio_seconds=Decimal("1.25")),
             Provenance.MEASURED,

@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import SecretStr
 
-from flow.domain.thread import Status, Thread, Turn
 from flow.domain.insight import InsightsResult
+from flow.domain.thread import Status, Thread, Turn
 from flow.domain.usage import Owner, UsageEvent
 from flow.insights.extract import ExtractInsightsStep
 from flow.sandbox.openai import OpenAISandbox

@@ -24,7 +24,11 @@ SECRET = "my card is 4111 1111"
 
 def price(event: UsageEvent) -> UsageEvent:
     q = event.quantities
-    rates = {"input_tokens": "0.000001", "cache_read_tokens": "0.0000001", "output_tokens": "0.00001"}
+    rates = {
+        "input_tokens": "0.000001",
+        "cache_read_tokens": "0.0000001",
+        "output_tokens": "0.00001",
+    }
     cost = Cost({unit: Decimal(usd) * q[unit] for unit, usd in rates.items() if unit in q})
     return event.priced(cost, "test-1")
 
@@ -189,9 +193,7 @@ class Rerouted(httpx2.AsyncHTTPTransport):
 
 async def test_posthogs_own_gateway_captures_so_the_step_does_not(captured):
     pool = httpx2.AsyncClient(transport=Rerouted(captured.vendor.base_url))
-    endpoint = openai_endpoint(
-        SecretStr("sk-test"), "https://gateway.us.posthog.com/v1", pool=pool
-    )
+    endpoint = openai_endpoint(SecretStr("sk-test"), "https://gateway.us.posthog.com/v1", pool=pool)
     thread = a_thread(*TALK)
     done = await extracted(endpoint, thread, posthog=captured.client)
     await endpoint.close()

@@ -12,15 +12,15 @@ from openai import APIError, AsyncOpenAI
 from pydantic import SecretStr
 
 from flow.domain.usage import Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.metering.meter import Meter, Service
+from flow.metering.taps.http import MeteredTransport
+from flow.metering.wires.openai_chat import OpenAIChat
 from flow.sandbox.bill import Line
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.openai_chat import Pace
 from flow.sandbox.openai_replies import Reply, ToolCall
 from flow.sandbox.server import Served
-from flow.metering.meter import Meter, Service
-from flow.metering.taps.http import MeteredTransport
-from flow.metering.wires.openai_chat import OpenAIChat
 from flow.vendors.openai import openai_client, openai_endpoint
 from tests.notebook import Notebook
 
@@ -100,7 +100,9 @@ async def calling(
 
 def agree_exactly(event: UsageEvent, line: Line) -> None:
     q, billed = event.quantities, line.amounts
-    assert q["input_tokens"] + q["cache_read_tokens"] + q["cache_write_tokens"] == billed.prompt_tokens
+    assert (
+        q["input_tokens"] + q["cache_read_tokens"] + q["cache_write_tokens"] == billed.prompt_tokens
+    )
     assert q["cache_read_tokens"] == billed.cached_tokens
     assert q["output_tokens"] == billed.completion_tokens
     assert q["reasoning_tokens"] == billed.reasoning_tokens

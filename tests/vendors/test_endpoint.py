@@ -51,9 +51,7 @@ class Pool:
         return {name: value for name, value in headers.multi_items() if name in HEADER_NAMES}
 
 
-def client_of(
-    endpoint: Endpoint, owner: Owner = OWNER, **options: object
-) -> openai.AsyncOpenAI:
+def client_of(endpoint: Endpoint, owner: Owner = OWNER, **options: object) -> openai.AsyncOpenAI:
     return openai_client(endpoint, endpoint.transport(owner), **options)
 
 
