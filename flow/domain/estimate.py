@@ -10,8 +10,8 @@ What a chat adds to its text is from OpenAI's cookbook, "How to count tokens wit
 tokens a message, 1 for a name, 3 before the answer, and 3 to 12 for each part of a tool's
 description. Images count what OpenAI's guide "Images and vision" gives for GPT-4o: 85 at low
 detail, else 765, those of a square of 1024 pixels, since their size is not known here. Sound in a
-message counts nothing: its length is not known either. A file counts as one page of what Anthropic's
-guide "PDF support" gives, 1,500 to 3,000 tokens a page.
+message counts nothing: its length is not known either. A file counts as one page, of what
+Anthropic's guide "PDF support" gives, 1,500 to 3,000 tokens a page.
 """
 
 from __future__ import annotations
