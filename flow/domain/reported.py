@@ -183,13 +183,17 @@ def accepted(reported: ReportedTokens, counting: Counting) -> tuple[Quantities, 
 
 
 def from_openai_usage(usage: Mapping[str, Any] | object) -> ReportedTokens:
-    """Read an OpenAI ``usage``, of chat completions or of responses, object or JSON.
+    """Read an OpenAI ``usage``, of any of its APIs, object or JSON.
 
     Tolerant of missing and null fields and details, of additional ones, and of what
     compatible servers do; never raises. What is no whole number counts as not told.
     """
-    prompt_details = _detail(usage, "prompt_tokens_details", "input_tokens_details")
-    output_details = _detail(usage, "completion_tokens_details", "output_tokens_details")
+    prompt_details = _detail(
+        usage, "prompt_tokens_details", "input_tokens_details", "input_token_details"
+    )
+    output_details = _detail(
+        usage, "completion_tokens_details", "output_tokens_details", "output_token_details"
+    )
     read = _count(prompt_details, "cached_tokens")
     if read is None:
         read = _count(usage, "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
