@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -88,4 +89,4 @@ def event_stream(events: Sequence[Any], *, named: bool = False, newline: str = "
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     """The same bytes in pieces, cut at these places."""
     marks = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(marks)]

@@ -286,9 +286,7 @@ RESPONSE_BEGUN = (
         output_index=2,
         item={**CALL_ITEM, "arguments": "", "status": "in_progress"},
     ),
-    response_event(
-        "response.function_call_arguments.delta", **in_item("fc_1", delta='{"order":')
-    ),
+    response_event("response.function_call_arguments.delta", **in_item("fc_1", delta='{"order":')),
     response_event("response.function_call_arguments.delta", **in_item("fc_1", delta='"A 17"}')),
     response_event("response.output_item.done", output_index=2, item=CALL_ITEM),
 )
