@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flow.metering.evidence import Evidence, Opening
+from flow.domain.reported import Counting, ReportedTokens, accepted
+from flow.metering.evidence import Evidence, Opening, Reported
 from flow.metering.wires.http import HttpAnswer, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
@@ -57,6 +58,14 @@ class JsonExchange(ABC):
     @abstractmethod
     def _whole(self, answer: Any) -> Iterator[Evidence]:
         """What a whole answer shows; ``None`` stands for one that is no JSON."""
+
+
+def report(
+    tokens: ReportedTokens, counting: Counting, *, is_final: bool = True
+) -> Iterator[Reported]:
+    """The vendor's report; none where it tells no number at all."""
+    if (tokens.prompt_tokens, tokens.completion_tokens, tokens.total_tokens) != (None, None, None):
+        yield Reported(*accepted(tokens, counting), is_final)
 
 
 def objects(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from flow.domain.estimate import count_tokens, estimate_chat_tokens
-from flow.domain.reported import Counting, accepted, from_anthropic_usage, together
+from flow.domain.reported import Counting, from_anthropic_usage, together
 from flow.domain.usage import Quantities
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported, Served
-from flow.metering.wires.answer import JsonExchange, objects, text, within
+from flow.metering.wires.answer import JsonExchange, objects, report, text, within
 from flow.metering.wires.cache_lifetimes import with_lifetimes, writes_for_an_hour
 from flow.metering.wires.http import FREE, Free, HttpRequest, failed_in_answer, unreadable
 
@@ -91,7 +92,7 @@ class MessageExchange(JsonExchange):
         for step in objects(usage.get("iterations")):
             if step.get("type") == "fallback_message":
                 yield from _served(step)
-        yield self._usage.told(usage, is_start=is_start, is_over=is_over)
+        yield from self._usage.told(usage, is_start=is_start, is_over=is_over)
 
 
 class _Usage:
@@ -103,7 +104,9 @@ class _Usage:
         self._has_output = False
         self._is_final = False
 
-    def told(self, usage: Mapping[str, Any], *, is_start: bool, is_over: bool) -> Reported:
+    def told(
+        self, usage: Mapping[str, Any], *, is_start: bool, is_over: bool
+    ) -> Iterator[Reported]:
         """Another report: the last word on a field counts, unless it is nothing."""
         if not is_start and usage.get("output_tokens") is not None and not self._has_output:
             # What the start says of the output is only what there was by then.
@@ -111,15 +114,15 @@ class _Usage:
             self._has_output = True
         self._fields |= {n: v for n, v in usage.items() if v or n not in self._fields}
         self._is_final = self._is_final or (is_over and self._has_output)
-        return self._reported()
+        yield from self._reported()
 
     def closing(self) -> Iterator[Reported]:
         """The message has come to its end, so that what was told is all."""
         if self._has_output and not self._is_final:
             self._is_final = True
-            yield self._reported()
+            yield from self._reported()
 
-    def _reported(self) -> Reported:
+    def _reported(self) -> Iterator[Reported]:
         own = with_lifetimes(
             from_anthropic_usage(self._fields), all_for_an_hour=self._all_for_an_hour
         )
@@ -127,9 +130,9 @@ class _Usage:
             step for step in objects(self._fields.get("iterations")) if step.get("type") in _BESIDE
         ]
         total = together([own, *map(from_anthropic_usage, beside)])
-        quantities, contradiction = accepted(total, Counting.NET)
-        notes = [contradiction, *self._unpriced(beside)]
-        return Reported(quantities, "; ".join(filter(None, notes)) or None, self._is_final)
+        for told in report(total, Counting.NET, is_final=self._is_final):
+            notes = [told.note, *self._unpriced(beside)]
+            yield replace(told, note="; ".join(filter(None, notes)) or None)
 
     def _unpriced(self, beside: list[Mapping[str, Any]]) -> Iterator[str]:
         """What is billed in a way that the quantities do not show."""

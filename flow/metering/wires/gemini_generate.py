@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flow.domain.estimate import count_tokens, estimate_chat_tokens
-from flow.domain.reported import Counting, accepted, from_gemini_usage
+from flow.domain.reported import Counting, from_gemini_usage
 from flow.domain.usage import Quantities
-from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported, Served
-from flow.metering.wires.answer import JsonExchange, objects, text, within
+from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
+from flow.metering.wires.answer import JsonExchange, objects, report, text, within
 from flow.metering.wires.http import (
     FREE,
     Free,
@@ -90,8 +90,8 @@ class GenerateExchange(JsonExchange):
             # Vertex AI says ON_DEMAND and ON_DEMAND_FLEX.
             if tier := text(usage.get("serviceTier")) or text(usage.get("trafficType")):
                 yield Served(service_tier=tier.lower().removeprefix("on_demand_"))
-            quantities, note = accepted(from_gemini_usage(usage), Counting.GEMINI)
-            yield Reported(quantities, note, self._is_finished)
+            tokens = from_gemini_usage(usage)
+            yield from report(tokens, Counting.GEMINI, is_final=self._is_finished)
         if is_finished:
             yield Completed()
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.reported import Counting, accepted, from_openai_usage
+from flow.domain.reported import Counting, from_openai_usage
 from flow.domain.usage import Quantities
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
 from flow.metering.sound import SpeakingPace, pcm_seconds, seconds_of
-from flow.metering.wires.answer import JsonExchange
+from flow.metering.wires.answer import JsonExchange, report
 from flow.metering.wires.http import HttpAnswer, HttpRequest, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
@@ -103,9 +104,10 @@ class SpeechExchange:
             yield from self._sound(_decoded(event.get("audio")))
         elif event.get("type") == "speech.audio.done":
             if isinstance(usage := event.get("usage"), Mapping):
-                quantities, note = accepted(from_openai_usage(usage), Counting.GROSS)
-                spoken = quantities.count("output_tokens")
-                yield Reported(quantities.replaced(output_audio_tokens=spoken), note)
+                for told in report(from_openai_usage(usage), Counting.GROSS):
+                    spoken = told.quantities.count("output_tokens")
+                    quantities = told.quantities.replaced(output_audio_tokens=spoken)
+                    yield replace(told, quantities=quantities)
             yield Completed()
 
 
@@ -161,8 +163,7 @@ def _reported(answer: Mapping[str, Any]) -> Iterator[Reported]:
         if (seconds := _seconds(usage.get("seconds"))) is not None:
             yield Reported(Quantities(audio_seconds=seconds))
     else:
-        quantities, note = accepted(from_openai_usage(usage), Counting.GROSS)
-        yield Reported(quantities, note)
+        yield from report(from_openai_usage(usage), Counting.GROSS)
 
 
 def _seconds(value: Any) -> Decimal | None:

@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flow.domain.estimate import count_tokens, estimate_chat_tokens
-from flow.domain.reported import Counting, accepted, from_openai_usage
+from flow.domain.reported import Counting, from_openai_usage
 from flow.domain.usage import Quantities
 from flow.metering.evidence import (
     Completed,
     Evidence,
     Opening,
     Output,
-    Reported,
     Served,
 )
-from flow.metering.wires.answer import JsonExchange, objects, text, within
+from flow.metering.wires.answer import JsonExchange, objects, report, text, within
 from flow.metering.wires.cache_lifetimes import with_lifetimes, writes_for_an_hour
 from flow.metering.wires.http import HttpRequest, failed_in_answer, unreadable
 
@@ -80,13 +79,11 @@ class ChatExchange(JsonExchange):
         usage = chunk.get("usage") or within(chunk, "x_groq", "usage")
         if isinstance(usage, Mapping):
             # The chunk that is there for the usage has no choices, and is the last one.
-            yield self._report(usage, is_final=self._is_finished or not chunk.get("choices"))
-
-    def _report(self, usage: Mapping[str, Any], *, is_final: bool) -> Reported:
-        reported = with_lifetimes(
-            from_openai_usage(usage), all_for_an_hour=self._writes_for_an_hour
-        )
-        return Reported(*accepted(reported, self._counting), is_final)
+            is_final = self._is_finished or not chunk.get("choices")
+            tokens = with_lifetimes(
+                from_openai_usage(usage), all_for_an_hour=self._writes_for_an_hour
+            )
+            yield from report(tokens, self._counting, is_final=is_final)
 
 
 def _opening(request: Mapping[str, Any]) -> Opening:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from flow.domain.estimate import count_tokens
-from flow.domain.reported import Counting, accepted, from_openai_usage
+from flow.domain.reported import Counting, from_openai_usage
 from flow.domain.usage import Quantities
-from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported, Served
-from flow.metering.wires.answer import JsonExchange, text, within
+from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
+from flow.metering.wires.answer import JsonExchange, report, text, within
 from flow.metering.wires.http import HttpRequest, unreadable
 
 PATH = "/embeddings"
@@ -45,10 +45,10 @@ class EmbeddingsExchange(JsonExchange):
         if model := text(answer.get("model")):
             yield Served(model)
         if isinstance(usage := answer.get("usage"), Mapping):
-            reported = from_openai_usage(usage)
-            if reported.completion_tokens is None and reported.prompt_tokens is not None:
-                reported = replace(reported, completion_tokens=0)
-            yield Reported(*accepted(reported, Counting.GROSS))
+            tokens = from_openai_usage(usage)
+            if tokens.completion_tokens is None and tokens.prompt_tokens is not None:
+                tokens = replace(tokens, completion_tokens=0)
+            yield from report(tokens, Counting.GROSS)
         yield Completed()
 
 

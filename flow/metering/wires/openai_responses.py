@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flow.domain.estimate import count_tokens, estimate_chat_tokens
-from flow.domain.reported import Counting, accepted, from_openai_usage
+from flow.domain.reported import Counting, from_openai_usage
 from flow.domain.usage import Failure, Quantities
 from flow.metering.evidence import (
     Completed,
@@ -19,10 +19,9 @@ from flow.metering.evidence import (
     Failed,
     Opening,
     Output,
-    Reported,
     Served,
 )
-from flow.metering.wires.answer import JsonExchange, objects, text, within
+from flow.metering.wires.answer import JsonExchange, objects, report, text, within
 from flow.metering.wires.http import FREE, Free, HttpRequest, failed_in_answer, unreadable
 
 PATH = "/responses"
@@ -98,8 +97,8 @@ class ResponseEvents:
         status = response.get("status")
         self.is_over = self.is_over or status not in _UNFINISHED
         if isinstance(usage := response.get("usage"), Mapping):
-            quantities, note = accepted(from_openai_usage(usage), Counting.GROSS)
-            yield Reported(quantities, note, is_final=status not in _UNFINISHED)
+            is_final = status not in _UNFINISHED
+            yield from report(from_openai_usage(usage), Counting.GROSS, is_final=is_final)
         if status in ("completed", "incomplete"):
             yield Completed()
         elif status == "failed":
