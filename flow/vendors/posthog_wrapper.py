@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 from posthog import Posthog, new_context
+from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
 
 from flow.domain.usage import UsageEvent
 from flow.vendors.posthog import generation_arguments
