@@ -8,11 +8,13 @@ catalogue. The ledger has the model that served and what it costs. One of the tw
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import structlog
 from posthog import Posthog, new_context
+from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
 
 from flow.domain.usage import UsageEvent
 from flow.vendors.posthog import generation_arguments
@@ -38,6 +40,24 @@ _LEDGERS = (
 )
 """What the ledger's event says or leaves out on purpose, so that the wrapper's word on it must
 not stay beside it."""
+
+
+class PosthogWrapper:
+    """PostHog's OpenAI wrapper over one client, with the ledger's word on what it captures.
+
+    Args:
+        client: what sends.
+        price: puts costs on events.
+    """
+
+    def __init__(self, client: Posthog, price: Price) -> None:
+        self._client = client
+        self._price = price
+
+    def openai_class(self, finished: Finished) -> Callable[..., CapturingAsyncOpenAI]:
+        """Makes clients as ``openai.AsyncOpenAI`` does, whose requests PostHog captures."""
+        capture: Any = LedgerCapture(self._client, finished=finished, price=self._price)
+        return partial(CapturingAsyncOpenAI, posthog_client=capture)
 
 
 class LedgerCapture:

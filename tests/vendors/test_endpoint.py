@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from flow.domain.attribution import HEADER_NAMES, attribution_headers
-from flow.domain.usage import Owner
+from flow.domain.usage import CostControl, Owner
 from flow.errors import ConfigurationError
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.openai import openai_client, openai_endpoint
@@ -75,7 +75,7 @@ async def say_hi(client: openai.AsyncOpenAI, **options: object) -> None:
 async def test_a_gateway_is_told_whose_request_it_serves_and_openai_is_not(base_url, told):
     pool = Pool()
     await say_hi(client_of(openai_endpoint(KEY, base_url, pool=pool.client)))
-    assert pool.attribution() == (attribution_headers(OWNER) if told else {})
+    assert pool.attribution() == (attribution_headers(OWNER, CostControl()) if told else {})
 
 
 async def test_every_request_carries_it_and_a_client_serves_one_owner_only():
@@ -87,7 +87,7 @@ async def test_every_request_carries_it_and_a_client_serves_one_owner_only():
     await say_hi(theirs)
     await mine.models.with_raw_response.list()
     sent = [pool.attribution(index) for index in range(3)]
-    assert sent == [attribution_headers(owner) for owner in (OWNER, other, OWNER)]
+    assert sent == [attribution_headers(owner, CostControl()) for owner in (OWNER, other, OWNER)]
 
 
 async def test_the_operators_own_headers_are_kept(monkeypatch):
@@ -97,7 +97,7 @@ async def test_the_operators_own_headers_are_kept(monkeypatch):
     headers = pool.requests[0].headers
     assert (headers["x-team"], headers["x-route"]) == ("blue", "a:b")
     assert headers["authorization"] == "Bearer sk-test"
-    assert pool.attribution() == attribution_headers(OWNER)
+    assert pool.attribution() == attribution_headers(OWNER, CostControl())
 
 
 @pytest.mark.parametrize("base_url", [GATEWAY, None])
@@ -106,7 +106,7 @@ async def test_nobody_can_speak_for_another_team(monkeypatch, base_url):
     pool = Pool()
     client = client_of(openai_endpoint(KEY, base_url, pool=pool.client))
     await say_hi(client, extra_headers={"x-posthog-property-TEAM_ID": "victim"})
-    assert pool.attribution() == (attribution_headers(OWNER) if base_url else {})
+    assert pool.attribution() == (attribution_headers(OWNER, CostControl()) if base_url else {})
 
 
 async def test_a_value_that_is_unset_is_not_sent():
@@ -114,7 +114,7 @@ async def test_a_value_that_is_unset_is_not_sent():
     endpoint = openai_endpoint(KEY, GATEWAY, pool=pool.client)
     await say_hi(client_of(endpoint, replace(OWNER, team_id="")))
     assert "x-posthog-property-team_id" not in pool.requests[0].headers
-    assert pool.attribution() == attribution_headers(replace(OWNER, team_id=""))
+    assert pool.attribution() == attribution_headers(replace(OWNER, team_id=""), CostControl())
 
 
 async def test_a_team_name_cannot_add_a_header():
@@ -134,7 +134,7 @@ async def test_a_redirect_to_another_host_is_told_nothing():
     pool = Pool(elsewhere)
     await say_hi(client_of(openai_endpoint(KEY, GATEWAY, pool=pool.client)))
     assert [request.url.host for request in pool.requests] == ["gateway.example", "other.example"]
-    assert pool.attribution(0) == attribution_headers(OWNER)
+    assert pool.attribution(0) == attribution_headers(OWNER, CostControl())
     assert pool.attribution(1) == {}
     assert "authorization" not in pool.requests[1].headers
 
