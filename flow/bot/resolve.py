@@ -109,6 +109,9 @@ class Resolver:
         elif chosen.provider not in self._reachable:
             missing = f"{chosen.provider!r} is not set up here: {vendor.key} is missing"
             yield FieldProblem(field, missing)
+        elif vendor.missing is not None:
+            missing = f"{chosen.provider!r} is not installed here: {vendor.missing}"
+            yield FieldProblem(field, missing)
         if chosen.model is None:
             yield FieldProblem(f"bot.{part}.model", f"name a model of {chosen.provider!r}")
 

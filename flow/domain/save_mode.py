@@ -93,8 +93,8 @@ def saving_request(
     are, so a cheaper model has to be one that takes them.
 
     Args:
-        request: the body of a request to ``/chat/completions``; fields that are ``None`` count
-            as left out.
+        request: the body of a request to ``/chat/completions``, or for the provider
+            ``anthropic`` to ``/v1/messages``; fields that are ``None`` count as left out.
         cache_key: what requests with the same prompt have in common: the call's thread.
     """
     saved = dict(request)
@@ -104,7 +104,10 @@ def saving_request(
     if saving.max_tokens is not None:
         saved |= _reply_limit(request, saving.max_tokens, provider)
     if saving.instruction and saving.instruction.strip():
-        saved["messages"] = _instructed(request["messages"], saving.instruction)
+        if provider == "anthropic":
+            saved["system"] = _instructed_system(request.get("system"), saving.instruction)
+        else:
+            saved["messages"] = _instructed(request["messages"], saving.instruction)
     if not saving.prompt_cache:
         return saved
     if provider == "openai" and not is_claude(model):
@@ -148,6 +151,16 @@ def _instructed(messages: Sequence[Any], instruction: str) -> list[Any]:
         return list(messages)
     place = _end_of_turns(messages)
     return [*messages[:place], told, *messages[place:]]
+
+
+def _instructed_system(system: Any, instruction: str) -> list[Any]:
+    """Anthropic's system prompt with the instruction after it, once: a block of its own, so that
+    what is cached stays the same up to it. Not all of its models take system messages."""
+    told = {"type": "text", "text": instruction}
+    if isinstance(system, str):
+        system = [{"type": "text", "text": system}] if system else []
+    blocks = list(system) if isinstance(system, list) else []
+    return blocks if told in blocks else [*blocks, told]
 
 
 def _end_of_turns(messages: Sequence[Any]) -> int:
