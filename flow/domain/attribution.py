@@ -29,13 +29,13 @@ from flow.domain.usage import CostControl, Owner
 
 PREFIX = "x-posthog-property-"
 PROPERTIES_HEADER = "x-posthog-properties"
-NAMES = (
+PROPERTY_NAMES = (
     *("ai_product", "$ai_billable", "team_id", "api_key_id", "workflow_thread_id"),
     *("save_mode", "save_mode_reason", "budget_tier"),
 )
 """The properties that only the server sets."""
 
-HEADER_NAMES = (*(PREFIX + name for name in NAMES), PROPERTIES_HEADER)
+HEADER_NAMES = (*(PREFIX + name for name in PROPERTY_NAMES), PROPERTIES_HEADER)
 """The headers that carry them, in lower case."""
 
 # RFC 9110 allows more in a field value; what is left out here has been used to split headers
@@ -136,7 +136,7 @@ def _others(headers: Mapping[str, str]) -> dict[str, Any]:
         return {}
     if not isinstance(said, dict):
         return {}
-    return {name: value for name, value in said.items() if name.strip().lower() not in NAMES}
+    return {n: value for n, value in said.items() if n.strip().lower() not in PROPERTY_NAMES}
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,14 @@ catalogue. The ledger has the model that served and what it costs. One of the tw
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 from uuid import UUID
 
+import openai
 import structlog
 from posthog import Posthog, new_context
+from posthog.ai.openai import AsyncOpenAI
 
 from flow.domain.usage import UsageEvent
 from flow.vendors.posthog import generation_arguments
@@ -40,8 +43,18 @@ _LEDGERS = (
 not stay beside it."""
 
 
+def capturing(
+    client: Posthog, finished: Finished, price: Price
+) -> Callable[..., openai.AsyncOpenAI]:
+    """PostHog's wrapped client, capturing as `LedgerCapture` does: what
+    `flow.vendors.openai.openai_client` takes as ``make``."""
+    # The wrapper asks for no more than it uses, whatever its annotation says.
+    capture = cast(Posthog, LedgerCapture(client, finished, price))
+    return partial(AsyncOpenAI, posthog_client=capture)
+
+
 class LedgerCapture:
-    """A PostHog client for ``posthog.ai.openai.AsyncOpenAI(posthog_client=...)``.
+    """A PostHog client for PostHog's OpenAI wrapper.
 
     Each request to the wrapper carries the id of its usage event, as ``$ai_span_id`` in
     ``posthog_properties``. What the wrapper captures for it is sent under that id, with the
@@ -59,7 +72,7 @@ class LedgerCapture:
         price: puts costs on that event.
     """
 
-    def __init__(self, client: Posthog, *, finished: Finished, price: Price) -> None:
+    def __init__(self, client: Posthog, finished: Finished, price: Price) -> None:
         self._client = client
         self._finished = finished
         self._price = price

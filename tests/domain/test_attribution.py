@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from flow.domain.attribution import (
     HEADER_NAMES,
-    NAMES,
     PROPERTIES_HEADER,
+    PROPERTY_NAMES,
     attribution_headers,
     attribution_properties,
     control_properties,
@@ -55,7 +55,7 @@ def test_a_gateway_is_told_all_that_our_own_events_say_so_that_its_can_be_billed
         "x-posthog-property-save_mode_reason": "budget_engage",
         "x-posthog-property-budget_tier": "engage",
     }
-    assert tuple(SAID) == NAMES
+    assert tuple(SAID) == PROPERTY_NAMES
     assert attribution_properties(OWNER) | control_properties(SAVED) == SAID
 
 
@@ -69,8 +69,9 @@ def test_whether_it_is_billed_is_said_either_way(billable):
 
 def test_what_nobody_has_decided_is_not_said():
     headers = attribution_headers(replace(OWNER, workflow_thread_id=None))
-    assert list(json.loads(headers.pop(PROPERTIES_HEADER))) == list(NAMES[:4])
-    assert [name.removeprefix("x-posthog-property-") for name in headers] == list(NAMES[:4])
+    said = PROPERTY_NAMES[:4]
+    assert tuple(json.loads(headers.pop(PROPERTIES_HEADER))) == said
+    assert tuple(headers) == tuple(f"x-posthog-property-{name}" for name in said)
 
 
 @pytest.mark.parametrize("unset", [None, "", "   ", "\t"])
@@ -114,7 +115,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from([*NAMES, "Team_ID", "mine"]), inner)
+        | st.dictionaries(st.sampled_from([*PROPERTY_NAMES, "Team_ID", "mine"]), inner)
     ),
     max_leaves=5,
 )

@@ -15,7 +15,6 @@ import httpx2
 import openai
 import pytest
 from posthog import Posthog
-from posthog.ai.openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from flow.domain.analytics import generation_properties
@@ -36,7 +35,7 @@ from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
-from flow.vendors.posthog_wrapper import LedgerCapture
+from flow.vendors.posthog_wrapper import LedgerCapture, capturing
 
 OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
 CONTROL = CostControl(True, "budget_engage", "engage")
@@ -129,13 +128,12 @@ class World:
     async def ask(self, event_id: UUID | None = None, **options: Any) -> None:
         """One request; ``event_id`` is that of its usage event."""
         self.meter.next_id = event_id or uuid4()
-        capture = LedgerCapture(
+        make = capturing(
             self.client,
-            finished=options.pop("finished", self.meter.finished.get),
-            price=options.pop("price", price),
+            options.pop("finished", self.meter.finished.get),
+            options.pop("price", price),
         )
-        wrapped = AsyncOpenAI(
-            posthog_client=capture,
+        wrapped = make(
             api_key="sk-test",
             base_url=self.base_url,
             max_retries=0,
@@ -269,7 +267,7 @@ async def test_a_request_that_is_given_up_is_captured_under_its_id(world: World)
 
 
 async def test_events_of_others_pass_as_they_are(world: World) -> None:
-    capture = LedgerCapture(world.client, finished=_broken, price=price)
+    capture = LedgerCapture(world.client, _broken, price)
     for span in ({}, {"$ai_span_id": "not-a-uuid"}, {"$ai_span_id": 7}):
         capture.capture("other", distinct_id="somebody", properties={"x": 1, **span})
     capture.capture("bare", distinct_id="somebody")
