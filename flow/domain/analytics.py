@@ -130,8 +130,10 @@ def _amounts(event: UsageEvent) -> dict[str, Any]:
 
 def _outcome(event: UsageEvent) -> dict[str, Any]:
     if event.outcome is not Outcome.ERROR:
-        # A model that answered did so over HTTP; a voice may have been on a WebSocket.
-        answered = {"$ai_http_status": 200} if event.kind is Kind.LLM else {}
+        # A model that answered did so over HTTP; a voice may have been on a WebSocket, and nobody
+        # saw the answer of what nothing metered.
+        is_known = event.kind is Kind.LLM and event.provenance is not Provenance.UNMETERED
+        answered = {"$ai_http_status": 200} if is_known else {}
         return {"$ai_is_error": False, **answered}
     failure = event.failure
     if failure is None:
