@@ -3,6 +3,7 @@
     FlowError
      ├─ ConfigurationError       a setting, file or option is missing, wrong or contradictory
      ├─ InvalidInput             a caller's input breaks a rule; carries one problem per field
+     │   └─ UnpricedModel        a model without a price, under a budget that could not hold it
      ├─ ContradictoryUsage       a vendor's usage report contradicts itself
      ├─ NotFound                 the thing does not exist, or is not the caller's to see
      ├─ Conflict                 the request contradicts what is already so
@@ -58,6 +59,12 @@ class InvalidInput(FlowError):
     def __init__(self, message: str | None = None, problems: Sequence[FieldProblem] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class UnpricedModel(InvalidInput):
+    """No price is known for a model, so a budget cannot hold what it costs."""
+
+    code = "model_unpriced"
 
 
 class ContradictoryUsage(FlowError):

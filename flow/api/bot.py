@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,13 +25,15 @@ from flow.api.problems import documented
 from flow.api.request_id import bind
 from flow.api.rooms import begin_in_room, check_room, require_room_for
 from flow.api.services import Services, services_of
-from flow.domain import public_url
+from flow.db.functions import Joined
+from flow.domain import public_url, unpriced
 from flow.domain.join import JoinRequest
-from flow.domain.product import Product
+from flow.domain.key import ApiKey
+from flow.domain.product import ModelName, Product
 from flow.domain.quota import Admission
 from flow.domain.room import ROOM_TYPES
 from flow.domain.thread import Status, Thread
-from flow.errors import FieldProblem, IllegalTransition, InvalidInput, Refused, Unavailable
+from flow.errors import FieldProblem, InvalidInput, Refused, Unavailable, UnpricedModel
 
 router = APIRouter(prefix="/api/bot", tags=["calls"], route_class=PlainRoute)
 
@@ -122,25 +126,8 @@ async def join(request: Request) -> Response:
     check_room(services, body.transport)
     product = services.products.for_call(accepted.product)
     content = fingerprint(body) if idempotency_key is not None else ""
-    try:
-        if services.quotas is not None:
-            await services.quotas.check(key, product.name)
-        require_room_for(services, body.transport)
-    except (Refused, Unavailable):
-        # A repeat gets its thread whatever has happened since; it asks for nothing new.
-        joined = await services.database.find_join(key, idempotency_key, content)
-        if joined is None:
-            raise
-    else:
-        joined = await services.database.join_thread(
-            key,
-            uuid4(),
-            accepted.to_json(),
-            billable=product.billable,
-            idempotency_key=idempotency_key,
-            fingerprint=content,
-            admission=_admission(services, product, override=override),
-        )
+    asked = _Asked(accepted, product, override, idempotency_key, content)
+    joined = await _joined(services, key, asked)
     note_budget(request, joined.budget)
     thread = joined.thread
     request.state.workflow_thread_id = thread.id
@@ -170,18 +157,75 @@ async def join(request: Request) -> Response:
     responses=documented(404),
 )
 async def end(request: Request, thread_id: UUID) -> Response:
-    """Hang up, wherever the call runs. Ending a call that is over changes nothing."""
+    """Hang up, wherever the call runs, or cancel one that nobody has connected to.
+
+    Ending a call that is over changes nothing.
+    """
     services, key = services_of(request), caller_of(request)
-    thread = await services.database.get_workflow_thread_data(thread_id, key.id)
-    if thread.status is Status.CREATED:
-        thread = await _cancel(services, thread)
+    thread = await services.database.end_thread(thread_id, key.id)
     if not _is_over(thread):
-        thread = await services.database.save_workflow_thread_data(thread_id, end_requested=True)
+        # Here at once; elsewhere with the call's next sign of life.
         await services.calls.end(thread_id)
     answer = EndAnswer(
         workflow_thread_id=thread.id, status=thread.status, end_requested=not _is_over(thread)
     )
     return ExactJSONResponse(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A join as it was accepted: ``content`` identifies the body that was sent."""
+
+    join: JoinRequest
+    product: Product
+    override: bool
+    idempotency_key: str | None
+    content: str
+
+
+async def _joined(services: Services, key: ApiKey, asked: _Asked) -> Joined:
+    """The thread of a join that is let in, or of an earlier one under its idempotency key."""
+    try:
+        if services.quotas is not None:
+            await services.quotas.check(key, asked.product.name)
+        require_room_for(services, asked.join.transport)
+    except (Refused, Unavailable):
+        # A repeat gets its thread whatever has happened since; it asks for nothing new.
+        joined = await services.database.find_join(key, asked.idempotency_key, asked.content)
+        if joined is None:
+            raise
+        return joined
+    return await _admitted(services, key, asked)
+
+
+async def _admitted(services: Services, key: ApiKey, asked: _Asked) -> Joined:
+    product = asked.product
+    without_price: dict[str, ModelName] = {}
+    if product.unpriced == "refuse":
+        without_price = unpriced.of_join(asked.join, services.has_price)
+    try:
+        return await services.database.join_thread(
+            key,
+            uuid4(),
+            asked.join.to_json(),
+            billable=product.billable,
+            idempotency_key=asked.idempotency_key,
+            fingerprint=asked.content,
+            admission=_admission(services, product, override=asked.override),
+            unpriced=tuple(map(str, without_price.values())),
+        )
+    except UnpricedModel as error:
+        raise _model_unpriced(without_price, product) from error
+
+
+def _model_unpriced(without_price: Mapping[str, ModelName], product: Product) -> UnpricedModel:
+    named = ", ".join(f"{name} ({field})" for field, name in without_price.items())
+    return UnpricedModel(
+        f"No price is known for {named}, and this key has a budget, which cannot hold what has no"
+        " price. Use a model that has one, or have the operator add it to the price file"
+        f' (FLOW_PRICES_FILE) or set unpriced = "allow" for the product {product.name}.',
+        [FieldProblem(field, f"has no price: {name}") for field, name in without_price.items()],
+    )
 
 
 def _admission(services: Services, product: Product, *, override: bool) -> Admission:
@@ -227,14 +271,6 @@ def _override(request: Request) -> bool:
         raise InvalidInput("The request is not valid.", [problem])
     require_permission(request, OVERRIDE_PERMISSION)
     return True
-
-
-async def _cancel(services: Services, thread: Thread) -> Thread:
-    try:
-        return await services.database.finish_thread(thread.id, Status.CANCELLED)
-    except IllegalTransition:
-        # Somebody connected in between: there is a call to hang up after all.
-        return await services.database.get_workflow_thread_data(thread.id)
 
 
 def _is_over(thread: Thread) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from flow.api.connect import require_room
 from flow.api.exact_json import rfc3339
@@ -18,7 +18,6 @@ from flow.domain.trace_parent import TraceParent
 from flow.errors import (
     Conflict,
     FieldProblem,
-    IllegalTransition,
     InvalidInput,
     Refused,
     Unavailable,
@@ -99,8 +98,10 @@ def _rooms(services: Services, transport: Transport) -> Rooms:
 
 
 async def _cancel(services: Services, thread_id: UUID) -> None:
-    """Cancel a thread that nobody has begun: a repeat may have, in another process."""
-    thread = await services.database.get_workflow_thread_data(thread_id)
-    if thread.status is Status.CREATED:
-        with suppress(IllegalTransition):
-            await services.database.finish_thread(thread_id, Status.CANCELLED)
+    """Cancel a thread that nobody has begun: a repeat may have, in another process.
+
+    It is claimed first, as its call would be: of all who try that, one succeeds.
+    """
+    with suppress(Conflict):
+        await services.database.claim_thread(thread_id, str(uuid4()))
+        await services.database.finish_thread(thread_id, Status.CANCELLED)

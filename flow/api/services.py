@@ -21,6 +21,7 @@ from flow.domain.product import Products
 from flow.domain.room import Meeting
 from flow.domain.thread import Thread
 from flow.domain.trace_parent import TraceParent
+from flow.domain.unpriced import HasPrice
 from flow.errors import ConfigurationError
 from flow.telemetry.metrics import Metrics
 from flow.vendors.quota_source import QuotaState
@@ -158,6 +159,7 @@ class Services:
     ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
+    ``has_price`` says which models a budget can hold.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
 
@@ -169,6 +171,7 @@ class Services:
     keys: Keys
     calls: Calls
     products: Products
+    has_price: HasPrice
     secret: bytes
     registry: CollectorRegistry
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))

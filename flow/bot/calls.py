@@ -24,7 +24,7 @@ from flow.domain.budget import Standing, Tier
 from flow.domain.capacity import Capacity
 from flow.domain.join import JoinRequest
 from flow.domain.media_stream import MediaStream
-from flow.domain.thread import Status, Thread
+from flow.domain.thread import ENDED_BY_API, GIVEN_UP, Status, Thread
 from flow.errors import (
     FieldProblem,
     FlowError,
@@ -246,18 +246,15 @@ class Calls:
         await peer.add_candidates(request["pc_id"], request["candidates"])
 
     async def end(self, thread_id: UUID) -> bool:
-        """Hang up a call that runs in this process; False if it does not."""
-        session = self.roster.session(thread_id)
-        if session is not None:
-            session.end("ended_by_api")
-        return session is not None
+        """Hang up a call that runs in this process, or is about to; False if it does not."""
+        return self.roster.end(thread_id, ENDED_BY_API)
 
     def heard(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
         """Take in what the database says of a thread, if its call runs here."""
         if (session := self.roster.session(thread_id)) is None:
             return
         if end_requested:
-            session.end("ended_by_api")
+            session.end(ENDED_BY_API)
         session.stand(standing)
 
     async def _claim(self, thread: Thread) -> None:
@@ -355,10 +352,11 @@ class Calls:
         log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)
         self._watch.ended(thread.product, ending.reason)
         self.roster.leave(thread.id)
-        if visit is None:
-            await self._finish(thread.id, ending.reason, ending.error)
-        else:
+        if visit is not None:
             await visit.over(ending.reason, ending.error)
+        elif ending.reason != GIVEN_UP:
+            # Whoever gave it up finishes it.
+            await self._finish(thread.id, ending.reason, ending.error)
 
 
 def _peer_type() -> type[Peer]:

@@ -15,7 +15,7 @@ from flow.bot.session import Threads
 from flow.domain.budget import Standing
 from flow.domain.room import NOBODY_CAME, Room
 from flow.domain.room_call import HANDED_OVER, PROCESS_LOST, TAKEN_OVER, OpenRoom, Place, Taken
-from flow.domain.thread import Pulse, Status, Thread
+from flow.domain.thread import ENDED_BY_API, GIVEN_UP, Pulse, Status, Thread
 from flow.errors import CallTakenOver, Conflict, FlowError, Refused, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -175,7 +175,7 @@ class Held:
         taken = await self._records.take(place, claim)
         thread, threads = taken.thread, Claimed(self._threads, self._records, claim)
         if thread.end_requested:
-            await self._over(taken, threads, "ended_by_api", None)
+            await self._over(taken, threads, ENDED_BY_API, None)
             raise _LeftToOthers
         try:
             room = await self._rooms.enter(taken.open_room, again=place.attempt > 0)
@@ -206,6 +206,10 @@ class Held:
         """Finish the call and close its room, unless it goes on elsewhere."""
         thread_id = taken.thread.id
         if reason == TAKEN_OVER:
+            return
+        if reason == GIVEN_UP:
+            # Whoever gave it up finishes it; nobody else is in its room.
+            await self._close(thread_id, taken.open_room.room)
             return
         if reason == HANDED_OVER:
             await self._stored(thread_id, STORED_SECS)

@@ -30,6 +30,8 @@ class Roster:
         # None: it has a place, and is being set up.
         self._sessions: dict[UUID, CallSession | None] = {}
         self._movable: set[UUID] = set()
+        # Why a call that is still being set up is to end.
+        self._unwanted: dict[UUID, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._time_is_up = False
@@ -50,6 +52,20 @@ class Roster:
         """The call of a thread, if it runs here."""
         return self._sessions.get(thread_id)
 
+    def end(self, thread_id: UUID, reason: str) -> bool:
+        """End a call that has a place here; ``False`` if it has none.
+
+        One that is still being set up ends as soon as it begins.
+        """
+        if thread_id not in self._sessions:
+            return False
+        session = self._sessions[thread_id]
+        if session is None:
+            self._unwanted.setdefault(thread_id, reason)
+        else:
+            session.end(reason)
+        return True
+
     def reserve(self, thread_id: UUID) -> None:
         """Give a thread's call a place.
 
@@ -64,13 +80,15 @@ class Roster:
         self._idle.clear()
 
     def begin(self, thread_id: UUID, session: CallSession, *, can_move: bool) -> None:
-        """Note that a call with a place runs; one that came too late is ended at once.
+        """Note that a call with a place runs; one that is not wanted any more is ended at once.
 
         ``can_move``: another process can go on with it.
         """
         self._sessions[thread_id] = session
         if can_move:
             self._movable.add(thread_id)
+        if (reason := self._unwanted.pop(thread_id, None)) is not None:
+            session.end(reason)
         if self._time_is_up:
             self._end(thread_id, session)
 
@@ -78,6 +96,7 @@ class Roster:
         """Take a call's place away; it does not run, or not any more."""
         self._sessions.pop(thread_id, None)
         self._movable.discard(thread_id)
+        self._unwanted.pop(thread_id, None)
         self._rest()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from pipecat.processors.aggregators.llm_response_universal import (
 )
 from pipecat.transports.base_transport import BaseTransport
 
+from flow.bot import clock
 from flow.bot.pipeline import Line
 from flow.bot.rooms import RoomTransport
 from flow.bot.running import RunningPipeline
@@ -26,17 +27,20 @@ from flow.domain.budget import Standing, Tier
 from flow.domain.join import JoinRequest
 from flow.domain.room import NOBODY_CAME
 from flow.domain.room_call import TAKEN_OVER
-from flow.domain.thread import Pulse, Status, Turn
+from flow.domain.thread import ENDED_BY_API, GIVEN_UP, Pulse, Status, Turn
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
-from flow.errors import CallTakenOver, FlowError, Unavailable
+from flow.errors import CallTakenOver, FlowError, IllegalTransition, NotFound, Unavailable
 from flow.metering.request import Recording as Metering
 from flow.metering.sound import MICROSECOND
 
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECS = 5.0
+# How long the note of a call's seconds waits for what the database says of the call.
+ANSWER_SECS = 1.0
 FAILURES_IN_A_ROW = 5
 STOP_SECS = 15.0
+UNTIL_ACCEPTED = "counted to the last sign of life that was accepted"
 
 
 class Threads(Protocol):
@@ -71,8 +75,12 @@ class Ending:
 
 @dataclass
 class _Progress:
+    """``accepted_at`` is when the last sign of life was sent that the database took for a call
+    that was still ours, ``lost`` that it is not ours any more."""
+
     connected_at: float | None = None
-    heard_at: float = 0.0
+    accepted_at: float = 0.0
+    lost: bool = False
     failures: int = 0
     ending: Ending | None = None
     came: asyncio.Event = field(default_factory=asyncio.Event)
@@ -88,6 +96,8 @@ class CallSession:
         spending: the call's cost control; says when the bot must take its leave.
         wait_secs: how long the bot waits for its caller, where it is there first.
         first_turn: the number of the first turn, in a call that has been held elsewhere.
+        heartbeat_secs: from one sign of life to the next.
+        now: seconds that go on whatever becomes of the process.
     """
 
     def __init__(
@@ -102,7 +112,11 @@ class CallSession:
         *,
         wait_secs: float | None = None,
         first_turn: int = 0,
+        heartbeat_secs: float = HEARTBEAT_SECS,
+        now: Callable[[], float] = clock.seconds,
     ) -> None:
+        self._heartbeat_secs = heartbeat_secs
+        self._now = now
         self._spending = spending
         self._transport = transport
         self._wait_secs = wait_secs
@@ -158,9 +172,10 @@ class CallSession:
             if self._leave is not None:
                 self._leave.cancel()
             await pipeline.stop(STOP_SECS)
+            over_at = self._now()
             await self._line.close()
             await self._make_sure()
-            self._count_call(final=True)
+            self._count_call(over_at, final=True)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
         return self._progress.ending or Ending("pipeline_ended")
 
@@ -249,11 +264,11 @@ class CallSession:
         self._line.assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
 
     async def _connected(self) -> None:
-        if self._progress.connected_at is not None:
+        if self._progress.connected_at is not None or self._progress.ending is not None:
             return
-        self._progress.connected_at = self._progress.heard_at = time.monotonic()
+        self._progress.connected_at = self._progress.accepted_at = self._now()
         self._progress.came.set()
-        self._count_call(final=False)
+        self._count_call(self._progress.connected_at, final=False)
         self._log.info("call_connected")
         if greeting := self._join.bot.greeting:
             await self._line.worker.queue_frame(TTSSpeakFrame(greeting))
@@ -288,51 +303,66 @@ class CallSession:
 
     async def _heartbeat(self) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT_SECS)
-            if self._progress.connected_at is not None:
-                self._count_call(final=False)
-            await self._touch()
+            await asyncio.sleep(self._heartbeat_secs)
+            touching = asyncio.create_task(self._touch())
+            try:
+                # After a stall the database knows first whether the call goes on. One that does
+                # not answer is not waited for: were this process killed, seconds would be lost.
+                await asyncio.wait({touching}, timeout=ANSWER_SECS)
+                self._count_call(self._now(), final=False)
+                await touching
+            finally:
+                touching.cancel()
 
     async def _make_sure(self) -> None:
-        """See whether the call is still ours, after a time in which it may have been taken."""
-        if self._progress.connected_at is None:
-            return
-        if time.monotonic() - self._progress.heard_at > 2 * HEARTBEAT_SECS:
+        """Give a last sign of life, and hear whether the call was ours to the end."""
+        if self._progress.connected_at is not None and not self._progress.lost:
             await self._touch()
 
     async def _touch(self, status: Status | None = None) -> None:
         """Tell the database the call lives; hear from it whether it was asked to end."""
+        # Not when the answer came: this process may have been stopped in between.
+        sent_at = self._now()
         try:
             pulse = await self._threads.touch_thread(self._thread_id, status)
         except Unavailable as error:
             self._log.warning("heartbeat_missed", error=str(error))
         except CallTakenOver:
-            # Whatever else ended it here: it goes on elsewhere.
-            self._progress.ending = Ending(TAKEN_OVER)
-            self._progress.over.set()
+            self._lose(TAKEN_OVER)
+        except (IllegalTransition, NotFound):
+            self._lose(GIVEN_UP)
         except FlowError as error:
             self._log.error("heartbeat_refused", error=str(error))
         else:
-            self._progress.heard_at = time.monotonic()
+            if not pulse.status.has_call:
+                self._lose(GIVEN_UP)
+                return
+            self._progress.accepted_at = max(self._progress.accepted_at, sent_at)
             if pulse.end_requested:
-                self.end("ended_by_api")
-            elif pulse.status not in (Status.CONNECTING, Status.IN_CALL):
-                # Nothing was heard of this call for so long that it was given up elsewhere.
-                self.end("given_up")
+                self.end(ENDED_BY_API)
 
-    def _count_call(self, *, final: bool) -> None:
-        """Renew the call's own account, so that a killed process loses seconds, not the call."""
-        if self._progress.connected_at is None:
+    def _lose(self, reason: str) -> None:
+        """End a call that another has by now, or that was given up, whatever else ended it here."""
+        self._progress.lost = True
+        self._progress.ending = Ending(reason)
+        self._progress.over.set()
+
+    def _count_call(self, now: float, *, final: bool) -> None:
+        """Renew the call's own account, so that a killed process loses seconds, not the call.
+
+        A call that is not ours any more counts up to the last sign of life that was accepted: what
+        came later is in the account of whoever has it, or nobody's.
+        """
+        progress = self._progress
+        if progress.connected_at is None:
             return
-        ending = self._progress.ending
-        # What came after our last sign of life is in the account of who has the call now.
-        taken_over = ending is not None and ending.reason == TAKEN_OVER
-        until = self._progress.heard_at if taken_over else time.monotonic()
-        seconds = Decimal(repr(until - self._progress.connected_at))
+        until = progress.accepted_at if progress.lost else now
+        seconds = Decimal(repr(until - progress.connected_at)).quantize(MICROSECOND)
         self._call = replace(
             self._call,
-            quantities=Quantities(call_seconds=seconds.quantize(MICROSECOND)),
+            quantities=Quantities(call_seconds=seconds),
             control=self._spending.control(),
+            note=UNTIL_ACCEPTED if progress.lost else None,
         )
         if final:
             self._recorder.record(self._call)

@@ -22,6 +22,7 @@ CALL_FIELDS = (
 )  # fmt: skip
 
 OnExceeded = Literal["finish", "wrap_up"]
+Unpriced = Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ class Product:
         on_exceeded: whether a running call goes on when the budget is exceeded, or says
             ``goodbye`` and ends within ``wrap_up_secs`` seconds.
         save_mode: what holds where neither the key nor the join says.
+        unpriced: whether a key with a budget may use a model that has no price. What it spends
+            there is in no sum, so the budget cannot hold it.
     """
 
     name: str
@@ -136,6 +139,7 @@ class Product:
     wrap_up_secs: int = 15
     goodbye: str = "I am sorry, I have to end our call here. Goodbye."
     save_mode: SaveMode = SaveMode.AUTO
+    unpriced: Unpriced = "refuse"
     llm: Models = Models()
     stt: Models = Models()
     tts: Models = Models()
@@ -158,6 +162,7 @@ class Product:
             "wrap_up_secs": self.wrap_up_secs,
             "goodbye": self.goodbye,
             "save_mode": self.save_mode.value,
+            "unpriced": self.unpriced,
             "llm": self.llm.to_json(),
             "stt": self.stt.to_json(),
             "tts": {**self.tts.to_json(), "voice": self.tts.voice},

@@ -15,6 +15,7 @@
     wrap_up_secs = 15                    # 1 to 120, from the goodbye to the end
     goodbye = "I have to end our call here."
     save_mode = "auto"                   # off, auto or on where neither key nor join says
+    unpriced = "refuse"                  # or "allow": a model without a price, under a budget
 
     [voice_bot.llm]                      # likewise .stt and .tts
     default = "openai/gpt-4.1"           # left out: what the service's environment says
@@ -28,8 +29,9 @@
     prompt_cache = true                  # keep cached prompts for longer
 
 ``insights`` is what the step after a call may use: ``calls`` is false, and it has none of what
-only a call has. A file without it gets the shipped one. What is left out has the default of
-`flow.domain.product.Product`.
+only a call has. Nobody asks for its models in a join, so one without a price is not refused: the
+start of the service warns of it, unless ``unpriced`` says ``"allow"``. A file without it gets the
+shipped one. What is left out has the default of `flow.domain.product.Product`.
 """
 
 from __future__ import annotations
@@ -110,6 +112,7 @@ def _checks(vendors: Parts) -> dict[str, Check]:
         "wrap_up_secs": whole(1, 120),
         "goodbye": text(1_000),
         "save_mode": choice("off", "auto", "on", of=SaveMode),
+        "unpriced": choice("refuse", "allow"),
         "llm": models("llm", vendors),
         "stt": models("stt", vendors),
         "tts": models("tts", vendors),

@@ -12,6 +12,12 @@ from uuid import UUID
 from flow.domain.trace_parent import TraceParent
 from flow.domain.usage import Owner
 
+ENDED_BY_API = "ended_by_api"
+"""Why a call ended that somebody asked to end."""
+GIVEN_UP = "given_up"
+"""Why a session ended whose thread was ended elsewhere: nothing was heard of its call for too long.
+Whoever gave it up finishes the thread."""
+
 
 class Status(StrEnum):
     """Where a thread is. The legal moves are a table in the database, which refuses all others."""
@@ -25,6 +31,11 @@ class Status(StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+
+    @property
+    def has_call(self) -> bool:
+        """Whether a call is under way, or being connected."""
+        return self in {self.CONNECTING, self.IN_CALL}
 
     @property
     def is_final(self) -> bool:

@@ -78,10 +78,6 @@ async def after_calls(
         finishing: Finishing | InThisProcess
         rooms: RoomWork | None = None
         if ground.url is None:
-            logger.warning(
-                "workflows_not_durable",
-                meaning="without DATABASE_URL each process finishes its own calls",
-            )
             finishing = InThisProcess(steps)
             _sweep(stack, settings, database, finishing)
         else:

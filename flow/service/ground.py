@@ -15,6 +15,7 @@ from flow.db.functions import Database
 from flow.domain.price import Pricer
 from flow.domain.product import Products
 from flow.domain.product_file import read_products
+from flow.domain.unpriced import HasPrice, remembered
 from flow.domain.usage import UsageEvent
 from flow.settings import Settings
 from flow.store import database_and_url
@@ -36,6 +37,7 @@ class Ground:
     settings: Settings
     products: Products
     price: Callable[[UsageEvent], UsageEvent]
+    has_price: HasPrice
     registry: CollectorRegistry
     metrics: Metrics
     watch: CallWatch
@@ -71,7 +73,7 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
         if tracing is not None:
             stack.push_async_callback(tracing.aclose)
         products = read_products(settings.products_file, vendors_by_kind())
-        price = (await asyncio.to_thread(Pricer.read, settings.prices_file)).price
+        pricer = await asyncio.to_thread(Pricer.read, settings.prices_file)
         metrics = _metrics(registry, products)
         database, url = await stack.enter_async_context(
             database_and_url(settings, lambda transport: MeasuredTransport(transport, metrics))
@@ -89,7 +91,8 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
         yield Ground(
             settings=settings,
             products=products,
-            price=price,
+            price=pricer.price,
+            has_price=remembered(pricer.has_price),
             registry=registry,
             metrics=metrics,
             watch=CallWatch(metrics),

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-import structlog
 from pydantic import SecretStr
 
 from flow.errors import AuthUnavailable
@@ -22,8 +21,6 @@ from flow.vendors.quota_source import QuotaSource
 from flow.vendors.rooms import Rooms
 from flow.vendors.twilio import Twilio
 from flow.vendors.unkey import DebugKeys, KeyVerifier
-
-logger = structlog.get_logger(__name__)
 
 SECRET_BYTES = 32
 NO_KEY = "not-needed"
@@ -97,10 +94,6 @@ def _keys(ground: Ground) -> KeyVerifier | DebugKeys:
     if settings.unkey_root_key is not None:
         root_key = settings.unkey_root_key.get_secret_value()
         return KeyVerifier(root_key, base_url=settings.unkey_base_url, registry=ground.registry)
-    logger.warning(
-        "debug_mode",
-        meaning="no Unkey: every caller with the debug key is let in; never expose this service",
-    )
     return DebugKeys(settings.debug_api_key.get_secret_value())
 
 

@@ -17,12 +17,15 @@ from prometheus_client import CollectorRegistry
 
 from flow.db.functions import Database
 from flow.domain.estimate import warm_up
+from flow.domain.product import ModelName
+from flow.domain.unpriced import of_configuration
 from flow.service.finishing import after_calls
 from flow.service.ground import Ground, ground
 from flow.service.outside import outside, secret_of
 from flow.service.recording import recording
 from flow.service.rooms import in_rooms
-from flow.service.talking import talking
+from flow.service.start_warnings import warn
+from flow.service.talking import bot_defaults, talking
 from flow.settings import Settings
 from flow.telemetry.exposition import exposed
 from flow.usage.recorder import Recorder
@@ -72,6 +75,7 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
 
     async with AsyncExitStack() as stack:
         base = await stack.enter_async_context(ground(settings))
+        warn(settings, _unpriced(base))
         recorder, announcer = await stack.enter_async_context(recording(base))
         others = await stack.enter_async_context(outside(base))
         after = await stack.enter_async_context(
@@ -89,6 +93,7 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             keys=others.keys,
             calls=calls,
             products=base.products,
+            has_price=base.has_price,
             quotas=others.quotas,
             telephone=others.telephone,
             rooms=rooms,
@@ -112,6 +117,14 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
             roster=calls.roster,
             drain_secs=settings.drain_secs,
         )
+
+
+def _unpriced(base: Ground) -> dict[str, ModelName]:
+    """The configured models without a price, by where they are set."""
+    from flow.workflows.insights import PROVIDER
+
+    insights = ModelName(PROVIDER, base.settings.insights_model)
+    return of_configuration(base.products, bot_defaults(base.settings), insights, base.has_price)
 
 
 def _sample(base: Ground, recorder: Recorder, roster: Roster) -> None:

@@ -39,7 +39,7 @@ async def talking(
 
     settings = ground.settings
     bot = await _bot_settings(ground, outside, announcer)
-    resolver = Resolver(ground.products, _defaults(settings), outside.models)
+    resolver = Resolver(ground.products, bot_defaults(settings), outside.models)
     roster = Roster(settings.max_calls)
     calls = Calls(
         roster=roster,
@@ -78,7 +78,8 @@ async def _bot_settings(ground: Ground, outside: Outside, announcer: Announcer) 
     )
 
 
-def _defaults(settings: Settings) -> dict[str, dict[str, str]]:
+def bot_defaults(settings: Settings) -> dict[str, dict[str, str]]:
+    """Vendor, model and voice where neither join nor product names one, by the part of a bot."""
     return {
         "llm": {"provider": settings.llm_provider, "model": settings.llm_model},
         "stt": {"provider": settings.stt_provider, "model": settings.stt_model},

@@ -42,6 +42,7 @@ PRODUCTS = Products(
 )
 
 
+NO_PRICE = "gpt-9-ultra"
 NO_MORE = pytest.mark.parametrize("code", ["at_capacity", "shutting_down"])
 
 
@@ -207,6 +208,7 @@ async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
                 "keys": keys,
                 "calls": calls,
                 "products": PRODUCTS,
+                "has_price": lambda kind, provider, model: model != NO_PRICE,
                 "secret": SECRET,
                 "registry": CollectorRegistry(),
                 "now": now,

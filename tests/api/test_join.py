@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
@@ -12,7 +14,8 @@ import pytest
 
 from flow.api.bot import JoinAnswer
 from flow.domain import token as tokens
-from tests.api.conftest import NO_MORE, SECRET, Api, ServeApi
+from flow.domain.product import Products
+from tests.api.conftest import NO_MORE, NO_PRICE, PRODUCTS, SECRET, Api, ServeApi
 
 
 async def test_a_join_makes_a_thread_and_says_how_to_connect(api: Api) -> None:
@@ -195,3 +198,40 @@ async def test_every_wrong_field_is_named_once(api: Api) -> None:
         "max_duration_secs",
         "transport.type",
     ]
+
+
+WITHOUT_PRICE = {"bot": {"llm": {"provider": "openai", "model": NO_PRICE}}}
+
+
+async def test_a_model_without_a_price_is_refused_where_there_is_a_budget(api: Api) -> None:
+    """Naming the field, the model and what can be done; and nothing is made."""
+    key = await api.key_of(api.client)
+    await api.database.operating.set_budget(key.id, Decimal(5))
+    response = await api.client.post("/api/bot/join", json=WITHOUT_PRICE)
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (422, "model_unpriced")
+    (error,) = problem["errors"]
+    assert error["field"] == "bot.llm.model"
+    assert f"openai/{NO_PRICE}" in error["message"]
+    assert f"openai/{NO_PRICE} (bot.llm.model)" in problem["detail"]
+    for remedy in ("Use a model that has one", "FLOW_PRICES_FILE", 'unpriced = "allow"'):
+        assert remedy in problem["detail"]
+    assert (await api.client.get("/api/threads")).json()["threads"] == []
+    # Another key has no budget that could not hold it.
+    assert (await api.other.post("/api/bot/join", json=WITHOUT_PRICE)).status_code == 201
+
+
+async def test_a_product_may_allow_models_without_a_price(serve_api: ServeApi) -> None:
+    bot, *others = PRODUCTS
+    api = await serve_api(products=Products([replace(bot, unpriced="allow"), *others]))
+    await api.database.operating.set_budget((await api.key_of(api.client)).id, Decimal(5))
+    assert (await api.client.post("/api/bot/join", json=WITHOUT_PRICE)).status_code == 201
+
+
+async def test_a_repeat_gets_its_thread_though_its_model_has_lost_its_price(api: Api) -> None:
+    headers = {"Idempotency-Key": uuid4().hex}
+    first = await api.join(WITHOUT_PRICE, headers)
+    await api.database.operating.set_budget((await api.key_of(api.client)).id, Decimal(5))
+    again = await api.client.post("/api/bot/join", json=WITHOUT_PRICE, headers=headers)
+    assert again.status_code == 200
+    assert again.json()["workflow_thread_id"] == first["workflow_thread_id"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +15,7 @@ from flow.api.bot import EndAnswer
 from flow.api.threads import ThreadPage, ThreadSummary, ThreadView
 from flow.domain.thread import Status, Turn
 from tests.api.conftest import Api, spend
+from tests.calls.holding import claimed, so_many_wait
 
 MOMENT = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -170,6 +172,20 @@ async def test_ending_before_anybody_connected_cancels(api: Api) -> None:
     }
     assert response.json().keys() == EndAnswer.model_fields.keys()
     assert api.calls.ended == []
+
+
+async def test_an_end_that_meets_a_connection_cancels_nothing(api: Api, postgres_url: str) -> None:
+    """Somebody connects while the end looks at the thread: it waits, and finds a call to end."""
+    thread_id = (await api.join())["workflow_thread_id"]
+    with claimed(postgres_url, thread_id) as commit:
+        ending = asyncio.create_task(api.client.post(f"/api/bot/{thread_id}/end"))
+        await so_many_wait(postgres_url, 1)
+        commit()
+        answer = (await ending).json()
+    assert (answer["status"], answer["end_requested"]) == ("connecting", True)
+    assert api.calls.ended == [UUID(thread_id)]
+    thread = await api.database.get_workflow_thread_data(UUID(thread_id))
+    assert (thread.status, thread.end_requested) == (Status.CONNECTING, True)
 
 
 async def test_a_call_of_this_process_is_hung_up_here(api: Api) -> None:

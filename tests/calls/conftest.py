@@ -77,6 +77,13 @@ class Serving:
         return rows
 
 
+def quantity(row: dict[str, Any], unit: str) -> Decimal:
+    """How much of a unit a row of the ledger has."""
+    return sum(
+        (Decimal(line["quantity"]) for line in row["lines"] if line["unit"] == unit), Decimal(0)
+    )
+
+
 async def key_of(http: httpx.AsyncClient, database: Database) -> UUID:
     """The id of the customer's key, whose row is made at its first request."""
     (await http.get("/api/limits", timeout=30)).raise_for_status()

@@ -28,7 +28,7 @@ from flow.sandbox.server import Served
 from flow.sandbox.speech import synthesize
 from flow.sandbox.vendors import Vendors
 from flow.vendors.posthog_flags import COST_CONTROLS
-from tests.calls.conftest import key_of
+from tests.calls.conftest import key_of, quantity
 from tests.calls.processes import FlowProcess, environment_of, forked
 from tests.calls.room_process import serve_rooms
 from tests.calls.test_call import JOIN, SHORT, stood_in
@@ -194,7 +194,7 @@ async def test_another_process_goes_on_with_the_conversation(
     # It knew from the beginning how the key stands.
     assert asked[1].requested_model == "gpt-4.1-mini"
     # The last seconds of a process that was killed are on its disk still.
-    held = [Decimal(row["audio_seconds"]) for row in rows if row["kind"] == "call"]
+    held = [quantity(row, "call_seconds") for row in rows if row["kind"] == "call"]
     assert len(held) == holders
     assert thread.connected_at is not None
     assert thread.ended_at is not None

@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -25,7 +24,7 @@ from flow.sandbox.server import Served
 from flow.sandbox.twilio import ACCOUNT_SID, AUTH_TOKEN, StreamNoun, TwilioCall, TwilioSandbox
 from flow.sandbox.twilio_call import Telephone, TwilioStream
 from tests.calls.calling import Calling
-from tests.calls.conftest import Serve, Serving
+from tests.calls.conftest import Serve, Serving, quantity
 from tests.calls.test_call import JOIN, LONG, SHORT, TALE, stood_in
 
 BY_PHONE = {**JOIN, "transport": {"type": "twilio"}}
@@ -214,7 +213,7 @@ async def test_stop_ends_the_call_though_the_socket_stays_open(serving: Serve) -
             rows = await line.served.conserved(thread)
             socket.transport.abort()
     assert thread.end_reason == "caller_hung_up"
-    (seconds,) = [Decimal(row["audio_seconds"]) for row in rows if row["kind"] == "call"]
+    (seconds,) = [quantity(row, "call_seconds") for row in rows if row["kind"] == "call"]
     assert seconds < 5
 
 

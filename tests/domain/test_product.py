@@ -183,6 +183,7 @@ def test_a_product_is_shown_whole_with_money_as_text() -> None:
         "wrap_up_secs": 15,
         "goodbye": "Bye.",
         "save_mode": "on",
+        "unpriced": "refuse",
         "llm": {"default": "openai/gpt-4.1", "allowed": ["openai/*"]},
         "stt": {"default": None, "allowed": None},
         "tts": {"default": None, "allowed": None, "voice": "alloy"},

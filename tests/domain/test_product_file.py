@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow.bot.services import VENDORS as BOT_VENDORS
+from flow.bot.vendors import vendors_by_kind
 from flow.domain.price import Pricer
 from flow.domain.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
 from flow.domain.product_file import read_products
@@ -22,10 +22,7 @@ from flow.domain.save_mode import SaveMode
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import ConfigurationError
 
-VENDORS = {
-    part: frozenset(name for name, vendor in BOT_VENDORS.items() if getattr(vendor, part))
-    for part in ("llm", "stt", "tts")
-}
+VENDORS = vendors_by_kind()
 BOT = "[bot]\nbillable = true\n"
 WHOLE = """\
 [voice_bot]
@@ -40,6 +37,7 @@ on_exceeded = "wrap_up"
 wrap_up_secs = 120
 goodbye = "Bye."
 save_mode = "off"
+unpriced = "allow"
 [voice_bot.llm]
 default = "OpenAI/gpt-4.1"
 allowed = ["openai/*", "groq/openai/gpt-oss-?0b"]
@@ -92,6 +90,7 @@ def test_a_whole_file_reads_as_it_is_written(folder: Path) -> None:
         wrap_up_secs=120,
         goodbye="Bye.",
         save_mode=SaveMode.OFF,
+        unpriced="allow",
         llm=Models(ModelName("openai", "gpt-4.1"), ("openai/*", "groq/openai/gpt-oss-?0b")),
         tts=Models(ModelName("openai", "tts-1"), voice="ash"),
         saving=Saving({"openai/gpt-4.1": "openai/gpt-4.1-mini"}, 150, "Be brief.", True),
@@ -236,6 +235,11 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         BOT + "save_mode = true",
         3,
         "bot.save_mode: must be one of off, auto, on",
+    ),
+    "another word about unpriced models": (
+        BOT + 'unpriced = "yes"',
+        3,
+        "bot.unpriced: must be one of refuse, allow, not 'yes'.",
     ),
     "money below zero": (
         BOT + 'reservation_usd = "-0.01"',
@@ -470,6 +474,7 @@ SAVINGS = st.fixed_dictionaries(
 SHARED = {
     "credit_bucket": st.text("az09_", max_size=63).map("b{}".format),
     "save_mode": st.sampled_from(["off", "auto", "on"]),
+    "unpriced": st.sampled_from(["refuse", "allow"]),
     "saving": SAVINGS,
 }
 LLM = st.fixed_dictionaries({}, optional={"default": LLMS, "allowed": st.just(["*/*"])})

@@ -149,9 +149,7 @@ def test_what_may_have_been_read_is_estimated(opening: Opening, name: str) -> No
     [Reported(Quantities()), Reported(Quantities(), "a note")],
 )
 def test_a_report_of_nothing_does_not_replace_a_report(late: Reported) -> None:
-    report = Reported(
-        Quantities(input_tokens=6_040, cache_read_tokens=33_280, output_tokens=26)
-    )
+    report = Reported(Quantities(input_tokens=6_040, cache_read_tokens=33_280, output_tokens=26))
     event = ended(PROMPT, TEXT, Completed(), report, late, how=DONE)
     assert (event.quantities, event.provenance) == (report.quantities, REP)
 

@@ -48,7 +48,7 @@ async def account(database: Database, thread_id: UUID) -> None:
         source="bot",
         provider="flow",
         model="call",
-        quantities=Quantities(audio_seconds=Decimal(3)),
+        quantities=Quantities(call_seconds=Decimal(3)),
         provenance=Provenance.ESTIMATED,
     )
     await database.record_usage([call])

@@ -1,0 +1,253 @@
+"""How long a call was: what is counted of one that its process may have lost meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+from pipecat.frames.frames import TTSSpeakFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
+
+from flow.bot.idle import IdleWatch
+from flow.bot.pipeline import Line
+from flow.bot.rehearsal import EmptyStage
+from flow.bot.service_meters import ServiceMeters
+from flow.bot.session import CallSession, Ending
+from flow.bot.spending import Spending
+from flow.domain.budget import Standing
+from flow.domain.join import JoinRequest
+from flow.domain.product import Product
+from flow.domain.thread import Pulse, Status, Turn
+from flow.domain.usage import Kind, Owner, Provenance
+from flow.errors import (
+    CallTakenOver,
+    DatabaseUnavailable,
+    FlowError,
+    IllegalTransition,
+    NotFound,
+)
+from tests.bot.conftest import Notebook
+from tests.bot.running import Witness
+
+HELD_SECS, STALLED_SECS = 5, 400
+HEARTBEAT_SECS = 0.02
+LIVE = Pulse(Status.IN_CALL, end_requested=False)
+Answer = Pulse | FlowError
+
+
+class Book(Notebook):
+    """Takes turns as well."""
+
+    def record_turn(self, thread_id: UUID, turn: Turn) -> None:
+        raise AssertionError("nobody said anything")
+
+
+@dataclass
+class Threads:
+    """The database as a session sees it: each answer once, but for the last.
+
+    ``away_secs`` pass before the next answer is read.
+    """
+
+    clock: Clock
+    answers: list[Answer] = field(default_factory=lambda: [LIVE])
+    away_secs: float = 0
+    asked: Counter[Status | None] = field(default_factory=Counter)
+
+    async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
+        self.asked[status] += 1
+        self.clock.now += self.away_secs
+        self.away_secs = 0
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, FlowError):
+            raise answer
+        return answer
+
+    async def get_thread_standing(self, thread_id: UUID) -> Standing:
+        raise AssertionError("nobody asks")
+
+
+@dataclass
+class Clock:
+    now: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Stage(EmptyStage):
+    """A transport whose caller comes when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for event in ("on_client_connected", "on_client_disconnected"):
+            self._register_event_handler(event)
+
+    async def caller_comes(self) -> None:
+        await self._call_event_handler("on_client_connected", object())
+
+
+@dataclass
+class Held:
+    """A session under way. ``spoken`` has what its bot was told to say."""
+
+    session: CallSession
+    running: asyncio.Task[Ending]
+    stage: Stage
+    threads: Threads
+    clock: Clock
+    book: Book
+    spoken: Witness
+
+    async def connected(self) -> None:
+        """The caller comes, and the database knows."""
+        await self.stage.caller_comes()
+        await until(lambda: self.threads.asked[Status.IN_CALL] == 1)
+
+    async def beat(self, times: int = 1) -> None:
+        """Return when so many more signs of life have been given."""
+        goal = self.threads.asked[None] + times
+        await until(lambda: self.threads.asked[None] >= goal)
+
+    async def over(self) -> Ending:
+        async with asyncio.timeout(10):
+            return await self.running
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def held(owner: Owner) -> AsyncIterator[Held]:
+    clock, spoken = Clock(), Witness()
+    threads, stage, book = Threads(clock), Stage(), Book()
+    worker = PipelineWorker(
+        Pipeline([spoken]), idle_timeout_secs=None, enable_rtvi=False, enable_turn_tracking=False
+    )
+    pair = LLMContextAggregatorPair(LLMContext())
+    spending = Spending(Product("voice_bot", billable=True), cache_key="a call")
+    meters = ServiceMeters(owner, book, spending.control)
+    session = CallSession(
+        owner,
+        JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60}),
+        Line(worker, pair.user(), pair.assistant(), IdleWatch(60.0), meters),
+        stage,
+        book,
+        threads,
+        spending,
+        heartbeat_secs=HEARTBEAT_SECS,
+        now=clock,
+    )
+    running = asyncio.create_task(session.run())
+    await asyncio.wait_for(spoken.started.wait(), 10)
+    try:
+        yield Held(session, running, stage, threads, clock, book, spoken)
+    finally:
+        session.end("the test is over")
+        await asyncio.wait({running}, timeout=10)
+
+
+LOST = [
+    Pulse(Status.ENDED, end_requested=False),
+    Pulse(Status.ENDED, end_requested=True),
+    Pulse(Status.FAILED, end_requested=False),
+    CallTakenOver(),
+    NotFound(),
+    IllegalTransition(),
+]
+
+
+def named(answer: Answer) -> str:
+    return answer.status.value if isinstance(answer, Pulse) else type(answer).__name__
+
+
+@pytest.mark.parametrize("answer", LOST, ids=named)
+@pytest.mark.parametrize("hung_up", [False, True], ids=["heard-by-heartbeat", "heard-at-the-end"])
+async def test_a_call_that_was_lost_in_a_stall_counts_to_the_last_accepted_sign_of_life(
+    hung_up: bool, answer: Answer, owner: Owner
+) -> None:
+    """Whatever ends it here: the heartbeat that is refused, or the caller who has hung up."""
+    async with held(owner) as call:
+        await call.connected()
+        call.clock.now += HELD_SECS
+        await call.beat(2)
+        call.clock.now += STALLED_SECS
+        call.threads.answers = [answer]
+        if hung_up:
+            call.session.end("caller_hung_up")
+        ending = await call.over()
+    (counted,) = call.book.events
+    assert (counted.kind, counted.provenance) == (Kind.CALL, Provenance.MEASURED)
+    assert counted.quantities["call_seconds"] == HELD_SECS
+    assert counted.note is not None
+    # Not even for a moment was it more: a process may be killed at any time.
+    assert max(each.quantities["call_seconds"] for each in call.book.begun) == HELD_SECS
+    assert ending.reason == ("taken_over" if isinstance(answer, CallTakenOver) else "given_up")
+
+
+@pytest.mark.parametrize("answer", [LIVE, DatabaseUnavailable()], ids=["ours", "away"])
+async def test_a_call_that_is_still_ours_or_may_be_counts_to_its_end(
+    answer: Answer, owner: Owner
+) -> None:
+    async with held(owner) as call:
+        await call.connected()
+        call.clock.now += HELD_SECS + STALLED_SECS
+        call.threads.answers = [answer]
+        call.session.end("caller_hung_up")
+        ending = await call.over()
+    (counted,) = call.book.events
+    assert counted.quantities["call_seconds"] == HELD_SECS + STALLED_SECS
+    assert counted.note is None
+    assert ending.reason == "caller_hung_up"
+
+
+async def test_a_sign_of_life_counts_from_when_it_was_given(owner: Owner) -> None:
+    """A process that is stopped before it reads the answer has not lived until then."""
+    async with held(owner) as call:
+        await call.connected()
+        call.clock.now += HELD_SECS
+        call.threads.away_secs = STALLED_SECS
+        call.threads.answers = [LIVE, Pulse(Status.ENDED, end_requested=False)]
+        await call.over()
+    assert call.book.events[-1].quantities["call_seconds"] == HELD_SECS
+
+
+async def test_what_takes_time_after_the_hang_up_is_no_time_of_the_call(owner: Owner) -> None:
+    async with held(owner) as call:
+        await call.connected()
+        call.clock.now += HELD_SECS
+        call.threads.away_secs = 20.0
+        call.session.end("caller_hung_up")
+        await call.over()
+    assert call.book.events[-1].quantities["call_seconds"] == HELD_SECS
+
+
+async def test_while_the_database_does_not_answer_the_seconds_are_noted(owner: Owner) -> None:
+    async with held(owner) as call:
+        await call.connected()
+        call.threads.answers = [DatabaseUnavailable()]
+        call.clock.now += HELD_SECS
+        await call.beat(2)
+        assert call.book.begun[-1].quantities["call_seconds"] == HELD_SECS
+
+
+async def test_a_caller_who_comes_after_the_end_hears_and_costs_nothing(owner: Owner) -> None:
+    async with held(owner) as call:
+        call.session.end("ended_by_api")
+        await call.stage.caller_comes()
+        ending = await call.over()
+    assert ending.reason == "ended_by_api"
+    assert (call.book.begun, call.book.events) == ([], [])
+    assert call.threads.asked[Status.IN_CALL] == 0
+    assert call.spoken.of(TTSSpeakFrame) == []
