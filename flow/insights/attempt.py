@@ -91,7 +91,7 @@ class Attempts:
         )
         make: dict[str, Any] = {}
         if posthog is not None and self._is_wrapped:
-            capture = LedgerCapture(posthog, finished=self._events.get, price=price)
+            capture: Any = LedgerCapture(posthog, finished=self._events.get, price=price)
             make["make"] = partial(CapturingAsyncOpenAI, posthog_client=capture)
         self._client = openai_client(endpoint, transport, max_retries=0, **make)
 

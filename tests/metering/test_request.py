@@ -81,6 +81,7 @@ def test_every_pair_that_can_be_has_a_rule_and_no_other() -> None:
 
 TEXT = Output("Yes, it will be there tomorrow.")
 SOUND = Output(audio_seconds=Decimal("0.5"))
+MP3 = Output(audio_seconds=None)
 OK, CUT, BAD = Outcome.OK, Outcome.INTERRUPTED, Outcome.ERROR
 REP, MEA, EST = Provenance.REPORTED, Provenance.MEASURED, Provenance.ESTIMATED
 DONE, LEFT, BROKE = Ended.DONE, Ended.ABANDONED, Ended.BROKEN
@@ -100,7 +101,7 @@ DONE, LEFT, BROKE = Ended.DONE, Ended.ABANDONED, Ended.BROKEN
         pytest.param(PROMPT, [TEXT, Failed(BROKEN)], DONE, (EST, BAD), id="an error in the stream"),
         pytest.param(SENTENCE, [SOUND, Completed()], DONE, (MEA, OK), id="a whole sentence"),
         pytest.param(SENTENCE, [SOUND], LEFT, (EST, CUT), id="a sentence cut off"),
-        pytest.param(SENTENCE, [Output(audio_seconds=None), Completed()], DONE, (EST, OK), id="mp3"),
+        pytest.param(SENTENCE, [MP3, Completed()], DONE, (EST, OK), id="mp3"),
         pytest.param(SEGMENT, [Output(), Completed()], DONE, (MEA, OK), id="a segment"),
         pytest.param(SEGMENT, [], LEFT, (MEA, CUT), id="a segment hung up on"),
         pytest.param(SEGMENT, [], BROKE, (EST, BAD), id="a segment whose answer broke off"),
