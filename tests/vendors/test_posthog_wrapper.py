@@ -19,8 +19,8 @@ from pydantic import SecretStr
 
 from flow.domain.analytics import generation_properties
 from flow.domain.attribution import attribution_properties, control_properties
+from flow.domain.price import Pricer
 from flow.domain.usage import (
-    Cost,
     CostControl,
     Failure,
     Kind,
@@ -40,10 +40,7 @@ from flow.vendors.posthog_wrapper import LedgerCapture, capturing
 OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
 CONTROL = CostControl(True, "budget_engage", "engage")
 SECRET = "my card is 4111 1111"
-RATES = {  # USD a million tokens: input, cache read, output
-    "gpt-4.1-mini": ("0.4", "0.1", "1.6"),
-    "gpt-4.1": ("2", "0.5", "8"),
-}
+price = Pricer.read().price
 OTHER_MODEL = {
     "model": "gpt-4.1-2025-04-14",
     "usage": {
@@ -53,14 +50,6 @@ OTHER_MODEL = {
         "prompt_tokens_details": {"cached_tokens": 4_000},
     },
 }
-
-
-def price(event: UsageEvent) -> UsageEvent:
-    rates = next(rates for name, rates in RATES.items() if event.model.startswith(name))
-    per_unit = zip(("input_tokens", "cache_read_tokens", "output_tokens"), rates, strict=True)
-    amounts = event.quantities
-    cost = {unit: Decimal(rate) * amounts[unit] / 10**6 for unit, rate in per_unit}
-    return event.priced(Cost({unit: usd for unit, usd in cost.items() if usd}), "test-1")
 
 
 class Metering(httpx2.AsyncHTTPTransport):
