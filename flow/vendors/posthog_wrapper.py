@@ -2,7 +2,7 @@
 
 The wrapper captures a generation by itself, inside the call: under the model that was asked for,
 with the vendor's counts as they came and no costs, for which PostHog would take those of its own
-catalogue. The ledger has the model that served and what it costs. One of the two must give way.
+catalogue. The ledger has the model that served and what it costs.
 """
 
 from __future__ import annotations
