@@ -18,6 +18,7 @@ from flow.settings import Settings
 from flow.usage.recorder import Recorder
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.posthog import capture_trace
+from flow.vendors.posthog_wrapper import PosthogWrapper
 from flow.vendors.webhooks import WebhookSender
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ def _insights(ground: Ground, openai: Endpoint, recorder: Recorder) -> CallInsig
         openai,
         settings.insights_model,
         recorder,
-        posthog=ground.posthog,
-        price=ground.price,
+        wrapper=None if ground.posthog is None else PosthogWrapper(ground.posthog, ground.price),
         capture_content=settings.capture_content,
     )
     return CallInsights(

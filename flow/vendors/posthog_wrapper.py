@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-import openai
 import structlog
 from posthog import Posthog, new_context
-from posthog.ai.openai import AsyncOpenAI
+from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
 
 from flow.domain.usage import UsageEvent
 from flow.vendors.posthog import generation_arguments
@@ -43,14 +42,22 @@ _LEDGERS = (
 not stay beside it."""
 
 
-def capturing(
-    client: Posthog, finished: Finished, price: Price
-) -> Callable[..., openai.AsyncOpenAI]:
-    """PostHog's wrapped client, capturing as `LedgerCapture` does: what
-    `flow.vendors.openai.openai_client` takes as ``make``."""
-    # The wrapper asks for no more than it uses, whatever its annotation says.
-    capture = cast(Posthog, LedgerCapture(client, finished, price))
-    return partial(AsyncOpenAI, posthog_client=capture)
+class PosthogWrapper:
+    """PostHog's OpenAI wrapper over one client, with the ledger's word on what it captures.
+
+    Args:
+        client: what sends.
+        price: puts costs on events.
+    """
+
+    def __init__(self, client: Posthog, price: Price) -> None:
+        self._client = client
+        self._price = price
+
+    def openai_class(self, finished: Finished) -> Callable[..., CapturingAsyncOpenAI]:
+        """Makes clients as ``openai.AsyncOpenAI`` does, whose requests PostHog captures."""
+        capture: Any = LedgerCapture(self._client, finished=finished, price=self._price)
+        return partial(CapturingAsyncOpenAI, posthog_client=capture)
 
 
 class LedgerCapture:

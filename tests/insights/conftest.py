@@ -91,7 +91,6 @@ async def extracted(
 ) -> Extraction:
     """Run the step on a thread."""
     notebook = Notebook()
-    options.setdefault("price", lambda event: event)
     step = ExtractInsightsStep(endpoint, model, notebook, **options)
     result = await step.run(thread, owner_of(thread))
     assert notebook.open == set()

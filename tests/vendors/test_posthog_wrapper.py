@@ -35,7 +35,7 @@ from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
-from flow.vendors.posthog_wrapper import LedgerCapture, capturing
+from flow.vendors.posthog_wrapper import LedgerCapture, PosthogWrapper
 
 OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
 CONTROL = CostControl(True, "budget_engage", "engage")
@@ -117,11 +117,8 @@ class World:
     async def ask(self, event_id: UUID | None = None, **options: Any) -> None:
         """One request; ``event_id`` is that of its usage event."""
         self.meter.next_id = event_id or uuid4()
-        make = capturing(
-            self.client,
-            options.pop("finished", self.meter.finished.get),
-            options.pop("price", price),
-        )
+        wrapper = PosthogWrapper(self.client, options.pop("price", price))
+        make = wrapper.openai_class(options.pop("finished", self.meter.finished.get))
         wrapped = make(
             api_key="sk-test",
             base_url=self.base_url,
