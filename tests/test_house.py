@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from flow.bot.services import VENDORS
+from flow.bot.vendors import VENDORS
 from flow.settings import Settings
 
 ROOT = Path(__file__).parents[1]

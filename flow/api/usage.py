@@ -16,7 +16,7 @@ from flow.api.auth import caller_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
 from flow.api.services import services_of
-from flow.domain.usage_report import MEASURES, as_csv, grouping, period
+from flow.domain.usage_report import UsageTable, as_csv, grouping, period
 
 router = APIRouter(prefix="/api/usage", tags=["usage"])
 
@@ -37,7 +37,10 @@ _ROW = {"day": "2026-11-21", "model": "gpt-4.1", "events": 7, "total_cost_usd": 
 class UsageReport(BaseModel):
     """Usage from ``from`` to ``to``, both days included (UTC), one row a group.
 
-    Money and seconds are strings: they are exact. Money is null where nothing had a price.
+    Each unit that vendors bill by is a column, such as ``input_tokens`` or ``tts_audio_seconds``,
+    and so is each component of cost, such as ``llm_output_cost_usd``. Units that are part of
+    another (``reasoning_tokens``) are in that one too. Money and seconds are strings: they are
+    exact. Money is null where nothing had a price.
     """
 
     from_: date = Field(alias="from", examples=["2026-11-01"])
@@ -75,13 +78,15 @@ async def get_usage(
     services = services_of(request)
     first, last = period(from_, to, services.now().date())
     groups = grouping(group_by)
-    rows = await services.database.get_usage_stats_by_api_key_id(
-        caller_of(request).id, from_=first, to=last, group_by=groups
+    table = UsageTable.of(
+        await services.database.get_usage_stats_by_api_key_id(
+            caller_of(request).id, from_=first, to=last, group_by=groups
+        )
     )
     if form == "text/csv":
         name = f"usage-{first}-{last}.csv"
-        return _csv(as_csv(rows, [*groups, *MEASURES]), name)
-    report = UsageReport(**{"from": first}, to=last, group_by=groups, rows=rows)
+        return _csv(as_csv(table.rows, [*groups, *table.measures]), name)
+    report = UsageReport(**{"from": first}, to=last, group_by=groups, rows=table.rows)
     return ExactJSONResponse(report, headers={"vary": "Accept"})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from pipecat.frames.frames import InputAudioRawFrame, OutputAudioRawFrame
@@ -25,18 +25,14 @@ from flow.bot.idle import IdleWatch
 from flow.bot.intake import AudioEnd
 from flow.bot.models import ListeningModels
 from flow.bot.named import Joined, span_attributes
-from flow.bot.service_meters import ServiceMeters
+from flow.bot.services import CallServices
 from flow.bot.spending import Spending
 from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
-from flow.bot.vendors import VENDORS
-from flow.bot.vendors.spec import Build, Choice, Tap
+from flow.bot.vendors.spec import Choice
 from flow.domain.join import JoinRequest
 from flow.domain.thread import Turn
-from flow.domain.usage import Kind, Owner, UsageEvent
-from flow.metering.evidence import Opening
-from flow.metering.meter import Meter, Service
+from flow.domain.usage import Kind, Owner
 from flow.metering.request import Recording
-from flow.metering.taps.http import MeteredTransport
 from flow.vendors.endpoint import Endpoint
 
 SYSTEM_PROMPT = (
@@ -71,14 +67,11 @@ class Line:
     user: LLMUserAggregator
     assistant: LLMAssistantAggregator
     idle: IdleWatch
-    meters: ServiceMeters
-    taps: Sequence[MeteredTransport] = ()
+    services: CallServices
 
     async def close(self) -> None:
         """Count whatever is still under way; the pipeline has ended."""
-        for tap in self.taps:
-            await tap.finish()
-        self.meters.close()
+        await self.services.close()
 
 
 def build_line(
@@ -94,9 +87,16 @@ def build_line(
 
     ``said`` is what the bot remembers of the conversation, where it comes in later.
     """
-    meters = ServiceMeters(owner, recorder, spending.control)
-    built = _Services(owner, recorder, settings, spending, meters)
-    stt, llm, tts = built.build(join)
+    services = CallServices(
+        owner,
+        recorder,
+        settings.endpoints,
+        control=spending.control,
+        shape=spending.request,
+        drain=settings.interrupted_streams == "drain",
+        contents=settings.contents,
+    )
+    stt, llm, tts = _services(join, services)
     context = LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
     pair = LLMContextAggregatorPair(
         context,
@@ -106,22 +106,22 @@ def build_line(
         ),
     )
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
+    processors = [
+        transport.input(),
+        stt,
+        pair.user(),
+        AudioEnd(InputAudioRawFrame, name="heard"),
+        idle,
+        llm,
+        tts,
+        services.usage_processor,
+        transport.output(),
+        AudioEnd(OutputAudioRawFrame, name="spoken"),
+        pair.assistant(),
+    ]
+    services.adopt(processors)
     worker = PipelineWorker(
-        Pipeline(
-            [
-                transport.input(),
-                stt,
-                pair.user(),
-                AudioEnd(InputAudioRawFrame, name="heard"),
-                idle,
-                llm,
-                tts,
-                meters.processor,
-                transport.output(),
-                AudioEnd(OutputAudioRawFrame, name="spoken"),
-                pair.assistant(),
-            ]
-        ),
+        Pipeline(processors),
         params=PipelineParams(
             audio_in_sample_rate=SAMPLE_RATE_IN,
             audio_out_sample_rate=SAMPLE_RATE_OUT,
@@ -138,72 +138,30 @@ def build_line(
         additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
     )
-    return Line(worker, pair.user(), pair.assistant(), idle, meters, built.taps)
+    return Line(worker, pair.user(), pair.assistant(), idle, services)
 
 
-class _Services:
-    """Builds the services of one call, each with its meter on it."""
-
-    def __init__(
-        self,
-        owner: Owner,
-        recorder: Recording,
-        settings: BotSettings,
-        spending: Spending,
-        meters: ServiceMeters,
-    ) -> None:
-        self._owner = owner
-        self._recorder = recorder
-        self._settings = settings
-        self._spending = spending
-        self._meters = meters
-        self.taps: list[MeteredTransport] = []
-
-    def build(self, join: JoinRequest) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
-        """STT, LLM and TTS as a resolved join asks for them."""
-        bot = join.bot
-        stt = self._built(Kind.STT, bot.stt, {"language": bot.language})
-        instructed = {
-            "system_instruction": bot.system_prompt or SYSTEM_PROMPT,
-            "temperature": bot.llm.temperature,
-            "max_tokens": bot.llm.max_tokens,
-        }
-        llm = self._built(Kind.LLM, bot.llm, instructed)
-        return stt, llm, self._built(Kind.TTS, bot.tts, {"voice": bot.tts.voice})
-
-    def _built(self, kind: Kind, part: Any, options: Mapping[str, Any]) -> FrameProcessor:
+def _services(
+    join: JoinRequest, services: CallServices
+) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
+    """STT, LLM and TTS as a resolved join asks for them."""
+    bot = join.bot
+    chosen = (
+        (Kind.STT, bot.stt, {"language": bot.language}),
+        (
+            Kind.LLM,
+            bot.llm,
+            {
+                "system_instruction": bot.system_prompt or SYSTEM_PROMPT,
+                "temperature": bot.llm.temperature,
+                "max_tokens": bot.llm.max_tokens,
+            },
+        ),
+        (Kind.TTS, bot.tts, {"voice": bot.tts.voice}),
+    )
+    made = []
+    for kind, part, options in chosen:
         assert part.provider, "the join was not resolved"
         assert part.model, "the join was not resolved"
-        spec = VENDORS[part.provider].services[kind]
-        endpoint = self._settings.endpoints[part.provider]
-        meter = Meter(
-            Service(
-                kind,
-                part.provider,
-                part.model,
-                capture=not (kind is Kind.LLM and endpoint.gateway_captures),
-            ),
-            self._owner,
-            self._recorder,
-            control=self._spending.control,
-            on_closed=self._keep_content,
-        )
-        way = endpoint.transport(self._owner, self._spending.control)
-        if spec.tap is Tap.HTTP and spec.wire is not None:
-            way = MeteredTransport(
-                way,
-                meter,
-                spec.wire(),
-                shape=self._spending.request if kind is Kind.LLM else None,
-                drain=kind is Kind.LLM and self._settings.interrupted_streams == "drain",
-            )
-            self.taps.append(way)
-        service = spec.make(
-            Build(Choice(part.provider, part.model, options), endpoint, way, kind.value)
-        )
-        self._meters.add(service, meter, by_frames=spec.tap is Tap.FRAMES)
-        return service
-
-    def _keep_content(self, event: UsageEvent, opening: Opening, text: str) -> None:
-        if self._settings.contents is not None and event.kind is Kind.LLM:
-            self._settings.contents[event.id] = (list(opening.content or ()), text)
+        made.append(services.build(kind, Choice(part.provider, part.model, options)))
+    return made[0], made[1], made[2]

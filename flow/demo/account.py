@@ -15,6 +15,7 @@ from rich.text import Text
 
 from flow.api.exact_json import dumps
 from flow.demo.call import Account
+from flow.domain.units import UNITS
 
 Row = Mapping[str, Any]
 
@@ -97,15 +98,15 @@ def _usage(ledger: Sequence[Row]) -> Table:
 
 
 def _quantity(rows: Sequence[Row]) -> str:
-    units = {
-        "input_tokens": "in",
-        "cache_read_tokens": "cached",
-        "output_tokens": "out",
-        "characters": "characters",
-        "audio_seconds": "s",
-    }
-    sums = {unit: sum(Decimal(row[name]) for row in rows) for name, unit in units.items()}
-    return ", ".join(f"{amount.normalize():f} {unit}" for unit, amount in sums.items() if amount)
+    """What was used of each unit that is not part of another."""
+    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for line in (line for row in rows for line in row["lines"] if line["part_of"] is None):
+        sums[line["unit"]] += Decimal(line["quantity"])
+    return ", ".join(
+        f"{amount.normalize():f} {unit.label}"
+        for name, unit in UNITS.items()
+        if (amount := sums[name])
+    )
 
 
 def _money(rows: Sequence[Row]) -> str:
@@ -152,7 +153,7 @@ def _not_as_reported(ledger: Sequence[Row]) -> RenderableType:
     return table if table.row_count else Text("Nothing had to be estimated.")
 
 
-_NOTABLE = {"estimated", "interrupted", "error"}
+_NOTABLE = {"estimated", "unmetered", "interrupted", "error"}
 _WHY = {
     "tts": "the caller spoke over it: the vendor made, and bills, the whole sentence",
     "stt": "the call ended before the transcript came",

@@ -210,15 +210,18 @@ def _checks(
     total = sum((Decimal(row["total_cost_usd"] or 0) for row in ledger), Decimal(0))
     daily = sum((Decimal(row["total_cost_usd"] or 0) for row in report), Decimal(0))
     parts = sum((Decimal(part) for part in stats["cost_breakdown_usd"].values()), Decimal(0))
+    lines = [line for row in ledger for line in row["lines"]]
     tokens = sum(
-        row[name]
-        for row in ledger
-        for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+        int(line["quantity"])
+        for line in lines
+        if line["unit"].endswith("_tokens") and line["part_of"] is None
     )
+    costs = sum((Decimal(line["cost_usd"] or 0) for line in lines), Decimal(0))
     return {
         "usage_stats total = sum of the ledger": Decimal(stats["total_cost_usd"]) == total,
         "usage_stats total = sum of its components": Decimal(stats["total_cost_usd"]) == parts,
         "daily report = sum of the ledger": daily == total,
+        "sum of the ledger = sum of its lines": costs == total,
         "usage_stats tokens = sum of the ledger": stats["total_tokens"] == tokens,
         "no event twice": len({row["id"] for row in ledger}) == len(ledger),
     }

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
-from flow.domain.usage import (
-    AMOUNTS,
-    Kind,
-    Outcome,
-    Owner,
-    Provenance,
-    Quantities,
-    UsageEvent,
-)
+from flow.domain.usage import Kind, UsageEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +44,7 @@ def saved(ledger: Iterable[Mapping[str, Any]], price: Callable[[UsageEvent], Usa
 
 
 def _as_asked_for(row: Mapping[str, Any]) -> UsageEvent:
-    amounts: dict[str, Any] = {
-        name: Decimal(row[name]) if name == "audio_seconds" else int(row[name]) for name in AMOUNTS
-    }
-    return UsageEvent(
-        owner=Owner(
-            UUID(row["workflow_thread_id"]),
-            UUID(row["api_key_id"]),
-            row["team_id"],
-            row["product"],
-            row["billable"],
-        ),
-        kind=Kind(row["kind"]),
-        source=row["source"],
-        provider=row["provider"],
-        model=row["requested_model"] or row["model"],
-        service_tier=row["service_tier"],
-        quantities=Quantities(**amounts),
-        provenance=Provenance(row["provenance"]),
-        outcome=Outcome(row["outcome"]),
-        occurred_at=datetime.fromisoformat(row["occurred_at"]),
-    )
+    """The row's work as if the model asked for had served it."""
+    event = UsageEvent.from_json(row)
+    model = event.requested_model or event.model
+    return replace(event, model=model, requested_model=None, sent_model=None)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.attribution import attribution_properties
-from flow.domain.usage import (
-    Cost,
-    CostControl,
-    Kind,
-    Outcome,
-    Owner,
-    Provenance,
-    UsageEvent,
-)
+from flow.domain.attribution import attribution_properties, control_properties
+from flow.domain.units import UNITS, Kind, Measure, Side
+from flow.domain.usage import Amount, Line, Outcome, Owner, Provenance, UsageEvent, exact_sum
 
 MAX_CONTENT_CHARS = 100_000
+
+GENERATIONS = frozenset({Kind.LLM, Kind.TTS, Kind.STT})
+"""The kinds of work that PostHog gets an ``$ai_generation`` of."""
+
+_CACHE_READ, _CACHE_WRITE = "llm_cache_read", "llm_cache_write"
+_OWN_COST_PROPERTY = {
+    _CACHE_READ: "$ai_cache_read_cost_usd",
+    _CACHE_WRITE: "$ai_cache_creation_cost_usd",
+}
+# PostHog's own properties, of input and output in full and of the caches, say these.
+_TOLD_BY_SIDE = {"llm_input", "llm_output"}
+_TOLD_BY_POSTHOGS_COUNTS = {
+    "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +64,13 @@ def trace_properties(
 def generation_properties(event: UsageEvent, content: Content | None = None) -> dict[str, Any]:
     """The properties of an event's ``$ai_generation``. What is not known is left out, never zero.
 
+    An event that belongs to no call is in the trace that the caller named, or in one of its own.
     Money becomes a JSON number here and nowhere earlier: PostHog only shows it.
     """
-    thread_id = str(event.owner.workflow_thread_id)
+    thread_id = event.owner.workflow_thread_id
     return {
-        "$ai_trace_id": thread_id,
-        "$ai_session_id": thread_id,
+        "$ai_trace_id": str(thread_id or event.trace_id or event.id),
+        **_known({"$ai_session_id": thread_id and str(thread_id)}),
         "$ai_span_id": str(event.id),
         "$ai_span_name": f"{event.source} {event.kind.value}",
         "$ai_model": event.model,
@@ -74,12 +83,13 @@ def generation_properties(event: UsageEvent, content: Content | None = None) -> 
                 "$ai_latency": event.latency_secs,
                 "$ai_time_to_first_token": event.time_to_first_token_secs,
                 "price_version": event.price_version,
+                "request_id": event.request_id,
                 "note": event.note,
             }
         ),
         **_amounts(event),
         **_outcome(event),
-        **cost_properties(event.cost, event.kind),
+        **_costs(event),
         **_content(content, "$ai_input", "$ai_output_choices"),
         "usage_kind": event.kind.value,
         "usage_source": event.source,
@@ -90,40 +100,34 @@ def generation_properties(event: UsageEvent, content: Content | None = None) -> 
     }
 
 
-def control_properties(control: CostControl) -> dict[str, Any]:
-    """What was done about a generation's cost; written last, like the attribution."""
-    return _known(
-        {
-            "save_mode": control.save_mode,
-            "save_mode_reason": control.save_mode_reason,
-            "budget_tier": control.budget_tier,
-        }
-    )
-
-
 def _amounts(event: UsageEvent) -> dict[str, Any]:
-    """Token counts as PostHog wants them, and speech in units of our own.
+    """Token counts as PostHog wants them, and every other unit under its own name.
 
     ``$ai_input_tokens`` is *inclusive* of the cached tokens, for every vendor, and
     ``$ai_cache_reporting_exclusive`` says so: it then agrees with ``$ai_input_cost_usd``, which
-    is gross too, and with what PostHog's OpenAI wrapper sends for the insights, so that the two
-    may be added up in one chart.
+    is gross too, so that they may be added up in one chart.
     """
-    q = event.quantities
-    gross = q.input_tokens + q.cache_read_tokens + q.cache_write_tokens
+    lines = event.lines
+    tokens = [
+        line
+        for line in lines
+        if line.part_of is None and UNITS[line.unit].measure is Measure.TOKENS
+    ]
     counts: dict[str, Any] = {"$ai_cache_reporting_exclusive": False}
-    if q.total_tokens or (event.kind is Kind.LLM and event.provenance is Provenance.REPORTED):
-        counts |= {"$ai_input_tokens": gross, "$ai_output_tokens": q.output_tokens}
-    parts = {
-        "$ai_cache_read_input_tokens": q.cache_read_tokens,
-        "$ai_cache_creation_input_tokens": q.cache_write_tokens,
-        "$ai_reasoning_tokens": q.reasoning_tokens,
-        "input_audio_tokens": q.input_audio_tokens + q.cache_read_audio_tokens,
-        "output_audio_tokens": q.output_audio_tokens,
-        "characters": q.characters,
-        "audio_seconds": float(q.audio_seconds),
-    }
-    return counts | {name: amount for name, amount in parts.items() if amount}
+    if tokens or (event.kind is Kind.LLM and event.provenance is Provenance.REPORTED):
+        counts |= {
+            f"$ai_{side}_tokens": sum(
+                int(line.quantity) for line in tokens if UNITS[line.unit].side == side
+            )
+            for side in ("input", "output")
+        }
+    for name, component in (("read", _CACHE_READ), ("creation", _CACHE_WRITE)):
+        if cached := [line for line in tokens if UNITS[line.unit].component == component]:
+            counts[f"$ai_cache_{name}_input_tokens"] = sum(int(line.quantity) for line in cached)
+    if reasoning := event.quantities["reasoning_tokens"]:
+        counts["$ai_reasoning_tokens"] = reasoning
+    others = (line for line in lines if line.unit not in _TOLD_BY_POSTHOGS_COUNTS)
+    return counts | {line.unit: _number(line.quantity) for line in others}
 
 
 def _outcome(event: UsageEvent) -> dict[str, Any]:
@@ -142,33 +146,47 @@ def _outcome(event: UsageEvent) -> dict[str, Any]:
     }
 
 
-def cost_properties(cost: Cost | None, kind: Kind) -> dict[str, Any]:
-    """Every cost component, or nothing at all for an unpriced event.
+def _costs(event: UsageEvent) -> dict[str, Any]:
+    """What the event cost, or nothing at all where it is unpriced.
 
-    PostHog knows input, output and request: what speech cost to hear is input, what it cost to
-    speak is output, and total = input + output + request. ``$ai_cost_passthrough`` makes
-    ingestion keep these numbers even when one of them is zero.
+    ``$ai_input_cost_usd`` is *gross*: it has the cost of cache reads and writes in it, and
+    ``$ai_cache_read_cost_usd`` and ``$ai_cache_creation_cost_usd`` say how much of it they are.
+    PostHog makes columns of input, output and total alone, so that a net input would not add up
+    to the total there, and its report of spending subtracts the cache's parts from the input.
+    Where there was no cache, nothing is said of its cost: a zero would say that it was free.
+
+    ``$ai_cost_passthrough`` makes ingestion keep these numbers even when one of them is zero.
+    Components that PostHog does not know, such as ``tts``, are told under their own names, and
+    are in input or output too.
     """
-    if cost is None:
+    if event.cost is None:
         return {}
-    gross_input = cost.input + cost.audio_input + cost.cache_read + cost.cache_write + cost.stt
+    lines = event.lines
     amounts = {
-        "$ai_input_cost_usd": gross_input,
-        "$ai_output_cost_usd": cost.output + cost.audio_output + cost.tts,
-        "$ai_total_cost_usd": cost.total,
+        "$ai_input_cost_usd": _sum(line for line in lines if _side(event.kind, line) == "input"),
+        "$ai_output_cost_usd": _sum(line for line in lines if _side(event.kind, line) == "output"),
+        "$ai_total_cost_usd": event.cost.total,
     }
-    if kind is Kind.LLM:
-        amounts["$ai_cache_read_cost_usd"] = cost.cache_read
-        amounts["$ai_cache_creation_cost_usd"] = cost.cache_write
-    where_any = {
-        "$ai_request_cost_usd": cost.call,
-        "audio_input_cost_usd": cost.audio_input,
-        "audio_output_cost_usd": cost.audio_output,
-        "stt_cost_usd": cost.stt,
-        "tts_cost_usd": cost.tts,
-    }
-    amounts |= {name: amount for name, amount in where_any.items() if amount}
-    return {"$ai_cost_passthrough": True, **{k: _number(v) for k, v in amounts.items()}}
+    for component in dict.fromkeys(line.component for line in lines):
+        spent = [line for line in lines if line.component == component]
+        if component in _OWN_COST_PROPERTY:
+            amounts[_OWN_COST_PROPERTY[component]] = _sum(spent)
+        elif component not in _TOLD_BY_SIDE and (usd := _sum(spent)):
+            amounts[f"{component}_cost_usd"] = usd
+    return {"$ai_cost_passthrough": True, **{k: float(v) for k, v in amounts.items()}}
+
+
+def _side(kind: Kind, line: Line) -> Side:
+    """Whether a cost is one of input or of output, all that PostHog knows. Speech that is billed
+    by characters or seconds is input where it is heard and output where it is spoken."""
+    unit = UNITS[line.unit]
+    if kind is Kind.LLM or unit.measure is Measure.TOKENS:
+        return unit.side
+    return "input" if kind is Kind.STT else "output"
+
+
+def _sum(lines: Iterable[Line]) -> Decimal:
+    return exact_sum(line.cost_usd for line in lines if line.cost_usd is not None)
 
 
 def _content(content: Content | None, input_name: str, output_name: str) -> dict[str, Any]:
@@ -189,5 +207,5 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _number(amount: Decimal) -> float:
-    return float(amount)
+def _number(amount: Amount) -> int | float:
+    return float(amount) if isinstance(amount, Decimal) else amount

@@ -1,33 +1,38 @@
 """Prices out of ``genai-prices``: the data of the installed release, never fetched.
 
 Its own calculator gives input and output only. Here its price data, chosen by it for the time
-and the tier of a request, becomes `TokenRates`, which give each component on its own; they add
-up to its total, because both charge a token at the narrowest price that is set for it and both
-choose the step of a long-context price by the gross input. A model with a price that Flow
-cannot apply (per message, per page, ...) is not priced at all rather than in part, and so is one
-without any: the data does not tell a free model from one whose price is not known.
+and the tier of a request, becomes `Rates`, which give the cost of each unit; they add up to its
+total, because both charge a token at the narrowest price that is set for it and both choose the
+step of a long-context price by the gross input. A model with a price that Flow cannot apply (per
+message, per page, ...) is not priced at all rather than in part, and so is one without any: the
+data does not tell a free model from one whose price is not known.
 
-Not applied: prices of images and video (those tokens are reported as input and output), of tool
-calls such as web searches, and of cache writes kept for an hour (writes count as the usual ones).
+Its data finds many models by the beginning or a part of their names. A name that it finds so and
+that says more than a path, a release or a preview is another model, which it does not know.
+
+Not applied: prices of images and video (those tokens are reported as input and output), and of
+tool calls such as web searches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from flow.domain.rates import Rate, TokenRates, speech_cost
-from flow.domain.usage import Cost, Kind, Quantities
+from flow.domain.model_name import names_model
+from flow.domain.rates import Price, Rate, Rates, shortened
+from flow.domain.units import UNITS, Kind
+from flow.domain.usage import Cost, Quantities
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
+    from genai_prices.types import MatchLogic, ModelInfo, ModelPrice, Provider, TieredPrices
 
-# Names that occur for providers, letters and digits only, by genai-prices' id.
-_PROVIDERS = {
+PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "anthropic": ("anthropic",),
     "aws": ("aws", "awsbedrock", "bedrock", "amazonbedrock"),
     "azure": ("azure", "azureopenai"),
@@ -49,18 +54,14 @@ _PROVIDERS = {
     "x-ai": ("xai", "grok"),
     "zai": ("zai",),
 }
-_IDS = {name: id_ for id_, names in _PROVIDERS.items() for name in names}
+"""Names that occur for providers, letters and digits only, by genai-prices' id."""
 
-_RATES = {
-    "input_mtok": "input",
-    "cache_read_mtok": "cache_read",
-    "cache_write_mtok": "cache_write",
-    "output_mtok": "output",
-    "output_reasoning_mtok": "reasoning",
-    "input_audio_mtok": "audio_input",
-    "cache_audio_read_mtok": "audio_cache_read",
-    "output_audio_mtok": "audio_output",
+# Units that genai-prices calls otherwise: its ``input_mtok`` is the price of ``input_tokens``.
+_UNITS = {
+    "cache_audio_read_tokens": "cache_read_audio_tokens",
+    "output_reasoning_tokens": "reasoning_tokens",
 }
+# Prices that are not applied unless the registry has a unit for them.
 _NOT_APPLIED = frozenset(
     {
         "cache_write_5m_mtok", "cache_write_1h_mtok", "input_image_mtok", "cache_image_read_mtok",
@@ -73,30 +74,29 @@ _SPOKEN = frozenset({"input_mchars"})
 
 
 class Catalogue:
-    """``genai-prices`` as Flow asks it."""
+    """``genai-prices`` as Flow asks it.
 
-    def __init__(self) -> None:
+    Args:
+        providers: the names that occur for a provider, letters and digits only, by its id.
+    """
+
+    def __init__(self, providers: Mapping[str, Iterable[str]] = PROVIDERS) -> None:
         # Here, not above: the data takes a while to import.
-        from genai_prices.data import providers
+        from genai_prices.data import providers as data
         from genai_prices.data_snapshot import DataSnapshot
 
+        self._ids = {name: id_ for id_, names in providers.items() for name in names}
         # A snapshot of our own, so that nothing can update it while the process runs.
-        self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
+        self._snapshot = DataSnapshot(providers=data, from_auto_update=False)
         self._find = lru_cache(maxsize=4096)(self._look_up)
         # By identity: the standard prices of a model are one object as long as the snapshot.
-        self._compiled: dict[int, TokenRates | None] = {}
+        self._compiled: dict[int, Rates | None] = {}
         self.name = f"genai-prices {version('genai-prices')}"
 
-    def cost(
-        self,
-        kind: Kind,
-        provider: str,
-        model: str,
-        tier: str | None,
-        at: datetime,
-        quantities: Quantities,
-    ) -> tuple[Cost, str] | None:
-        """The cost and its price version, or ``None``: there is no price for this.
+    def find(
+        self, kind: Kind, provider: str, model: str, tier: str | None, at: datetime
+    ) -> Price | None:
+        """The price of a model, or ``None``: there is none.
 
         ``tier`` is ``None`` for standard. A tier that the data does not have for the model has
         no price: the standard one would be wrong, most often by half or twice.
@@ -109,32 +109,79 @@ class Catalogue:
         if context is None:
             return None
         prices = info.get_prices(at, context)
-        if kind is Kind.LLM:
-            rates = self._rates(prices, keep=not context)
-            cost = rates.cost(kind, quantities) if rates else None
+        given = _set_prices(prices).keys()
+        if given and (given <= _HEARD or given <= _SPOKEN):
+            if kind is not (Kind.STT if given <= _HEARD else Kind.TTS):
+                return None
+            charges: _Calculator | Rates | None = _Calculator(kind, vendor, info, at, context)
         else:
-            cost = _speech(kind, vendor, info, prices, at, context, quantities)
-        if cost is None:
+            charges = self._rates(prices, keep=not context)
+        if charges is None:
             return None
-        return cost, f"{self.name} {vendor.id}/{info.id}" + (f" {tier}" if tier else "")
+        return Price(charges, f"{self.name} {vendor.id}/{info.id}" + (f" {tier}" if tier else ""))
 
     def _look_up(self, provider: str, model: str) -> tuple[Provider, ModelInfo] | None:
         # By a known name only: left to itself, genai-prices takes "not-openai" for OpenAI.
-        id_ = _IDS.get("".join(c for c in provider.lower() if c.isalnum()))
+        id_ = self._ids.get("".join(c for c in provider.lower() if c.isalnum()))
         if id_ is None:
             return None
         try:
-            return self._snapshot.find_provider_model(model, None, id_, None)
+            found = self._snapshot.find_provider_model(model, None, id_, None)
         except LookupError:
             return None
+        name, info = model.lower(), found[1]
+        return found if names_model(name, info.id) or _means(info.match, name) else None
 
-    def _rates(self, prices: ModelPrice, *, keep: bool) -> TokenRates | None:
+    def _rates(self, prices: ModelPrice, *, keep: bool) -> Rates | None:
         if not keep:
-            return _token_rates(prices)
+            return _rates(prices)
         key = id(prices)
         if key not in self._compiled:
-            self._compiled[key] = _token_rates(prices)
+            self._compiled[key] = _rates(prices)
         return self._compiled[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Calculator:
+    """The calculator of genai-prices, for speech: it knows the shortest time that Groq bills."""
+
+    kind: Kind
+    provider: Provider
+    model: ModelInfo
+    at: datetime
+    context: Mapping[str, str]
+
+    def cost(self, quantities: Quantities) -> Cost | None:
+        """What that much costs, or ``None``: it was not measured in what the model is sold by."""
+        from genai_prices import Usage
+
+        if self.kind is Kind.STT:
+            unit, seconds = "audio_seconds", quantities.seconds()
+            usage = Usage(audio_seconds=seconds, input_audio_seconds=seconds)
+        else:
+            unit = "characters"
+            usage = Usage(input_characters=quantities.count(unit))
+        if unit not in quantities:
+            return None
+        found = self.model.calc_price(
+            usage,
+            self.provider,
+            genai_request_timestamp=self.at,
+            price_context=dict(self.context),
+        )
+        return Cost({unit: shortened(found.total_price)})
+
+
+def _means(match: MatchLogic, name: str) -> bool:
+    """Whether a name that the data finds a model by means that model, rather than a sibling."""
+    if either := getattr(match, "or_", None):
+        return any(_means(clause, name) for clause in either)
+    if every := getattr(match, "and_", None):
+        named = (clause for clause in every if not hasattr(clause, "regex"))
+        return match.is_match(name) and any(_means(clause, name) for clause in named)
+    if hasattr(match, "regex"):
+        return match.is_match(name)
+    return names_model(name, next(iter(vars(match).values())))
 
 
 def _context(
@@ -157,48 +204,23 @@ def _set_prices(prices: ModelPrice) -> Mapping[str, Any]:
     return {key: value for key, value in vars(prices).items() if value is not None}
 
 
-def _token_rates(prices: ModelPrice) -> TokenRates | None:
+def _rates(prices: ModelPrice) -> Rates | None:
+    """The rates of a model sold by the token."""
     given = _set_prices(prices)
-    if not given or set(given) - {*_RATES, *_NOT_APPLIED, "requests_kcount"}:
+    rates: dict[str, Rate] = {}
+    for key, price in given.items():
+        name = key.removesuffix("mtok") + "tokens"
+        unit = _UNITS.get(name, name)
+        if key.endswith("_mtok") and unit in UNITS:
+            rates[unit] = _rate(price)
+        elif key not in _NOT_APPLIED and key != "requests_kcount":
+            return None
+    if not rates:
         return None
-    rates: dict[str, Any] = {
-        name: _rate(given[key]) for key, name in _RATES.items() if key in given
-    }
-    if "requests_kcount" in given:
-        rates["per_request"] = given["requests_kcount"].scaleb(-3)
-    return TokenRates(**rates)
+    return Rates(rates, given.get("requests_kcount", Decimal(0)).scaleb(-3))
 
 
 def _rate(price: Decimal | TieredPrices) -> Rate:
     if isinstance(price, Decimal):
-        return Rate(price)
-    return Rate(price.base, tuple((tier.start, tier.price) for tier in price.tiers))
-
-
-def _speech(
-    kind: Kind,
-    provider: Provider,
-    model: ModelInfo,
-    prices: ModelPrice,
-    at: datetime,
-    context: Mapping[str, str],
-    quantities: Quantities,
-) -> Cost | None:
-    """By the calculator of genai-prices, which knows the shortest time that Groq bills."""
-    from genai_prices import Usage
-
-    given, q = set(_set_prices(prices)), quantities
-    if kind is Kind.STT and given and given <= _HEARD:
-        usage = Usage(audio_seconds=q.audio_seconds, input_audio_seconds=q.audio_seconds)
-        unmeasured = bool(q.characters) and not q.audio_seconds
-    elif kind is Kind.TTS and given == _SPOKEN:
-        usage = Usage(input_characters=q.characters)
-        unmeasured = bool(q.audio_seconds) and not q.characters
-    else:
-        return None
-    if unmeasured:
-        return None
-    found = model.calc_price(
-        usage, provider, genai_request_timestamp=at, price_context=dict(context)
-    )
-    return speech_cost(kind, found.total_price)
+        return Rate(price, 1_000_000)
+    return Rate(price.base, 1_000_000, tuple((tier.start, tier.price) for tier in price.tiers))

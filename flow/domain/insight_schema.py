@@ -115,6 +115,8 @@ def violations(data: Any, schema: dict[str, Any], most: int = 5) -> list[str]:
         raise InvalidInput("The schema refers to something it does not contain.") from None
     except RecursionError:
         raise InvalidInput("The schema refers to itself without end.") from None
+    except ArithmeticError:
+        return ["$: a number is too large to be checked"]
     return [f"{error.json_path}: {error.message[:300]}" for error in errors]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Self
 
 from flow.domain.price_file import PriceLine, read_lines
-from flow.domain.usage import Kind
 from flow.errors import ConfigurationError
 
 
@@ -18,21 +18,22 @@ class PriceBook:
 
     Args:
         name: what a ledger row's price version begins with.
-        lines: in any order; an exact model goes before a pattern, a longer pattern before a
-            shorter one, and of one and the same the latest that was in force.
+        lines: in any order; an exact model goes before a pattern, a longer name before a shorter
+            one, and of one and the same the latest that was in force, at its own times before
+            the rest of the time.
     """
 
     def __init__(self, name: str, lines: Iterable[PriceLine] = ()) -> None:
         self.name = name
         self.lines = tuple(lines)
-        self._shelves: dict[tuple[Kind, str], list[PriceLine]] = {}
+        self._by_vendor: dict[str, list[PriceLine]] = {}
         for line in sorted(self.lines, key=_precedence):
-            for kind in line.kinds:
-                self._shelves.setdefault((kind, line.vendor), []).append(line)
+            self._by_vendor.setdefault(line.vendor, []).append(line)
+        self._covering = lru_cache(maxsize=4096)(self._look_up)
 
     @classmethod
     def shipped(cls) -> Self:
-        """Flow's own book of speech prices."""
+        """Flow's own book."""
         text = resources.files("flow.domain").joinpath("prices.toml").read_text("utf-8")
         return cls.parse(text, name="flow", where="prices.toml")
 
@@ -59,20 +60,32 @@ class PriceBook:
         return cls(name, read_lines(text, where))
 
     def find(
-        self, kind: Kind, vendor: str, model: str, service_tier: str | None, at: datetime
+        self, vendor: str, model: str, service_tier: str | None, at: datetime
     ) -> PriceLine | None:
-        """The line in force; ``service_tier`` is ``None`` for standard, ``at`` has a zone."""
-        day = at.astimezone(UTC).date()
-        model = model.lower()
-        for line in self._shelves.get((kind, vendor.lower()), ()):
-            if (
-                line.service_tier == service_tier
-                and line.effective_from <= day
-                and line.covers(model)
-            ):
+        """The line of rates in force; the tier is ``None`` for standard, ``at`` has a zone."""
+        in_utc = at.astimezone(UTC)
+        for line in self._covering(vendor.lower(), model.lower()):
+            if not line.multiples and line.service_tier == service_tier and line.holds(in_utc):
                 return line
         return None
 
+    def find_multiples(
+        self, vendor: str, model: str, service_tier: str | None, at: datetime
+    ) -> Iterator[PriceLine]:
+        """The lines of multiples in force, the one that goes first at first."""
+        in_utc = at.astimezone(UTC)
+        for line in self._covering(vendor.lower(), model.lower()):
+            if line.multiples and line.service_tier in (None, service_tier) and line.holds(in_utc):
+                yield line
 
-def _precedence(line: PriceLine) -> tuple[bool, int, int]:
-    return line.is_pattern, -len(line.model), -line.effective_from.toordinal()
+    def _look_up(self, vendor: str, model: str) -> tuple[PriceLine, ...]:
+        return tuple(line for line in self._by_vendor.get(vendor, ()) if line.covers(model))
+
+
+def _precedence(line: PriceLine) -> tuple[bool, int, int, bool]:
+    return (
+        line.is_pattern,
+        -len(line.model),
+        -line.effective_from.toordinal(),
+        line.times is None,
+    )

@@ -39,12 +39,6 @@ def is_claude(model: str) -> bool:
     return "claude" in model.lower()
 
 
-def is_given(value: Any) -> bool:
-    """Whether a request's field has a value: not ``None``, nor a mark of the OpenAI SDK's for
-    a field that is left out (``NotGiven``, ``Omit``)."""
-    return value is not None and type(value).__name__ not in ("NotGiven", "Omit")
-
-
 def upgrade_breakpoints(request: Mapping[str, Any], model: str) -> dict[str, Any]:
     """A copy of a request whose cache breakpoints last an hour in place of five minutes.
 
@@ -64,8 +58,6 @@ def upgrade_breakpoints(request: Mapping[str, Any], model: str) -> dict[str, Any
     if not is_claude(model) or _BEDROCK.search(model.lower()) or not _may_upgrade(request):
         return dict(request)
     marked = {name: _upgraded(request[name]) for name in _MARKED if name in request}
-    if isinstance(extra := request.get("extra_body"), Mapping):
-        marked["extra_body"] = {**extra, **_upgraded_own(extra)}
     return {**request, **marked, **_upgraded_own(request)}
 
 
@@ -99,7 +91,7 @@ def openai_cache_options(model: str, cache_key: str) -> dict[str, Any]:
 
 def _may_upgrade(request: Mapping[str, Any]) -> bool:
     """Whether there is something to upgrade, and no order of the blocks forbids it."""
-    on_blocks, on_request = list(_on_blocks(request)), list(_on_request(request))
+    on_blocks, on_request = list(_on_blocks(request)), list(_own(request))
     if any(_is_shorter(breakpoint_) for breakpoint_ in on_request):
         return False
     # Whoever translates OpenAI's form may put a late system message first, or leave it there.
@@ -137,13 +129,6 @@ def _on_blocks(
     if system_first and isinstance(messages, list | tuple):
         messages = sorted(messages, key=lambda message: not _is_system(message))
     yield from _within(messages)
-
-
-def _on_request(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The breakpoint that a request leaves to the vendor to put on its last block."""
-    for holder in (request, request.get("extra_body")):
-        if isinstance(holder, Mapping):
-            yield from _own(holder)
 
 
 def _within(node: Any, deepest: int = _DEEPEST) -> Iterator[Mapping[str, Any]]:

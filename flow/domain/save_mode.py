@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from flow.domain.prompt_cache import (
     is_claude,
-    is_given,
     openai_cache_options,
     upgrade_breakpoints,
 )
@@ -94,8 +93,8 @@ def saving_request(
     are, so a cheaper model has to be one that takes them.
 
     Args:
-        request: the arguments of OpenAI's ``chat.completions.create``; fields that are ``None``
-            or the SDK's ``NOT_GIVEN`` or ``omit`` count as left out.
+        request: the body of a request to ``/chat/completions``; fields that are ``None`` count
+            as left out.
         cache_key: what requests with the same prompt have in common: the call's thread.
     """
     saved = dict(request)
@@ -110,7 +109,7 @@ def saving_request(
         return saved
     if provider == "openai" and not is_claude(model):
         options = openai_cache_options(model, cache_key)
-        return saved | {k: v for k, v in options.items() if not is_given(saved.get(k))}
+        return saved | {k: v for k, v in options.items() if saved.get(k) is None}
     return upgrade_breakpoints(saved, model)
 
 
@@ -129,7 +128,7 @@ def _reply_limit(request: Mapping[str, Any], most: int, provider: str) -> dict[s
     vendor that speaks its protocol takes that (DeepSeek does not).
     """
     names = ("max_completion_tokens", "max_tokens")
-    used = [name for name in names if is_given(request.get(name))]
+    used = [name for name in names if request.get(name) is not None]
     if used:
         return {name: min(request[name], most) for name in used}
     return {names[0] if provider in ("openai", "azure") else names[1]: most}

@@ -50,8 +50,11 @@ class Unit:
         side: whether it is what went to the vendor or what came back, for analytics that know
             these two only.
         part_of: the unit that contains it.
-        priced_as: the unit whose rate holds where a price list has none for this one. For a
-            part without a rate the cost stays in the line of its whole.
+        priced_as: the unit whose rate holds where a price list has none for this one, and, for a
+            part, none for its whole either. The cost of a part without a rate stays in the line
+            of its whole.
+        shown_by: the kinds of work that have a column of their own for it in reports, where it
+            means something else in each; a unit without has one column over all kinds.
     """
 
     name: str
@@ -61,6 +64,13 @@ class Unit:
     side: Side
     part_of: str | None = None
     priced_as: str | None = None
+    shown_by: tuple[Kind, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What tables say behind an amount of it, such as ``cache read`` or ``s audio``."""
+        what = self.name.removesuffix(f"_{self.measure}").replace("_", " ")
+        return f"s {what}" if self.measure is Measure.SECONDS else what
 
 
 _ALL = (
@@ -77,11 +87,15 @@ _ALL = (
     ),
     Unit(
         "cache_read_audio_tokens", "sound in what was read from the cache", Measure.TOKENS,
-        "llm_cache_read", "input", part_of="cache_read_tokens",
+        "llm_cache_read", "input", part_of="cache_read_tokens", priced_as="input_audio_tokens",
     ),
     Unit(
         "cache_write_tokens", "input written to the vendor's cache", Measure.TOKENS,
         "llm_cache_write", "input", priced_as="input_tokens",
+    ),
+    Unit(
+        "cache_write_1h_tokens", "what was written to the cache for an hour", Measure.TOKENS,
+        "llm_cache_write", "input", part_of="cache_write_tokens",
     ),
     Unit(
         "output_tokens", "output, reasoning included", Measure.TOKENS, "llm_output", "output",
@@ -99,6 +113,11 @@ _ALL = (
     ),
     Unit(
         "audio_seconds", "sound spoken or heard", Measure.SECONDS, "tts", "output",
+        shown_by=(Kind.TTS, Kind.STT),
+    ),
+    Unit(
+        "session_seconds", "time that a speech-to-speech session was open", Measure.SECONDS,
+        "llm_session", "output",
     ),
     Unit(
         "call_seconds", "time from a caller's coming to the end of the call", Measure.SECONDS,

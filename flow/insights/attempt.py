@@ -12,8 +12,7 @@ from uuid import UUID, uuid4
 from posthog import Posthog
 from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
 
-from flow.domain.analytics import control_properties
-from flow.domain.attribution import attribution_properties
+from flow.domain.attribution import attribution_properties, control_properties
 from flow.domain.estimate import warm_up
 from flow.domain.usage import CostControl, Failure, Kind, Owner, UsageEvent
 from flow.insights.answer import Answer
@@ -92,7 +91,7 @@ class Attempts:
         )
         make: dict[str, Any] = {}
         if posthog is not None and self._is_wrapped:
-            capture = LedgerCapture(posthog, self._events.get, price)
+            capture: Any = LedgerCapture(posthog, finished=self._events.get, price=price)
             make["make"] = partial(CapturingAsyncOpenAI, posthog_client=capture)
         self._client = openai_client(endpoint, transport, max_retries=0, **make)
 

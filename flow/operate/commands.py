@@ -250,8 +250,8 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="A spreadsheet, without total.")] = False,
 ) -> None:
     """Report what was used and what it cost. Over all keys and this month (UTC) by default."""
-    from flow.domain.usage_report import MEASURES, grouping, period
     from flow.domain.usage_report import as_csv as spreadsheet
+    from flow.domain.usage_report import grouping, period
     from flow.operate import given, show
     from flow.operate.usage import GROUPS, report
 
@@ -267,7 +267,7 @@ def usage(
         async with database_of(settings) as database:
             found = await report(database, days, groups, key=key, team_id=team)
         if as_csv:
-            sys.stdout.write(spreadsheet(found.rows, [*found.columns, *MEASURES]))
+            sys.stdout.write(spreadsheet(found.rows, found.columns))
         else:
             say(found.to_json(), as_json, lambda: show.usage(found))
 

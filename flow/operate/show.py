@@ -20,6 +20,8 @@ from rich.text import Text
 from flow.db.rows import KeyAccount
 from flow.domain.budget import Tier
 from flow.domain.quota import LimitState, dollars, plain
+from flow.domain.units import Measure
+from flow.domain.usage_report import UNIT_COLUMNS
 from flow.operate.keys import Described, Issued
 from flow.operate.usage import Report
 
@@ -121,7 +123,7 @@ def usage(report: Report) -> RenderableType:
         table.add_row(*(_group(row, name) for name in report.groups), *_measures(row))
     table.add_section()
     said = ["total", *[""] * len(report.groups)][: len(report.groups)]
-    table.add_row(*said, *_measures(report.total), style="bold")
+    table.add_row(*said, *_measures(report.table.total()), style="bold")
     return table
 
 
@@ -132,11 +134,14 @@ def _group(row: Mapping[str, Any], name: str) -> Text:
 
 
 _MEASURED = ("events", "used", "cost (USD)", "billable (USD)")
-_UNITS = {
+# Tokens are shown as one number: there are too many units of them for a table.
+_USED = {
     "total_tokens": "tokens",
-    "characters": "chars",
-    "stt_audio_seconds": "s heard",
-    "call_seconds": "s called",
+    **{
+        column.name: column.label
+        for column in UNIT_COLUMNS
+        if column.unit.measure is not Measure.TOKENS and column.unit.part_of is None
+    },
 }
 
 
@@ -146,11 +151,10 @@ def _measures(row: Mapping[str, Any]) -> list[str]:
 
 def _used(row: Mapping[str, Any]) -> str:
     """What was used of each unit, a line each; seconds to the tenth."""
-    amounts = {unit: Decimal(row[name]) for name, unit in _UNITS.items()}
     return "\n".join(
-        f"{amount:,.1f} {unit}" if unit.startswith("s ") else f"{amount:,} {unit}"
-        for unit, amount in amounts.items()
-        if amount
+        f"{Decimal(amount):,.1f} {label}" if isinstance(amount, str) else f"{amount:,} {label}"
+        for name, label in _USED.items()
+        if Decimal(amount := row[name])
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from flow.db.functions import Database
 from flow.domain import usage_report
+from flow.domain.usage_report import UsageTable
 
 GROUPS = ("key", "team", *usage_report.GROUPS)
 
@@ -22,13 +23,18 @@ class Report:
     first: date
     last: date
     groups: Sequence[str]
-    rows: Sequence[dict[str, Any]]
-    total: dict[str, Any]
+    table: UsageTable
+
+    @property
+    def rows(self) -> Sequence[dict[str, Any]]:
+        """One a group, each with `columns` and what was used."""
+        return self.table.rows
 
     @property
     def columns(self) -> list[str]:
-        """The columns that name a row."""
-        return [column for group in self.groups for column in _COLUMNS.get(group, (group,))]
+        """The columns of a row: those that name it, then what was used."""
+        named = [column for group in self.groups for column in _COLUMNS.get(group, (group,))]
+        return [*named, *self.table.measures]
 
     def to_json(self) -> dict[str, Any]:
         """The report; money and seconds are strings, money ``None`` where nothing had a price."""
@@ -37,7 +43,7 @@ class Report:
             "to": self.last,
             "group_by": self.groups,
             "rows": self.rows,
-            "total": self.total,
+            "total": self.table.total(),
         }
 
 
@@ -58,4 +64,4 @@ async def report(
     rows = await database.operating.get_usage_report(
         from_=days[0], to=days[1], group_by=groups, api_key_id=api_key_id, team_id=team_id
     )
-    return Report(*days, groups, rows, usage_report.total(rows))
+    return Report(*days, groups, UsageTable.of(rows))

@@ -18,17 +18,21 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from flow.domain.units import UNITS, Measure
 from flow.sandbox.bill import Line
 
 Row = Mapping[str, Any]
 
+_CACHE_READ = "llm_cache_read"
+
+_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
-    "llm": ("prompt_tokens", "cached_tokens", "completion_tokens"),
+    "llm": _TOKENS,
     "tts": ("characters", "audio_seconds"),
-    "stt": ("audio_seconds",),
+    "stt": (*_TOKENS, "audio_seconds"),
 }
-"""By kind of work, what is compared. Speech is accounted by characters and seconds; a vendor that
-also counts it in tokens says so beside them."""
+"""By kind of work, what is compared. A vendor that counts speech in tokens says so beside its
+characters and seconds: the tokens are compared where the ledger has any."""
 
 TOLERANCES: Mapping[str, tuple[Decimal, Decimal]] = {
     "prompt_tokens": (Decimal(8), Decimal("0.05")),
@@ -123,12 +127,13 @@ def _compare(
             ),
             Decimal(0),
         )
-        if ledger or vendor:
+        if ledger or (vendor and (key[0] == "llm" or quantity not in _TOKENS)):
             yield Comparison(*key, quantity, ledger, vendor, allowed)
 
 
 def _is_unanswered(row: Row) -> bool:
-    nothing_came = row["output_tokens"] == 0 and row["time_to_first_token_secs"] is None
+    generated = _amount(row).get("completion_tokens")
+    nothing_came = not generated and row["time_to_first_token_secs"] is None
     return bool(row["outcome"] in {"error", "interrupted"} and nothing_came)
 
 
@@ -138,12 +143,16 @@ def _is_estimate(row: Row) -> bool:
 
 def _amount(row: Row) -> dict[str, Decimal]:
     """A row in the vendor's terms, without what is zero; prompts are gross of their cache."""
-    read, write = row["cache_read_tokens"], row["cache_write_tokens"]
+    used = [
+        (UNITS[line["unit"]], Decimal(line["quantity"]))
+        for line in row["lines"]
+        if line["part_of"] is None
+    ]
+    tokens = [(unit, amount) for unit, amount in used if unit.measure is Measure.TOKENS]
     amounts = {
-        "prompt_tokens": Decimal(row["input_tokens"] + read + write),
-        "cached_tokens": Decimal(read),
-        "completion_tokens": Decimal(row["output_tokens"]),
-        "characters": Decimal(row["characters"]),
-        "audio_seconds": Decimal(row["audio_seconds"]),
+        "prompt_tokens": sum(amount for unit, amount in tokens if unit.side == "input"),
+        "cached_tokens": sum(amount for unit, amount in tokens if unit.component == _CACHE_READ),
+        "completion_tokens": sum(amount for unit, amount in tokens if unit.side == "output"),
+        **{unit.name: amount for unit, amount in used if unit.measure is not Measure.TOKENS},
     }
-    return {name: amount for name, amount in amounts.items() if amount}
+    return {name: Decimal(amount) for name, amount in amounts.items() if amount}

@@ -82,7 +82,7 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
             settings.posthog_api_key,
             settings.posthog_host,
             capture_content=settings.capture_content,
-            price=pricer.price,
+            on_sent=metrics.posthog_sent.inc,
             on_lost=lambda reason, events: metrics.posthog_lost.labels(reason).inc(events),
         )
         stack.push_async_callback(shutdown_posthog, posthog)

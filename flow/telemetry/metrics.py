@@ -15,6 +15,8 @@ from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from flow.domain.units import Measure
+
 OTHER = "other"
 
 # From a fast answer on loopback to one that nobody would wait for.
@@ -91,27 +93,23 @@ class Metrics:
             "outcome",
             "provenance",
         )
-        self.tokens = self._counter(
-            "flow_usage_tokens",
-            "Tokens in the ledger; the types share no token and add up to the total.",
-            "provider",
-            "type",
-        )
-        self.token_parts = self._counter(
-            "flow_usage_token_parts",
-            "Tokens that are also in flow_usage_tokens_total: reasoning and audio.",
-            "provider",
-            "part",
-        )
-        self.audio_secs = self._counter(
-            "flow_usage_audio_seconds",
-            "Seconds of sound in the ledger: spoken, heard, or of call.",
-            "kind",
-            "provider",
-        )
-        self.characters = self._counter(
-            "flow_usage_characters", "Characters sent to voices, in the ledger.", "provider"
-        )
+        used = ("kind", "provider", "unit")
+        self.used = {
+            measure: self._counter(
+                f"flow_usage_{measure}",
+                f"{measure.capitalize()} in the ledger; no two units share any.",
+                *used,
+            )
+            for measure in Measure
+        }
+        self.used_parts = {
+            measure: self._counter(
+                f"flow_usage_{measure.removesuffix('s')}_parts",
+                f"Of which: in flow_usage_{measure}_total too, in the unit that contains them.",
+                *used,
+            )
+            for measure in Measure
+        }
         self.cost = self._counter(
             "flow_usage_cost_usd",
             "Cost in the ledger in USD, as a float: for graphs, not for invoices.",
@@ -121,6 +119,12 @@ class Metrics:
         )
         self.unpriced = self._counter(
             "flow_unpriced_events", "Ledger rows for which no price is known.", "kind"
+        )
+        self.unmetered = self._counter(
+            "flow_unmetered_services",
+            "Ledger rows that say that a service worked and nothing told how much.",
+            "kind",
+            "provider",
         )
         self.vendor_errors = self._counter(
             "flow_vendor_errors",
@@ -169,6 +173,11 @@ class Metrics:
             "Seconds a call of the database took.",
             _SHORT_SECS,
             "function",
+        )
+        self.posthog_sent = self._counter(
+            "flow_posthog_events_sent",
+            "Events queued for PostHog; flow_posthog_events_lost_total has those of them that the"
+            " upload lost.",
         )
         self.posthog_lost = self._counter(
             "flow_posthog_events_lost",

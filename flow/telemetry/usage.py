@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from uuid import UUID
 
-from flow.domain.usage import COST_PARTS, Kind, Outcome, UsageEvent
+from flow.domain.units import UNITS
+from flow.domain.usage import Kind, Outcome, Provenance, UsageEvent
 from flow.telemetry.metrics import Metrics, known
-
-_TOKENS = ("input", "cache_read", "cache_write", "output")
-_TOKEN_PARTS = ("reasoning", "input_audio", "output_audio", "cache_read_audio")
 
 
 def count_usage(metrics: Metrics, events: Iterable[UsageEvent], new: Collection[UUID]) -> None:
@@ -27,29 +25,20 @@ def count_usage(metrics: Metrics, events: Iterable[UsageEvent], new: Collection[
 def _count(metrics: Metrics, event: UsageEvent) -> None:
     kind, provider = event.kind.value, known(event.provider, metrics.providers)
     metrics.events.labels(kind, provider, event.outcome.value, event.provenance.value).inc()
-    _count_amounts(metrics, event, kind, provider)
+    if event.provenance is Provenance.UNMETERED:
+        metrics.unmetered.labels(kind, provider).inc()
+    for name, amount in event.quantities.items():
+        unit = UNITS[name]
+        counters = metrics.used if unit.part_of is None else metrics.used_parts
+        counters[unit.measure].labels(kind, provider, name).inc(float(amount))
     _count_cost(metrics, event, kind)
     if event.outcome is Outcome.ERROR:
         status = status_class(event.failure.http_status if event.failure else None)
         metrics.vendor_errors.labels(provider, kind, status).inc()
     if event.kind is Kind.CALL:
         product = known(event.owner.product, metrics.products)
-        metrics.call_secs.labels(product).observe(float(event.quantities.audio_seconds))
+        metrics.call_secs.labels(product).observe(float(event.quantities.seconds("call_seconds")))
     _observe_first_output(metrics, event, provider)
-
-
-def _count_amounts(metrics: Metrics, event: UsageEvent, kind: str, provider: str) -> None:
-    amounts = event.quantities
-    for name in _TOKENS:
-        if tokens := getattr(amounts, f"{name}_tokens"):
-            metrics.tokens.labels(provider, name).inc(tokens)
-    for name in _TOKEN_PARTS:
-        if tokens := getattr(amounts, f"{name}_tokens"):
-            metrics.token_parts.labels(provider, name).inc(tokens)
-    if amounts.audio_seconds:
-        metrics.audio_secs.labels(kind, provider).inc(float(amounts.audio_seconds))
-    if amounts.characters:
-        metrics.characters.labels(provider).inc(amounts.characters)
 
 
 def _count_cost(metrics: Metrics, event: UsageEvent, kind: str) -> None:
@@ -57,9 +46,9 @@ def _count_cost(metrics: Metrics, event: UsageEvent, kind: str) -> None:
         metrics.unpriced.labels(kind).inc()
         return
     billable = str(event.owner.billable).lower()
-    for part in COST_PARTS:
-        if cost := getattr(event.cost, part):
-            metrics.cost.labels(kind, part, billable).inc(float(cost))
+    for component, usd in event.cost.by_component(event.kind).items():
+        if usd:
+            metrics.cost.labels(kind, component, billable).inc(float(usd))
 
 
 def _observe_first_output(metrics: Metrics, event: UsageEvent, provider: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -19,9 +19,13 @@ import structlog
 from posthog import Posthog
 from pydantic import SecretStr
 
-from flow.domain.analytics import Content, generation_properties, trace_properties
-from flow.domain.usage import Kind, Owner, UsageEvent
-from flow.vendors.posthog_wrapper import CompletingPosthog, OnLost, Price
+from flow.domain.analytics import (
+    GENERATIONS,
+    Content,
+    generation_properties,
+    trace_properties,
+)
+from flow.domain.usage import Owner, UsageEvent
 
 log = structlog.get_logger(__name__)
 
@@ -32,37 +36,107 @@ FLAG_TIMEOUT_SECS = 1.5
 FLUSH_INTERVAL_SECS = 1.0
 SHUTDOWN_SECS = 3.0
 
+OnSent = Callable[[int], None]
+"""Told how many events were queued for PostHog. May be called in any thread."""
+
+OnLost = Callable[[str, int], None]
+"""Told why (``dropped``, ``upload_failed``) and how many events PostHog will not get. May be
+called in any thread."""
+
+
+class CountingPosthog(Posthog):
+    """A client that tells of each event whether it was queued or dropped, whoever captures it."""
+
+    def __init__(self, api_key: str, *, on_sent: OnSent, on_lost: OnLost, **options: Any) -> None:
+        self._on_sent = on_sent
+        self._on_lost = on_lost
+        super().__init__(api_key, **options)
+
+    def capture(self, event: str, **arguments: Any) -> str | None:
+        """Queue an event; the id it was queued under, or ``None``. Never raises."""
+        queued: str | None = super().capture(event, **arguments)
+        if queued is None:
+            self._on_lost("dropped", 1)
+        else:
+            self._on_sent(1)
+        return queued
+
+    def shutdown(self) -> None:
+        """Send what is queued and stop, for good: whoever asks for a client gets a new one."""
+        _clients.forget(self)
+        super().shutdown()
+
+
+class _Clients:
+    """The clients of this process that are not shut down, by what they were asked for with."""
+
+    def __init__(self) -> None:
+        self._by_arguments: dict[tuple[object, ...], Posthog] = {}
+        self._lock = threading.Lock()
+
+    def get(self, arguments: tuple[object, ...], make: Callable[[], Posthog]) -> Posthog:
+        with self._lock:
+            if (client := self._by_arguments.get(arguments)) is None:
+                client = self._by_arguments[arguments] = make()
+            return client
+
+    def forget(self, client: Posthog) -> None:
+        with self._lock:
+            for arguments, known in list(self._by_arguments.items()):
+                if known is client:
+                    del self._by_arguments[arguments]
+
+
+# A queue and a thread each: the one thing of a process that must not depend on who asks for it.
+_clients = _Clients()
+
+
+def _nothing(*_: object) -> None:
+    pass
+
 
 def get_posthog_client(
     api_key: SecretStr | None,
     host: str,
     *,
     capture_content: bool = False,
-    price: Price | None = None,
-    on_lost: OnLost = lambda _reason, _events: None,
+    on_sent: OnSent = _nothing,
+    on_lost: OnLost = _nothing,
 ) -> Posthog | None:
-    """A client that sends in the background, or ``None`` when there is no project key.
+    """The process's client, which sends in the background; ``None`` without a project key.
 
-    Building it opens no connection, so a host that is down does no harm. One client serves a
-    process; end it with `shutdown_posthog`.
+    The same arguments give the same client, until `shutdown_posthog` ends it. Building it opens
+    no connection, so a host that is down does no harm.
 
     Args:
         api_key: PostHog's project key (``POSTHOG_API_KEY``).
         host: where events go (``POSTHOG_HOST``).
         capture_content: let PostHog's OpenAI wrapper send prompts and answers too.
-        price: puts costs on what that wrapper captures with this client.
+        on_sent: told of events that were queued. One that the upload loses is told to
+            ``on_lost`` too.
         on_lost: told of events that are given up.
     """
-    if api_key is None or not api_key.get_secret_value().strip():
+    key = api_key.get_secret_value().strip() if api_key is not None else ""
+    if not key:
         return None
+    return _clients.get(
+        (key, host, capture_content, on_sent, on_lost),
+        lambda: _client(
+            key, host, capture_content=capture_content, on_sent=on_sent, on_lost=on_lost
+        ),
+    )
 
+
+def _client(
+    key: str, host: str, *, capture_content: bool, on_sent: OnSent, on_lost: OnLost
+) -> Posthog:
     def upload_failed(error: Exception, batch: Sequence[Any]) -> None:
         lost = len(batch)
         log.warning("posthog_upload_failed", events_lost=lost, error_type=type(error).__name__)
         on_lost("upload_failed", lost)
 
-    return CompletingPosthog(
-        api_key.get_secret_value(),
+    return CountingPosthog(
+        key,
         host=host,
         # An event with content may hold a whole conversation: fewer of them may wait.
         max_queue_size=QUEUED_EVENTS_WITH_CONTENT if capture_content else QUEUED_EVENTS,
@@ -71,7 +145,7 @@ def get_posthog_client(
         timeout=UPLOAD_TIMEOUT_SECS,
         feature_flags_request_timeout_seconds=FLAG_TIMEOUT_SECS,
         on_error=upload_failed,
-        price=price,
+        on_sent=on_sent,
         on_lost=on_lost,
         privacy_mode=not capture_content,
         debug=False,
@@ -117,17 +191,20 @@ def capture_llm_generation(
     captured for call minutes, which are no generation, nor for what somebody else captures
     (``event.capture`` false).
     """
-    if client is None or not event.capture or event.kind is Kind.CALL:
+    if client is None or not event.capture or event.kind not in GENERATIONS:
         return False
-    queued = client.capture(
-        "$ai_generation",
-        distinct_id=str(event.owner.api_key_id),
-        properties=generation_properties(event, content),
-        timestamp=event.occurred_at,
-        uuid=str(event.id),
-        groups=_groups(event.owner),
-    )
-    return queued is not None
+    return client.capture("$ai_generation", **generation_arguments(event, content)) is not None
+
+
+def generation_arguments(event: UsageEvent, content: Content | None = None) -> dict[str, Any]:
+    """What ``Posthog.capture`` is given for an event's ``$ai_generation``."""
+    return {
+        "distinct_id": str(event.owner.api_key_id),
+        "properties": generation_properties(event, content),
+        "timestamp": event.occurred_at,
+        "uuid": str(event.id),
+        "groups": _groups(event.owner),
+    }
 
 
 def capture_trace(
@@ -143,9 +220,9 @@ def capture_trace(
 
     It carries no cost (PostHog would count it twice). Its ``uuid`` follows from the thread's
     id, so that a repeated step captures the same event. ``error`` names what ended the call, if
-    it failed, and holds nothing that was said.
+    it failed, and holds nothing that was said. Work that belongs to no thread has no trace here.
     """
-    if client is None:
+    if client is None or owner.workflow_thread_id is None:
         return False
     queued = client.capture(
         "$ai_trace",

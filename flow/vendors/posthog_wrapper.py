@@ -1,104 +1,102 @@
-"""What PostHog's OpenAI wrapper leaves out of its events, added before they are queued.
+"""What PostHog's OpenAI wrapper captures, made to agree with the ledger.
 
-The wrapper captures a generation inside the call, when nobody has priced it yet, and gives it
-an id of its own. Without our costs PostHog would put in those of its own catalogue, and the two
-accounts would differ.
+The wrapper captures a generation by itself, inside the call: under the model that was asked for,
+with the vendor's counts as they came and no costs, for which PostHog would take those of its own
+catalogue. The ledger has the model that served and what it costs. One of the two must give way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import structlog
-from posthog import Posthog
+from posthog import Posthog, new_context
 
-from flow.domain.analytics import cost_properties
-from flow.domain.reported import certain, family_of, from_openai_usage
-from flow.domain.usage import Kind, Outcome, Owner, Provenance, UsageEvent
+from flow.domain.usage import UsageEvent
+from flow.vendors.posthog import generation_arguments
 
 log = structlog.get_logger(__name__)
 
 Price = Callable[[UsageEvent], UsageEvent]
 """Puts a cost on an event, or leaves it unpriced."""
 
-OnLost = Callable[[str, int], None]
-"""Told why (``dropped``, ``upload_failed``) and how many events PostHog will not get. May be
-called in any thread."""
+Finished = Callable[[UUID], UsageEvent | None]
+"""The event of a metered request that is over, by its id; ``None`` if it is not there."""
+
+_LEDGERS = (
+    "$ai_input_tokens",
+    "$ai_output_tokens",
+    "$ai_cache_read_input_tokens",
+    "$ai_cache_creation_input_tokens",
+    "$ai_reasoning_tokens",
+    "$ai_latency",
+    "$ai_service_tier",
+    "$ai_error",
+    "$ai_http_status",
+)
+"""What the ledger's event says or leaves out on purpose, so that the wrapper's word on it must
+not stay beside it."""
 
 
-class CompletingPosthog(Posthog):
-    """A client that completes what the wrapper captures with it.
+class LedgerCapture:
+    """A PostHog client for ``posthog.ai.openai.AsyncOpenAI(posthog_client=...)``.
 
-    The wrapper's events get the id of Flow's usage event, which they carry as ``$ai_span_id``,
-    and the cost of the usage they report. Other events pass as they are, and so does one that
-    cannot be read.
+    Each request to the wrapper carries the id of its usage event, as ``$ai_span_id`` in
+    ``posthog_properties``. What the wrapper captures for it is sent under that id, with the
+    properties of the ledger's event over those of the wrapper, of which the rest is kept
+    (parameters, tools, why it stopped, and content where that may leave). Where there is no such
+    event, the wrapper's goes as it is, without a cost.
+
+    Everything else that the wrapper asks of a client (``posthog.ai.utils``: ``privacy_mode``,
+    ``enable_full_ai_capture``) is the real client's.
+
+    Args:
+        client: what sends.
+        finished: finds the metered event of an id. It is asked when the request is over, before
+            the wrapper hands on its answer or error.
+        price: puts costs on that event.
     """
 
-    def __init__(
-        self,
-        api_key: str,
-        *,
-        price: Price | None = None,
-        on_lost: OnLost = lambda _reason, _events: None,
-        **options: Any,
-    ) -> None:
-        super().__init__(api_key, **options)
+    def __init__(self, client: Posthog, *, finished: Finished, price: Price) -> None:
+        self._client = client
+        self._finished = finished
         self._price = price
-        self._on_lost = on_lost
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
 
     def capture(self, event: str, **arguments: Any) -> str | None:
         """Queue an event; the id it was queued under, or ``None``. Never raises."""
-        properties = arguments.get("properties") or {}
-        if properties.get("$ai_lib") == "posthog-ai" and "$ai_span_id" in properties:
-            try:
-                arguments |= {
-                    "uuid": properties["$ai_span_id"],
-                    "properties": {**properties, **_left_out(properties, self._price)},
-                }
-            except Exception:
-                log.exception(
-                    "posthog_event_not_completed",
-                    workflow_thread_id=str(properties.get("workflow_thread_id")),
-                )
-        queued: str | None = super().capture(event, **arguments)
-        if queued is None:
-            self._on_lost("dropped", 1)
-        return queued
+        return self._send(self._client.capture, event, arguments)
 
+    def capture_ai(self, event: str, **arguments: Any) -> str | None:
+        """The same, the way that the wrapper takes with ``enable_full_ai_capture``."""
+        return self._send(self._client.capture_ai, event, arguments)
 
-def _left_out(properties: Mapping[str, Any], price: Price | None) -> dict[str, Any]:
-    usage, is_error = properties.get("$ai_usage"), bool(properties.get("$ai_is_error"))
-    own: dict[str, Any] = {
-        "$ai_is_error": is_error,
-        "outcome": (Outcome.ERROR if is_error else Outcome.OK).value,
-        "provenance": (Provenance.ESTIMATED if usage is None else Provenance.REPORTED).value,
-    }
-    if usage is None or price is None:
-        return own
-    priced = price(_event(properties, usage))
-    if priced.price_version is not None:
-        own["price_version"] = priced.price_version
-    return own | cost_properties(priced.cost, Kind.LLM)
+    def _send(
+        self, send: Callable[..., str | None], event: str, arguments: dict[str, Any]
+    ) -> str | None:
+        # The wrapper has put into a context of its own what it says, and the SDK would add it
+        # to each event from there; all of it is in the properties already.
+        with new_context(fresh=True, capture_exceptions=False, client=self._client):
+            return send(event, **self._as_in_the_ledger(arguments))
 
-
-def _event(properties: Mapping[str, Any], usage: Any) -> UsageEvent:
-    provider = str(properties["$ai_provider"])
-    return UsageEvent(
-        id=UUID(properties["$ai_span_id"]),
-        owner=Owner(
-            workflow_thread_id=UUID(properties["workflow_thread_id"]),
-            api_key_id=UUID(properties["api_key_id"]),
-            team_id=properties["team_id"],
-            product=properties["ai_product"],
-            billable=properties["$ai_billable"],
-        ),
-        kind=Kind.LLM,
-        source=str(properties["usage_source"]),
-        provider=provider,
-        model=str(properties["$ai_model"]),
-        service_tier=properties.get("$ai_service_tier"),
-        quantities=certain(from_openai_usage(usage), family_of(provider)),
-        provenance=Provenance.REPORTED,
-    )
+    def _as_in_the_ledger(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        said = arguments.get("properties") or {}
+        try:
+            event_id = UUID(said["$ai_span_id"])
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return arguments  # not one of ours
+        try:
+            if (event := self._finished(event_id)) is None:
+                log.warning("posthog_event_without_usage", usage_event_id=str(event_id))
+                return {**arguments, "uuid": str(event_id)}
+            ours = generation_arguments(self._price(event))
+        except Exception:
+            log.exception("posthog_event_not_completed", usage_event_id=str(event_id))
+            return {**arguments, "uuid": str(event_id)}
+        kept = {name: value for name, value in said.items() if name not in _LEDGERS}
+        properties = {**kept, "$ai_tokens_source": "passthrough", **ours["properties"]}
+        return {**arguments, **ours, "properties": properties}

@@ -25,9 +25,9 @@ from flow import log
 from flow.bot.models import ListeningModels
 from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.rehearsal import rehearse
-from flow.bot.resolve import vendors_by_part
 from flow.bot.session import CallSession
 from flow.bot.spending import Spending
+from flow.bot.vendors import vendors_by_kind
 from flow.db.functions import Database, Recorded
 from flow.db.postgres import PostgresTransport
 from flow.domain.estimate import warm_up
@@ -36,7 +36,7 @@ from flow.domain.price import Pricer
 from flow.domain.product_file import read_products
 from flow.sandbox.speech import recordings
 from flow.usage.recorder import Recorder
-from flow.vendors.openai import OpenAIClients
+from flow.vendors.openai import openai_endpoint
 from flow.vendors.posthog import capture_llm_generation, get_posthog_client, shutdown_posthog
 from tests.bench import lines
 from tests.bench.measure import percentile
@@ -123,7 +123,6 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
         SecretStr(environment["POSTHOG_API_KEY"]),
         environment["POSTHOG_HOST"],
         capture_content=False,
-        price=price,
     )
     database = Database(await PostgresTransport.open(task["database_url"]))
     key = await database.resolve_api_key(f"key_{uuid4().hex}", "team_bench", "bench")
@@ -135,12 +134,12 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
     spool = Path(task["folder"]) / uuid4().hex
     recorder = Recorder(database, spool, price=price, on_recorded=on_recorded)
     recorder.start()
-    openai = OpenAIClients(
-        SecretStr(environment["OPENAI_API_KEY"]), environment["OPENAI_BASE_URL"], posthog=posthog
+    openai = openai_endpoint(
+        SecretStr(environment["OPENAI_API_KEY"]), environment["OPENAI_BASE_URL"]
     )
     models = await asyncio.to_thread(_Watched, "silence")
     settings = BotSettings({"openai": openai}, models, 600.0, "estimate", None)
-    product = read_products(None, vendors_by_part()).for_call("voice_bot")
+    product = read_products(None, vendors_by_kind()).for_call("voice_bot")
     models.microphone = lines.Microphone(b"", lines.Lags())
     await rehearse(JOIN, settings, product)
 

@@ -9,21 +9,21 @@ from contextlib import asynccontextmanager
 import pytest
 from pydantic import SecretStr
 
-from flow.bot.metering import Recording
 from flow.bot.models import ListeningModels
 from flow.bot.pipeline import BotSettings, Line, build_line
 from flow.bot.rehearsal import EmptyStage
-from flow.bot.resolve import vendors_by_part
 from flow.bot.running import RunningPipeline
 from flow.bot.spending import Spending
+from flow.bot.vendors import vendors_by_kind
 from flow.domain.join import JoinRequest
 from flow.domain.product_file import read_products
 from flow.domain.usage import Owner
+from flow.metering.request import Recording
 from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.vendors.openai import OpenAIClients
-from tests.bot.conftest import Notebook
+from flow.vendors.openai import openai_endpoint
 from tests.bot.test_rehearsal import PARTS
+from tests.notebook import Notebook
 
 JOIN = JoinRequest.model_validate({"bot": PARTS})
 
@@ -36,13 +36,13 @@ def models() -> ListeningModels:
 @asynccontextmanager
 async def settings(models: ListeningModels) -> AsyncIterator[BotSettings]:
     async with Served(OpenAISandbox()) as url:
-        clients = {"openai": OpenAIClients(SecretStr("sk-fake"), f"{url}/v1")}
-        yield BotSettings(clients, models, 60.0, "estimate", None)
-        await clients["openai"].close()
+        endpoints = {"openai": openai_endpoint(SecretStr("sk-fake"), f"{url}/v1")}
+        yield BotSettings(endpoints, models, 60.0, "estimate", None)
+        await endpoints["openai"].close()
 
 
 def line(settings: BotSettings, owner: Owner, notebook: Recording) -> Line:
-    product = read_products(None, vendors_by_part()).for_call("voice_bot")
+    product = read_products(None, vendors_by_kind()).for_call("voice_bot")
     spending = Spending(product, cache_key="first instant")
     return build_line(JOIN, owner, EmptyStage(), notebook, settings, spending)
 

@@ -9,12 +9,12 @@ from pydantic import SecretStr
 from flow.bot.models import ListeningModels
 from flow.bot.pipeline import BotSettings
 from flow.bot.rehearsal import rehearse
-from flow.bot.resolve import vendors_by_part
+from flow.bot.vendors import vendors_by_kind
 from flow.domain.join import JoinRequest
 from flow.domain.product_file import read_products
 from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.vendors.openai import OpenAIClients
+from flow.vendors.openai import openai_endpoint
 
 PARTS = {
     "llm": {"provider": "openai", "model": "gpt-4.1"},
@@ -26,15 +26,15 @@ PARTS = {
 async def test_a_rehearsal_asks_nobody_for_anything_and_leaves_no_task() -> None:
     sandbox = OpenAISandbox()
     async with Served(sandbox) as url:
-        clients = {"openai": OpenAIClients(SecretStr("sk-fake"), f"{url}/v1")}
-        settings = BotSettings(clients, ListeningModels("silence"), 60.0, "estimate", None)
-        product = read_products(None, vendors_by_part()).for_call("voice_bot")
+        endpoints = {"openai": openai_endpoint(SecretStr("sk-fake"), f"{url}/v1")}
+        settings = BotSettings(endpoints, ListeningModels("silence"), 60.0, "estimate", None)
+        product = read_products(None, vendors_by_kind()).for_call("voice_bot")
         join = JoinRequest.model_validate({"bot": PARTS | {"greeting": "Hello!"}})
         before = asyncio.all_tasks()
         await rehearse(join, settings, product)
         for _ in range(10):
             await asyncio.sleep(0)
         left = asyncio.all_tasks() - before
-        await clients["openai"].close()
+        await endpoints["openai"].close()
     assert [task.get_name() for task in left] == []
     assert sandbox.bill.lines == []

@@ -19,7 +19,7 @@ from pipecat.processors.aggregators.llm_response_universal import LLMContextAggr
 from flow.bot.idle import IdleWatch
 from flow.bot.pipeline import Line
 from flow.bot.rehearsal import EmptyStage
-from flow.bot.service_meters import ServiceMeters
+from flow.bot.services import CallServices
 from flow.bot.session import CallSession, Ending
 from flow.bot.spending import Spending
 from flow.domain.budget import Standing
@@ -137,11 +137,11 @@ async def held(owner: Owner) -> AsyncIterator[Held]:
     )
     pair = LLMContextAggregatorPair(LLMContext())
     spending = Spending(Product("voice_bot", billable=True), cache_key="a call")
-    meters = ServiceMeters(owner, book, spending.control)
+    services = CallServices(owner, book, {}, control=spending.control)
     session = CallSession(
         owner,
         JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60}),
-        Line(worker, pair.user(), pair.assistant(), IdleWatch(60.0), meters),
+        Line(worker, pair.user(), pair.assistant(), IdleWatch(60.0), services),
         stage,
         book,
         threads,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from flow.domain.analytics import (
     MAX_CONTENT_CHARS,
     Content,
-    control_properties,
     generation_properties,
     trace_properties,
 )
+from flow.domain.units import UNITS, Measure
 from flow.domain.usage import (
     Cost,
     CostControl,
@@ -46,15 +46,17 @@ LLM = UsageEvent(
         cache_write_tokens=10,
         output_tokens=50,
         reasoning_tokens=20,
+        input_audio_tokens=30,
+        output_audio_tokens=15,
     ),
     provenance=Provenance.REPORTED,
     cost=Cost(
-        input=Decimal("0.0002"),
-        cache_read=Decimal("0.0005"),
-        cache_write=Decimal("0.00001"),
-        output=Decimal("0.0004"),
-        audio_input=Decimal("0.001"),
-        audio_output=Decimal("0.002"),
+        input_tokens=Decimal("0.0002"),
+        cache_read_tokens=Decimal("0.0005"),
+        cache_write_tokens=Decimal("0.00001"),
+        output_tokens=Decimal("0.0004"),
+        input_audio_tokens=Decimal("0.001"),
+        output_audio_tokens=Decimal("0.002"),
     ),
     latency_secs=1.5,
     time_to_first_token_secs=0.25,
@@ -67,11 +69,16 @@ TTS = replace(
     kind=Kind.TTS,
     quantities=Quantities(characters=120, audio_seconds=Decimal("7.25")),
     provenance=Provenance.MEASURED,
-    cost=Cost(tts=Decimal("0.0018")),
+    cost=Cost(characters=Decimal("0.0018")),
     time_to_first_token_secs=None,
     service_tier=None,
 )
-STT = replace(TTS, kind=Kind.STT, cost=Cost(stt=Decimal("0.0006")))
+STT = replace(
+    TTS,
+    kind=Kind.STT,
+    quantities=Quantities(audio_seconds=Decimal("7.25")),
+    cost=Cost(audio_seconds=Decimal("0.0006")),
+)
 
 
 def test_an_llm_event_says_everything_that_is_known():
@@ -93,6 +100,8 @@ def test_an_llm_event_says_everything_that_is_known():
         "$ai_cache_creation_input_tokens": 10,
         "$ai_output_tokens": 50,
         "$ai_reasoning_tokens": 20,
+        "input_audio_tokens": 30,
+        "output_audio_tokens": 15,
         "$ai_is_error": False,
         "$ai_http_status": 200,
         "$ai_cost_passthrough": True,
@@ -101,8 +110,7 @@ def test_an_llm_event_says_everything_that_is_known():
         "$ai_cache_read_cost_usd": 0.0005,
         "$ai_cache_creation_cost_usd": 0.00001,
         "$ai_total_cost_usd": 0.00411,
-        "audio_input_cost_usd": 0.001,
-        "audio_output_cost_usd": 0.002,
+        "llm_audio_cost_usd": 0.003,
         "usage_kind": "llm",
         "usage_source": "bot",
         "provenance": "reported",
@@ -128,7 +136,7 @@ def test_speech_costs_are_input_when_heard_and_output_when_spoken(
     assert said["$ai_output_cost_usd"] == output_usd
     assert said["$ai_total_cost_usd"] == said[own] == input_usd + output_usd
     assert said["$ai_cost_passthrough"] is True
-    assert said["characters"] == 120
+    assert said.get("characters", 0) == event.quantities["characters"]
     assert said["audio_seconds"] == 7.25
     assert not {"$ai_input_tokens", "$ai_cache_read_cost_usd", "$ai_http_status"} & said.keys()
 
@@ -214,21 +222,37 @@ def test_attribution_and_cost_control_come_last():
     ids=["saved", "no budget", "nothing decided"],
 )
 def test_every_event_says_whether_save_mode_was_on_and_why(control, expected):
-    assert control_properties(control) == expected
     for event in (LLM, TTS, STT, replace(LLM, outcome=Outcome.ERROR)):
         said = generation_properties(replace(event, control=control))
         named = ("save_mode", "save_mode_reason", "budget_tier")
         assert {name: said[name] for name in named if name in said} == expected
 
 
-amounts = st.decimals(min_value=0, max_value=1000, places=9)
-costs = st.builds(Cost, **{f.name: amounts for f in fields(Cost)})
-counts = st.integers(min_value=0, max_value=10**7)
+USD = st.decimals(min_value=0, max_value=1000, places=9)
+COUNTS = st.integers(min_value=0, max_value=10**7)
+WHOLES = [unit for unit in UNITS.values() if unit.part_of is None]
+PARTS = [unit for unit in UNITS.values() if unit.part_of is not None]
 
 
-@given(costs, st.sampled_from([Kind.LLM, Kind.TTS, Kind.STT]))
-def test_the_parts_sum_to_the_total_for_every_cost(cost, kind):
-    said = generation_properties(replace(LLM, kind=kind, cost=cost))
+@st.composite
+def used(draw):
+    """Amounts of any units, and a cost for some of those that are there."""
+    amounts = {
+        unit.name: draw(COUNTS.map(Decimal) if unit.measure is Measure.SECONDS else COUNTS)
+        for unit in WHOLES
+        if draw(st.booleans())
+    }
+    for part in PARTS:
+        amounts[part.name] = draw(st.integers(0, amounts.get(part.part_of, 0)))
+    quantities = Quantities(amounts)
+    charged = [unit for unit in quantities if draw(st.booleans())]
+    return quantities, Cost({unit: draw(USD) for unit in charged})
+
+
+@given(used(), st.sampled_from([Kind.LLM, Kind.TTS, Kind.STT]))
+def test_the_parts_sum_to_the_total_for_every_cost(amounts, kind):
+    quantities, cost = amounts
+    said = generation_properties(replace(LLM, kind=kind, quantities=quantities, cost=cost))
     parts = ("$ai_input_cost_usd", "$ai_output_cost_usd", "$ai_request_cost_usd")
     assert math.isclose(
         sum(said.get(part, 0.0) for part in parts), said["$ai_total_cost_usd"], abs_tol=1e-9
@@ -238,21 +262,118 @@ def test_the_parts_sum_to_the_total_for_every_cost(cost, kind):
     assert cached <= said["$ai_input_cost_usd"] + 1e-9
 
 
-@given(counts, counts, counts, counts)
+@given(used(), st.sampled_from([Kind.LLM, Kind.TTS, Kind.STT]))
+def test_every_component_of_cost_is_told(amounts, kind):
+    quantities, cost = amounts
+    event = replace(LLM, kind=kind, quantities=quantities, cost=cost)
+    said = generation_properties(event)
+    own = {
+        "llm_cache_read": "$ai_cache_read_cost_usd",
+        "llm_cache_write": "$ai_cache_creation_cost_usd",
+    }
+    for component, usd in cost.by_component(kind).items():
+        if component not in ("llm_input", "llm_output"):
+            name = own.get(component, f"{component}_cost_usd")
+            assert said.get(name, 0) == float(usd)
+
+
+@given(used(), st.sampled_from([Kind.LLM, Kind.TTS, Kind.STT]))
+def test_every_unit_is_told_and_no_other(amounts, kind):
+    quantities, _ = amounts
+    said = generation_properties(replace(LLM, kind=kind, quantities=quantities))
+    told = {name: value for name, value in said.items() if name in UNITS}
+    by_posthogs_name = {
+        "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens",
+        "reasoning_tokens",
+    }  # fmt: skip
+    assert told == {name: q for name, q in quantities.items() if name not in by_posthogs_name}
+    assert said.get("$ai_reasoning_tokens", 0) == quantities["reasoning_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("cached", "expected"),
+    [
+        ({}, set()),
+        ({"cache_read_tokens": 9}, {"read"}),
+        ({"cache_write_tokens": 9}, {"creation"}),
+        ({"cache_read_tokens": 9, "cache_write_tokens": 9}, {"read", "creation"}),
+    ],
+)
+@pytest.mark.parametrize("rate", [Decimal("0.001"), Decimal(0)])
+def test_nothing_is_said_of_a_cache_that_was_not_used(cached, expected, rate):
+    quantities = Quantities({"input_tokens": 1, "output_tokens": 1, **cached})
+    cost = Cost({unit: rate * amount for unit, amount in quantities.items()})
+    said = generation_properties(replace(LLM, quantities=quantities, cost=cost))
+    for part in ("read", "creation"):
+        named = {f"$ai_cache_{part}_cost_usd", f"$ai_cache_{part}_input_tokens"}
+        assert named & said.keys() == (named if part in expected else set())
+    assert said["$ai_input_cost_usd"] == pytest.approx(float(rate) * (1 + sum(cached.values())))
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS)
 def test_input_tokens_contain_the_cached_ones(uncached, read, write, output):
-    q = Quantities(uncached, read, write, output)
-    said = generation_properties(replace(LLM, quantities=q))
+    q = Quantities(
+        input_tokens=uncached, cache_read_tokens=read, cache_write_tokens=write,
+        output_tokens=output,
+    )  # fmt: skip
+    said = generation_properties(replace(LLM, quantities=q, cost=None))
     assert said["$ai_cache_reporting_exclusive"] is False
     assert said["$ai_input_tokens"] + said["$ai_output_tokens"] == q.total_tokens
     cached = [said.get(f"$ai_cache_{part}_input_tokens", 0) for part in ("read", "creation")]
     assert said["$ai_input_tokens"] - sum(cached) == uncached
 
 
-@given(costs, st.sampled_from(Kind), st.sampled_from(Outcome), st.sampled_from(Provenance))
-def test_the_properties_are_plain_json(cost, kind, outcome, provenance):
-    event = replace(LLM, cost=cost, kind=kind, outcome=outcome, provenance=provenance)
+@given(used(), st.sampled_from(Kind), st.sampled_from(Outcome), st.sampled_from(Provenance))
+def test_the_properties_are_plain_json(amounts, kind, outcome, provenance):
+    quantities, cost = amounts
+    event = replace(
+        LLM, quantities=quantities, cost=cost, kind=kind, outcome=outcome, provenance=provenance
+    )
     said = generation_properties(event)
     assert json.loads(json.dumps(said, allow_nan=False)) == said
+
+
+def test_a_transcription_billed_by_tokens_has_its_tokens_and_its_seconds():
+    said = generation_properties(
+        replace(
+            STT,
+            quantities=Quantities(
+                input_tokens=30,
+                input_audio_tokens=30,
+                output_tokens=10,
+                audio_seconds=Decimal(3),
+            ),
+            cost=Cost(input_tokens=Decimal("0.000075"), output_tokens=Decimal("0.0001")),
+        )
+    )
+    assert (said["$ai_input_tokens"], said["$ai_output_tokens"]) == (30, 10)
+    assert (said["input_audio_tokens"], said["audio_seconds"]) == (30, 3.0)
+    assert (said["$ai_input_cost_usd"], said["$ai_output_cost_usd"]) == (0.000075, 0.0001)
+    assert said["stt_cost_usd"] == said["$ai_total_cost_usd"] == pytest.approx(0.000175)
+
+
+@pytest.mark.parametrize("kind", [Kind.LLM, Kind.TTS, Kind.STT])
+def test_work_that_nothing_metered_is_told_without_counts_and_costs(kind):
+    unmetered = replace(
+        LLM, kind=kind, quantities=Quantities(), cost=None, provenance=Provenance.UNMETERED
+    )
+    said = generation_properties(unmetered)
+    assert said["provenance"] == "unmetered"
+    assert said["$ai_billable"] is False
+    counted = ("_tokens", "_seconds", "_cost_usd", "characters", "passthrough")
+    assert not [name for name in said if name.endswith(counted)]
+
+
+@pytest.mark.parametrize(("named", "trace"), [("their-trace", "their-trace"), (None, str(LLM.id))])
+def test_what_belongs_to_no_call_is_in_its_callers_trace_or_one_of_its_own(named, trace):
+    event = replace(
+        LLM, owner=replace(OWNER, workflow_thread_id=None), trace_id=named, request_id="req-1"
+    )
+    said = generation_properties(event)
+    assert said["$ai_trace_id"] == trace
+    assert said["request_id"] == "req-1"
+    assert not {"workflow_thread_id", "$ai_session_id"} & said.keys()
+    assert "None" not in said.values()
 
 
 def test_a_trace_has_a_latency_and_no_cost():

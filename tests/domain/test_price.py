@@ -28,7 +28,7 @@ OPERATOR = """
 vendor = "openai"
 model = "gpt-4.1"
 effective_from = 2026-11-01
-per_million_tokens = { input = "1", cache_read = "0.1", output = "5" }
+per_million = { input_tokens = "1", cache_read_tokens = "0.1", output_tokens = "5" }
 source = "contract 7"
 
 [[price]]
@@ -36,28 +36,28 @@ vendor = "openai"
 model = "gpt-4.1"
 service_tier = "Priority"
 effective_from = 2026-11-01
-per_million_tokens = { input = "3", output = "9" }
+per_million = { input_tokens = "3", output_tokens = "9" }
 source = "contract 7"
 
 [[price]]
 vendor = "vllm"
 model = "*"
 effective_from = 2020-01-01
-per_million_tokens = { input = 0, output = 0 }
+per_million = { input_tokens = 0, output_tokens = 0 }
 source = "our own machines"
 
 [[price]]
 vendor = "openai"
 model = "whisper-1"
 effective_from = 2026-11-10
-per_audio_minute = "0.005"
+per_minute = { audio_seconds = "0.005" }
 source = "contract 7"
 
 [[price]]
 vendor = "flow"
 model = "*"
 effective_from = 2026-11-01
-per_call_minute = "0.02"
+per_minute = { call_seconds = "0.02" }
 source = "our price list"
 """
 
@@ -80,6 +80,7 @@ def operator(catalogue: Catalogue) -> Pricer:
 
 def event(kind: Kind, provider: str, model: str, quantities: Quantities, **more: Any) -> UsageEvent:
     more.setdefault("occurred_at", NOVEMBER)
+    more.setdefault("provenance", Provenance.REPORTED)
     return UsageEvent(
         owner=OWNER,
         kind=kind,
@@ -87,7 +88,6 @@ def event(kind: Kind, provider: str, model: str, quantities: Quantities, **more:
         provider=provider,
         model=model,
         quantities=quantities,
-        provenance=Provenance.REPORTED,
         **more,
     )
 
@@ -140,7 +140,8 @@ def test_speech_vendors_have_their_prices(
 ) -> None:
     priced = pricer.price(event(kind, provider, model, quantities))
     assert priced.cost is not None
-    assert priced.cost == (Cost(tts=Decimal(usd)) if kind is Kind.TTS else Cost(stt=Decimal(usd)))
+    (unit,) = quantities
+    assert priced.cost == Cost({unit: Decimal(usd)})
 
 
 @pytest.mark.parametrize("tier", [None, "default", "auto", "Standard", "scale", " DEFAULT "])
@@ -196,33 +197,270 @@ def test_work_that_used_nothing_costs_nothing_whatever_the_model(pricer: Pricer)
     assert (priced.cost, priced.price_version) == (Cost(), "flow:nothing-used")
 
 
+@pytest.mark.parametrize("kind", [Kind.LLM, Kind.STT, Kind.CALL])
+def test_unmetered_work_is_never_priced(operator: Pricer, kind: Kind) -> None:
+    unmetered = event(kind, "vllm", "any", Quantities(), provenance=Provenance.UNMETERED)
+    priced = operator.price(unmetered.priced(Cost(), "old"))
+    assert (priced.cost, priced.price_version) == (None, None)
+
+
 @pytest.mark.parametrize(
-    ("served", "requested", "usd"),
+    ("provider", "served", "requested", "usd"),
     [
-        ("gpt-4.1-mini", "gpt-4.1", "0.00108"),  # $0.40, cached $0.10, out $1.60
-        ("a-deployment", "gpt-4.1", "0.0054"),
-        ("gpt-4.1", None, "0.0054"),
-        ("a-deployment", "none-such", None),
+        ("openai", "gpt-4.1-mini", "gpt-4.1", "0.00108"),  # $0.40, cached $0.10, out $1.60
+        ("openai", "gpt-4.1", None, "0.0054"),
+        ("openai", "gpt-4.1-2025-04-14", None, "0.0054"),
+        # a release that nobody knows yet, and a model under its vendor's path
+        ("openai", "gpt-4.1-2027-01-31", "gpt-4.1", "0.0054"),
+        ("google", "models/gemini-2.5-flash", "gemini-2.5-flash", "0.00111"),
+        ("fireworks", "accounts/fireworks/models/none-such", "none-such", None),
+        ("groq", "gpt-oss-20b", "openai/gpt-oss-20b", "0.00024"),
+        # the vendor does not say which
+        ("openai", "", "gpt-4.1", "0.0054"),
+        ("openai", "unknown", "gpt-4.1", "0.0054"),
+        ("openai", "unknown", None, None),
+        # another model than the one asked for, and nobody knows it
+        ("openai", "a-deployment", "gpt-4.1", None),
+        ("openai", "gpt-4.1-ultra", "gpt-4.1", None),
+        ("openai", "gpt-4.1-nano-2027-01-31", "gpt-4.1", None),
+        ("openai", "elsewhere/gpt-4.1", "openai/gpt-4.1", None),
+        ("openai", "a-deployment", "none-such", None),
     ],
 )
-def test_the_model_that_served_counts_then_the_one_asked_for(
-    pricer: Pricer, served: str, requested: str | None, usd: str | None
+def test_the_model_that_served_counts_and_the_one_asked_for_only_if_it_is_the_same(
+    pricer: Pricer, provider: str, served: str, requested: str | None, usd: str | None
 ) -> None:
-    priced = pricer.price(event(Kind.LLM, "openai", served, TOKENS, requested_model=requested))
+    priced = pricer.price(event(Kind.LLM, provider, served, TOKENS, requested_model=requested))
     assert (priced.cost and priced.cost.total) == (Decimal(usd) if usd else None)
+
+
+def test_a_sibling_has_its_own_price_and_not_the_operator_s(operator: Pricer) -> None:
+    """gpt-4.1-nano: $0.10 in, $0.40 out; the operator's book has gpt-4.1 only."""
+    quantities = Quantities(input_tokens=10_000, output_tokens=2_000)
+    nano = event(
+        Kind.LLM, "openai", "gpt-4.1-nano-2025-04-14", quantities, requested_model="gpt-4.1"
+    )
+    priced = operator.price(nano)
+    assert priced.cost is not None
+    assert priced.cost.total == Decimal("0.0018")
+    assert priced.price_version is not None
+    assert priced.price_version.startswith("genai-prices")
+
+
+def test_the_operator_s_price_holds_for_the_same_model_under_a_path(catalogue: Catalogue) -> None:
+    text = OPERATOR.replace('"openai"', '"google"').replace("gpt-4.1", "gemini-2.5-flash")
+    pricer = Pricer((PriceBook.parse(text, name="operator", where="prices.toml"),), catalogue)
+    priced = pricer.price(
+        event(
+            Kind.LLM,
+            "google",
+            "models/gemini-2.5-flash",
+            TOKENS,
+            requested_model="gemini-2.5-flash",
+        )
+    )
+    assert priced.price_version == "operator 2026-11-01 google/gemini-2.5-flash"
+
+
+@pytest.mark.parametrize(
+    ("model", "at", "usd"),
+    [
+        ("deepseek-flash", "2026-11-28T02:00", "0.00276"),  # a Saturday
+        ("deepseek-flash", "2026-11-29T09:59", "0.00276"),
+        ("deepseek-flash", "2026-11-30T02:00", "0.00552"),
+        ("deepseek-flash", "2026-11-27T00:59", "0.00276"),
+        ("deepseek-flash", "2026-11-27T01:00", "0.00552"),
+        ("deepseek-flash", "2026-11-27T03:59", "0.00552"),
+        ("deepseek-flash", "2026-11-27T04:00", "0.00276"),
+        ("deepseek-flash", "2026-11-27T06:00", "0.00552"),
+        ("deepseek-flash", "2026-11-27T10:00", "0.00276"),
+        ("deepseek-flash", "2026-10-01T02:00", "0.00276"),  # a public holiday, Thursday
+        ("deepseek-v4-flash", "2026-11-28T02:00", "0.00276"),
+        ("deepseek-v4-flash", "2026-09-05T02:00", "0.00366"),
+        ("deepseek-v4-flash", "2026-09-04T02:00", "0.00732"),
+        ("deepseek-v4-flash-vision-exp", "2026-11-27T02:00", "0.00552"),
+        ("deepseek-v4-pro", "2026-11-28T02:00", "0.011"),
+        ("deepseek-v4-pro-0813", "2026-11-27T02:00", "0.022"),
+        ("deepseek-chat", "2026-07-01T02:00", "0.002016"),
+        ("deepseek-reasoner", "2026-07-01T20:00", "0.002016"),
+    ],
+)
+def test_deepseek_s_peak_hours_are_those_of_working_days(
+    pricer: Pricer, model: str, at: str, usd: str
+) -> None:
+    quantities = Quantities(input_tokens=10_000, cache_read_tokens=20_000, output_tokens=2_000)
+    when = datetime.fromisoformat(at).replace(tzinfo=UTC)
+    priced = pricer.price(event(Kind.LLM, "deepseek", model, quantities, occurred_at=when))
+    assert priced.cost is not None
+    assert priced.cost.total == Decimal(usd)
+
+
+@pytest.mark.parametrize(
+    ("model", "by_token", "by_time"),
+    [
+        ("gpt-4o-transcribe", "0.000175", "0.0003"),
+        ("gpt-4o-mini-transcribe", "0.0000875", "0.00015"),
+        ("whisper-1", "0.0003", "0.0003"),
+    ],
+)
+def test_transcription_is_priced_by_the_tokens_it_reports_and_else_by_time(
+    pricer: Pricer, model: str, by_token: str, by_time: str
+) -> None:
+    seconds = Quantities(audio_seconds=Decimal(3))
+    tokens = seconds.replaced(input_tokens=30, input_audio_tokens=30, output_tokens=10)
+    for quantities, usd in [(tokens, by_token), (seconds, by_time)]:
+        priced = pricer.price(event(Kind.STT, "openai", model, quantities))
+        assert priced.cost is not None
+        assert priced.cost.total == Decimal(usd)
+        assert ("audio_seconds" in priced.cost) == (usd == by_time)
+
+
+MULTIPLES = """
+[[price]]
+vendor = "openai"
+model = "gpt-*"
+effective_from = 2026-11-01
+multiples = { reasoning_tokens = { of = "output_tokens", factor = "1.5" } }
+source = "contract 7"
+
+[[price]]
+vendor = "google"
+model = "gemini-*"
+service_tier = "flex"
+effective_from = 2026-11-01
+multiples = { cache_read_audio_tokens = { of = "input_tokens", factor = "2" } }
+source = "contract 7"
+"""
+
+
+@pytest.fixture(scope="module")
+def multiplying(catalogue: Catalogue) -> Pricer:
+    book = PriceBook.parse(OPERATOR + MULTIPLES, name="operator", where="prices.toml")
+    return Pricer((book, PriceBook.shipped()), catalogue)
+
+
+@pytest.mark.parametrize(
+    ("model", "tier", "said", "thought", "version"),
+    [
+        ("gpt-4.1", None, "0.001", "0.00075", "operator 2026-11-01 openai/gpt-4.1"),
+        ("gpt-5-mini", None, "0.0004", "0.0003", "genai-prices * openai/gpt-5-mini"),
+        ("gpt-5-mini", "flex", "0.0002", "0.00015", "genai-prices * openai/gpt-5-mini flex"),
+    ],
+)
+def test_a_line_of_multiples_adds_rates_to_a_price_from_anywhere(
+    multiplying: Pricer, model: str, tier: str | None, said: str, thought: str, version: str
+) -> None:
+    quantities = Quantities(output_tokens=300, reasoning_tokens=100)
+    priced = multiplying.price(event(Kind.LLM, "openai", model, quantities, service_tier=tier))
+    assert priced.cost == Cost(output_tokens=Decimal(said), reasoning_tokens=Decimal(thought))
+    assert priced.price_version is not None
+    before, _, after = version.partition(" * ")
+    assert priced.price_version.startswith(before)
+    assert priced.price_version.endswith(f"{after} + operator 2026-11-01 openai/gpt-*")
+
+
+def test_multiples_are_left_out_of_a_price_that_did_not_need_them(multiplying: Pricer) -> None:
+    priced = multiplying.price(event(Kind.LLM, "openai", "gpt-4.1", TOKENS))
+    assert priced.price_version == "operator 2026-11-01 openai/gpt-4.1"
+
+
+def test_a_speech_to_speech_session_is_priced_by_the_time_it_was_open(pricer: Pricer) -> None:
+    session = event(Kind.LLM, "openai", "gpt-live-1", Quantities(session_seconds=Decimal("90.5")))
+    priced = pricer.price(session)
+    assert priced.cost == Cost(session_seconds=Decimal("0.075416666666666667"))
+    assert priced.cost.by_component(Kind.LLM) == {"llm_session": priced.cost.total}
+    assert priced.price_version == "flow 2026-09-11 openai/gpt-live-1"
+    assert pricer.has_price(Kind.LLM, "openai", "gpt-live-1")
+    assert not pricer.has_price(Kind.LLM, "openai", "gpt-live-1.1")
+
+
+OWN_CLAUDE = """
+[[price]]
+vendor = "anthropic"
+model = "claude-opus-5"
+effective_from = 2026-11-01
+per_million = { input_tokens = "3", cache_write_tokens = "3.5", output_tokens = "15" }
+source = "contract 8"
+"""
+
+
+@pytest.mark.parametrize(
+    ("book", "provider", "model", "for_minutes", "for_an_hour", "multiplied"),
+    [
+        # $5 of input: $6.25 for five minutes, $10 for an hour
+        ("", "anthropic", "claude-opus-5", "0.00375", "0.004", False),
+        ("", "openrouter", "anthropic/claude-opus-5", "0.00375", "0.004", True),
+        (OWN_CLAUDE, "anthropic", "claude-opus-5-20260723", "0.0021", "0.0024", True),
+    ],
+)
+def test_a_cache_write_for_an_hour_costs_twice_the_input(
+    catalogue: Catalogue,
+    book: str,
+    provider: str,
+    model: str,
+    for_minutes: str,
+    for_an_hour: str,
+    multiplied: bool,
+) -> None:
+    own = PriceBook.parse(book, name="operator", where="prices.toml")
+    quantities = Quantities(cache_write_tokens=1000, cache_write_1h_tokens=400)
+    priced = Pricer((own, PriceBook.shipped()), catalogue).price(
+        event(Kind.LLM, provider, model, quantities)
+    )
+    assert priced.cost == Cost(
+        cache_write_tokens=Decimal(for_minutes), cache_write_1h_tokens=Decimal(for_an_hour)
+    )
+    assert [line.component for line in priced.lines] == ["llm_cache_write"] * 2
+    assert priced.price_version is not None
+    assert (" + flow 2025-05-22 " in priced.price_version) is multiplied
+
+
+@pytest.mark.parametrize(
+    ("kind", "provider", "model", "expected"),
+    [
+        (Kind.LLM, "openai", "gpt-4.1", True),
+        (Kind.LLM, "openai", "gpt-4.1-2025-04-14", True),
+        (Kind.LLM, "openai", "gpt-9-ultra", False),
+        (Kind.LLM, "vllm", "whatever", True),
+        (Kind.LLM, "ollama", "whatever", False),
+        (Kind.LLM, "deepgram", "nova-3", False),
+        (Kind.LLM, "openai", "text-embedding-3-small", False),  # no price of output
+        (Kind.STT, "deepgram", "nova-3", True),
+        (Kind.STT, "openai", "gpt-4o-transcribe", True),
+        (Kind.STT, "groq", "whisper-large-v3", True),
+        (Kind.STT, "deepgram", "nova-9", False),
+        (Kind.TTS, "openai", "tts-1", True),
+        (Kind.TTS, "groq", "canopylabs/orpheus-v1-english", True),
+        (Kind.TTS, "elevenlabs", "none-such", False),
+        (Kind.CALL, "flow", "call", True),
+    ],
+)
+def test_it_can_be_asked_beforehand_whether_a_model_has_a_price(
+    operator: Pricer, kind: Kind, provider: str, model: str, expected: bool
+) -> None:
+    assert operator.has_price(kind, provider, model) is expected
+
+
+def test_a_model_may_have_a_price_only_from_a_day_on(operator: Pricer) -> None:
+    before = datetime(2025, 1, 1, tzinfo=UTC)
+    assert not operator.has_price(Kind.STT, "deepgram", "flux-general-en", before)
+    assert operator.has_price(Kind.STT, "deepgram", "flux-general-en")
 
 
 def test_the_operator_s_price_goes_first(operator: Pricer) -> None:
     priced = operator.price(event(Kind.LLM, "openai", "gpt-4.1", TOKENS))
     assert priced.cost == Cost(
-        input=Decimal("0.001"), cache_read=Decimal("0.0002"), output=Decimal("0.0015")
+        input_tokens=Decimal("0.001"),
+        cache_read_tokens=Decimal("0.0002"),
+        output_tokens=Decimal("0.0015"),
     )
     assert priced.price_version == "operator 2026-11-01 openai/gpt-4.1"
 
 
 def test_the_operator_s_price_covers_dated_versions_of_the_model(operator: Pricer) -> None:
-    dated = event(Kind.LLM, "openai", "gpt-4.1-2025-04-14", TOKENS, requested_model="gpt-4.1")
-    assert operator.price(dated).price_version == "operator 2026-11-01 openai/gpt-4.1"
+    for asked in ("gpt-4.1", None):
+        dated = event(Kind.LLM, "openai", "gpt-4.1-2025-04-14", TOKENS, requested_model=asked)
+        assert operator.price(dated).price_version == "operator 2026-11-01 openai/gpt-4.1"
 
 
 def test_the_operator_s_price_for_a_tier_is_for_that_tier(operator: Pricer) -> None:
@@ -250,25 +488,34 @@ def test_a_price_change_does_not_touch_the_past(operator: Pricer) -> None:
         )
     )
     assert (before.cost, before.price_version) == (
-        Cost(stt=Decimal("0.006")),
+        Cost(audio_seconds=Decimal("0.006")),
         "flow 2023-03-01 openai/whisper-1",
     )
-    assert after.cost == Cost(stt=Decimal("0.005"))
+    assert after.cost == Cost(audio_seconds=Decimal("0.005"))
 
 
 def test_shipped_prices_change_by_date_too(pricer: Pricer) -> None:
     then = datetime(2026, 3, 1, tzinfo=UTC)
     old = pricer.price(event(Kind.STT, "deepgram", "nova-3", MINUTE, occurred_at=then))
-    assert old.cost == Cost(stt=Decimal("0.0077"))
+    assert old.cost == Cost(audio_seconds=Decimal("0.0077"))
 
 
 def test_call_minutes_cost_what_the_operator_says_and_otherwise_nothing(
     pricer: Pricer, operator: Pricer
 ) -> None:
-    call = event(Kind.CALL, "flow", "call", Quantities(audio_seconds=Decimal(90)))
-    assert operator.price(call).cost == Cost(call=Decimal("0.03"))
+    call = event(Kind.CALL, "flow", "call", Quantities(call_seconds=Decimal(90)))
+    assert operator.price(call).cost == Cost(call_seconds=Decimal("0.03"))
     free = pricer.price(call)
     assert (free.cost, free.price_version) == (Cost(), "flow:no-call-price")
+
+
+def test_a_call_whose_line_prices_another_unit_is_unpriced_rather_than_free(
+    catalogue: Catalogue,
+) -> None:
+    text = OPERATOR.replace("call_seconds", "audio_seconds")
+    pricer = Pricer((PriceBook.parse(text, name="operator", where="prices.toml"),), catalogue)
+    call = event(Kind.CALL, "flow", "call", Quantities(call_seconds=Decimal(90)))
+    assert pricer.price(call).cost is None
 
 
 def test_pricing_changes_nothing_but_the_price(pricer: Pricer) -> None:
@@ -280,11 +527,10 @@ def test_pricing_changes_nothing_but_the_price(pricer: Pricer) -> None:
 
 @given(
     seconds=st.decimals(0, 20_000, places=6),
-    characters=st.integers(0, 100_000),
     model=st.sampled_from(["deepgram/nova-3", "openai/gpt-4o-mini-tts", "elevenlabs/scribe_v1"]),
 )
 def test_speech_costs_are_exact_or_cut_far_below_a_cent(
-    pricer: Pricer, seconds: Decimal, characters: int, model: str
+    pricer: Pricer, seconds: Decimal, model: str
 ) -> None:
     provider, _, name = model.partition("/")
     kind = Kind.TTS if "tts" in name else Kind.STT
@@ -292,6 +538,8 @@ def test_speech_costs_are_exact_or_cut_far_below_a_cent(
     per = 3600 if name == "scribe_v1" else 60
     priced = pricer.price(event(kind, provider, name, Quantities(audio_seconds=seconds)))
     assert priced.cost is not None
+    if seconds:
+        assert set(priced.cost) == {"audio_seconds"}
     assert abs(priced.cost.total * per - seconds * Decimal(per_second)) <= Decimal("1e-14")
     exponent = priced.cost.total.as_tuple().exponent
     assert isinstance(exponent, int)
@@ -301,6 +549,6 @@ def test_speech_costs_are_exact_or_cut_far_below_a_cent(
 def test_reading_takes_the_operator_s_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(OPERATOR)
-    call = event(Kind.CALL, "flow", "call", MINUTE)
-    assert Pricer.read(file).price(call).cost == Cost(call=Decimal("0.02"))
+    call = event(Kind.CALL, "flow", "call", Quantities(call_seconds=Decimal(60)))
+    assert Pricer.read(file).price(call).cost == Cost(call_seconds=Decimal("0.02"))
     assert Pricer.read().price(call).cost == Cost()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow.bot.services import VENDORS as BOT_VENDORS
+from flow.bot.vendors import vendors_by_kind
 from flow.domain.price import Pricer
 from flow.domain.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
 from flow.domain.product_file import read_products
@@ -22,10 +22,7 @@ from flow.domain.save_mode import SaveMode
 from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import ConfigurationError
 
-VENDORS = {
-    part: frozenset(name for name, vendor in BOT_VENDORS.items() if getattr(vendor, part))
-    for part in ("llm", "stt", "tts")
-}
+VENDORS = vendors_by_kind()
 BOT = "[bot]\nbillable = true\n"
 WHOLE = """\
 [voice_bot]

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai import NOT_GIVEN, omit
 
 from flow.domain.prompt_cache import (
     is_claude,
-    is_given,
     openai_cache_options,
     upgrade_breakpoints,
 )
@@ -51,7 +49,6 @@ def in_places(control: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "a part of a tool result": {"messages": [said(result)]},
         "a part of a document": {"messages": [said(source)]},
         "the request": {"messages": [said(part())], "cache_control": control},
-        "the request's extra body": {"messages": [], "extra_body": {"cache_control": control}},
     }
 
 
@@ -83,7 +80,7 @@ def test_what_else_a_breakpoint_says_stays_too():
         {"messages": [said(part(None, cache_control="ephemeral"))]},
         {"messages": [said({"type": "tool_use", "input": {"cache_control": PLAIN}})]},
         {"tools": [{"name": "t", "input_schema": {"properties": {"cache_control": PLAIN}}}]},
-        {"tools": NOT_GIVEN, "system": omit, "messages": "none", "extra_body": None},
+        {"tools": None, "system": None, "messages": "none"},
         {},
     ],
     ids=["none", "another type", "no object", "arguments", "schema", "nothing given", "empty"],
@@ -166,7 +163,6 @@ def test_an_hour_may_come_before_a_shorter_lifetime(before, after):
         chain(None, None, SHORT, PLAIN, roles=("user", "system")),
         {**chain(None, None, SHORT), "cache_control": PLAIN},
         {**chain(None, None, PLAIN), "cache_control": SHORT},
-        {**chain(None, None, PLAIN), "extra_body": {"cache_control": SHORT}},
     ],
 )
 def test_where_an_hour_would_come_after_a_shorter_lifetime_nothing_changes(request_):
@@ -269,15 +265,6 @@ def test_a_cache_key_always_fits_and_is_the_same_for_the_same_call(cache_key):
 def test_long_cache_keys_that_differ_at_the_end_stay_apart():
     one, other = (openai_cache_options("gpt-4o", "x" * 80 + end) for end in "ab")
     assert one != other
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(None, False), (NOT_GIVEN, False), (omit, False), (0, True), ("", True), (False, True)],
-    ids=["none", "not-given", "omit", "zero", "blank", "false"],
-)
-def test_what_counts_as_given(value, expected):
-    assert is_given(value) is expected
 
 
 def test_claude_is_known_by_its_name():

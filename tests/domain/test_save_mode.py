@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai import NOT_GIVEN, omit
 
 from flow.domain.budget import Tier
 from flow.domain.save_mode import SaveMode, SavingLike, decide, saving_request
@@ -127,7 +126,7 @@ def saved(request: Mapping[str, Any], saving: SavingLike, provider: str = "opena
 
 
 def test_a_saving_of_nothing_changes_nothing():
-    request = {"model": "gpt-4.1", "messages": [USER], "temperature": 0.7, "tools": NOT_GIVEN}
+    request = {"model": "gpt-4.1", "messages": [USER], "temperature": 0.7, "tools": None}
     assert saved(request, Saving()) == request
 
 
@@ -160,25 +159,38 @@ def test_the_model_is_the_cheaper_one_of_the_same_vendor_if_there_is_one(provide
         ({"max_completion_tokens": 400}, {"max_completion_tokens": 150}),
         ({"max_completion_tokens": 60}, {"max_completion_tokens": 60}),
         (
-            {"max_tokens": NOT_GIVEN, "max_completion_tokens": NOT_GIVEN},
-            {"max_tokens": NOT_GIVEN, "max_completion_tokens": 150},
+            {"max_tokens": None, "max_completion_tokens": None},
+            {"max_tokens": None, "max_completion_tokens": 150},
         ),
         (
-            {"max_tokens": 400, "max_completion_tokens": omit},
-            {"max_tokens": 150, "max_completion_tokens": omit},
+            {"max_tokens": 400, "max_completion_tokens": None},
+            {"max_tokens": 150, "max_completion_tokens": None},
         ),
         (
             {"max_tokens": 60, "max_completion_tokens": 400},
             {"max_tokens": 60, "max_completion_tokens": 150},
         ),
         ({"max_completion_tokens": None}, {"max_completion_tokens": 150}),
-        # A service whose vendor refuses the newer name does not even leave it unset.
-        ({"max_tokens": NOT_GIVEN}, {"max_tokens": 150}),
     ],
 )
 def test_the_reply_is_limited_in_the_field_that_is_used_and_never_raised(given_, expected):
     request = saved(given_, Saving(max_tokens=150))
     assert {name: request[name] for name in request if name.startswith("max_")} == expected
+
+
+@pytest.mark.parametrize(
+    ("provider", "field"),
+    [
+        ("openai", "max_completion_tokens"),
+        ("azure", "max_completion_tokens"),
+        ("deepseek", "max_tokens"),
+        ("groq", "max_tokens"),
+        ("somebody-new", "max_tokens"),
+    ],
+)
+def test_a_vendor_that_may_not_take_the_newer_field_is_sent_the_older_one(provider, field):
+    limited = saved({}, Saving(max_tokens=150), provider)
+    assert {k: v for k, v in limited.items() if k.startswith("max_")} == {field: 150}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +240,7 @@ def test_a_cache_setting_that_is_there_stays(own):
 
 
 def test_a_cache_setting_that_is_left_out_is_none():
-    own = {"prompt_cache_key": NOT_GIVEN, "prompt_cache_retention": None}
+    own = {"prompt_cache_key": None, "prompt_cache_retention": None}
     request = saved(own, Saving(prompt_cache=True))
     assert (request["prompt_cache_key"], request["prompt_cache_retention"]) == ("thread", "24h")
 
@@ -262,7 +274,7 @@ spoken = st.builds(
     st.sampled_from(["system", "developer", "user", "assistant"]),
     parts | st.just("x"),
 )
-limits = st.sampled_from([None, NOT_GIVEN]) | st.integers(1, 1000)
+limits = st.none() | st.integers(1, 1000)
 chat_requests = st.fixed_dictionaries(
     {
         "model": st.sampled_from(["gpt-4.1", "gpt-4.1-mini", "anthropic/claude-opus"]),
@@ -287,9 +299,9 @@ def longest(request: Mapping[str, Any]) -> float:
 
 @given(chat_requests, savings, providers)
 def test_what_is_sent_costs_no_more_and_what_was_asked_for_is_untouched(request_, saving, provider):
-    before = deepcopy({k: v for k, v in request_.items() if v is not NOT_GIVEN})
+    before = deepcopy({k: v for k, v in request_.items() if v is not None})
     sent = saving_request(request_, provider=provider, saving=saving, cache_key="thread")
-    assert {k: v for k, v in request_.items() if v is not NOT_GIVEN} == before
+    assert {k: v for k, v in request_.items() if v is not None} == before
     assert sent["model"] == MODELS.get(f"{provider}/{request_['model']}", request_["model"])
     assert longest(sent) == min(longest(request_), saving.max_tokens or float("inf"))
     assert len(sent["messages"]) - len(request_["messages"]) in (0, 1)

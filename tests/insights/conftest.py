@@ -11,12 +11,16 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import SecretStr
 
+from flow.domain.insight import InsightsResult
 from flow.domain.thread import Status, Thread, Turn
-from flow.domain.usage import Owner
+from flow.domain.usage import Owner, UsageEvent
+from flow.insights.extract import ExtractInsightsStep
 from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.openai_replies import Reply
 from flow.sandbox.server import Served
-from flow.vendors.openai import OpenAIClients
+from flow.vendors.endpoint import Endpoint
+from flow.vendors.openai import openai_endpoint
+from tests.notebook import Notebook
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 TALK = ("Hi, my order 17 never came.", "I am sorry. I will send it again today.", "Thanks, bye.")
@@ -69,8 +73,29 @@ class Vendor:
         self.heard.append(messages)
         return self.says.pop(0) if self.says else None
 
-    def clients(self, **options: Any) -> OpenAIClients:
-        return OpenAIClients(SecretStr("sk-test"), self.base_url, **options)
+    def endpoint(self, **options: Any) -> Endpoint:
+        return openai_endpoint(SecretStr("sk-test"), self.base_url, **options)
+
+
+@dataclass
+class Extraction:
+    """What came of a step, and the account of every request it made, in order."""
+
+    result: InsightsResult
+    events: list[UsageEvent]
+    begun: list[UsageEvent]
+
+
+async def extracted(
+    endpoint: Endpoint, thread: Thread, model: str = "gpt-4.1-mini", **options: Any
+) -> Extraction:
+    """Run the step on a thread."""
+    notebook = Notebook()
+    options.setdefault("price", lambda event: event)
+    step = ExtractInsightsStep(endpoint, model, notebook, **options)
+    result = await step.run(thread, owner_of(thread))
+    assert notebook.open == set()
+    return Extraction(result, notebook.events, notebook.begun)
 
 
 @pytest.fixture

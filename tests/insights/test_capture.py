@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -12,24 +12,24 @@ from posthog import Posthog
 from pydantic import SecretStr
 
 from flow.domain.usage import Cost, Outcome, Quantities, UsageEvent
-from flow.insights.extract import ExtractInsightsStep, Extraction
 from flow.sandbox.faults import Fault
 from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served
-from flow.vendors.openai import OpenAIClients
+from flow.vendors.openai import openai_endpoint
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
-from tests.insights.conftest import TALK, Vendor, a_thread, owner_of
+from tests.insights.conftest import TALK, Extraction, Vendor, a_thread, extracted
 
 SECRET = "my card is 4111 1111"
 
 
 def price(event: UsageEvent) -> UsageEvent:
     q = event.quantities
-    cost = Cost(
-        input=Decimal("0.000001") * q.input_tokens,
-        cache_read=Decimal("0.0000001") * q.cache_read_tokens,
-        output=Decimal("0.00001") * q.output_tokens,
-    )
+    rates = {
+        "input_tokens": "0.000001",
+        "cache_read_tokens": "0.0000001",
+        "output_tokens": "0.00001",
+    }
+    cost = Cost({unit: Decimal(usd) * q[unit] for unit, usd in rates.items() if unit in q})
     return event.priced(cost, "test-1")
 
 
@@ -39,20 +39,21 @@ class Captured:
     client: Posthog
     vendor: Vendor
     capture_content: bool = False
+    price: Callable[[UsageEvent], UsageEvent] = price
 
     async def extract(self, **options: object) -> tuple[Extraction, list[Event]]:
         """Run the step, then see what arrived."""
-        clients = self.vendor.clients(posthog=self.client)
-        thread = a_thread(SECRET, *TALK)
-        step = ExtractInsightsStep(
-            clients,
-            "gpt-4.1-mini",
+        endpoint = self.vendor.endpoint()
+        done = await extracted(
+            endpoint,
+            a_thread(SECRET, *TALK),
+            posthog=self.client,
+            price=self.price,
             first_pause_secs=0.01,
             capture_content=self.capture_content,
             **options,
         )
-        done = await step.run(thread, owner_of(thread))
-        await clients.close()
+        await endpoint.close()
         await shutdown_posthog(self.client, timeout_secs=0.5 if self.app.faults.to_json() else 30)
         return done, self.app.events
 
@@ -61,9 +62,7 @@ class Captured:
 async def captured(vendor: Vendor, request) -> AsyncIterator[Captured]:
     app = PostHogSandbox()
     async with Served(app) as url:
-        client = get_posthog_client(
-            SecretStr(PROJECT_KEY), url, capture_content=request.param, price=price
-        )
+        client = get_posthog_client(SecretStr(PROJECT_KEY), url, capture_content=request.param)
         assert client is not None
         yield Captured(app, client, vendor, request.param)
         await shutdown_posthog(client, 0.1)
@@ -102,8 +101,8 @@ async def test_its_tokens_and_costs_are_the_ledgers(captured):
     done, [arrived] = await captured.extract()
     event = price(done.events[0])
     q, said = event.quantities, arrived.properties
-    gross = q.input_tokens + q.cache_read_tokens + q.cache_write_tokens
-    assert (said["$ai_input_tokens"], said["$ai_output_tokens"]) == (gross, q.output_tokens)
+    gross = q["input_tokens"] + q["cache_read_tokens"] + q["cache_write_tokens"]
+    assert (said["$ai_input_tokens"], said["$ai_output_tokens"]) == (gross, q["output_tokens"])
     assert said["$ai_total_cost_usd"] == pytest.approx(float(event.cost.total))
     assert said["$ai_cost_passthrough"] is True
     assert said["price_version"] == "test-1"
@@ -142,8 +141,8 @@ async def test_a_price_that_cannot_be_found_costs_nothing_but_the_costs(vendor):
 
     app = PostHogSandbox()
     async with Served(app) as url:
-        client = get_posthog_client(SecretStr(PROJECT_KEY), url, price=broken)
-        done, [arrived] = await Captured(app, client, vendor).extract()
+        client = get_posthog_client(SecretStr(PROJECT_KEY), url)
+        done, [arrived] = await Captured(app, client, vendor, price=broken).extract()
     assert done.result.status == "ok"
     assert "$ai_total_cost_usd" not in arrived.properties
     assert arrived.properties["team_id"] == "acme"
@@ -160,11 +159,9 @@ async def test_posthog_in_trouble_changes_nothing(captured, fault):
 
 
 async def test_with_and_without_posthog_the_step_does_the_same(captured):
-    without = captured.vendor.clients()
-    thread = a_thread(SECRET, *TALK)
-    step = ExtractInsightsStep(without, "gpt-4.1-mini")
-    plain = await step.run(thread, owner_of(thread))
-    await without.close()
+    endpoint = captured.vendor.endpoint()
+    plain = await extracted(endpoint, a_thread(SECRET, *TALK))
+    await endpoint.close()
     wrapped, _ = await captured.extract()
     assert plain.result == wrapped.result
     assert captured.vendor.heard[0] == captured.vendor.heard[1]
@@ -196,15 +193,10 @@ class Rerouted(httpx2.AsyncHTTPTransport):
 
 async def test_posthogs_own_gateway_captures_so_the_step_does_not(captured):
     pool = httpx2.AsyncClient(transport=Rerouted(captured.vendor.base_url))
-    clients = OpenAIClients(
-        SecretStr("sk-test"),
-        "https://gateway.us.posthog.com/v1",
-        posthog=captured.client,
-        pool=pool,
-    )
+    endpoint = openai_endpoint(SecretStr("sk-test"), "https://gateway.us.posthog.com/v1", pool=pool)
     thread = a_thread(*TALK)
-    done = await ExtractInsightsStep(clients, "gpt-4.1-mini").run(thread, owner_of(thread))
-    await clients.close()
+    done = await extracted(endpoint, thread, posthog=captured.client)
+    await endpoint.close()
     assert await shutdown_posthog(captured.client)
     assert done.result.status == "ok"
     assert [event.capture for event in done.events] == [False]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import SecretStr
 
 from flow.domain.insight import DEFAULT_SCHEMA
-from flow.domain.usage import Kind, Outcome, Provenance, Quantities, UsageEvent
-from flow.insights.extract import ExtractInsightsStep, Extraction
+from flow.domain.usage import Kind, Outcome, Provenance, Quantities
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai_replies import Reply
-from tests.insights.conftest import TALK, Vendor, a_thread, owner_of
+from tests.insights.conftest import TALK, Extraction, Vendor, a_thread, extracted
 
 MODEL = "gpt-4.1-mini"
 Extract = Callable[..., Any]
@@ -23,15 +23,15 @@ Extract = Callable[..., Any]
 @pytest.fixture
 async def extract(vendor: Vendor) -> AsyncIterator[Extract]:
     """Run the step on a transcript with what the customer asked for."""
-    clients = vendor.clients(timeout_secs=5.0)
+    endpoint = vendor.endpoint(timeout_secs=5.0)
 
     async def run(*said: str, wanted: dict[str, Any] | None = None, **options: Any) -> Extraction:
         thread = a_thread(*(said or TALK), **(wanted or {}))
         options.setdefault("first_pause_secs", 0.01)
-        return await ExtractInsightsStep(clients, MODEL, **options).run(thread, owner_of(thread))
+        return await extracted(endpoint, thread, MODEL, **options)
 
     yield run
-    await clients.close()
+    await endpoint.close()
 
 
 def billed(vendor: Vendor) -> list[Quantities]:
@@ -96,15 +96,14 @@ async def test_the_transcript_is_data_and_the_instructions_are_not_in_it(vendor,
 )
 async def test_what_needs_no_model_asks_none(vendor, extract, said, wanted, status, reason):
     done = await extract(*said, wanted=wanted)
-    assert (done.result.status, done.result.reason, done.events) == (status, reason, ())
+    assert (done.result.status, done.result.reason, done.events) == (status, reason, [])
     assert not vendor.app.requests
 
 
 async def test_no_turns_at_all(vendor):
-    clients = vendor.clients()
-    thread = a_thread()
-    done = await ExtractInsightsStep(clients, MODEL).run(thread, owner_of(thread))
-    await clients.close()
+    endpoint = vendor.endpoint()
+    done = await extracted(endpoint, a_thread(), MODEL)
+    await endpoint.close()
     assert done.result.to_json() == {"status": "skipped", "reason": "empty_transcript"}
 
 
@@ -155,7 +154,7 @@ async def test_an_answer_cut_for_its_length_may_be_longer_once(vendor, extract):
     vendor.says += [long, long]
     done = await extract(wanted={"schema": {"type": "object"}})
     assert done.result.status == "ok"
-    assert done.events[0].quantities.output_tokens == 4096
+    assert done.events[0].quantities["output_tokens"] == 4096
     assert [event.quantities for event in done.events] == billed(vendor)
 
 
@@ -197,12 +196,10 @@ async def test_lasting_vendor_trouble_is_a_result(extract, fault, attempts, deta
 
 
 async def test_nobody_listening(vendor):
-    clients = vendor.clients()
-    nowhere = clients.elsewhere(clients._api_key, "http://127.0.0.1:9/v1")
-    thread = a_thread(*TALK)
-    step = ExtractInsightsStep(nowhere, MODEL, first_pause_secs=0.01)
-    done = await step.run(thread, owner_of(thread))
-    await clients.close()
+    endpoint = vendor.endpoint()
+    nowhere = endpoint.elsewhere(SecretStr("sk-test"), "http://127.0.0.1:9/v1")
+    done = await extracted(nowhere, a_thread(*TALK), MODEL, first_pause_secs=0.01)
+    await endpoint.close()
     assert done.result.reason == "vendor_error"
     # The request never left: nothing was consumed, and that is no guess.
     assert {(e.provenance, e.quantities.total_tokens) for e in done.events} == {
@@ -230,8 +227,8 @@ async def test_the_time_limit_holds_and_the_request_under_way_is_estimated(vendo
     done = await extract(time_limit_secs=1.0)
     assert (done.result.status, done.result.reason) == ("failed", "timeout")
     [event] = done.events
-    assert (event.outcome, event.provenance) == (Outcome.ERROR, Provenance.ESTIMATED)
-    assert event.quantities.input_tokens > 0
+    assert (event.outcome, event.provenance) == (Outcome.INTERRUPTED, Provenance.ESTIMATED)
+    assert event.quantities["input_tokens"] > 0
 
 
 async def test_usage_that_never_came_is_estimated_close_to_the_bill(vendor, extract):
@@ -239,9 +236,9 @@ async def test_usage_that_never_came_is_estimated_close_to_the_bill(vendor, extr
     done = await extract()
     [event], [bill] = done.events, billed(vendor)
     assert (done.result.status, event.provenance) == ("ok", Provenance.ESTIMATED)
-    whole = bill.input_tokens + bill.cache_read_tokens + bill.cache_write_tokens
-    assert event.quantities.input_tokens == pytest.approx(whole, rel=0.15)
-    assert event.quantities.output_tokens == pytest.approx(bill.output_tokens, rel=0.1)
+    whole = bill["input_tokens"] + bill["cache_read_tokens"] + bill["cache_write_tokens"]
+    assert event.quantities["input_tokens"] == pytest.approx(whole, rel=0.15)
+    assert event.quantities["output_tokens"] == pytest.approx(bill["output_tokens"], rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["malformed", "empty_choices"])
@@ -262,11 +259,19 @@ async def test_a_very_long_transcript_says_what_was_left_out(extract, vendor):
 
 
 async def test_every_request_is_announced_before_it_goes_out(vendor, extract):
-    begun: list[UsageEvent] = []
     vendor.app.faults.add(Fault(kind="status", status=500, times=1))
-    done = await extract(begin=begun.append)
-    assert [event.id for event in begun] == [event.id for event in done.events]
-    assert all(event.quantities.input_tokens > 0 for event in begun)
+    done = await extract()
+    assert list(dict.fromkeys(event.id for event in done.begun)) == [e.id for e in done.events]
+    assert all(event.quantities["input_tokens"] > 0 for event in done.begun)
+
+
+async def test_an_answer_that_cannot_be_judged_is_invalid_and_in_the_account(vendor, extract):
+    schema = {"type": "object", "properties": {"a": {"type": "number", "multipleOf": 0.01}}}
+    vendor.says += ['{"a": 1' + "0" * 400 + "}"] * 2
+    done = await extract(wanted={"schema": schema})
+    assert (done.result.status, done.result.reason) == ("failed", "invalid_output")
+    assert [event.quantities for event in done.events] == billed(vendor)
+    assert len(done.events) == 2
 
 
 async def test_hostile_answers_can_be_stored(vendor, extract):

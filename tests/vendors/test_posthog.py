@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,6 +16,7 @@ from posthog import Posthog
 from pydantic import SecretStr
 
 from flow.domain.analytics import Content, generation_properties
+from flow.domain.product import Product, Products
 from flow.domain.usage import (
     Cost,
     Failure,
@@ -45,9 +49,27 @@ EVENT = UsageEvent(
     model="gpt-4.1",
     quantities=Quantities(input_tokens=100, cache_read_tokens=20, output_tokens=7),
     provenance=Provenance.REPORTED,
-    cost=Cost(input=Decimal("0.0002"), cache_read=Decimal("0.00001"), output=Decimal("0.000056")),
+    cost=Cost(
+        input_tokens=Decimal("0.0002"),
+        cache_read_tokens=Decimal("0.00001"),
+        output_tokens=Decimal("0.000056"),
+    ),
     occurred_at=WHEN,
 )
+
+
+@dataclass
+class Counts:
+    """What a client's callbacks were told."""
+
+    queued: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def sent(self, events: int) -> None:
+        self.queued += events
+
+    def gave_up(self, reason: str, events: int) -> None:
+        self.lost[reason] += events
 
 
 @pytest.fixture
@@ -63,6 +85,57 @@ async def sandbox() -> AsyncIterator[tuple[PostHogSandbox, Posthog]]:
 @pytest.mark.parametrize("key", [None, SecretStr(""), SecretStr("  ")])
 def test_without_a_project_key_there_is_no_client(key):
     assert get_posthog_client(key, "http://127.0.0.1:9") is None
+
+
+async def test_a_process_has_one_client_however_often_it_is_asked_for():
+    def ask(**changed: Any) -> Posthog | None:
+        return get_posthog_client(SecretStr("phc_one"), "http://127.0.0.1:9", **changed)
+
+    with ThreadPoolExecutor(8) as threads:
+        clients = {threads.submit(ask).result() for _ in range(20)}
+    assert len(clients) == 1
+    (client,) = clients
+    assert get_posthog_client(SecretStr(" phc_one "), "http://127.0.0.1:9") is client
+    others = [
+        ask(capture_content=True),
+        ask(on_sent=Counts().sent),
+        get_posthog_client(SecretStr("phc_two"), "http://127.0.0.1:9"),
+        get_posthog_client(SecretStr("phc_one"), "http://127.0.0.1:10"),
+    ]
+    assert len({client, *others}) == 5
+    assert await shutdown_posthog(client)
+    new = ask()
+    assert new is not client
+    assert ask() is new
+    for one in (new, *others):
+        await shutdown_posthog(one)
+
+
+async def test_events_that_are_sent_and_those_that_are_lost_are_counted():
+    app, counts = PostHogSandbox(), Counts()
+    async with Served(app) as url:
+        client = get_posthog_client(
+            SecretStr(PROJECT_KEY), url, on_sent=counts.sent, on_lost=counts.gave_up
+        )
+        capture_llm_generation(client, EVENT)
+        capture_trace(client, OWNER, started_at=WHEN, ended_at=WHEN)
+        assert (counts.queued, counts.lost) == (2, {})
+        assert await shutdown_posthog(client)
+        assert len(app.events) == 2
+        capture_llm_generation(client, EVENT)
+    assert (counts.queued, counts.lost) == (2, {"dropped": 1})
+
+
+async def test_an_upload_that_fails_is_counted():
+    app, counts = PostHogSandbox(), Counts()
+    app.faults.add(Fault(kind="status", status=401))
+    async with Served(app) as url:
+        client = get_posthog_client(
+            SecretStr(PROJECT_KEY), url, on_sent=counts.sent, on_lost=counts.gave_up
+        )
+        capture_llm_generation(client, EVENT)
+        assert await shutdown_posthog(client, timeout_secs=30)
+    assert (counts.queued, counts.lost) == (1, {"upload_failed": 1})
 
 
 async def test_without_a_client_nothing_is_captured():
@@ -94,6 +167,57 @@ async def test_a_failed_attempt_arrives_with_its_product_and_whether_it_is_billa
     said = app.events[0].properties
     assert (said["$ai_is_error"], said["$ai_http_status"]) == (True, 429)
     assert (said["ai_product"], said["$ai_billable"]) == ("voice_bot", True)
+
+
+PRODUCTS = Products(
+    [
+        Product("voice_bot", billable=True, aliases=("voice",)),
+        Product("playground", billable=False, aliases=("test",)),
+        Product("insights", billable=True, calls=False),
+    ]
+)
+
+
+@pytest.mark.parametrize(("alias", "billable"), [("voice", True), ("test", False)])
+@pytest.mark.parametrize("kind", [Kind.LLM, Kind.TTS, Kind.STT])
+@pytest.mark.parametrize("outcome", Outcome)
+async def test_whether_it_is_billable_is_said_however_it_ends_and_whatever_its_product_is_called(
+    sandbox, alias, billable, kind, outcome
+):
+    app, client = sandbox
+    product = PRODUCTS.for_call(alias)
+    owner = replace(OWNER, product=product.name, billable=product.billable)
+    failure = Failure("RateLimitError", "HTTP 429", 429) if outcome is Outcome.ERROR else None
+    event = replace(EVENT, owner=owner, kind=kind, outcome=outcome, failure=failure)
+    assert capture_llm_generation(client, event)
+    assert await shutdown_posthog(client)
+    [arrived] = app.events
+    assert arrived.properties["$ai_billable"] is billable
+    assert arrived.properties["ai_product"] == product.name
+    assert arrived.properties["outcome"] == outcome
+
+
+async def test_work_that_nothing_metered_arrives_as_an_event(sandbox):
+    app, client = sandbox
+    unmetered = replace(
+        EVENT, quantities=Quantities(), cost=None, provenance=Provenance.UNMETERED, kind=Kind.STT
+    )
+    assert capture_llm_generation(client, unmetered)
+    assert await shutdown_posthog(client)
+    [arrived] = app.events
+    assert arrived.properties["provenance"] == "unmetered"
+    assert not [name for name in arrived.properties if "cost" in name or "tokens" in name]
+
+
+async def test_what_belongs_to_no_call_is_in_a_trace_of_its_own_and_has_no_trace_event(sandbox):
+    app, client = sandbox
+    owner = replace(OWNER, workflow_thread_id=None)
+    assert capture_llm_generation(client, replace(EVENT, owner=owner))
+    assert not capture_trace(client, owner, started_at=WHEN, ended_at=WHEN)
+    assert await shutdown_posthog(client)
+    [arrived] = app.events
+    assert arrived.properties["$ai_trace_id"] == str(EVENT.id)
+    assert "workflow_thread_id" not in arrived.properties
 
 
 @pytest.mark.parametrize(

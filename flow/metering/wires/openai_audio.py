@@ -48,9 +48,8 @@ class SpeechExchange:
         self._characters = len(text) if isinstance(text, str) else 0
         self._is_pcm = request.get("response_format") == "pcm"
         self._pace = pace
-        self._seconds = Decimal(0)
+        self._bytes = 0
         self._events: EventStream | None = None
-        self._odd = b""
         self._has_sound = False
         sent = Quantities(characters=self._characters)
         self.opening = Opening(
@@ -77,7 +76,7 @@ class SpeechExchange:
     def end(self) -> Iterator[Evidence]:
         """The sound is whole, and teaches the pace."""
         if self._is_pcm:
-            self._pace.learn(self._characters, self._seconds)
+            self._pace.learn(self._characters, pcm_seconds(self._bytes, PCM_RATE))
         if self._events is not None:
             for event in self._events.end():
                 yield from self._event(parsed(event.data))
@@ -93,8 +92,9 @@ class SpeechExchange:
         if not self._is_pcm:
             yield Output(audio_seconds=None)
             return
-        seconds = pcm_seconds(len(data), PCM_RATE)
-        self._seconds += seconds
+        # Of all that came, so that rounding does not add up.
+        before, self._bytes = self._bytes, self._bytes + len(data)
+        seconds = pcm_seconds(self._bytes, PCM_RATE) - pcm_seconds(before, PCM_RATE)
         yield Output(audio_seconds=seconds)
 
     def _event(self, event: Any) -> Iterator[Evidence]:

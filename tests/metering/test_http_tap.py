@@ -1,4 +1,4 @@
-"""Every failed attempt is reported once, over the SDK's own retries and real connections."""
+"""Every attempt is metered, over the SDK's own retries and real connections."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from flow.domain.usage import Owner
+from flow.domain.units import Kind
+from flow.domain.usage import Outcome, Owner, Provenance, Quantities
+from flow.metering.meter import Meter, Service
+from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport, error_name
+from flow.metering.wires.openai_chat import OpenAIChat
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.vendors.attempts import error_name
-from flow.vendors.openai import OpenAIClients, failure_of, may_pass, retry_after_secs
+from flow.vendors.endpoint import Endpoint
+from flow.vendors.openai import (
+    failure_of,
+    may_pass,
+    openai_client,
+    openai_endpoint,
+    retry_after_secs,
+)
+from tests.notebook import Notebook
 
 OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
 AT_ONCE = {"retry-after-ms": "1"}
@@ -25,25 +36,31 @@ AT_ONCE = {"retry-after-ms": "1"}
 @dataclass
 class Vendor:
     app: OpenAISandbox
-    clients: OpenAIClients
-    failed: list[tuple[int | None, str]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    endpoint: Endpoint
+    notebook: Notebook = field(default_factory=Notebook)
 
-    def note(self, status: int | None, error_type: str, seconds: float) -> None:
-        self.failed.append((status, error_type))
-        self.seconds.append(seconds)
+    @property
+    def failed(self) -> list[tuple[int | None, str]]:
+        """Status and kind of error of each attempt that failed."""
+        failures = [event.failure for event in self.notebook.events if event.failure]
+        return [(failure.http_status, failure.type) for failure in failures]
 
-    def client(self, max_retries: int = 2) -> openai.AsyncOpenAI:
-        return self.clients.chat_client(OWNER, max_retries=max_retries, on_attempt_failed=self.note)
+    def client(
+        self, max_retries: int = 2, *, endpoint: Endpoint | None = None
+    ) -> openai.AsyncOpenAI:
+        endpoint = endpoint or self.endpoint
+        meter = Meter(Service(Kind.LLM, "openai", "gpt-4.1-mini"), OWNER, self.notebook)
+        tap = MeteredTransport(endpoint.transport(OWNER), meter, OpenAIChat())
+        return openai_client(endpoint, tap, max_retries=max_retries)
 
 
 @pytest.fixture
 async def vendor() -> AsyncIterator[Vendor]:
     app = OpenAISandbox()
     async with Served(app) as url:
-        clients = OpenAIClients(SecretStr("sk-test"), f"{url}/v1", timeout_secs=1.0)
-        yield Vendor(app, clients)
-        await clients.close()
+        endpoint = openai_endpoint(SecretStr("sk-test"), f"{url}/v1", timeout_secs=1.0)
+        yield Vendor(app, endpoint)
+        await endpoint.close()
 
 
 async def ask(client: openai.AsyncOpenAI, **options: object) -> object:
@@ -56,9 +73,10 @@ def status(code: int, times: int) -> Fault:
     return Fault(kind="status", status=code, times=times, headers=AT_ONCE)
 
 
-async def test_a_success_reports_nothing(vendor):
+async def test_a_success_is_one_event(vendor):
     await ask(vendor.client())
     assert vendor.failed == []
+    assert [event.outcome for event in vendor.notebook.events] == [Outcome.OK]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +101,8 @@ async def test_what_the_sdk_repeats_in_silence_is_reported(vendor, faults, faile
     answer = await ask(vendor.client())
     assert answer.choices[0].message.content
     assert vendor.failed == failed
-    assert all(seconds >= 0 for seconds in vendor.seconds)
+    assert [event.outcome for event in vendor.notebook.events][-1] is Outcome.OK
+    assert vendor.notebook.open == set()
 
 
 async def test_the_last_failed_attempt_is_reported_too(vendor):
@@ -101,20 +120,21 @@ async def test_a_request_that_is_not_repeated_is_reported_once(vendor):
 
 
 async def test_nobody_listening_at_all(vendor):
-    clients = OpenAIClients(SecretStr("sk-test"), "http://127.0.0.1:9/v1")
+    nowhere = vendor.endpoint.elsewhere(SecretStr("sk-test"), "http://127.0.0.1:9/v1")
     with pytest.raises(openai.APIConnectionError):
-        await ask(clients.chat_client(OWNER, max_retries=0, on_attempt_failed=vendor.note))
-    await clients.close()
+        await ask(vendor.client(max_retries=0, endpoint=nowhere))
     assert vendor.failed == [(None, "ConnectError")]
+    (event,) = vendor.notebook.events
+    assert (event.provenance, event.quantities) == (Provenance.MEASURED, Quantities())
 
 
-async def test_a_stream_that_breaks_is_its_readers_to_account_for(vendor):
+async def test_a_stream_that_breaks_is_one_failure(vendor):
     vendor.app.faults.add(Fault(kind="cut", chunks=3))
     stream = await ask(vendor.client(), stream=True)
     with pytest.raises(Exception, match=r"."):
         async for _ in stream:
             pass
-    assert vendor.failed == []
+    assert vendor.failed == [(200, "RemoteProtocolError")]
 
 
 async def test_a_refused_stream_is_reported(vendor):
@@ -124,7 +144,7 @@ async def test_a_refused_stream_is_reported(vendor):
     assert vendor.failed == [(429, "RateLimitError")]
 
 
-async def test_a_cancelled_request_is_no_failed_attempt(vendor):
+async def test_a_cancelled_request_is_interrupted_and_no_failed_attempt(vendor):
     vendor.app.faults.add(Fault(kind="hang"))
     asking = asyncio.create_task(ask(vendor.client(max_retries=0)))
     await asyncio.wait({asking}, timeout=0.2)
@@ -134,28 +154,27 @@ async def test_a_cancelled_request_is_no_failed_attempt(vendor):
     assert vendor.failed == []
 
 
-async def test_each_client_hears_of_its_own_attempts_only(vendor):
-    heard: list[int | None] = []
-    other = vendor.clients.chat_client(
-        OWNER, on_attempt_failed=lambda status, *_: heard.append(status)
-    )
-    vendor.app.faults.add(status(429, 1))
-    await ask(other)
-    await ask(vendor.client())
-    assert (heard, vendor.failed) == ([429], [])
+async def test_an_event_has_the_id_that_the_request_names_and_the_vendor_does_not_see_it(vendor):
+    event_id = UUID(int=17)
+    await ask(vendor.client(), extra_headers={EVENT_ID_HEADER: str(event_id)})
+    assert [event.id for event in vendor.notebook.events] == [event_id]
+    assert EVENT_ID_HEADER not in vendor.app.requests[0].headers
 
 
-async def test_a_listener_that_fails_does_not_break_the_request(vendor):
-    def broken(*_: object) -> None:
-        raise RuntimeError("listener")
+async def test_a_post_that_no_reader_knows_is_on_record_as_unmetered(vendor):
+    with pytest.raises(openai.NotFoundError):
+        await vendor.client().moderations.create(input="hi")
+    (event,) = vendor.notebook.events
+    assert (event.provenance, event.cost) == (Provenance.UNMETERED, None)
 
-    vendor.app.faults.add(status(429, 1))
-    answer = await ask(vendor.clients.chat_client(OWNER, on_attempt_failed=broken))
-    assert answer.choices
+
+async def test_a_get_costs_nothing_and_is_no_event(vendor):
+    assert (await vendor.client().models.list()).data
+    assert vendor.notebook.events == []
 
 
 async def test_a_request_after_closing_fails_like_any_connection(vendor):
-    await vendor.clients.close()
+    await vendor.endpoint.close()
     with pytest.raises(openai.APIConnectionError):
         await ask(vendor.client(max_retries=0))
     assert vendor.failed == [(None, "ConnectError")]

@@ -12,14 +12,13 @@ from uuid import UUID
 import httpx2
 import openai
 import pytest
-from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
 from pydantic import SecretStr
 
 from flow.domain.attribution import HEADER_NAMES, attribution_headers
-from flow.domain.usage import Owner
+from flow.domain.usage import CostControl, Owner
 from flow.errors import ConfigurationError
-from flow.vendors.openai import OpenAIClients
-from flow.vendors.posthog import get_posthog_client, shutdown_posthog
+from flow.vendors.endpoint import Endpoint
+from flow.vendors.openai import openai_client, openai_endpoint
 
 OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
 KEY = SecretStr("sk-test")
@@ -52,6 +51,10 @@ class Pool:
         return {name: value for name, value in headers.multi_items() if name in HEADER_NAMES}
 
 
+def client_of(endpoint: Endpoint, owner: Owner = OWNER, **options: object) -> openai.AsyncOpenAI:
+    return openai_client(endpoint, endpoint.transport(owner), **options)
+
+
 async def say_hi(client: openai.AsyncOpenAI, **options: object) -> None:
     await client.chat.completions.create(
         model="gpt-4.1", messages=[{"role": "user", "content": "hi"}], **options
@@ -71,53 +74,53 @@ async def say_hi(client: openai.AsyncOpenAI, **options: object) -> None:
 )
 async def test_a_gateway_is_told_whose_request_it_serves_and_openai_is_not(base_url, told):
     pool = Pool()
-    await say_hi(OpenAIClients(KEY, base_url, pool=pool.client).chat_client(OWNER))
-    assert pool.attribution() == (attribution_headers(OWNER) if told else {})
+    await say_hi(client_of(openai_endpoint(KEY, base_url, pool=pool.client)))
+    assert pool.attribution() == (attribution_headers(OWNER, CostControl()) if told else {})
 
 
 async def test_every_request_carries_it_and_a_client_serves_one_owner_only():
     pool = Pool()
-    clients = OpenAIClients(KEY, GATEWAY, pool=pool.client)
+    endpoint = openai_endpoint(KEY, GATEWAY, pool=pool.client)
     other = replace(OWNER, team_id="other")
-    mine, theirs = clients.chat_client(OWNER), clients.chat_client(other)
+    mine, theirs = client_of(endpoint, OWNER), client_of(endpoint, other)
     await say_hi(mine)
     await say_hi(theirs)
     await mine.models.with_raw_response.list()
     sent = [pool.attribution(index) for index in range(3)]
-    assert sent == [attribution_headers(owner) for owner in (OWNER, other, OWNER)]
+    assert sent == [attribution_headers(owner, CostControl()) for owner in (OWNER, other, OWNER)]
 
 
 async def test_the_operators_own_headers_are_kept(monkeypatch):
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue\nX-Route: a:b")
     pool = Pool()
-    await say_hi(OpenAIClients(KEY, GATEWAY, pool=pool.client).chat_client(OWNER))
+    await say_hi(client_of(openai_endpoint(KEY, GATEWAY, pool=pool.client)))
     headers = pool.requests[0].headers
     assert (headers["x-team"], headers["x-route"]) == ("blue", "a:b")
     assert headers["authorization"] == "Bearer sk-test"
-    assert pool.attribution() == attribution_headers(OWNER)
+    assert pool.attribution() == attribution_headers(OWNER, CostControl())
 
 
 @pytest.mark.parametrize("base_url", [GATEWAY, None])
 async def test_nobody_can_speak_for_another_team(monkeypatch, base_url):
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-PostHog-Property-Team_ID: victim")
     pool = Pool()
-    client = OpenAIClients(KEY, base_url, pool=pool.client).chat_client(OWNER)
+    client = client_of(openai_endpoint(KEY, base_url, pool=pool.client))
     await say_hi(client, extra_headers={"x-posthog-property-TEAM_ID": "victim"})
-    assert pool.attribution() == (attribution_headers(OWNER) if base_url else {})
+    assert pool.attribution() == (attribution_headers(OWNER, CostControl()) if base_url else {})
 
 
 async def test_a_value_that_is_unset_is_not_sent():
     pool = Pool()
-    clients = OpenAIClients(KEY, GATEWAY, pool=pool.client)
-    await say_hi(clients.chat_client(replace(OWNER, team_id="")))
+    endpoint = openai_endpoint(KEY, GATEWAY, pool=pool.client)
+    await say_hi(client_of(endpoint, replace(OWNER, team_id="")))
     assert "x-posthog-property-team_id" not in pool.requests[0].headers
-    assert len(pool.attribution()) == 3
+    assert pool.attribution() == attribution_headers(replace(OWNER, team_id=""), CostControl())
 
 
 async def test_a_team_name_cannot_add_a_header():
     pool = Pool()
-    clients = OpenAIClients(KEY, GATEWAY, pool=pool.client)
-    await say_hi(clients.chat_client(replace(OWNER, team_id="a\r\nX-Evil: 1\x00é")))
+    endpoint = openai_endpoint(KEY, GATEWAY, pool=pool.client)
+    await say_hi(client_of(endpoint, replace(OWNER, team_id="a\r\nX-Evil: 1\x00é")))
     assert "x-evil" not in pool.requests[0].headers
     assert pool.attribution()["x-posthog-property-team_id"] == "a%0D%0AX-Evil: 1%00%C3%A9"
 
@@ -129,9 +132,9 @@ async def test_a_redirect_to_another_host_is_told_nothing():
         return httpx2.Response(200, json=ANSWER)
 
     pool = Pool(elsewhere)
-    await say_hi(OpenAIClients(KEY, GATEWAY, pool=pool.client).chat_client(OWNER))
+    await say_hi(client_of(openai_endpoint(KEY, GATEWAY, pool=pool.client)))
     assert [request.url.host for request in pool.requests] == ["gateway.example", "other.example"]
-    assert pool.attribution(0) == attribution_headers(OWNER)
+    assert pool.attribution(0) == attribution_headers(OWNER, CostControl())
     assert pool.attribution(1) == {}
     assert "authorization" not in pool.requests[1].headers
 
@@ -141,9 +144,9 @@ async def test_another_vendor_gets_nothing_that_is_meant_for_openai(monkeypatch)
     monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
     pool = Pool()
-    clients = OpenAIClients(KEY, GATEWAY, pool=pool.client)
-    vendor = clients.elsewhere(SecretStr("gsk-other"), "https://vendor.example/openai/v1")
-    await say_hi(vendor.chat_client(OWNER))
+    endpoint = openai_endpoint(KEY, GATEWAY, pool=pool.client)
+    vendor = endpoint.elsewhere(SecretStr("gsk-other"), "https://vendor.example/openai/v1")
+    await say_hi(client_of(vendor, is_other_vendor=True))
     sent = pool.requests[0]
     assert str(sent.url) == "https://vendor.example/openai/v1/chat/completions"
     assert sent.headers["authorization"] == "Bearer gsk-other"
@@ -154,47 +157,25 @@ async def test_another_vendor_gets_nothing_that_is_meant_for_openai(monkeypatch)
 async def test_the_environment_does_not_choose_the_base_url(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://attacker.example")
     pool = Pool()
-    await say_hi(OpenAIClients(KEY, pool=pool.client).chat_client(OWNER))
+    await say_hi(client_of(openai_endpoint(KEY, pool=pool.client)))
     assert pool.requests[0].url.host == "api.openai.com"
 
 
 @pytest.mark.parametrize("key", [None, SecretStr(""), SecretStr("  ")])
-def test_without_a_key_there_are_no_clients(key):
+def test_without_a_key_there_are_no_endpoint(key):
     with pytest.raises(ConfigurationError):
-        OpenAIClients(key)
+        openai_endpoint(key)
 
 
 async def test_closing_a_client_leaves_the_others_their_connections():
     pool = Pool()
-    clients = OpenAIClients(KEY, GATEWAY, pool=pool.client)
-    first, second = clients.chat_client(OWNER), clients.chat_client(OWNER)
+    endpoint = openai_endpoint(KEY, GATEWAY, pool=pool.client)
+    first, second = client_of(endpoint, OWNER), client_of(endpoint, OWNER)
     await first.close()
     await say_hi(second)
-    await clients.close()
+    await endpoint.close()
     with pytest.raises(openai.APIConnectionError):
-        await say_hi(clients.chat_client(OWNER, max_retries=0))
-
-
-@pytest.mark.parametrize(
-    ("base_url", "has_posthog", "wrapped"),
-    [
-        (None, True, True),
-        (GATEWAY, True, True),
-        (GATEWAY, False, False),
-        ("https://gateway.us.posthog.com/v1", True, False),
-        ("https://ai-gateway.eu.posthog.com/", True, False),
-    ],
-)
-async def test_insights_are_captured_once(base_url, has_posthog, wrapped):
-    posthog = get_posthog_client(SecretStr("phc_test"), "http://127.0.0.1:9")
-    clients = OpenAIClients(
-        KEY, base_url, posthog=posthog if has_posthog else None, pool=Pool().client
-    )
-    client, captured = clients.insights_client(OWNER)
-    assert captured is wrapped
-    assert isinstance(client, CapturingAsyncOpenAI) is wrapped
-    assert client.max_retries == 0
-    assert await shutdown_posthog(posthog)
+        await say_hi(client_of(endpoint, OWNER, max_retries=0))
 
 
 @pytest.mark.parametrize(
@@ -208,4 +189,4 @@ async def test_insights_are_captured_once(base_url, has_posthog, wrapped):
     ],
 )
 def test_whether_the_gateway_captures_by_itself(base_url, captures):
-    assert OpenAIClients(KEY, base_url, pool=Pool().client).gateway_captures is captures
+    assert openai_endpoint(KEY, base_url, pool=Pool().client).gateway_captures is captures

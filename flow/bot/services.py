@@ -1,0 +1,168 @@
+"""The services of one call, each with its meter on it: none works uncounted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from uuid import UUID
+
+from pipecat.frames.frames import (
+    Frame,
+    FunctionCallsStartedFrame,
+    LLMTextFrame,
+    TranscriptionFrame,
+    TTSAudioRawFrame,
+)
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.services.ai_service import AIService
+from pipecat.services.llm_service import LLMService
+from pipecat.services.stt_service import STTService
+from pipecat.services.tts_service import TTSService
+
+from flow.bot.usage_metrics import UsageMetricsProcessor
+from flow.bot.vendors import VENDORS
+from flow.bot.vendors.spec import Build, Choice, Tap, Vendor
+from flow.domain.usage import CostControl, Kind, Owner, UsageEvent
+from flow.errors import ConfigurationError
+from flow.metering.evidence import Opening
+from flow.metering.meter import Meter, Service
+from flow.metering.request import Recording
+from flow.metering.taps.http import MeteredTransport, Shape
+from flow.vendors.endpoint import Endpoint
+
+_KINDS = ((LLMService, Kind.LLM), (STTService, Kind.STT), (TTSService, Kind.TTS))
+_OUTPUT = (LLMTextFrame, FunctionCallsStartedFrame, TranscriptionFrame, TTSAudioRawFrame)
+
+Contents = dict[UUID, tuple[list[object], str]]
+"""What a language model was told and what it answered, by the id of the event."""
+
+
+class CallServices:
+    """Builds the services of one call, and meters those that somebody else has built.
+
+    A service is either tapped on its wire, or counted from its usage frames by the
+    `usage_processor`, which stands after the last service. One that neither sees is refused.
+
+    Args:
+        endpoints: where each vendor is, by its name.
+        control: what is done about the call's cost at the moment.
+        shape: changes what a language model is asked, for save mode.
+        drain: see `MeteredTransport`.
+        contents: receives the content of each generation, where capturing it is on.
+        vendors: those that can be built from.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        recorder: Recording,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        control: Callable[[], CostControl] = CostControl,
+        shape: Shape | None = None,
+        drain: bool = False,
+        contents: Contents | None = None,
+        vendors: Mapping[str, Vendor] = VENDORS,
+    ) -> None:
+        self._owner = owner
+        self._recorder = recorder
+        self._endpoints = endpoints
+        self._control = control
+        self._shape = shape
+        self._drain = drain
+        self._contents = contents
+        self._vendors = vendors
+        self._meters: dict[str, Meter] = {}
+        self._meters_by_frames: dict[str, Meter] = {}
+        self._taps: list[MeteredTransport] = []
+        self._worked: set[str] = set()
+        self.usage_processor = UsageMetricsProcessor(self._meters_by_frames, name="usage")
+
+    def build(self, kind: Kind, choice: Choice) -> FrameProcessor:
+        """The service of a vendor; it is called by its kind in the pipeline."""
+        spec = self._vendors[choice.provider].services[kind]
+        endpoint = self._endpoints[choice.provider]
+        is_llm = kind is Kind.LLM
+        meter = Meter(
+            Service(
+                kind,
+                choice.provider,
+                choice.model,
+                capture=not (is_llm and endpoint.gateway_captures),
+            ),
+            self._owner,
+            self._recorder,
+            control=self._control,
+            on_closed=self._keep_content,
+        )
+        transport = endpoint.transport(self._owner, self._control)
+        if spec.tap is Tap.HTTP and spec.wire is not None:
+            transport = MeteredTransport(
+                transport,
+                meter,
+                spec.wire(),
+                shape=self._shape if is_llm else None,
+                drain=self._drain and is_llm,
+            )
+            self._taps.append(transport)
+        service = spec.make(Build(choice, endpoint, transport, kind.value))
+        self._add(service, meter, by_frames=spec.tap is Tap.FRAMES)
+        return service
+
+    def adopt(self, processors: Iterable[FrameProcessor]) -> None:
+        """Meter the services among these that somebody else has built: by their frames.
+
+        Raises:
+            ConfigurationError: a service reports no usage in frames, so nothing would meter it.
+        """
+        for service in processors:
+            if not isinstance(service, AIService) or service.name in self._meters:
+                continue
+            kind = next((kind for base, kind in _KINDS if isinstance(service, base)), None)
+            if kind is None or not service.can_generate_metrics():
+                raise ConfigurationError(
+                    f"Nothing meters {type(service).__name__}: it has no tap, and reports no usage"
+                    " in frames."
+                )
+            model = getattr(getattr(service, "_settings", None), "model", None)
+            known = Service(kind, vendor_of(service), str(model or "unknown"))
+            meter = Meter(known, self._owner, self._recorder, control=self._control)
+            self._add(service, meter, by_frames=True)
+
+    async def close(self) -> None:
+        """The call is over: count what is under way, and say which services nothing has counted."""
+        for tap in self._taps:
+            await tap.finish()
+        for name, meter in self._meters.items():
+            meter.close()
+            if name in self._worked and not meter.recorded:
+                meter.report_unmetered()
+
+    def _add(self, service: FrameProcessor, meter: Meter, *, by_frames: bool) -> None:
+        self._meters[service.name] = meter
+        if by_frames:
+            self._meters_by_frames[service.name] = meter
+        worked = self._worked
+
+        async def pushed(_: FrameProcessor, frame: Frame) -> None:
+            if isinstance(frame, _OUTPUT):
+                worked.add(service.name)
+                service.remove_event_handler("on_after_push_frame", pushed)
+
+        service.add_event_handler("on_after_push_frame", pushed)
+
+    def _keep_content(self, event: UsageEvent, opening: Opening, text: str) -> None:
+        if self._contents is not None and event.kind is Kind.LLM:
+            self._contents[event.id] = (list(opening.content or ()), text)
+
+
+def vendor_of(service: object) -> str:
+    """The vendor of a Pipecat service: the package of Pipecat's that its class comes from.
+
+    The class's name does not tell (``CartesiaTurnsSTTService``), and a class of somebody's own
+    has a base from Pipecat's packages.
+    """
+    for kind in type(service).__mro__:
+        match kind.__module__.split("."):
+            case ["pipecat", "services", vendor, _, *_]:
+                return vendor
+    return type(service).__name__.lower()

@@ -1,0 +1,250 @@
+"""The contract of every vendor's service: whatever happens, its work is in the ledger as billed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from flow.bot.services import CallServices
+from flow.db.functions import Recorded
+from flow.domain.estimate import warm_up
+from flow.domain.thread import ThreadTurn
+from flow.domain.units import Kind
+from flow.domain.usage import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.sandbox.faults import Fault
+from flow.usage.recorder import Recorder
+from tests.contract.service_run import ServiceRun, running
+from tests.contract.vendors import ROWS, Row, Running, assert_conserved, uncovered
+from tests.notebook import Notebook
+
+OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+AT_ONCE = {"retry-after-ms": "1"}
+
+pytestmark = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm() -> None:
+    warm_up()
+
+
+@dataclass
+class Case:
+    run: ServiceRun
+    vendor: Running
+    notebook: Notebook
+
+    async def events(self, count: int = 1) -> list[UsageEvent]:
+        """All events, once there are ``count`` and nothing is under way."""
+        async with asyncio.timeout(10):
+            while self.notebook.open or len(self.notebook.events) < count:
+                await asyncio.sleep(0.005)
+            await self.vendor.bill.settled()
+        return self.notebook.events
+
+
+@asynccontextmanager
+async def case(row: Row, *faults: Fault) -> AsyncIterator[Case]:
+    notebook = Notebook()
+    async with row.serve() as vendor:
+        vendor.faults.add(*faults)
+        services = CallServices(OWNER, notebook, {row.vendor: vendor.endpoint})
+        async with running(services, row.kind, row.choice) as run:
+            yield Case(run, vendor, notebook)
+    assert notebook.open == set()
+
+
+def outcomes(events: Sequence[UsageEvent]) -> list[Outcome]:
+    return [event.outcome for event in events]
+
+
+async def test_whole_work_is_counted_as_it_is_billed(row: Row) -> None:
+    async with case(row) as c:
+        for n in range(2):
+            await c.run.ask()
+            await c.run.finished(n + 1)
+        events = await c.events(2)
+    assert outcomes(events) == [Outcome.OK] * 2
+    assert {event.provenance for event in events} <= {Provenance.REPORTED, Provenance.MEASURED}
+    assert {event.kind for event in events} == {row.kind}
+    assert {event.provider for event in events} == {row.vendor}
+    assert all(event.time_to_first_token_secs is not None for event in events)
+    assert_conserved(events, c.vendor.bill)
+
+
+async def test_a_barge_in_before_any_output(row: Row) -> None:
+    async with case(row, Fault(kind="delay", delay_secs=0.4)) as c:
+        await c.run.ask()
+        async with asyncio.timeout(5):
+            while not c.notebook.begun:
+                await asyncio.sleep(0.005)
+        await c.run.interrupt()
+        if row.kind is Kind.STT:  # Nobody interrupts the caller: what was said is still heard.
+            await c.run.finished()
+        events = await c.events()
+    expected = Outcome.OK if row.kind is Kind.STT else Outcome.INTERRUPTED
+    assert outcomes(events) == [expected]
+    assert_conserved(events, c.vendor.bill, spared=1)
+
+
+async def test_a_barge_in_in_mid_output(row: Row) -> None:
+    async with case(row, Fault(kind="slow_tokens", delay_secs=0.01)) as c:
+        await c.run.ask()
+        await c.run.output()
+        await c.run.interrupt()
+        events = await c.events()
+    assert len(events) == 1
+    # A short sentence may be made before anybody can interrupt it.
+    assert events[0].outcome in {Outcome.INTERRUPTED, Outcome.OK}
+    assert row.kind is not Kind.LLM or events[0].outcome is Outcome.INTERRUPTED
+    assert_conserved(events, c.vendor.bill)
+
+
+async def test_hanging_up_in_mid_output(row: Row) -> None:
+    async with case(row, Fault(kind="slow_tokens", delay_secs=0.01)) as c:
+        await c.run.ask()
+        await c.run.output()
+        await c.run.hang_up()
+        events = await c.events()
+    assert len(events) == 1
+    assert_conserved(events, c.vendor.bill)
+
+
+async def test_hanging_up_before_any_output(row: Row) -> None:
+    async with case(row, Fault(kind="delay", delay_secs=0.4)) as c:
+        await c.run.ask()
+        async with asyncio.timeout(5):
+            while not c.notebook.begun:
+                await asyncio.sleep(0.005)
+        await c.run.hang_up()
+    assert outcomes(c.notebook.events) == [Outcome.INTERRUPTED]
+    assert c.notebook.events[0].quantities
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500])
+async def test_a_refusal_costs_nothing_and_stands_in_the_ledger(row: Row, status: int) -> None:
+    async with case(row, Fault(kind="status", status=status, headers=AT_ONCE)) as c:
+        await c.run.ask()
+        await c.run.finished()
+        events = await c.events()
+    assert set(outcomes(events)) == {Outcome.ERROR}
+    assert {event.quantities for event in events} == {Quantities()}
+    assert {event.failure and event.failure.http_status for event in events} == {status}
+    assert c.vendor.bill.lines == []
+
+
+async def test_a_refusal_before_a_barge_in_is_all_there_is(row: Row) -> None:
+    if row.kind is Kind.STT:
+        pytest.skip("nobody interrupts the caller")
+    refused = Fault(kind="status", status=429, headers={"retry-after": "5"})
+    async with case(row, refused) as c:
+        await c.run.ask()
+        await c.events()
+        await c.run.interrupt()
+    assert [event.quantities for event in c.notebook.events] == [Quantities()]
+    assert outcomes(c.notebook.events) == [Outcome.ERROR]
+
+
+async def test_each_attempt_that_is_repeated_is_a_row_of_its_own(row: Row) -> None:
+    async with case(row, Fault(kind="status", status=500, times=2, headers=AT_ONCE)) as c:
+        await c.run.ask()
+        await c.run.finished()
+        events = await c.events(3)
+    assert outcomes(events) == [Outcome.ERROR, Outcome.ERROR, Outcome.OK]
+    assert_conserved(events, c.vendor.bill)
+
+
+async def test_a_connection_that_is_lost_and_made_again(row: Row) -> None:
+    async with case(row, Fault(kind="drop", times=1)) as c:
+        await c.run.ask()
+        await c.run.finished()
+        events = await c.events(2)
+    assert outcomes(events) == [Outcome.ERROR, Outcome.OK]
+    assert events[0].provenance is Provenance.ESTIMATED
+    assert_conserved(events, c.vendor.bill, spared=1)
+
+
+@pytest.mark.parametrize("fault", ["cut", "stall"])
+async def test_an_answer_that_breaks_off(row: Row, fault: str) -> None:
+    async with case(row, Fault(kind=fault, chunks=1)) as c:
+        await c.run.ask()
+        await c.run.finished()
+        events = await c.events()
+        await c.run.hang_up()
+    assert Outcome.ERROR in outcomes(events)
+    assert Provenance.REPORTED not in {event.provenance for event in events}
+    assert_conserved(events, c.vendor.bill)
+
+
+async def test_an_answer_that_makes_no_sense(row: Row) -> None:
+    async with case(row, Fault(kind="malformed")) as c:
+        await c.run.ask()
+        await c.run.finished()
+        events = await c.events()
+    # What a voice sends is sound, whatever it is: nothing tells it from nonsense.
+    if row.kind is not Kind.TTS:
+        assert set(outcomes(events)) == {Outcome.ERROR}
+        assert {event.provenance for event in events} == {Provenance.ESTIMATED}
+    assert all(event.quantities for event in events)
+
+
+class _Ledger:
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.events: list[UsageEvent] = []
+
+    async def record_usage(self, events: Sequence[UsageEvent]) -> Recorded:
+        self.events += events
+        ids = frozenset(event.id for event in events)
+        return Recorded(new=ids, duplicates=frozenset(), rejected={}, threads={})
+
+    async def save_turns(self, turns: Sequence[ThreadTurn]) -> frozenset[UUID]:
+        return frozenset()
+
+
+def _recorder(ledger: _Ledger, directory: Path) -> Recorder:
+    return Recorder(ledger, directory, price=lambda event: event, on_recorded=lambda *_: None)
+
+
+async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
+    row: Row, tmp_path: Path
+) -> None:
+    """What the next process finds is a copy of the spool at that instant."""
+    lost, found = _Ledger(), _Ledger()
+    recorder = _recorder(lost, tmp_path / "killed")
+    slow = {
+        Kind.LLM: Fault(kind="slow_tokens", delay_secs=0.02),
+        Kind.TTS: Fault(kind="stall", chunks=4),
+        Kind.STT: Fault(kind="hang"),
+    }
+    async with row.serve() as vendor:
+        vendor.faults.add(slow[row.kind])
+        services = CallServices(OWNER, recorder, {row.vendor: vendor.endpoint})
+        async with running(services, row.kind, row.choice) as run:
+            await run.ask()
+            if row.kind is Kind.STT:
+                await asyncio.sleep(0.2)
+            else:
+                await run.output(4 if row.kind is Kind.LLM else 1)
+            shutil.copytree(tmp_path / "killed", tmp_path / "next")
+            await run.hang_up()
+        await recorder.close()
+    survivor = _recorder(found, tmp_path / "next")
+    survivor.start()
+    await survivor.close()
+    (event,) = found.events
+    assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.INTERRUPTED)
+    assert event.note == "the process ended while this was running"
+    assert event.quantities
+
+
+def test_every_service_is_held_to_it(row: Row) -> None:
+    assert uncovered() == set()

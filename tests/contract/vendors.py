@@ -1,0 +1,132 @@
+"""Each vendor's row of the contract: its stand-in, and how its bill is held against the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from pydantic import SecretStr
+
+from flow.bot.vendors import VENDORS
+from flow.bot.vendors.spec import Choice
+from flow.domain.units import Kind
+from flow.domain.usage import Provenance, UsageEvent
+from flow.sandbox.bill import Amounts, Bill
+from flow.sandbox.faults import Faults
+from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.openai_chat import Pace
+from flow.sandbox.server import Served
+from flow.vendors.endpoint import Endpoint
+from flow.vendors.openai import openai_endpoint
+
+TIMEOUT_SECS = 1.0
+REPLY = " ".join(f"Sentence number {n} tells you a little more." for n in range(12))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A vendor's stand-in, serving."""
+
+    endpoint: Endpoint
+    bill: Bill
+    faults: Faults
+
+
+@dataclass(frozen=True)
+class Row:
+    """One service of one vendor.
+
+    ``options`` are what a join says of it beside the model; ``serve`` starts its stand-in.
+    """
+
+    vendor: str
+    kind: Kind
+    model: str
+    serve: Callable[[], Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(self.vendor, self.model, self.options)
+
+    @property
+    def name(self) -> str:
+        return f"{self.vendor}-{self.kind.value}-{self.model}"
+
+
+@asynccontextmanager
+async def openai_stand_in() -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002))
+    async with Served(sandbox) as url:
+        endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+CHAT = ("openai", "groq", "deepseek", "openrouter", "cerebras", "together")
+ROWS = (
+    *(Row(vendor, Kind.LLM, "gpt-4.1", openai_stand_in) for vendor in CHAT),
+    Row("openai", Kind.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
+    Row("openai", Kind.STT, "whisper-1", openai_stand_in, {"language": "en"}),
+    Row("openai", Kind.TTS, "gpt-4o-mini-tts", openai_stand_in, {"voice": "alloy"}),
+)
+
+
+def uncovered() -> set[tuple[str, Kind]]:
+    """The services that no row holds to the contract."""
+    all_services = {(name, kind) for name, vendor in VENDORS.items() for kind in vendor.services}
+    return all_services - {(row.vendor, row.kind) for row in ROWS}
+
+
+# By quantity of a bill: what each estimated event may be off by, absolutely and as a share.
+REPORTED = Provenance.REPORTED
+_TOLERANCES = {
+    "prompt_tokens": (8, Decimal("0.05")),
+    "cached_tokens": (0, Decimal(1)),
+    "completion_tokens": (16, Decimal("0.10")),
+    "characters": (0, Decimal(0)),
+    "audio_seconds": (1, Decimal("0.35")),
+}
+
+
+def _ledger(event: UsageEvent) -> dict[str, Decimal]:
+    q = event.quantities
+    gross = q["input_tokens"] + q["cache_read_tokens"] + q["cache_write_tokens"]
+    return {
+        "prompt_tokens": Decimal(gross),
+        "cached_tokens": Decimal(q["cache_read_tokens"]),
+        "completion_tokens": Decimal(q["output_tokens"]),
+        "characters": Decimal(q["characters"]),
+        "audio_seconds": Decimal(q["audio_seconds"]),
+    }
+
+
+def assert_conserved(events: Sequence[UsageEvent], bill: Bill, spared: int = 0) -> None:
+    """The events add up to the bill, but for what is estimated.
+
+    ``spared`` requests may be in the events and not in the bill, or the other way round: what was
+    cut off before any answer may have been served or not.
+    """
+    billed = sum((line.amounts for line in bill.lines), Amounts())
+    ours = [_ledger(event) for event in events]
+    # Sound that was heard without a report is accounted in seconds alone.
+    is_guessed_sound = any(e.kind is Kind.STT and e.provenance is not REPORTED for e in events)
+    for name, (least, share) in _TOLERANCES.items():
+        if is_guessed_sound and name != "audio_seconds":
+            continue
+        total = sum((one[name] for one in ours), Decimal(0))
+        allowed = sum(
+            (
+                max(Decimal(least), one[name] * share)
+                for one, event in zip(ours, events, strict=True)
+                if event.provenance is Provenance.ESTIMATED
+            ),
+            Decimal(0),
+        )
+        largest = max([one[name] for one in ours] + [Decimal(getattr(billed, name)), Decimal(0)])
+        allowed += spared * largest
+        vendor = Decimal(getattr(billed, name))
+        assert abs(total - vendor) <= allowed, f"{name}: ledger {total}, bill {vendor}"

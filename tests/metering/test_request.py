@@ -1,0 +1,268 @@
+"""What becomes of a piece of vendor work: the table of rules, and what holds for all evidence."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flow.domain.units import UNITS, Kind, Measure
+from flow.domain.usage import (
+    Failure,
+    Outcome,
+    Owner,
+    Provenance,
+    Quantities,
+    UsageEvent,
+)
+from flow.metering.evidence import (
+    Completed,
+    Evidence,
+    Failed,
+    Opening,
+    Output,
+    Reported,
+    Sent,
+    Served,
+)
+from flow.metering.meter import Meter, Service
+from flow.metering.request import RULES, Ended, Known, MeteredRequest
+from tests.notebook import Notebook
+
+OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+PROMPT = Opening(Quantities(input_tokens=100), model="gpt-4.1", stream=True)
+SENTENCE = Opening(
+    Quantities(characters=30, audio_seconds=Decimal(2)), sent=Quantities(characters=30)
+)
+SEGMENT = Opening(
+    Quantities(audio_seconds=Decimal("1.5")), sent=Quantities(audio_seconds=Decimal("1.5"))
+)
+REPORT = Reported(Quantities(input_tokens=90, cache_read_tokens=10, output_tokens=7))
+BROKEN = Failure("ReadError", "the answer broke off", 200)
+REFUSED = Failure("RateLimitError", "HTTP 429", 429)
+
+
+def open_(opening: Opening, notebook: Notebook, kind: Kind = Kind.LLM) -> MeteredRequest:
+    meter = Meter(Service(kind, "openai", "gpt-4.1"), OWNER, notebook)
+    return meter.open(opening)
+
+
+def ended(
+    opening: Opening,
+    *evidence: Evidence,
+    how: Ended,
+    failure: Failure | None = None,
+    is_answered: bool = True,
+) -> UsageEvent:
+    """The one event that comes of it."""
+    notebook = Notebook()
+    request = open_(opening, notebook)
+    if is_answered:
+        request.answered()
+    for one in evidence:
+        request.take(one)
+    request.closed(how, failure)
+    (event,) = notebook.events
+    assert notebook.open == set()
+    return event
+
+
+def test_every_pair_that_can_be_has_a_rule_and_no_other() -> None:
+    answered = {Known.REPORTED, Known.PARTLY_REPORTED, Known.COUNTED, Known.GUESSED}
+    ends = set(Ended) - {Ended.REFUSED}
+    cannot_consume = {(Known.NOTHING, Ended.BROKEN), (Known.NOTHING, Ended.REFUSED)}
+    assert set(RULES) == {(k, e) for k in answered for e in ends} | cannot_consume
+    assert {RULES[pair][1] for pair in RULES if pair[1] is Ended.ABANDONED} == {Outcome.INTERRUPTED}
+
+
+TEXT = Output("Yes, it will be there tomorrow.")
+SOUND = Output(audio_seconds=Decimal("0.5"))
+MP3 = Output(audio_seconds=None)
+OK, CUT, BAD = Outcome.OK, Outcome.INTERRUPTED, Outcome.ERROR
+REP, MEA, EST = Provenance.REPORTED, Provenance.MEASURED, Provenance.ESTIMATED
+DONE, LEFT, BROKE = Ended.DONE, Ended.ABANDONED, Ended.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("opening", "evidence", "how", "expected"),
+    [
+        pytest.param(PROMPT, [TEXT, Completed(), REPORT], DONE, (REP, OK), id="a whole reply"),
+        pytest.param(PROMPT, [TEXT, Completed()], DONE, (EST, OK), id="no usage"),
+        pytest.param(PROMPT, [TEXT], DONE, (EST, BAD), id="ended early"),
+        pytest.param(PROMPT, [TEXT], LEFT, (EST, CUT), id="barge-in"),
+        pytest.param(PROMPT, [], LEFT, (EST, CUT), id="barge-in before any output"),
+        pytest.param(PROMPT, [TEXT, Completed(), REPORT], LEFT, (REP, CUT), id="drained"),
+        pytest.param(PROMPT, [TEXT, REPORT], LEFT, (EST, CUT), id="a report that came too early"),
+        pytest.param(PROMPT, [Completed(), REPORT], BROKE, (REP, BAD), id="broke after the report"),
+        pytest.param(PROMPT, [TEXT, Failed(BROKEN)], DONE, (EST, BAD), id="an error in the stream"),
+        pytest.param(SENTENCE, [SOUND, Completed()], DONE, (MEA, OK), id="a whole sentence"),
+        pytest.param(SENTENCE, [SOUND], LEFT, (EST, CUT), id="a sentence cut off"),
+        pytest.param(SENTENCE, [MP3, Completed()], DONE, (EST, OK), id="mp3"),
+        pytest.param(SEGMENT, [Output(), Completed()], DONE, (MEA, OK), id="a segment"),
+        pytest.param(SEGMENT, [], LEFT, (MEA, CUT), id="a segment hung up on"),
+        pytest.param(SEGMENT, [], BROKE, (EST, BAD), id="a segment whose answer broke off"),
+    ],
+)  # fmt: skip
+def test_what_is_known_and_how_it_ended_decide(
+    opening: Opening, evidence: list[Evidence], how: Ended, expected: tuple[Any, Any]
+) -> None:
+    failure = BROKEN if how is BROKE else None
+    if opening is PROMPT and BROKEN in [getattr(e, "failure", None) for e in evidence]:
+        failure = None
+    event = ended(opening, *evidence, how=how, failure=failure)
+    assert (event.provenance, event.outcome) == expected
+
+
+@pytest.mark.parametrize("opening", [PROMPT, SENTENCE, SEGMENT])
+@pytest.mark.parametrize(
+    ("failure", "how"),
+    [
+        (REFUSED, Ended.REFUSED),
+        (Failure("ConnectError", "ConnectError"), Ended.BROKEN),
+        (Failure("ConnectTimeout", "ConnectTimeout"), Ended.BROKEN),
+        (Failure("PoolTimeout", "PoolTimeout"), Ended.BROKEN),
+        (Failure("UnsupportedProtocol", "UnsupportedProtocol"), Ended.BROKEN),
+        (Failure("LocalProtocolError", "LocalProtocolError"), Ended.BROKEN),
+    ],
+)
+def test_what_was_refused_or_never_left_costs_nothing(
+    opening: Opening, failure: Failure, how: Ended
+) -> None:
+    event = ended(opening, how=how, failure=failure, is_answered=False)
+    assert event.quantities == Quantities()
+    assert (event.provenance, event.outcome, event.failure) == (MEA, BAD, failure)
+
+
+@pytest.mark.parametrize("name", ["ReadTimeout", "ReadError", "RemoteProtocolError", "WriteError"])
+@pytest.mark.parametrize("opening", [PROMPT, SENTENCE, SEGMENT])
+def test_what_may_have_been_read_is_estimated(opening: Opening, name: str) -> None:
+    event = ended(opening, how=Ended.BROKEN, failure=Failure(name, name), is_answered=False)
+    assert event.quantities == opening.estimate
+    assert (event.provenance, event.outcome) == (EST, BAD)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [Reported(Quantities()), Reported(Quantities(), "a note")],
+)
+def test_a_report_of_nothing_does_not_replace_a_report(late: Reported) -> None:
+    report = Reported(Quantities(input_tokens=6_040, cache_read_tokens=33_280, output_tokens=26))
+    event = ended(PROMPT, TEXT, Completed(), report, late, how=DONE)
+    assert (event.quantities, event.provenance) == (report.quantities, REP)
+
+
+def test_zeros_and_nothing_else_are_kept_as_zeros() -> None:
+    event = ended(PROMPT, TEXT, Completed(), Reported(Quantities()), how=DONE)
+    assert (event.quantities, event.provenance, event.outcome) == (Quantities(), REP, OK)
+
+
+def test_half_a_report_is_completed_by_the_estimate_and_noted() -> None:
+    event = ended(PROMPT, TEXT, Completed(), Reported(Quantities(output_tokens=9)), how=DONE)
+    assert event.quantities == Quantities(input_tokens=100, output_tokens=9)
+    assert event.provenance is EST
+    assert event.note == "the vendor reported only part of the usage"
+
+
+def test_a_report_in_tokens_stands_beside_the_seconds_that_were_counted() -> None:
+    tokens = Quantities(input_tokens=30, input_audio_tokens=30, output_tokens=10)
+    event = ended(SEGMENT, Output(), Reported(tokens), Completed(), how=DONE)
+    assert event.quantities == tokens.replaced(audio_seconds=Decimal("1.5"))
+    assert event.provenance is REP
+
+
+def test_a_report_in_seconds_takes_the_place_of_those_that_were_counted() -> None:
+    report = Reported(Quantities(audio_seconds=Decimal(2)))
+    event = ended(SEGMENT, Output(), report, Completed(), how=DONE)
+    assert (event.quantities, event.provenance) == (report.quantities, REP)
+
+
+def test_who_served_is_told_and_the_last_word_counts() -> None:
+    served = [Served("gpt-4.1-2025-04-14"), Served(service_tier="flex"), Served(None, None)]
+    event = ended(PROMPT, *served, Completed(), REPORT, how=DONE)
+    assert (event.model, event.service_tier) == ("gpt-4.1-2025-04-14", "flex")
+    assert event.requested_model == "gpt-4.1"
+
+
+def test_nothing_changes_once_it_is_closed() -> None:
+    notebook = Notebook()
+    request = open_(PROMPT, notebook)
+    request.closed(Ended.ABANDONED)
+    before = list(notebook.events)
+    for one in (TEXT, REPORT, Completed(), Served("other"), Failed(BROKEN)):
+        request.take(one)
+    for how in Ended:
+        request.closed(how, REFUSED)
+    assert notebook.events == before
+
+
+def test_the_estimate_on_record_grows_with_the_answer() -> None:
+    notebook = Notebook()
+    request = open_(PROMPT, notebook)
+    for _ in range(20):
+        request.take(Output("a few more words of it "))
+    (known,) = {event.id for event in notebook.begun}
+    assert known == request.id
+    estimates = [event.quantities.count("output_tokens") for event in notebook.begun]
+    assert estimates == sorted(estimates)
+    assert estimates[-1] > 60
+
+
+def test_work_under_way_when_the_meter_closes_is_counted_once() -> None:
+    notebook = Notebook()
+    meter = Meter(Service(Kind.LLM, "openai", "gpt-4.1"), OWNER, notebook)
+    requests = [meter.open(PROMPT) for _ in range(3)]
+    requests[0].closed(Ended.DONE)
+    meter.close()
+    meter.close()
+    assert [event.outcome for event in notebook.events] == [BAD, CUT, CUT]
+    assert meter.recorded == 3
+
+
+amounts = st.integers(0, 10**6)
+reports = st.builds(
+    lambda i, r, w, o: Reported(
+        Quantities(input_tokens=i, cache_read_tokens=r, cache_write_tokens=w, output_tokens=o)
+    ),
+    amounts, amounts, amounts, amounts,
+)  # fmt: skip
+seconds = st.decimals(0, 100, places=6)
+evidence = st.one_of(
+    st.builds(Output, st.text(max_size=60)),
+    st.builds(Output, st.just(""), st.one_of(st.none(), seconds)),
+    st.builds(Served, st.one_of(st.none(), st.just("m")), st.none()),
+    st.builds(lambda n: Sent(Quantities(characters=n)), amounts),
+    reports,
+    st.just(Completed()),
+    st.just(Failed(BROKEN)),
+)
+
+
+@given(
+    st.sampled_from([PROMPT, SENTENCE, SEGMENT]),
+    st.lists(evidence, max_size=12),
+    st.sampled_from(Ended),
+    st.sampled_from([None, BROKEN, REFUSED, Failure("ConnectError", ""), Failure("ReadError", "")]),
+    st.booleans(),
+)
+def test_any_evidence_gives_exactly_one_event_with_disjoint_quantities(
+    opening: Opening,
+    found: list[Evidence],
+    how: Ended,
+    failure: Failure | None,
+    is_answered: bool,
+) -> None:
+    if how is Ended.REFUSED:  # as a tap closes what was refused
+        failure, is_answered, found = REFUSED, False, []
+    event = ended(opening, *found, how=how, failure=failure, is_answered=is_answered)
+    for unit in event.quantities:
+        assert event.quantities[unit] > 0
+        whole = UNITS[unit].part_of
+        assert whole is None or event.quantities[unit] <= event.quantities[whole]
+    told = [e.quantities for e in found if isinstance(e, Reported) and e.quantities]
+    if told and event.provenance is Provenance.REPORTED:
+        tokens = {u: n for u, n in event.quantities.items() if UNITS[u].measure is Measure.TOKENS}
+        assert tokens == dict(told[-1])
