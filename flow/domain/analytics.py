@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from flow.domain.attribution import attribution_properties, control_properties
-from flow.domain.units import UNITS, Kind, Measure, Side
-from flow.domain.usage import Amount, Line, Outcome, Owner, Provenance, UsageEvent, exact_sum
+from flow.domain.units import UNITS, Kind, Measure, Side, Unit, component_of
+from flow.domain.usage import Outcome, Owner, Provenance, UsageEvent
 
 MAX_CONTENT_CHARS = 100_000
 
 GENERATIONS = frozenset({Kind.LLM, Kind.TTS, Kind.STT})
 """The kinds of work that PostHog gets an ``$ai_generation`` of."""
 
-_CACHE_READ, _CACHE_WRITE = "llm_cache_read", "llm_cache_write"
-_OWN_COST_PROPERTY = {
-    _CACHE_READ: "$ai_cache_read_cost_usd",
-    _CACHE_WRITE: "$ai_cache_creation_cost_usd",
+# What PostHog's own properties say. Of the rest, units and components go by their own names.
+_SIDES: dict[Side, str] = {"input": "$ai_input_tokens", "output": "$ai_output_tokens"}
+_CACHE_COUNTS = {
+    "llm_cache_read": "$ai_cache_read_input_tokens",
+    "llm_cache_write": "$ai_cache_creation_input_tokens",
 }
-# PostHog's own properties, of input and output in full and of the caches, say these.
+_CACHE_COSTS = {
+    "llm_cache_read": "$ai_cache_read_cost_usd",
+    "llm_cache_write": "$ai_cache_creation_cost_usd",
+}
 _TOLD_BY_SIDE = {"llm_input", "llm_output"}
 _TOLD_BY_POSTHOGS_COUNTS = {
     "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens",
@@ -107,33 +110,30 @@ def _amounts(event: UsageEvent) -> dict[str, Any]:
     ``$ai_cache_reporting_exclusive`` says so: it then agrees with ``$ai_input_cost_usd``, which
     is gross too, so that they may be added up in one chart.
     """
-    lines = event.lines
-    tokens = [
-        line
-        for line in lines
-        if line.part_of is None and UNITS[line.unit].measure is Measure.TOKENS
-    ]
     counts: dict[str, Any] = {"$ai_cache_reporting_exclusive": False}
-    if tokens or (event.kind is Kind.LLM and event.provenance is Provenance.REPORTED):
-        counts |= {
-            f"$ai_{side}_tokens": sum(
-                int(line.quantity) for line in tokens if UNITS[line.unit].side == side
-            )
-            for side in ("input", "output")
-        }
-    for name, component in (("read", _CACHE_READ), ("creation", _CACHE_WRITE)):
-        if cached := [line for line in tokens if UNITS[line.unit].component == component]:
-            counts[f"$ai_cache_{name}_input_tokens"] = sum(int(line.quantity) for line in cached)
-    if reasoning := event.quantities["reasoning_tokens"]:
-        counts["$ai_reasoning_tokens"] = reasoning
-    others = (line for line in lines if line.unit not in _TOLD_BY_POSTHOGS_COUNTS)
-    return counts | {line.unit: _number(line.quantity) for line in others}
+    if event.kind is Kind.LLM and event.provenance is Provenance.REPORTED:
+        counts |= dict.fromkeys(_SIDES.values(), 0)  # a zero that the vendor reported
+    for name, amount in event.quantities.items():
+        unit = UNITS[name]
+        if unit.measure is Measure.TOKENS and unit.part_of is None:
+            for each in _SIDES.values():
+                counts.setdefault(each, 0)
+            counts[_SIDES[unit.side]] += amount
+            if cached := _CACHE_COUNTS.get(unit.component):
+                counts[cached] = counts.get(cached, 0) + amount
+        if name == "reasoning_tokens":
+            counts["$ai_reasoning_tokens"] = amount
+        elif name not in _TOLD_BY_POSTHOGS_COUNTS:
+            counts[name] = float(amount) if isinstance(amount, Decimal) else amount
+    return counts
 
 
 def _outcome(event: UsageEvent) -> dict[str, Any]:
     if event.outcome is not Outcome.ERROR:
-        # A model that answered did so over HTTP; a voice may have been on a WebSocket.
-        answered = {"$ai_http_status": 200} if event.kind is Kind.LLM else {}
+        # A model that answered did so over HTTP; a voice may have been on a WebSocket, and nobody
+        # saw the answer of what nothing metered.
+        is_known = event.kind is Kind.LLM and event.provenance is not Provenance.UNMETERED
+        answered = {"$ai_http_status": 200} if is_known else {}
         return {"$ai_is_error": False, **answered}
     failure = event.failure
     if failure is None:
@@ -161,32 +161,35 @@ def _costs(event: UsageEvent) -> dict[str, Any]:
     """
     if event.cost is None:
         return {}
-    lines = event.lines
-    amounts = {
-        "$ai_input_cost_usd": _sum(line for line in lines if _side(event.kind, line) == "input"),
-        "$ai_output_cost_usd": _sum(line for line in lines if _side(event.kind, line) == "output"),
-        "$ai_total_cost_usd": event.cost.total,
+    sides: dict[Side, Decimal] = {"input": Decimal(0), "output": Decimal(0)}
+    components = {
+        component: Decimal(0)
+        for unit in event.quantities
+        if (component := component_of(event.kind, unit)) in _CACHE_COSTS
     }
-    for component in dict.fromkeys(line.component for line in lines):
-        spent = [line for line in lines if line.component == component]
-        if component in _OWN_COST_PROPERTY:
-            amounts[_OWN_COST_PROPERTY[component]] = _sum(spent)
-        elif component not in _TOLD_BY_SIDE and (usd := _sum(spent)):
-            amounts[f"{component}_cost_usd"] = usd
-    return {"$ai_cost_passthrough": True, **{k: float(v) for k, v in amounts.items()}}
+    for name, usd in event.cost.items():
+        sides[_side(event.kind, UNITS[name])] += usd
+        component = component_of(event.kind, name)
+        components[component] = components.get(component, Decimal(0)) + usd
+    return {
+        "$ai_cost_passthrough": True,
+        "$ai_input_cost_usd": float(sides["input"]),
+        "$ai_output_cost_usd": float(sides["output"]),
+        "$ai_total_cost_usd": float(event.cost.total),
+        **{
+            _CACHE_COSTS.get(component, f"{component}_cost_usd"): float(usd)
+            for component, usd in components.items()
+            if component in _CACHE_COSTS or (usd and component not in _TOLD_BY_SIDE)
+        },
+    }
 
 
-def _side(kind: Kind, line: Line) -> Side:
+def _side(kind: Kind, unit: Unit) -> Side:
     """Whether a cost is one of input or of output, all that PostHog knows. Speech that is billed
     by characters or seconds is input where it is heard and output where it is spoken."""
-    unit = UNITS[line.unit]
     if kind is Kind.LLM or unit.measure is Measure.TOKENS:
         return unit.side
     return "input" if kind is Kind.STT else "output"
-
-
-def _sum(lines: Iterable[Line]) -> Decimal:
-    return exact_sum(line.cost_usd for line in lines if line.cost_usd is not None)
 
 
 def _content(content: Content | None, input_name: str, output_name: str) -> dict[str, Any]:
@@ -205,7 +208,3 @@ def _cut(value: Any) -> Any:
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _number(amount: Amount) -> int | float:
-    return float(amount) if isinstance(amount, Decimal) else amount

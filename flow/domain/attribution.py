@@ -29,13 +29,13 @@ from flow.domain.usage import CostControl, Owner
 
 PREFIX = "x-posthog-property-"
 PROPERTIES_HEADER = "x-posthog-properties"
-NAMES = (
+PROPERTY_NAMES = (
     *("ai_product", "$ai_billable", "team_id", "api_key_id", "workflow_thread_id"),
     *("save_mode", "save_mode_reason", "budget_tier"),
 )
 """The properties that only the server sets."""
 
-HEADER_NAMES = (*(PREFIX + name for name in NAMES), PROPERTIES_HEADER)
+HEADER_NAMES = (*(PREFIX + name for name in PROPERTY_NAMES), PROPERTIES_HEADER)
 """The headers that carry them, in lower case."""
 
 # RFC 9110 allows more in a field value; what is left out here has been used to split headers
@@ -70,9 +70,9 @@ def control_properties(control: CostControl) -> dict[str, Any]:
     )
 
 
-def attribution_headers(owner: Owner, control: CostControl | None = None) -> dict[str, str]:
+def attribution_headers(owner: Owner, control: CostControl) -> dict[str, str]:
     """The headers that tell an LLM gateway whose request it serves, and what is done about its
-    cost (``None`` where nothing has been decided).
+    cost.
 
     A value that is unset or blank has no header. Printable ASCII is sent as it is; every other
     character, and ``%`` itself, is percent-encoded as UTF-8, so that a value can neither end a
@@ -83,7 +83,7 @@ def attribution_headers(owner: Owner, control: CostControl | None = None) -> dic
 
 
 def with_attribution(
-    existing: Mapping[str, str], owner: Owner | None, control: CostControl | None = None
+    existing: Mapping[str, str], owner: Owner | None, control: CostControl
 ) -> dict[str, str]:
     """``existing`` headers, then the owner's attribution in place of any that was there.
 
@@ -98,9 +98,8 @@ def with_attribution(
     return kept | _headers(_properties(owner, control), others)
 
 
-def _properties(owner: Owner, control: CostControl | None) -> dict[str, Any]:
-    controlled = {} if control is None else control_properties(control)
-    found = attribution_properties(owner) | controlled
+def _properties(owner: Owner, control: CostControl) -> dict[str, Any]:
+    found = attribution_properties(owner) | control_properties(control)
     # What a header carries at its ends is cut off by every server: cut it here.
     texts = {
         name: value if isinstance(value, bool) else str(value).strip()
@@ -136,7 +135,7 @@ def _others(headers: Mapping[str, str]) -> dict[str, Any]:
         return {}
     if not isinstance(said, dict):
         return {}
-    return {name: value for name, value in said.items() if name.strip().lower() not in NAMES}
+    return {n: value for n, value in said.items() if n.strip().lower() not in PROPERTY_NAMES}
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ What is spent on a model without a price is in no sum, so no budget can hold it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -23,16 +23,17 @@ REMEMBERED = 1_000
 _PARTS = (Kind.STT, Kind.LLM, Kind.TTS)
 
 
-def remembered(
-    has_price: HasPrice, today: Callable[[], date] = lambda: datetime.now(UTC).date()
-) -> HasPrice:
-    """The same, which looks each model up once a day: every join asks, and prices begin on days."""
+def remembered(has_price: HasPrice, now: Callable[[], float] = time.time) -> HasPrice:
+    """The same, which looks each model up once a minute: every join asks.
+
+    Prices begin, and hold by hours, at whole minutes. ``now`` is in seconds since the epoch.
+    """
 
     @lru_cache(maxsize=REMEMBERED)
-    def on(_: date, kind: Kind, provider: str, model: str) -> bool:
+    def within(_: int, kind: Kind, provider: str, model: str) -> bool:
         return has_price(kind, provider, model)
 
-    return lambda kind, provider, model: on(today(), kind, provider, model)
+    return lambda kind, provider, model: within(int(now() // 60), kind, provider, model)
 
 
 def of_join(join: JoinRequest, has_price: HasPrice) -> dict[str, ModelName]:

@@ -2,7 +2,7 @@
 
 The wrapper captures a generation by itself, inside the call: under the model that was asked for,
 with the vendor's counts as they came and no costs, for which PostHog would take those of its own
-catalogue. The ledger has the model that served and what it costs. One of the two must give way.
+catalogue. The ledger has the model that served and what it costs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PosthogWrapper:
 
 
 class LedgerCapture:
-    """A PostHog client for ``posthog.ai.openai.AsyncOpenAI(posthog_client=...)``.
+    """A PostHog client for PostHog's OpenAI wrapper.
 
     Each request to the wrapper carries the id of its usage event, as ``$ai_span_id`` in
     ``posthog_properties``. What the wrapper captures for it is sent under that id, with the
@@ -79,7 +79,7 @@ class LedgerCapture:
         price: puts costs on that event.
     """
 
-    def __init__(self, client: Posthog, *, finished: Finished, price: Price) -> None:
+    def __init__(self, client: Posthog, finished: Finished, price: Price) -> None:
         self._client = client
         self._finished = finished
         self._price = price

@@ -203,14 +203,14 @@ begin
               l.unit, l.quantity, l.cost_usd, l.component, l.part_of, e.lines, e.total_cost_usd
             )) as problem,
             count(*) as lines,
-            count(distinct l.unit) as units,
+            count(distinct l.unit collate "C") as units,
             coalesce(sum(l.cost_usd), 0) as cost_usd,
             '[' || coalesce(string_agg(
               concat(
                 '{"unit":"', l.unit, '","quantity":', l.quantity, ',"cost_usd":' || l.cost_usd,
                 ',"component":"', l.component, '"', ',"part_of":"' || l.part_of || '"', '}'
               ),
-              ','
+              ',' order by l.unit collate "C"
             ), '') || ']' as text
           from jsonb_to_recordset(e.lines) as l (
             unit text, quantity numeric, cost_usd numeric, component text, part_of text

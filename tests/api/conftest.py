@@ -172,7 +172,7 @@ async def spend(api: Api, thread_id: str, cost: str | None, **given: Any) -> Usa
             "model": "gpt-4.1",
             "quantities": Quantities(input_tokens=10, output_tokens=5),
             "provenance": Provenance.REPORTED,
-            "cost": None if cost is None else Cost(input=Decimal(cost)),
+            "cost": None if cost is None else Cost(input_tokens=Decimal(cost)),
             **given,
         }
     )

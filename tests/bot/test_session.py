@@ -212,6 +212,16 @@ async def test_a_call_that_is_still_ours_or_may_be_counts_to_its_end(
     assert ending.reason == "caller_hung_up"
 
 
+async def test_a_call_that_nobody_came_to_may_have_been_given_up_too(owner: Owner) -> None:
+    """Its process has no say in what becomes of the thread: whoever gave it up has."""
+    async with held(owner) as call:
+        call.threads.answers = [Pulse(Status.ENDED, end_requested=False)]
+        call.session.end("nobody_came")
+        ending = await call.over()
+    assert ending.reason == "given_up"
+    assert call.book.events == []
+
+
 async def test_a_sign_of_life_counts_from_when_it_was_given(owner: Owner) -> None:
     """A process that is stopped before it reads the answer has not lived until then."""
     async with held(owner) as call:

@@ -103,7 +103,7 @@ async def spend(database: Database, thread_id: UUID, usd: str) -> None:
         model="gpt-4.1",
         quantities=Quantities(input_tokens=10),
         provenance=Provenance.REPORTED,
-        cost=Cost(input=Decimal(usd)),
+        cost=Cost(input_tokens=Decimal(usd)),
     )
     assert (await database.record_usage([event])).new
 

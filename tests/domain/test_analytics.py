@@ -360,7 +360,7 @@ def test_work_that_nothing_metered_is_told_without_counts_and_costs(kind):
     said = generation_properties(unmetered)
     assert said["provenance"] == "unmetered"
     assert said["$ai_billable"] is False
-    counted = ("_tokens", "_seconds", "_cost_usd", "characters", "passthrough")
+    counted = ("_tokens", "_seconds", "_cost_usd", "characters", "passthrough", "_http_status")
     assert not [name for name in said if name.endswith(counted)]
 
 
