@@ -263,7 +263,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "an unknown vendor": (
         BOT + '[bot.llm]\n# best\ndefault = "openia/gpt-4.1"',
         5,
-        "bot.llm.default: 'openia' is not a vendor of language models: use cerebras, deepseek, ",
+        "bot.llm.default: 'openia' is not a vendor of language models: use anthropic, cerebras, ",
     ),
     "a vendor without voices": (
         BOT + '[bot.tts]\ndefault = "groq/x"',
