@@ -112,6 +112,10 @@ class _Usage:
             # What the start says of the output is only what there was by then.
             self._fields.pop("output_tokens", None)
             self._has_output = True
+        written, before = (of.get("cache_creation_input_tokens") for of in (usage, self._fields))
+        if written and written != before and self._all_for_an_hour:
+            # The lifetimes that were told do not include what has been written since.
+            self._fields.pop("cache_creation", None)
         self._fields |= {n: v for n, v in usage.items() if v or n not in self._fields}
         self._is_final = self._is_final or (is_over and self._has_output)
         yield from self._reported()

@@ -295,6 +295,19 @@ def test_where_lifetimes_are_not_told_the_request_tells_them(
     assert quantities["cache_write_1h_tokens"] == for_an_hour
 
 
+@pytest.mark.parametrize(("lifetime", "for_an_hour"), [("1h", 500), (None, 200)])
+def test_what_is_written_after_the_lifetimes_were_told_is_not_lost(
+    lifetime: str | None, for_an_hour: int
+) -> None:
+    quantities = reported(
+        message_start(**MESSAGE_START_USAGE),
+        message_delta(cache_creation_input_tokens=500, output_tokens=9),
+        system=breakpoints(lifetime),
+    )
+    assert quantities["cache_write_tokens"] == 500
+    assert quantities["cache_write_1h_tokens"] == for_an_hour
+
+
 @pytest.mark.parametrize("how", [Ended.ABANDONED, Ended.BROKEN, Ended.DONE])
 @pytest.mark.parametrize("events", [(), TEXT], ids=["before any output", "in mid-output"])
 def test_the_first_tokens_of_output_are_never_taken_for_all(
