@@ -5,14 +5,10 @@
 -- unit with part_of counts some of another line again, so its quantity is never added up. Costs are
 -- disjoint on all lines. A unit whose name ends in _tokens counts into total_tokens unless it is a part.
 
--- ^[a-z][a-z0-9_]{0,62}$, in a tenth of the time that a regular expression takes.
+-- Counting in the expression itself ({0,62}) would take ten times as long.
 create function flow.is_name(p_text text) returns boolean
 language sql immutable
-return coalesce(
-  ltrim(p_text, 'abcdefghijklmnopqrstuvwxyz_0123456789') = ''
-  and p_text collate "C" >= 'a' and octet_length(p_text) < 64,
-  false
-);
+return coalesce(p_text ~ '^[a-z][a-z0-9_]*$' and octet_length(p_text) < 64, false);
 
 -- Bounds keep sums from overflowing and a nonsense number from bloating an account for ever.
 -- NaN and Infinity are above every bound.

@@ -221,10 +221,9 @@ class _Bench:
     async def _finish(self, url: str, threads: Sequence[Thread]) -> float:
         """Milliseconds a call, from its hang-up until the workflow has settled it."""
 
-        async def extract(thread: Thread, owner: Owner) -> tuple[dict[str, Any], list[UsageEvent]]:
-            return {"status": "ok", "summary": "A table for four."}, [
-                an_event(thread, self._chance)
-            ]
+        async def extract(thread: Thread, owner: Owner) -> dict[str, Any]:
+            ledger.record(an_event(thread, self._chance))
+            return {"status": "ok", "summary": "A table for four."}
 
         ledger = _Ledger(self._database)
         steps = Steps(self._database, ledger, extract, lambda _: None)

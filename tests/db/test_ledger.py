@@ -43,7 +43,7 @@ async def test_an_event_comes_back_from_the_ledger_as_it_was_sent(database: Data
         quantities=Quantities(dict.fromkeys(COUNTED, 9) | {"audio_seconds": Decimal("0.125")}),
         provenance=Provenance.ESTIMATED,
         outcome=Outcome.ERROR,
-        cost=Cost({unit: Decimal(f"0.0000000{n}") for n, unit in enumerate(COUNTED, 10)}),
+        cost=Cost({unit: Decimal(f"0.000000{n}1") for n, unit in enumerate(COUNTED)}),
         latency_secs=1.5,
         time_to_first_token_secs=0.25,
         stream=True,
@@ -58,7 +58,7 @@ async def test_an_event_comes_back_from_the_ledger_as_it_was_sent(database: Data
     rows = await database.get_thread_usage(thread.id, thread.api_key_id)
     assert [UsageEvent.from_json(row) for row in rows] == [event, bare]
     assert event.cost is not None
-    assert [row["total_cost_usd"] for row in rows] == [f"{event.cost.total:f}", None]
+    assert [row["total_cost_usd"] for row in rows] == [f"{event.cost.total.normalize():f}", None]
     recorded_at = [row.pop("recorded_at") for row in rows]
     assert all(recorded_at)
     assert [set(row) for row in rows] == [set(event.to_json())] * 2

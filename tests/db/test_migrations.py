@@ -162,6 +162,40 @@ async def test_a_migration_that_fails_leaves_nothing_and_is_named(
     assert [version for version, _, _ in history(url)] == VERSIONS[:4]
 
 
+DEFAULTS = "".join(
+    f"alter default privileges in schema public grant all on {kind}"
+    " to anon, authenticated, service_role;"
+    for kind in ("tables", "functions", "sequences")
+)
+GRANTED = """
+select relname from pg_class, aclexplode(relacl) a
+where relnamespace in ('public'::regnamespace, 'flow'::regnamespace) and a.grantee = any (%(roles)s)
+union all
+select proname from pg_proc, aclexplode(proacl) a
+where pronamespace in ('public'::regnamespace, 'flow'::regnamespace) and a.grantee = any (%(roles)s)
+"""
+
+
+async def test_supabases_default_privileges_leave_the_public_with_nothing(
+    empty: Callable[[], str],
+) -> None:
+    """A Supabase project grants whatever is made in its schema public to everybody."""
+    url = empty()
+    await migrate(empty())  # the roles are the server's
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(DEFAULTS.encode())
+        await migrate(url)
+        found = connection.execute(
+            "select array_agg(oid) || 0::oid from pg_roles"
+            " where rolname in ('anon', 'authenticated')"
+        ).fetchone()
+        assert found is not None
+        assert len(found[0]) == 3
+        assert connection.execute(GRANTED, {"roles": found[0]}).fetchall() == []
+        connection.execute("set role service_role")
+        connection.execute("select resolve_api_key('k', 't', 'n')")
+
+
 async def test_a_database_that_is_not_there_cannot_be_migrated(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable):
         await migrate(f"postgresql://postgres@/x?host={tmp_path}")
