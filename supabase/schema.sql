@@ -1477,6 +1477,7 @@ return (
 create function public.get_thread_usage(p_thread_id uuid, p_api_key_id uuid default NULL::uuid) returns jsonb
 language plpgsql stable
 set search_path = ''
+set enable_seqscan = off
 as $$
 begin
   if not exists (
