@@ -165,11 +165,13 @@ async def _create(url: str) -> None:
 _INSERT = b"""
 insert into bare_events (
   id, workflow_thread_id, api_key_id, team_id, product, billable, kind, source, provider, model,
-  lines, total_cost_usd, provenance, outcome, price_version, occurred_at, latency_secs, stream, capture, save_mode
+  lines, total_cost_usd, provenance, outcome, price_version, occurred_at, latency_secs, stream,
+  capture, save_mode
 )
 select
   id, workflow_thread_id, api_key_id, team_id, product, billable, kind, source, provider, model,
-  lines, total_cost_usd, provenance, outcome, price_version, occurred_at, latency_secs, stream, capture, save_mode
+  lines, total_cost_usd, provenance, outcome, price_version, occurred_at, latency_secs, stream,
+  capture, save_mode
 from jsonb_populate_recordset(null::bare_events, %s)
 """
 
