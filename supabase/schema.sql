@@ -1477,6 +1477,7 @@ return (
 create function public.get_thread_usage(p_thread_id uuid, p_api_key_id uuid default NULL::uuid) returns jsonb
 language plpgsql stable
 set search_path = ''
+set enable_seqscan = off
 as $$
 begin
   if not exists (
@@ -1699,7 +1700,7 @@ begin
   )
   select
     t.id,
-    t.old || coalesce(a.others, '{}') || jsonb_build_object(
+    t.old || (coalesce(a.others, '{}') || jsonb_build_object(
       'total_tokens', flow.plus(t.old, 'total_tokens', t.total_tokens),
       'total_cost_usd', flow.plus(t.old, 'total_cost_usd', t.total_cost_usd),
       'llm_calls', flow.plus(t.old, 'llm_calls', t.llm_calls),
@@ -1719,7 +1720,7 @@ begin
       'interrupted_generations', flow.plus(t.old, 'interrupted_generations', t.interrupted),
       'failed_generations', flow.plus(t.old, 'failed_generations', t.failed),
       'billable_cost_usd', flow.plus(t.old, 'billable_cost_usd', t.billable_cost_usd)
-    )
+    ))
   from threads t
   left join added a on a.id = t.id;
 end

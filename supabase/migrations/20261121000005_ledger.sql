@@ -362,6 +362,7 @@ create function public.get_thread_usage(p_thread_id uuid, p_api_key_id uuid defa
 returns jsonb
 language plpgsql stable
 set search_path = ''
+set enable_seqscan = off
 as $$
 begin
   if not exists (
