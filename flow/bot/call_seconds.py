@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-from flow.domain.usage import CostControl, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import CostControl, Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.metering.request import Recording
 from flow.metering.sound import MICROSECOND
 

@@ -21,18 +21,18 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-from flow.bot.idle import IdleWatch
-from flow.bot.intake import AudioEnd
-from flow.bot.models import ListeningModels
-from flow.bot.named import Joined, span_attributes
+from flow.bot.audio_input import AudioEnd
+from flow.bot.cost_control import Spending
+from flow.bot.idle_detection import IdleWatch
+from flow.bot.log_context import Joined, span_attributes
 from flow.bot.services import CallServices
-from flow.bot.spending import Spending
-from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
+from flow.bot.speech_detection import ListeningModels
+from flow.bot.transports.websocket import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice, Vendor
-from flow.domain.join import JoinRequest
-from flow.domain.thread import Turn
-from flow.domain.usage import Kind, Owner
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.thread import Turn
+from flow.domain.usage.events import Kind, Owner
 from flow.metering.request import Recording
 from flow.vendors.endpoint import Endpoint
 

@@ -18,17 +18,17 @@ from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot import clock
 from flow.bot.call_seconds import CallSeconds
+from flow.bot.cost_control import Spending
 from flow.bot.pipeline import Line
-from flow.bot.rooms import RoomTransport
-from flow.bot.running import RunningPipeline
-from flow.bot.spending import Spending
+from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.transcript import Transcript
-from flow.domain.budget import Standing, Tier
-from flow.domain.join import JoinRequest
-from flow.domain.room import NOBODY_CAME
-from flow.domain.room_call import TAKEN_OVER
-from flow.domain.thread import ENDED_BY_API, GIVEN_UP, Pulse, Status, Turn
-from flow.domain.usage import Owner
+from flow.bot.transports.room import RoomTransport
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.room import NOBODY_CAME
+from flow.domain.calls.room_call import TAKEN_OVER
+from flow.domain.calls.thread import ENDED_BY_API, GIVEN_UP, Pulse, Status, Turn
+from flow.domain.limits.budget import Standing, Tier
+from flow.domain.usage.events import Owner
 from flow.errors import CallTakenOver, FlowError, IllegalTransition, NotFound, Unavailable
 from flow.metering.request import Recording as Metering
 
@@ -42,7 +42,7 @@ STOP_SECS = 15.0
 
 
 class Threads(Protocol):
-    """What a session needs of `flow.db.functions.Database`."""
+    """What a session needs of `flow.db.database.Database`."""
 
     async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
         """Give a sign of life, and perhaps move the thread.
@@ -57,7 +57,7 @@ class Threads(Protocol):
 
 
 class Recording(Metering, Protocol):
-    """What a session needs of `flow.usage.recorder.Recorder`."""
+    """What a session needs of `flow.ledger.recorder.Recorder`."""
 
     def record_turn(self, thread_id: UUID, turn: Turn) -> None:
         """Take something said."""

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flow.api.exact_json import dumps
 from flow.demo.call import Account
-from flow.domain.units import COMPONENTS, UNITS
+from flow.domain.usage.units import COMPONENTS, UNITS
 
 Row = Mapping[str, Any]
 

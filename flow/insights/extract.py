@@ -7,7 +7,9 @@ from typing import Any
 
 import structlog
 
-from flow.domain.insight import (
+from flow.domain.calls.thread import Thread
+from flow.domain.insights.insight_schema import schema_problem
+from flow.domain.insights.insights import (
     DEFAULT_SCHEMA,
     InsightsResult,
     Reason,
@@ -15,9 +17,7 @@ from flow.domain.insight import (
     has_words,
     render_transcript,
 )
-from flow.domain.insight_schema import schema_problem
-from flow.domain.thread import Thread
-from flow.domain.usage import CostControl, Owner
+from flow.domain.usage.events import CostControl, Owner
 from flow.insights.answer import judge
 from flow.insights.attempt import Asking, Attempts, Missed
 from flow.insights.prompt import Question

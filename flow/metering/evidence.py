@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.usage import Failure, Quantities
+from flow.domain.usage.events import Failure, Quantities
 
 NOTHING = Quantities()
 

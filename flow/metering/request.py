@@ -12,9 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.estimate import count_tokens
-from flow.domain.units import UNITS, Measure
-from flow.domain.usage import (
+from flow.domain.usage.events import (
     Amount,
     Failure,
     Outcome,
@@ -22,6 +20,8 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.token_estimates import count_tokens
+from flow.domain.usage.units import UNITS, Measure
 from flow.metering.evidence import (
     NOTHING,
     Completed,
@@ -41,7 +41,7 @@ RENEWED_CHARACTERS = 32
 
 
 class Recording(Protocol):
-    """What metering needs of `flow.usage.recorder.Recorder`."""
+    """What metering needs of `flow.ledger.recorder.Recorder`."""
 
     def begin(self, event: UsageEvent) -> None:
         """Note that work has begun, or what it is estimated at by now."""

@@ -14,9 +14,9 @@ from starlette.routing import Route
 
 from flow.sandbox.anthropic_messages import Messages
 from flow.sandbox.bill import Bill
-from flow.sandbox.openai_chat import Pace
-from flow.sandbox.openai_errors import ApiError
-from flow.sandbox.openai_replies import SMALL_TALK, Script
+from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.errors import ApiError
+from flow.sandbox.openai.replies import SMALL_TALK, Script
 from flow.sandbox.stand_in import OWN_PAGES, StandIn, exchange_of
 
 Handler = Callable[[Request], Awaitable[Response]]

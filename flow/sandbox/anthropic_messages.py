@@ -17,10 +17,10 @@ from flow.sandbox.anthropic_prompt import Prompt, PromptCache, WrongOrder, read_
 from flow.sandbox.anthropic_request import MessageRequest, parsed
 from flow.sandbox.bill import Amounts, Bill, Line
 from flow.sandbox.faults import Hits
-from flow.sandbox.openai_chat import Pace
-from flow.sandbox.openai_errors import ApiError
-from flow.sandbox.openai_generation import Generation, count, generate, message_of
-from flow.sandbox.openai_replies import REFUSAL, Reply, Script, Unfit, decide, until_stop
+from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.errors import ApiError
+from flow.sandbox.openai.generation import Generation, count, generate, message_of
+from flow.sandbox.openai.replies import REFUSAL, Reply, Script, Unfit, decide, until_stop
 from flow.sandbox.server import Stream
 from flow.sandbox.stand_in import exchange_of, hits_of
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flow.sandbox.openai_tokens import TOKENS_OF_PRIMING, TOKENS_PER_MESSAGE, encode
+from flow.sandbox.openai.tokens import TOKENS_OF_PRIMING, TOKENS_PER_MESSAGE, encode
 
 # Anthropic's guide to prompt caching: shorter prompts of most models are not cached.
 CACHE_MINIMUM = 1024

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from flow.sandbox.anthropic_prompt import as_blocks, text_of
-from flow.sandbox.openai_errors import from_validation
+from flow.sandbox.openai.errors import from_validation
 
 
 class _Message(BaseModel):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from uuid import UUID
 
-from flow.domain.units import UNITS, component_of
-from flow.domain.usage import Kind, Outcome, Provenance, UsageEvent
+from flow.domain.usage.events import Kind, Outcome, Provenance, UsageEvent
+from flow.domain.usage.units import UNITS, component_of
 from flow.telemetry.metrics import Metrics, known
 
 

@@ -10,7 +10,7 @@ import httpx2
 import openai
 from pydantic import SecretStr
 
-from flow.domain.usage import Failure
+from flow.domain.usage.events import Failure
 from flow.vendors.endpoint import Endpoint
 
 DIRECT_BASE_URL = "https://api.openai.com/v1"

@@ -16,7 +16,7 @@ import structlog
 from posthog import Posthog, new_context
 from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
 
-from flow.domain.usage import UsageEvent
+from flow.domain.usage.events import UsageEvent
 from flow.vendors.posthog import generation_arguments
 
 log = structlog.get_logger(__name__)

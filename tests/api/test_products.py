@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from flow.bot.vendors import vendors_by_kind
-from flow.domain.product import CALL_FIELDS
-from flow.domain.product_file import read_products
+from flow.domain.products.product import CALL_FIELDS
+from flow.domain.products.product_file import read_products
 from tests.api.conftest import Api, ServeApi
 
 

@@ -15,13 +15,13 @@ from pipecat.metrics.metrics import LLMTokenUsage, LLMUsageMetricsData
 from psycopg.types.json import Jsonb
 
 from flow.bot.usage_metrics import UsageMetricsProcessor
-from flow.db.functions import Database, Recorded
-from flow.db.postgres import PostgresTransport
-from flow.domain.price import Pricer
-from flow.domain.thread import Thread
-from flow.domain.usage import Kind, UsageEvent
+from flow.db.database import Database, Recorded
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Thread
+from flow.domain.pricing.pricer import Pricer
+from flow.domain.usage.events import Kind, UsageEvent
+from flow.ledger.recorder import Recorder
 from flow.metering.meter import Meter, Service
-from flow.usage.recorder import Recorder
 from tests.bench import world
 from tests.bench.events import batches, threads
 from tests.bench.measure import Measure, Options, at_least, at_most, middle, percentile

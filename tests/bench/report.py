@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
 from tests.bench import world
 from tests.bench.measure import Measure, Options, at_most, percentile
 

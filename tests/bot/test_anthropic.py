@@ -12,15 +12,15 @@ from anthropic import AsyncAnthropic
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pydantic import SecretStr
 
-from flow.bot.resolve import Resolver
+from flow.bot.join_resolver import Resolver
 from flow.bot.services import CallServices
 from flow.bot.vendors import spec
 from flow.bot.vendors.anthropic import VENDOR
 from flow.bot.vendors.spec import Choice
-from flow.domain.join import JoinRequest
-from flow.domain.product import Product, Products
-from flow.domain.units import Kind
-from flow.domain.usage import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.products.product import Product, Products
+from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError, InvalidInput
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts

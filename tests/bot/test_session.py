@@ -16,17 +16,17 @@ from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 
-from flow.bot.idle import IdleWatch
+from flow.bot.cost_control import Spending
+from flow.bot.idle_detection import IdleWatch
 from flow.bot.pipeline import Line
-from flow.bot.rehearsal import EmptyStage
 from flow.bot.services import CallServices
 from flow.bot.session import CallSession, Ending
-from flow.bot.spending import Spending
-from flow.domain.budget import Standing
-from flow.domain.join import JoinRequest
-from flow.domain.product import Product
-from flow.domain.thread import Pulse, Status, Turn
-from flow.domain.usage import Kind, Owner, Provenance
+from flow.bot.warmup import EmptyStage
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.thread import Pulse, Status, Turn
+from flow.domain.limits.budget import Standing
+from flow.domain.products.product import Product
+from flow.domain.usage.events import Kind, Owner, Provenance
 from flow.errors import (
     CallTakenOver,
     DatabaseUnavailable,

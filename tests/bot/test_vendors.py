@@ -11,24 +11,24 @@ import pytest
 from pipecat.frames.frames import LLMRunFrame
 from pydantic import SecretStr
 
-from flow.bot.models import ListeningModels
+from flow.bot.cost_control import Spending
 from flow.bot.pipeline import BotSettings, build_line
-from flow.bot.rehearsal import EmptyStage
-from flow.bot.running import RunningPipeline
-from flow.bot.spending import Spending
+from flow.bot.pipeline_runner import RunningPipeline
+from flow.bot.speech_detection import ListeningModels
 from flow.bot.usage_metrics import FROM_FRAMES
 from flow.bot.vendors import VENDORS, require_meters, vendors_by_kind
 from flow.bot.vendors.spec import ServiceSpec, Tap, Vendor
-from flow.domain.join import JoinRequest
-from flow.domain.product_file import read_products
-from flow.domain.thread import Turn
-from flow.domain.units import Kind
-from flow.domain.usage import Owner, Provenance
+from flow.bot.warmup import EmptyStage
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.thread import Turn
+from flow.domain.products.product_file import read_products
+from flow.domain.usage.events import Owner, Provenance
+from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError
-from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
 from flow.vendors.openai import openai_endpoint
-from tests.bot.test_rehearsal import PARTS
+from tests.bot.test_warmup import PARTS
 from tests.notebook import Notebook
 
 

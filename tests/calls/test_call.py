@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import pytest
 
-from flow.domain.thread import Status, Thread
-from flow.sandbox.caller import call
+from flow.domain.calls.thread import Status, Thread
+from flow.sandbox.all_vendors import Vendors, vendors
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.script import AfterBot, Insights, Interrupt, Line, Script
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai_chat import Pace
+from flow.sandbox.openai.chat import Pace
 from flow.sandbox.posthog import Event
-from flow.sandbox.script import AfterBot, Insights, Interrupt, Line, Script
-from flow.sandbox.speech import recordings
-from flow.sandbox.vendors import Vendors, vendors
+from flow.sandbox.speech.synthesis import recordings
 from tests.calls.conftest import Serve, quantity
 
 NO_INSIGHTS = Insights("", {"type": "object"}, {})

@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from flow.domain.thread import Thread
-from flow.domain.units import UNITS
-from flow.sandbox.caller import call
-from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.domain.calls.thread import Thread
+from flow.domain.usage.units import UNITS
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.script import Script
 from flow.sandbox.faults import Fault
-from flow.sandbox.script import Script
-from flow.sandbox.vendors import Vendors
 from flow.vendors.posthog_flags import COST_CONTROLS
 from tests.calls.conftest import Serve, Serving
 from tests.calls.processes import flow_serve

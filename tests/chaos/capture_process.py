@@ -13,9 +13,9 @@ from uuid import UUID
 import psutil
 from pydantic import SecretStr
 
-from flow import log
-from flow.domain.usage import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.sandbox.posthog import PROJECT_KEY
+from flow.telemetry import logs as log
 from flow.vendors.posthog import capture_llm_generation, get_posthog_client, shutdown_posthog
 
 ROUNDS = 3

@@ -15,12 +15,12 @@ from uuid import UUID
 
 import httpx
 
-from flow.domain.attribution import HEADER_NAMES, PREFIX, PROPERTIES_HEADER, PROPERTY_NAMES
+from flow.domain.usage.attribution import HEADER_NAMES, PREFIX, PROPERTIES_HEADER, PROPERTY_NAMES
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.frames import Audio, encode
 from flow.sandbox.faults import Fault
-from flow.sandbox.frames import Audio, encode
 from flow.sandbox.server import Served
-from flow.sandbox.speech import recordings
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.speech.synthesis import recordings
 from flow.sandbox.webhooks import WebhookReceiver
 from tests.calls.test_call import SHORT
 from tests.chaos import wire

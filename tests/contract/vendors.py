@@ -12,13 +12,13 @@ from pydantic import SecretStr
 
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice
-from flow.domain.units import Kind
-from flow.domain.usage import Provenance, UsageEvent
+from flow.domain.usage.events import Provenance, UsageEvent
+from flow.domain.usage.units import Kind
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
 from flow.sandbox.faults import Faults
-from flow.sandbox.openai import OpenAISandbox
-from flow.sandbox.openai_chat import Pace
+from flow.sandbox.openai.app import OpenAISandbox
+from flow.sandbox.openai.chat import Pace
 from flow.sandbox.server import Served
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.openai import openai_endpoint

@@ -8,11 +8,11 @@ from decimal import Decimal, localcontext
 from typing import Any
 from uuid import UUID, uuid4
 
-from flow.db.functions import Database, Joined, Recorded
-from flow.domain.key import ApiKey
-from flow.domain.quota import Admission, Terms
-from flow.domain.thread import Status, Thread
-from flow.domain.usage import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.db.database import Database, Joined, Recorded
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.quota import Admission, Terms
+from flow.domain.usage.events import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
 
 JOIN = {"product": "voice_bot", "metadata": {"order": 7}, "bot": {"llm": {"temperature": 0.7}}}
 

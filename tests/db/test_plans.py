@@ -8,10 +8,10 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.domain.quota import Terms
-from flow.domain.thread import Status, ThreadTurn, Turn
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status, ThreadTurn, Turn
+from flow.domain.limits.quota import Terms
 from tests.db.making import a_join, a_key, a_request, an_event, spend
 
 TERMS = Terms(buckets={"ai_credits": ["voice_bot"]}, concurrency={"voice_bot": 5})

@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.key import ApiKey
-from flow.domain.usage import Cost, Kind, Outcome, Provenance, Quantities
+from flow.db.database import Database
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.usage.events import Cost, Kind, Outcome, Provenance, Quantities
 from flow.errors import InvalidInput
 from tests.db.making import a_key, a_thread, an_event
 

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flow.db import rows
-from flow.db.encoding import storable_text
-from flow.domain.units import UNITS, Measure
-from flow.domain.usage import (
+from flow.db.json_encoding import storable_text
+from flow.domain.usage.events import (
     Cost,
     CostControl,
     Failure,
@@ -24,6 +23,7 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.units import UNITS, Measure
 
 text = st.text(max_size=8)
 usd = st.decimals(0, 1_000, places=9)

@@ -9,9 +9,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Thread
-from flow.domain.usage import UsageEvent
+from flow.db.database import Database
+from flow.domain.calls.thread import Thread
+from flow.domain.usage.events import UsageEvent
 from tests.db.making import a_key, a_thread, an_event, owner_of
 
 TABLES = [

@@ -12,11 +12,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.budget import Tier
-from flow.domain.key import ApiKey
-from flow.domain.quota import Terms
-from flow.domain.usage import Cost, Owner, UsageEvent
+from flow.db.database import Database
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.budget import Tier
+from flow.domain.limits.quota import Terms
+from flow.domain.usage.events import Cost, Owner, UsageEvent
 from tests.db.making import a_key, a_request, a_thread, an_event, owner_of
 
 TERMS = Terms(buckets={"ai_credits": ["gateway"]})

@@ -9,9 +9,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.domain.thread import Status, Thread, Turn
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status, Thread, Turn
 from flow.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tests.db.making import JOIN, a_key, a_thread, account_of
 

@@ -8,7 +8,15 @@ from typing import Any
 from uuid import UUID
 
 from flow.demo.saved import Saved, saved
-from flow.domain.usage import Cost, CostControl, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import (
+    Cost,
+    CostControl,
+    Kind,
+    Owner,
+    Provenance,
+    Quantities,
+    UsageEvent,
+)
 
 RATES = {"gpt-4.1": Decimal("0.002"), "gpt-4.1-mini": Decimal("0.0004")}
 

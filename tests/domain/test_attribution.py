@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.attribution import (
+from flow.domain.usage.attribution import (
     HEADER_NAMES,
     PROPERTIES_HEADER,
     PROPERTY_NAMES,
@@ -20,7 +20,7 @@ from flow.domain.attribution import (
     control_properties,
     with_attribution,
 )
-from flow.domain.usage import CostControl, Owner
+from flow.domain.usage.events import CostControl, Owner
 
 OWNER = Owner(
     workflow_thread_id=UUID(int=1),

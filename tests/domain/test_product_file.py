@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flow.bot.vendors import vendors_by_kind
-from flow.domain.price import Pricer
-from flow.domain.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
-from flow.domain.product_file import read_products
-from flow.domain.save_mode import SaveMode
-from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.pricing.pricer import Pricer
+from flow.domain.products.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
+from flow.domain.products.product_file import read_products
+from flow.domain.products.save_mode import SaveMode
+from flow.domain.usage.events import Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import ConfigurationError
 
 VENDORS = vendors_by_kind()

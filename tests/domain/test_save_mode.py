@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.budget import Tier
-from flow.domain.save_mode import SaveMode, SavingLike, decide, saving_request
-from flow.domain.usage import CostControl
+from flow.domain.limits.budget import Tier
+from flow.domain.products.save_mode import SaveMode, SavingLike, decide, saving_request
+from flow.domain.usage.events import CostControl
 
 OFF, AUTO, ON = SaveMode.OFF, SaveMode.AUTO, SaveMode.ON
 

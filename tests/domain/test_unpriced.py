@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from flow.domain.join import JoinRequest
-from flow.domain.product import ModelName, Models, Product, Products, Saving
-from flow.domain.units import Kind
-from flow.domain.unpriced import of_configuration, of_join, remembered
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.pricing.unpriced import of_configuration, of_join, remembered
+from flow.domain.products.product import ModelName, Models, Product, Products, Saving
+from flow.domain.usage.units import Kind
 
 PRICED = {
     (Kind.STT, "openai", "ears"),

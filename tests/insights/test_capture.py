@@ -11,7 +11,7 @@ import pytest
 from posthog import Posthog
 from pydantic import SecretStr
 
-from flow.domain.usage import Cost, Outcome, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Outcome, Quantities, UsageEvent
 from flow.sandbox.faults import Fault
 from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.units import UNITS, Kind, Measure
-from flow.domain.usage import (
+from flow.domain.usage.events import (
     Failure,
     Outcome,
     Owner,
@@ -19,6 +18,7 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.units import UNITS, Kind, Measure
 from flow.metering.evidence import (
     Completed,
     Evidence,

@@ -12,10 +12,10 @@ from anthropic import DefaultAsyncHttpxClient as AnthropicHttpxClient
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from starlette.types import ASGIApp
 
+from flow.kit.tls import trusted
 from flow.sandbox.anthropic import AnthropicSandbox
-from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.tls import trusted
 
 
 class Server:

@@ -10,11 +10,11 @@ import pytest
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
-from flow.domain.vocabulary import dictionary
+from flow.domain.usage.tokenizer import dictionary
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai_replies import REFUSAL, SMALL_TALK, Reply, ToolCall
+from flow.sandbox.openai.replies import REFUSAL, SMALL_TALK, Reply, ToolCall
 from tests.sandbox.conftest import Server
 
 HELLO: Any = [{"role": "user", "content": "hello"}]

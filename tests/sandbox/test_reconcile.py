@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from flow.domain.usage import Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
 from flow.sandbox.bill import Amounts, Line, WorkKind
 from flow.sandbox.reconcile import reconcile
 

@@ -14,8 +14,8 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from flow.domain.attribution import HEADER_NAMES, attribution_headers
-from flow.domain.usage import CostControl, Owner
+from flow.domain.usage.attribution import HEADER_NAMES, attribution_headers
+from flow.domain.usage.events import CostControl, Owner
 from flow.errors import ConfigurationError
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.openai import openai_client, openai_endpoint

@@ -17,10 +17,9 @@ import pytest
 from posthog import Posthog
 from pydantic import SecretStr
 
-from flow.domain.analytics import generation_properties
-from flow.domain.attribution import attribution_properties, control_properties
-from flow.domain.price import Pricer
-from flow.domain.usage import (
+from flow.domain.pricing.pricer import Pricer
+from flow.domain.usage.attribution import attribution_properties, control_properties
+from flow.domain.usage.events import (
     CostControl,
     Failure,
     Kind,
@@ -30,8 +29,9 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.posthog_properties import generation_properties
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog

@@ -14,10 +14,10 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Status, Thread, Turn
-from flow.domain.usage import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
-from flow.usage.recorder import Recorder
+from flow.db.database import Database
+from flow.domain.calls.thread import Status, Thread, Turn
+from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.ledger.recorder import Recorder
 from flow.workflows.finish import Steps
 
 

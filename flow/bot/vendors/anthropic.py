@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.vendors.spec import Build, ServiceSpec, Tap, Vendor
-from flow.domain.units import Kind
+from flow.domain.usage.units import Kind
 from flow.metering.wires.anthropic_messages import AnthropicMessages
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.domain.units import Kind
+from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError
 from flow.metering.wires.http import HttpWire
 from flow.vendors.endpoint import Endpoint

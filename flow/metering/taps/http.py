@@ -16,7 +16,7 @@ from uuid import UUID
 import httpx2
 import structlog
 
-from flow.domain.usage import Failure
+from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence
 from flow.metering.meter import Meter
 from flow.metering.request import Ended, MeteredRequest

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flow.domain.reported import Counting, ReportedTokens, accepted
+from flow.domain.usage.vendor_reports import Counting, ReportedTokens, accepted
 from flow.metering.evidence import Evidence, Opening, Reported
 from flow.metering.wires.http import HttpAnswer, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream

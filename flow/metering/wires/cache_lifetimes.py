@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from flow.domain.reported import ReportedTokens
+from flow.domain.usage.vendor_reports import ReportedTokens
 
 _HOUR = "1h"
 _NEST_BLOCKS = ("tools", "system", "messages", "content", "function")

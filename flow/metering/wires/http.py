@@ -10,7 +10,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, Protocol
 
-from flow.domain.usage import Failure
+from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence, Failed, Opening
 
 

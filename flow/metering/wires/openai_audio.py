@@ -15,8 +15,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.reported import Counting, from_openai_usage
-from flow.domain.usage import Quantities
+from flow.domain.usage.events import Quantities
+from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
 from flow.metering.sound import SpeakingPace, pcm_seconds, seconds_of
 from flow.metering.wires.answer import JsonExchange, report

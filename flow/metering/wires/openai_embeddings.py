@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from flow.domain.estimate import count_tokens
-from flow.domain.reported import Counting, from_openai_usage
-from flow.domain.usage import Quantities
+from flow.domain.usage.events import Quantities
+from flow.domain.usage.token_estimates import count_tokens
+from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
 from flow.metering.wires.answer import JsonExchange, report, text, within
 from flow.metering.wires.http import HttpRequest, unreadable

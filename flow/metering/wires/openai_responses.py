@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flow.domain.estimate import count_tokens, estimate_chat_tokens
-from flow.domain.reported import Counting, from_openai_usage
-from flow.domain.usage import Failure, Quantities
+from flow.domain.usage.events import Failure, Quantities
+from flow.domain.usage.token_estimates import count_tokens, estimate_chat_tokens
+from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import (
     Completed,
     Evidence,

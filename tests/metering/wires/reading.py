@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-from flow.domain.units import Kind
-from flow.domain.usage import Failure, Owner, UsageEvent
+from flow.domain.usage.events import Failure, Owner, UsageEvent
+from flow.domain.usage.units import Kind
 from flow.metering.evidence import Evidence, Opening, Output, Reported
 from flow.metering.meter import Meter, Service
 from flow.metering.request import Ended

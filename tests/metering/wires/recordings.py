@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flow.domain.units import Kind
-from flow.domain.usage import Quantities
+from flow.domain.usage.events import Quantities
+from flow.domain.usage.units import Kind
 from flow.metering.wires.anthropic_messages import AnthropicMessages
 from flow.metering.wires.gemini_generate import GeminiGenerate
 from flow.metering.wires.http import Exchange, HttpRequest, HttpWire

@@ -13,8 +13,8 @@ from anthropic.types.beta import BetaMessageDeltaUsage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.estimate import count_tokens
-from flow.domain.usage import Outcome, Provenance, Quantities
+from flow.domain.usage.events import Outcome, Provenance, Quantities
+from flow.domain.usage.token_estimates import count_tokens
 from flow.metering.evidence import Completed, Evidence, Failed, Served
 from flow.metering.request import Ended
 from flow.metering.wires.anthropic_messages import AnthropicMessages, MessageExchange

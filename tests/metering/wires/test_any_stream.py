@@ -13,8 +13,8 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from flow.domain.units import UNITS, Measure
-from flow.domain.usage import Outcome, Provenance, Quantities
+from flow.domain.usage.events import Outcome, Provenance, Quantities
+from flow.domain.usage.units import UNITS, Measure
 from flow.metering.evidence import Completed
 from flow.metering.request import Ended
 from tests.metering.wires.reading import cut, ended, read

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.usage import Outcome, Provenance, Quantities
+from flow.domain.usage.events import Outcome, Provenance, Quantities
 from flow.metering.evidence import Completed, Evidence, Failed, Served
 from flow.metering.request import Ended
 from flow.metering.wires.gemini_generate import GeminiGenerate, GenerateExchange

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.audio import Transcription, TranscriptionVerbose
 
-from flow.domain.units import Kind
-from flow.domain.usage import Outcome, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
+from flow.domain.usage.units import Kind
 from flow.metering.evidence import Completed, Failed
 from flow.metering.request import Ended
 from flow.metering.wires.http import Exchange, HttpRequest

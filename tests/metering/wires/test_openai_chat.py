@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
-from flow.domain.estimate import count_tokens
-from flow.domain.reported import Counting
-from flow.domain.usage import Outcome, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
+from flow.domain.usage.token_estimates import count_tokens
+from flow.domain.usage.vendor_reports import Counting
 from flow.metering.evidence import Completed, Evidence, Failed, Served
 from flow.metering.request import Ended
 from flow.metering.wires.http import Exchange, HttpRequest

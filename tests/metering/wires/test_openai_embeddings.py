@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from openai.types import CreateEmbeddingResponse
 
-from flow.domain.estimate import count_tokens
-from flow.domain.usage import Outcome, Provenance, Quantities
+from flow.domain.usage.events import Outcome, Provenance, Quantities
+from flow.domain.usage.token_estimates import count_tokens
 from flow.metering.evidence import Failed
 from flow.metering.wires.http import Exchange, HttpRequest
 from flow.metering.wires.openai_embeddings import OpenAIEmbeddings

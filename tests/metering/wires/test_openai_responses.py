@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response
 
-from flow.domain.usage import Failure, Outcome, Provenance, Quantities
+from flow.domain.usage.events import Failure, Outcome, Provenance, Quantities
 from flow.metering.evidence import Completed, Evidence, Failed, Opening, Output, Reported, Served
 from flow.metering.request import Ended
 from flow.metering.wires.http import Exchange, Free, HttpRequest
