@@ -14,11 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar, TypeVarTuple
 
+import structlog
 from anyio import BrokenWorkerProcess, CapacityLimiter, fail_after, to_process
 
 from flow.domain.insight_schema import is_quick, rule_problem
 from flow.errors import ChecksUnavailable
 from flow.insights.answer import Answer, Verdict, judge
+
+log = structlog.get_logger(__name__)
 
 SCHEMA_CPU_SECS = 1.0
 ANSWER_CPU_SECS = 2.0
@@ -63,7 +66,7 @@ class Checker:
         Of the schema's form, `flow.domain.insight_schema.schema_problem` has been asked before.
 
         Raises:
-            ChecksUnavailable: no worker was free in time.
+            ChecksUnavailable: no worker could be started, or was free in time.
         """
         if is_quick(schema):
             return rule_problem(schema)
@@ -76,7 +79,7 @@ class Checker:
         """The verdict of `flow.insights.answer.judge`.
 
         Raises:
-            ChecksUnavailable: no worker was free in time.
+            ChecksUnavailable: no worker could be started, or was free in time.
         """
         if is_quick(schema, answer.text):
             return judge(answer, schema)
@@ -91,17 +94,31 @@ class Checker:
     ) -> Result:
         try:
             with fail_after(self._wait_secs):
-                return await to_process.run_sync(
-                    _limited, cpu_secs, work, arguments, cancellable=True, limiter=self._free
-                )
-        except TimeoutError:
-            raise ChecksUnavailable from None
-        except (BrokenWorkerProcess, MemoryError):
-            raise _TooMuch from None
+                # Whatever keeps a worker from starting is no fault of what it is to check.
+                await self._in_worker(cpu_secs, _nothing, ())
+                try:
+                    return await self._in_worker(cpu_secs, work, arguments)
+                except (BrokenWorkerProcess, MemoryError):
+                    log.warning("check_given_up", work=work.__name__, cpu_secs=cpu_secs)
+                    raise _TooMuch from None
+        except (TimeoutError, BrokenWorkerProcess, OSError) as error:
+            log.warning("checks_unavailable", error_type=type(error).__name__)
+            raise ChecksUnavailable from error
+
+    async def _in_worker(
+        self, cpu_secs: float, work: Callable[..., Result], arguments: tuple[Any, ...]
+    ) -> Result:
+        return await to_process.run_sync(
+            _limited, cpu_secs, work, arguments, cancellable=True, limiter=self._free
+        )
 
 
 class _TooMuch(Exception):
     """A worker reached a limit, or crashed."""
+
+
+def _nothing() -> None:
+    """Import this module, and be ready."""
 
 
 def _limited(cpu_secs: float, work: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
@@ -111,6 +128,9 @@ def _limited(cpu_secs: float, work: Callable[..., Result], arguments: tuple[Any,
     """
     with suppress(ValueError, OSError):  # macOS does not limit it
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # The parent decides when its workers end. It may be using them while it stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The signal's default action is to end the process, whatever native code is running.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, cpu_secs)

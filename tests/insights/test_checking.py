@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar
@@ -207,15 +209,36 @@ async def test_who_finds_no_free_worker_in_time_is_told_to_come_again():
     assert (await busy).reason == "unusable_schema"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_the_whole_group_stops_no_check(number):
+    checker, schema = a_checker(), with_pattern("^x$")
+    assert await checker.schema_problem(schema) is None
+    for worker in workers():
+        worker.send_signal(number)
+    await asyncio.sleep(0.1)
+    assert await checker.schema_problem(schema) is None
+    assert (await checker.judge(an_answer({"p0": "x"}), schema)).reason is None
+
+
+def workers() -> list[psutil.Process]:
+    return [w for w in psutil.Process().children() if "anyio.to_process" in w.cmdline()]
+
+
 async def test_a_check_that_is_cancelled_ends_its_worker():
     schema, data = ENDLESS["doubled by allOf"]
     checker = a_checker(answer_cpu_secs=30)
     await checker.judge(an_answer({"p0": "x"}), with_pattern("^x$"))
     task = asyncio.create_task(checker.judge(an_answer(data), schema))
     await asyncio.sleep(0.3)
-    workers = [w for w in psutil.Process().children() if "anyio.to_process" in w.cmdline()]
-    assert workers
+    running = workers()
+    assert running
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
+    assert not [w for w in running if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
+
+
+async def test_a_worker_that_cannot_be_started_is_no_fault_of_the_schema(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(ChecksUnavailable):
+        await a_checker().schema_problem(with_pattern("^x$"))
