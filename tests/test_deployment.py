@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
 from flow.api import health
+from flow.app.stop_signals import STOP_SIGNALS
 from flow.cli import cli
-from flow.service.stopping import STOP_SIGNALS
 from flow.settings import Settings
 from flow.telemetry.metrics import Metrics
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import structlog
 from anyio import BrokenWorkerProcess, CapacityLimiter, fail_after, to_process
 
-from flow.domain.insight_schema import is_quick, rule_problem
+from flow.domain.insights.insight_schema import is_quick, rule_problem
 from flow.errors import ChecksUnavailable
 from flow.insights.answer import Answer, Verdict, judge
 
@@ -63,7 +63,7 @@ class Checker:
     async def schema_problem(self, schema: dict[str, Any]) -> str | None:
         """Why a schema breaks the rules of JSON Schema, as `rule_problem` says it.
 
-        Of the schema's form, `flow.domain.insight_schema.schema_problem` has been asked before.
+        The form of the schema has been looked at before, by the join request itself.
 
         Raises:
             ChecksUnavailable: no worker could be started, or was free in time.

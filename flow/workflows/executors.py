@@ -18,7 +18,7 @@ DEAD_SECS = 60
 
 
 class Executors(Protocol):
-    """What a heartbeat needs of `flow.db.functions.Database`."""
+    """What a heartbeat needs of `flow.db.database.Database`."""
 
     async def beat_executor(self, executor: str, dead_secs: int) -> list[str]:
         """Say that an executor lives; those that have not for so long."""

@@ -9,9 +9,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
-from flow.db.functions import Database
-from flow.domain.thread import Thread
-from flow.domain.usage import Cost, Kind, Provenance, Quantities, UsageEvent
+from flow.db.database import Database
+from flow.domain.calls.thread import Thread
+from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEvent
 
 
 async def threads(database: Database, keys: int, per_key: int) -> list[list[Thread]]:
@@ -45,17 +45,17 @@ def an_event(thread: Thread, chance: random.Random) -> UsageEvent:
                 cache_read_tokens=chance.randrange(2_000),
                 output_tokens=chance.randrange(1, 300),
             ),
-            "cost": Cost(input=Decimal("0.00213"), output=Decimal("0.00064")),
+            "cost": Cost(input_tokens=Decimal("0.00213"), output_tokens=Decimal("0.00064")),
         },
         Kind.TTS: {
             "model": "gpt-4o-mini-tts",
             "quantities": Quantities(characters=90, audio_seconds=Decimal("5.2")),
-            "cost": Cost(tts=Decimal("0.0013")),
+            "cost": Cost(characters=Decimal("0.0013")),
         },
         Kind.STT: {
             "model": "gpt-4o-transcribe",
             "quantities": Quantities(audio_seconds=Decimal("3.71")),
-            "cost": Cost(stt=Decimal("0.00037")),
+            "cost": Cost(audio_seconds=Decimal("0.00037")),
         },
     }[kind]
     return UsageEvent(

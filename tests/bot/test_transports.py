@@ -22,8 +22,8 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
-from flow.bot.telephony import MediaSocket, TwilioCallSerializer
-from flow.bot.transports import (
+from flow.bot.transports.twilio import MediaSocket, TwilioCallSerializer
+from flow.bot.transports.websocket import (
     LONGEST_CHUNK_SECS,
     MAX_SAMPLE_RATES,
     SAMPLE_RATE_IN,
@@ -31,8 +31,8 @@ from flow.bot.transports import (
     webrtc_transport,
     websocket_transport,
 )
-from flow.domain.media_stream import MediaStream
-from flow.sandbox.frames import Audio, Data, Interruption, Text, Transcription, encode
+from flow.domain.calls.media_stream import MediaStream
+from flow.sandbox.callers.frames import Audio, Data, Interruption, Text, Transcription, encode
 from tests.bot.running import Witness, started
 
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.db.encoding import storable, storable_text
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
+from flow.db.database import Database
+from flow.db.json_encoding import storable, storable_text
+from flow.db.postgres_transport import PostgresTransport
 from flow.db.sqlstates import error_of
-from flow.db.supabase import SupabaseTransport
+from flow.db.supabase_transport import SupabaseTransport
 from flow.errors import (
     ConfigurationError,
     Conflict,
@@ -26,6 +26,7 @@ from flow.errors import (
     IllegalTransition,
     InvalidInput,
     NotFound,
+    UnpricedModel,
 )
 from tests.db.conftest import PUBLISHABLE_KEY
 from tests.db.making import a_key, a_thread, an_event
@@ -40,6 +41,7 @@ from tests.ports import free_port
         ("PT409", "idempotency_conflict", Conflict, "idempotency_conflict"),
         ("PT409", "illegal_transition", IllegalTransition, "illegal_transition"),
         ("PT422", None, InvalidInput, "invalid_request"),
+        ("PT422", "model_unpriced", UnpricedModel, "model_unpriced"),
         ("22P02", None, InvalidInput, "invalid_request"),
         ("23514", None, InvalidInput, "invalid_request"),
         ("42883", None, DatabaseUnavailable, "database_unavailable"),

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from flow.domain.insight import DEFAULT_SCHEMA
-from flow.domain.insight_schema import (
+from flow.domain.insights.insight_schema import (
     MAX_DEPTH,
     is_quick,
     rule_problem,
@@ -18,6 +17,7 @@ from flow.domain.insight_schema import (
     strict_form,
     violations,
 )
+from flow.domain.insights.insights import DEFAULT_SCHEMA
 from flow.errors import InvalidInput
 
 

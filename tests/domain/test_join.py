@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flow.domain.join import MAX_METADATA_BYTES, JoinRequest
+from flow.domain.calls.join_request import MAX_METADATA_BYTES, JoinRequest
 
 # Each breaks a rule that may have come after it was stored.
 JUDGED_ONCE: dict[str, dict[str, Any]] = {

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from flow.domain.insight import DEFAULT_SCHEMA
-from flow.domain.insight_schema import schema_problem
+from flow.domain.insights.insight_schema import schema_problem
+from flow.domain.insights.insights import DEFAULT_SCHEMA
 from flow.errors import ChecksUnavailable
 from flow.insights.answer import Answer
 from flow.insights.checking import Checker
