@@ -123,6 +123,7 @@ async def join(request: Request) -> Response:
     idempotency_key, override = _idempotency_key(request), _override(request)
     body = await read(request, JoinRequest)
     _require_public_webhook(services, body)
+    await _require_usable_schema(services, body)
     accepted = services.calls.check(body)
     check_room(services, body.transport)
     product = services.products.for_call(accepted.product)
@@ -249,6 +250,15 @@ def _require_public_webhook(services: Services, join: JoinRequest) -> None:
         return
     if (said := public_url.problem_of(join.webhook_url)) is not None:
         raise InvalidInput("The request is not valid.", [FieldProblem("webhook_url", said)])
+
+
+async def _require_usable_schema(services: Services, join: JoinRequest) -> None:
+    """The one time that a schema is checked against the rules of JSON Schema."""
+    schema = join.insights.json_schema
+    if schema is None:
+        return
+    if (said := await services.checker.schema_problem(schema)) is not None:
+        raise InvalidInput("The request is not valid.", [FieldProblem("insights.schema", said)])
 
 
 def _idempotency_key(request: Request) -> str | None:
