@@ -7,6 +7,7 @@ a model's answer must not make everything sent with it unsavable, so it is repla
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic_core import to_json
@@ -32,6 +33,15 @@ def storable_text(value: Any) -> str:
     except ValueError:  # half of a surrogate pair, which is no UTF-8
         return to_json(storable(value)).decode()
     return (to_json(storable(value)) if rb"\u0000" in text else text).decode()
+
+
+def text_array(texts: Iterable[str]) -> str | None:
+    """An argument of type ``text[]`` that means the same to Postgres and PostgREST: a literal.
+
+    ``None`` of nothing.
+    """
+    escaped = [text.replace("\\", "\\\\").replace('"', '\\"') for text in texts]
+    return "{" + ",".join(f'"{text}"' for text in escaped) + "}" if escaped else None
 
 
 def _storable_text(text: str) -> str:

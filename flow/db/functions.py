@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.encoding import text_array
 from flow.db.operating import Operating
 from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
@@ -93,6 +94,7 @@ class Database(TypedCalls):
         idempotency_key: str | None,
         fingerprint: str,
         admission: Admission | None = None,
+        unpriced: Sequence[str] = (),
         now: datetime | None = None,
     ) -> Joined:
         """Create a thread of ``key`` in state ``created``, or find the one created before.
@@ -102,7 +104,12 @@ class Database(TypedCalls):
         whatever the limits have become. Otherwise every limit is checked, and what ``admission``
         asks for is reserved, under a lock that racing joins share.
 
+        ``unpriced`` names the models of the join that no price is known for, as
+        ``provider/model``: a key with a budget that counts may not use them, since what they
+        cost would not be counted.
+
         Raises:
+            UnpricedModel: such a model, on a key with a budget; nothing was created.
             Refused: ``budget_exceeded``, ``quota_exceeded`` or ``concurrency_exceeded``; nothing
                 was created. ``disabled_api_key``: the key was revoked.
             Conflict: code ``idempotency_conflict`` when the fingerprint differs.
@@ -124,13 +131,14 @@ class Database(TypedCalls):
             p_override=admission.override,
             p_now=now and now.isoformat(),
             p_whole=False,
+            p_unpriced=text_array(unpriced),
         )
         if (refused := row.get("refused")) is not None:
             raise rows.refusal(refused)
         if row["replayed"]:
             return rows.joined(row)
         owner = Owner(thread_id, key.id, row["team_id"], join["product"], billable)
-        return rows.newly_joined(row, owner, join)
+        return rows.newly_joined(row, thread_id, owner, join)
 
     async def find_join(
         self, key: ApiKey, idempotency_key: str | None, fingerprint: str
@@ -185,8 +193,9 @@ class Database(TypedCalls):
     async def record_usage(self, events: Sequence[UsageEvent]) -> Recorded:
         """Put the events in the ledger, each once however often it is sent.
 
-        One transaction: ledger, daily rollup and each thread's ``usage_stats`` move together.
-        An event the ledger cannot take is kept aside with the reason and never holds up the rest.
+        One transaction: ledger, daily rollup, the month of key and team, and each thread's
+        ``usage_stats`` move together. An event without a thread moves no thread's. An event the
+        ledger cannot take is kept aside with the reason and never holds up the rest.
         """
         if not events:
             return Recorded(frozenset(), frozenset(), {}, {})
@@ -239,6 +248,20 @@ class Database(TypedCalls):
         )
         return rows.thread(row)
 
+    async def end_thread(self, thread_id: UUID, api_key_id: UUID) -> Thread:
+        """End the key's call, wherever it runs; the thread as it is then.
+
+        A thread that nobody has connected to is cancelled at once. Whoever runs a call is asked to
+        end it (``end_requested``). Nothing changes where the call is over.
+
+        Raises:
+            NotFound: there is no such thread, or it is another key's.
+        """
+        row = await self._call(
+            "end_thread", p_thread_id=str(thread_id), p_api_key_id=str(api_key_id)
+        )
+        return rows.thread(row)
+
     async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
         """Give a sign of life of a running call, and move it where ``status`` is given.
 
@@ -278,8 +301,7 @@ class Database(TypedCalls):
     ) -> list[dict[str, Any]]:
         """The thread's ledger rows, oldest first.
 
-        Each is shaped like `UsageEvent.to_json` (money and seconds as strings) with
-        ``total_cost_usd`` and ``recorded_at`` added; both cost fields are ``None`` if unpriced.
+        Each is shaped like `UsageEvent.to_json`, with ``recorded_at`` added.
 
         Raises:
             NotFound: there is no such thread, or it is another key's.
@@ -384,8 +406,13 @@ class Database(TypedCalls):
         """The key's usage from the daily rollup, both UTC days inclusive, one row per group.
 
         ``group_by`` may name ``day``, ``model``, ``provider``, ``product``, ``kind`` and
-        ``source``; each row holds those names and the sums. Money and seconds are strings;
-        ``total_cost_usd`` is ``None`` where nothing had a price. No usage, no rows.
+        ``source``; each row holds those names and the sums: ``events``, ``llm_calls``,
+        ``total_tokens``, ``estimated_events``, ``unpriced_events``, ``unmetered_events`` (some of
+        the unpriced), ``interrupted_events`` and ``failed_events`` as integers;
+        ``total_cost_usd`` and ``billable_cost_usd`` as strings, or ``None`` where nothing had a
+        price; and ``lines``, one for each kind and unit used: ``{"kind", "unit", "component",
+        "part_of", "quantity", "cost_usd"}`` with numbers as strings, ``cost_usd`` ``None`` where
+        nothing was charged by that unit. No usage, no rows.
 
         Raises:
             InvalidInput: a group has another name, or ``from_`` is after ``to``.

@@ -18,7 +18,7 @@ from flow.domain.key import ApiKey
 from flow.domain.quota import LimitState, refused
 from flow.domain.save_mode import SaveMode
 from flow.domain.thread import Pulse, Status, Thread, Turn
-from flow.domain.usage import AMOUNTS, COST_PARTS, Owner, UsageEvent
+from flow.domain.usage import Line, Owner, UsageEvent
 from flow.errors import FieldProblem, InvalidInput, Refused
 
 
@@ -136,11 +136,13 @@ def joined(row: Mapping[str, Any]) -> Joined:
     return Joined(thread(row["thread"]), True, known and budget(known))
 
 
-def newly_joined(row: Mapping[str, Any], owner: Owner, join: dict[str, Any]) -> Joined:
+def newly_joined(
+    row: Mapping[str, Any], thread_id: UUID, owner: Owner, join: dict[str, Any]
+) -> Joined:
     """The thread that ``join_thread`` made: what was asked for, and nothing has happened yet."""
     known = row["budget"]
     made = Thread(
-        id=owner.workflow_thread_id,
+        id=thread_id,
         api_key_id=owner.api_key_id,
         team_id=owner.team_id,
         product=owner.product,
@@ -213,6 +215,8 @@ def key_account(row: Mapping[str, Any]) -> KeyAccount:
 
 
 _SELDOM = (
+    "request_id",
+    "trace_id",
     "requested_model",
     "sent_model",
     "service_tier",
@@ -222,20 +226,17 @@ _SELDOM = (
     "note",
 )
 _seldom = attrgetter(*_SELDOM)
-_amounts = attrgetter(*AMOUNTS)
-_costs = attrgetter(*COST_PARTS)
 
 
 def event_json(event: UsageEvent) -> dict[str, Any]:
     """The event as ``record_usage`` takes it.
 
-    What `UsageEvent.to_json` says of it, without what is unknown or zero: hundreds of events go
-    in one call, and most of what one could say of them is neither.
+    What `UsageEvent.to_json` says of it, without what is unknown: hundreds of events go in one
+    call, and most of what one could say of them is not.
     """
-    owner, control = event.owner, event.control
+    owner, control, cost = event.owner, event.control, event.cost
     data: dict[str, Any] = {
         "id": str(event.id),
-        "workflow_thread_id": str(owner.workflow_thread_id),
         "api_key_id": str(owner.api_key_id),
         "team_id": owner.team_id,
         "product": owner.product,
@@ -244,20 +245,19 @@ def event_json(event: UsageEvent) -> dict[str, Any]:
         "source": event.source,
         "provider": event.provider,
         "model": event.model,
+        "lines": [_line_json(line) for line in event.lines],
         "provenance": event.provenance,
         "outcome": event.outcome,
         "occurred_at": event.occurred_at.isoformat(),
         "stream": event.stream,
         "capture": event.capture,
     }
-    for name, amount in zip(AMOUNTS, _amounts(event.quantities), strict=True):
-        if amount:
-            data[name] = amount if isinstance(amount, int) else str(amount)
+    if owner.workflow_thread_id is not None:
+        data["workflow_thread_id"] = str(owner.workflow_thread_id)
+    if cost is not None:
+        data["total_cost_usd"] = format(cost.total, "f")
     seldom = zip(_SELDOM, _seldom(event), strict=True)
     data |= {name: value for name, value in seldom if value is not None}
-    if event.cost is not None:
-        parts = zip(COST_PARTS, _costs(event.cost), strict=True)
-        data["cost"] = {part: format(usd, "f") for part, usd in parts if usd}
     if event.failure is not None:
         data["failure"] = asdict(event.failure)
     if control.save_mode:
@@ -266,6 +266,19 @@ def event_json(event: UsageEvent) -> dict[str, Any]:
         data["save_mode_reason"] = control.save_mode_reason
     if control.budget_tier is not None:
         data["budget_tier"] = control.budget_tier
+    return data
+
+
+def _line_json(line: Line) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "unit": line.unit,
+        "quantity": line.quantity if isinstance(line.quantity, int) else format(line.quantity, "f"),
+        "component": line.component,
+    }
+    if line.cost_usd is not None:
+        data["cost_usd"] = format(line.cost_usd, "f")
+    if line.part_of is not None:
+        data["part_of"] = line.part_of
     return data
 
 

@@ -18,6 +18,7 @@ from flow.errors import (
     InvalidInput,
     NotFound,
     Refused,
+    UnpricedModel,
 )
 
 _MISSING = {"42883", "42P01", "3F000", "PGRST202", "PGRST205"}
@@ -43,7 +44,7 @@ def error_of(code: str | None, message: str, detail: str | None) -> FlowError:
             return CallTakenOver(message)
         return Conflict(message, code=detail)
     if code == "PT422":
-        return InvalidInput(message)
+        return UnpricedModel(message) if detail == UnpricedModel.code else InvalidInput(message)
     if code in _MISSING:
         return DatabaseUnavailable(NOT_MIGRATED)
     if code in _FORBIDDEN or (not code and message == "Invalid API key"):

@@ -24,6 +24,15 @@ end
 $$;
 
 -- Functions that only other functions call. The REST API exposes public, not this schema.
+--
+-- In all of these migrations:
+-- * A function with a string for a body sets its search_path. One with an expression for a body
+--   ("return ...") is bound when it is made and needs none: without a setting of its own, and with a
+--   volatility no stricter than its parts', the planner writes it into whoever calls it.
+-- * A connection keeps its plans, and one made while tables were empty must do when they are large.
+--   Where everything that is looked up has an index, enable_seqscan = off says to use it.
+-- * A refusal carries an SQLSTATE that PostgREST turns into the HTTP status in its name: PT403 refused,
+--   PT404 not found, PT409 conflict, PT422 invalid input. DETAIL holds its code, where it has one.
 create schema flow;
 
 create function flow.restrict_to_service_role(p_tables text[], p_functions text[])
@@ -56,6 +65,23 @@ begin
     end if;
   end loop;
 
+  -- The sequences of identity columns, which Postgres itself uses for whoever may insert.
+  for v_object in
+    select s.oid::pg_catalog.regclass::text
+    from pg_catalog.pg_class s
+    join pg_catalog.pg_depend d on d.objid = s.oid
+      and d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.deptype in ('a', 'i')
+    join pg_catalog.pg_class c on c.oid = d.refobjid
+    where s.relkind = 'S' and c.relnamespace = 'public'::pg_catalog.regnamespace
+      and c.relname = any (p_tables)
+  loop
+    execute format('revoke all on sequence %s from public', v_object);
+    foreach v_role in array v_roles loop
+      execute format('revoke all on sequence %s from %I', v_object, v_role);
+    end loop;
+  end loop;
+
   for v_object in
     select p.oid::pg_catalog.regprocedure::text
     from pg_catalog.pg_proc p
@@ -73,8 +99,9 @@ begin
 end
 $$;
 comment on function flow.restrict_to_service_role is
-  'Ends a migration: row-level security without a policy on the tables, and no use of tables, '
-  'public functions named and functions of schema flow by anyone but service_role and the owner.';
+  'Ends a migration: row-level security without a policy on the tables, and no use of tables, their '
+  'sequences, public functions named and functions of schema flow by anyone but service_role and the '
+  'owner.';
 
 do $$
 begin

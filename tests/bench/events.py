@@ -45,17 +45,17 @@ def an_event(thread: Thread, chance: random.Random) -> UsageEvent:
                 cache_read_tokens=chance.randrange(2_000),
                 output_tokens=chance.randrange(1, 300),
             ),
-            "cost": Cost(input=Decimal("0.00213"), output=Decimal("0.00064")),
+            "cost": Cost(input_tokens=Decimal("0.00213"), output_tokens=Decimal("0.00064")),
         },
         Kind.TTS: {
             "model": "gpt-4o-mini-tts",
             "quantities": Quantities(characters=90, audio_seconds=Decimal("5.2")),
-            "cost": Cost(tts=Decimal("0.0013")),
+            "cost": Cost(characters=Decimal("0.0013")),
         },
         Kind.STT: {
             "model": "gpt-4o-transcribe",
             "quantities": Quantities(audio_seconds=Decimal("3.71")),
-            "cost": Cost(stt=Decimal("0.00037")),
+            "cost": Cost(audio_seconds=Decimal("0.00037")),
         },
     }[kind]
     return UsageEvent(

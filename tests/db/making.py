@@ -75,7 +75,10 @@ async def a_join(
 
 async def spend(database: Database, thread: Thread, usd: str, **given: Any) -> Recorded:
     """Record one generation of the thread at this cost, now unless another time is given."""
-    known: dict[str, Any] = {"cost": Cost(input=Decimal(usd)), "occurred_at": datetime.now(UTC)}
+    known: dict[str, Any] = {
+        "cost": Cost(input_tokens=Decimal(usd)),
+        "occurred_at": datetime.now(UTC),
+    }
     recorded = await database.record_usage([an_event(thread, **(known | given))])
     assert len(recorded.new) == 1, recorded
     return recorded
@@ -108,7 +111,7 @@ def an_event(thread: Thread, **given: Any) -> UsageEvent:
         "model": "gpt-4.1",
         "quantities": Quantities(input_tokens=100, cache_read_tokens=20, output_tokens=30),
         "provenance": Provenance.REPORTED,
-        "cost": Cost(input=Decimal("0.0002"), output=Decimal("0.00024")),
+        "cost": Cost(input_tokens=Decimal("0.0002"), output_tokens=Decimal("0.00024")),
         "price_version": "2026-11",
         "occurred_at": datetime(2026, 11, 21, 12, tzinfo=UTC),
     }
@@ -122,66 +125,79 @@ def account_of(thread_id: UUID, events: Iterable[UsageEvent]) -> dict[str, Any]:
 
 
 def _account_of(thread_id: UUID, events: list[UsageEvent]) -> dict[str, Any]:
-    costs = [event.cost or Cost() for event in events]
-    total = sum((cost.total for cost in costs), Decimal(0))
     llm = [event for event in events if event.kind is Kind.LLM]
-
-    def quantity(kind: Kind, name: str) -> Any:
-        return sum(getattr(e.quantities, name) for e in events if e.kind is kind)
-
-    def usd(*parts: str) -> Decimal:
-        return sum((getattr(cost, part) for cost in costs for part in parts), Decimal(0))
-
+    others = {event.kind for event in events} - {Kind.LLM, Kind.CALL} | {Kind.TTS, Kind.STT}
+    seconds = [event.quantities["call_seconds"] for event in events if event.kind is Kind.CALL]
+    unmetered = [event for event in events if event.provenance is Provenance.UNMETERED]
     return {
         "total_tokens": sum(event.quantities.total_tokens for event in events),
-        "total_cost_usd": total,
+        "total_cost_usd": _usd(events),
         "llm_calls": len(llm),
         "models_used": {
-            name: _model_account([e for e in llm if f"{e.provider}/{e.model}" == name])
-            for name in {f"{e.provider}/{e.model}" for e in llm}
+            name: _model_account([event for event in llm if _service(event) == name])
+            for name in set(map(_service, llm))
         },
-        "tts": {
-            "characters": quantity(Kind.TTS, "characters"),
-            "audio_seconds": quantity(Kind.TTS, "audio_seconds"),
-            "cost_usd": usd("tts"),
-        },
-        "stt": {"audio_seconds": quantity(Kind.STT, "audio_seconds"), "cost_usd": usd("stt")},
-        "call_seconds": quantity(Kind.CALL, "audio_seconds"),
-        "cost_breakdown_usd": {
-            "llm_input": usd("input"),
-            "llm_cache_read": usd("cache_read"),
-            "llm_cache_write": usd("cache_write"),
-            "llm_output": usd("output"),
-            "llm_audio": usd("audio_input", "audio_output"),
-            "tts": usd("tts"),
-            "stt": usd("stt"),
-            "call": usd("call"),
-        },
+        **{kind.value: _section(kind, [e for e in events if e.kind is kind]) for kind in others},
+        "call_seconds": sum(seconds, Decimal(0)),
+        "cost_breakdown_usd": _costs_by_component(events),
         "estimated_events": sum(e.provenance is Provenance.ESTIMATED for e in events),
-        "unpriced_events": sum(e.cost is None for e in events),
+        "unpriced_events": sum(event.cost is None for event in events),
+        "unmetered": sorted({f"{event.kind} {_service(event)}" for event in unmetered}),
         "interrupted_generations": sum(e.outcome is Outcome.INTERRUPTED for e in llm),
-        "failed_generations": sum(e.outcome is Outcome.ERROR for e in llm),
-        "billable_cost_usd": sum(
-            (cost.total for cost, event in zip(costs, events, strict=True) if event.owner.billable),
-            Decimal(0),
-        ),
+        "failed_generations": sum(event.outcome is Outcome.ERROR for event in llm),
+        "billable_cost_usd": _usd(event for event in events if event.owner.billable),
         "posthog_trace_id": str(thread_id),
     }
 
 
-def _model_account(events: list[UsageEvent]) -> dict[str, Any]:
-    names = (
+ALWAYS = {
+    Kind.LLM: (
         "input_tokens",
         "cache_read_tokens",
         "cache_write_tokens",
         "output_tokens",
         "reasoning_tokens",
-    )
+    ),
+    Kind.TTS: ("characters", "audio_seconds"),
+    Kind.STT: ("audio_seconds",),
+}
+COMPONENTS = (
+    "llm_input",
+    "llm_cache_read",
+    "llm_cache_write",
+    "llm_output",
+    "llm_audio",
+    "tts",
+    "stt",
+    "call",
+)
+
+
+def _service(event: UsageEvent) -> str:
+    return f"{event.provider}/{event.model}"
+
+
+def _usd(events: Iterable[UsageEvent]) -> Decimal:
+    return sum((event.cost.total for event in events if event.cost is not None), Decimal(0))
+
+
+def _model_account(events: list[UsageEvent]) -> dict[str, Any]:
+    return {"llm_calls": len(events), **_section(Kind.LLM, events)}
+
+
+def _section(kind: Kind, events: list[UsageEvent]) -> dict[str, Any]:
+    units = {*ALWAYS.get(kind, ()), *(unit for event in events for unit in event.quantities)}
     return {
-        "llm_calls": len(events),
-        **{name: sum(getattr(e.quantities, name) for e in events) for name in names},
-        "cost_usd": sum((e.cost.total for e in events if e.cost), Decimal(0)),
+        **{unit: sum(event.quantities[unit] for event in events) for unit in units},
+        "cost_usd": _usd(events),
     }
+
+
+def _costs_by_component(events: list[UsageEvent]) -> dict[str, Decimal]:
+    costs = dict.fromkeys(COMPONENTS, Decimal(0))
+    for line in (line for event in events for line in event.lines):
+        costs[line.component] = costs.get(line.component, Decimal(0)) + (line.cost_usd or 0)
+    return costs
 
 
 def as_read(account: Any) -> Any:

@@ -476,7 +476,9 @@ async def test_joins_recordings_and_operators_at_once_never_deadlock(
         order = threads[turn % 8 :] + threads[: turn % 8]
         when = [now, now - timedelta(days=31)]
         events = [
-            an_event(t, model=f"m{turn % 3}", occurred_at=when[n % 2], cost=Cost(input=Decimal(1)))
+            an_event(
+                t, model=f"m{turn % 3}", occurred_at=when[n % 2], cost=Cost(input_tokens=Decimal(1))
+            )
             for n, t in enumerate(order * 2)
         ]
         await crowd.record_usage(events)

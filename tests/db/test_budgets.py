@@ -288,7 +288,7 @@ async def test_batches_at_once_tell_each_threshold_once(
 
     async def send(turn: int) -> None:
         order = threads[turn % 4 :] + threads[: turn % 4]
-        cost = Cost(output=Decimal(1))
+        cost = Cost(output_tokens=Decimal(1))
         await direct.record_usage([an_event(t, cost=cost, occurred_at=now) for t in order])
 
     await asyncio.gather(*(send(turn) for turn in range(12)))

@@ -13,8 +13,10 @@ import pytest
 
 from flow.db.functions import Database
 from flow.domain.thread import Status
+from flow.domain.units import UNITS, Measure
 from flow.domain.usage import (
     Cost,
+    CostControl,
     Failure,
     Kind,
     Outcome,
@@ -23,6 +25,9 @@ from flow.domain.usage import (
     UsageEvent,
 )
 from tests.db.making import a_key, a_thread, account_of, an_event, as_read, owner_of
+
+
+COUNTED = [unit.name for unit in UNITS.values() if unit.measure is not Measure.SECONDS]
 
 
 async def account(database: Database, thread_id: Any) -> Any:
@@ -35,23 +40,30 @@ async def test_an_event_comes_back_from_the_ledger_as_it_was_sent(database: Data
         thread,
         requested_model="gpt-4.1-latest",
         service_tier="flex",
-        quantities=Quantities(9, 8, 7, 6, 5, 4, 3, 2, 1, Decimal("0.125")),
+        sent_model="gpt-4.1-nano",
+        quantities=Quantities(dict.fromkeys(COUNTED, 9) | {"audio_seconds": Decimal("0.125")}),
         provenance=Provenance.ESTIMATED,
         outcome=Outcome.ERROR,
-        cost=Cost(*(Decimal(f"0.00000000{n}") for n in range(1, 10))),
+        cost=Cost({unit: Decimal(f"0.0000000{n}") for n, unit in enumerate(COUNTED, 10)}),
         latency_secs=1.5,
         time_to_first_token_secs=0.25,
         stream=True,
         failure=Failure("RateLimit", "slow down", 429),
         note="no usage in the stream",
         capture=False,
+        control=CostControl(True, "budget", "engage"),
     )
     bare = an_event(thread, cost=None, price_version=None, occurred_at=event.occurred_at)
     bare = replace(bare, quantities=Quantities(), occurred_at=event.occurred_at + timedelta(1))
     await database.record_usage([bare, event])
     rows = await database.get_thread_usage(thread.id, thread.api_key_id)
     assert [UsageEvent.from_json(row) for row in rows] == [event, bare]
-    assert [row["total_cost_usd"] for row in rows] == ["0.000000045", None]
+    assert event.cost is not None
+    assert [row["total_cost_usd"] for row in rows] == [f"{event.cost.total:f}", None]
+    recorded_at = [row.pop("recorded_at") for row in rows]
+    assert all(recorded_at)
+    assert [set(row) for row in rows] == [set(event.to_json())] * 2
+    assert [row["lines"] for row in rows] == [event.to_json()["lines"], []]
 
 
 async def test_an_account_is_the_sum_of_its_ledger_rows(database: Database) -> None:
@@ -61,13 +73,19 @@ async def test_an_account_is_the_sum_of_its_ledger_rows(database: Database) -> N
         an_event(thread),
         an_event(thread, model="gpt-4.1-mini", outcome=Outcome.INTERRUPTED, cost=None),
         an_event(thread, outcome=Outcome.ERROR, provenance=Provenance.ESTIMATED),
-        an_event(thread, cost=Cost(audio_input=usd("0.1"), audio_output=usd("0.02"))),
+        an_event(
+            thread,
+            quantities=Quantities(
+                input_tokens=9, input_audio_tokens=9, output_tokens=8, output_audio_tokens=7
+            ),
+            cost=Cost(input_audio_tokens=usd("0.1"), output_audio_tokens=usd("0.02")),
+        ),
         an_event(
             thread,
             kind=Kind.TTS,
             model="tts-1",
             quantities=Quantities(characters=90, audio_seconds=usd("6.12")),
-            cost=Cost(tts=usd("0.00135")),
+            cost=Cost(characters=usd("0.00135")),
         ),
         an_event(
             thread,
@@ -75,13 +93,13 @@ async def test_an_account_is_the_sum_of_its_ledger_rows(database: Database) -> N
             model="whisper-1",
             outcome=Outcome.ERROR,
             quantities=Quantities(audio_seconds=usd("70.4")),
-            cost=Cost(stt=usd("0.007")),
+            cost=Cost(audio_seconds=usd("0.007")),
         ),
         an_event(
             thread,
             kind=Kind.CALL,
-            quantities=Quantities(audio_seconds=usd(95)),
-            cost=Cost(call=usd("0.01")),
+            quantities=Quantities(call_seconds=usd(95)),
+            cost=Cost(call_seconds=usd("0.01")),
         ),
     ]
     for at in range(0, len(events), 3):
@@ -111,7 +129,7 @@ async def test_what_a_second_arrival_says_differently_changes_nothing(database: 
     thread = await a_thread(database, await a_key(database))
     event = an_event(thread)
     await database.record_usage([event])
-    again = await database.record_usage([replace(event, cost=Cost(input=Decimal(9)))])
+    again = await database.record_usage([replace(event, cost=Cost(input_tokens=Decimal(9)))])
     assert again.duplicates == {event.id}
     assert await account(database, thread.id) == as_read(account_of(thread.id, [event]))
 
@@ -165,13 +183,17 @@ async def test_a_call_that_is_not_billable_bills_nothing(database: Database) -> 
 
 NAN, INFINITE = Decimal("NaN"), Decimal("Infinity")
 MALFORMED: list[dict[str, Any]] = [
-    {"cost": Cost(input=NAN)},
-    {"cost": Cost(tts=INFINITE)},
-    {"cost": Cost(output=Decimal(-1))},
-    {"cost": Cost(output=Decimal(1).scaleb(9))},
-    {"cost": Cost(output=Decimal(1).scaleb(-60))},
-    {"quantities": Quantities(audio_seconds=INFINITE)},
-    {"quantities": Quantities(input_tokens=2**31)},
+    {"cost": Cost(input_tokens=NAN)},
+    {"cost": Cost(output_tokens=INFINITE)},
+    {"cost": Cost(output_tokens=Decimal(-1))},
+    {"cost": Cost(output_tokens=Decimal(1).scaleb(9))},
+    {"cost": Cost(output_tokens=Decimal(1).scaleb(-60))},
+    {"cost": Cost(audio_seconds=Decimal(1))},
+    {"quantities": Quantities(audio_seconds=INFINITE), "cost": None},
+    {"quantities": Quantities(audio_seconds=Decimal(10) ** 9), "cost": None},
+    {"quantities": Quantities(audio_seconds=Decimal(1).scaleb(-51)), "cost": None},
+    {"quantities": Quantities(input_tokens=2**31), "cost": None},
+    {"provenance": Provenance.UNMETERED},
     {"provider": ""},
     {"model": "m" * 513},
 ]

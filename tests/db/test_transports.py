@@ -26,6 +26,7 @@ from flow.errors import (
     IllegalTransition,
     InvalidInput,
     NotFound,
+    UnpricedModel,
 )
 from tests.db.conftest import PUBLISHABLE_KEY
 from tests.db.making import a_key, a_thread, an_event
@@ -40,6 +41,7 @@ from tests.ports import free_port
         ("PT409", "idempotency_conflict", Conflict, "idempotency_conflict"),
         ("PT409", "illegal_transition", IllegalTransition, "illegal_transition"),
         ("PT422", None, InvalidInput, "invalid_request"),
+        ("PT422", "model_unpriced", UnpricedModel, "model_unpriced"),
         ("22P02", None, InvalidInput, "invalid_request"),
         ("23514", None, InvalidInput, "invalid_request"),
         ("42883", None, DatabaseUnavailable, "database_unavailable"),

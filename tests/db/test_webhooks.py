@@ -81,7 +81,7 @@ async def test_a_completed_thread_is_told_once_as_the_api_shows_it(database: Dat
 async def test_money_is_told_in_strings_to_the_last_digit(database: Database) -> None:
     key = await a_key(database)
     thread = await told_thread(database, key)
-    cost = Cost(input=Decimal("0.00000000000000012345"), output=Decimal("1"))
+    cost = Cost(input_tokens=Decimal("0.00000000000000012345"), output_tokens=Decimal("1"))
     await database.record_usage([an_event(thread, model="odd_usd", cost=cost)])
     for status in TO_THE_END:
         await database.save_workflow_thread_data(thread.id, status=status)
@@ -130,7 +130,7 @@ async def test_budget_events_go_to_the_keys_url_before_the_threads(database: Dat
     await database.operating.set_budget(key.id, Decimal("0.001"))
     thread = await told_thread(database, key)
     now = datetime.now(UTC)
-    cost = Cost(input=Decimal("0.0009"))
+    cost = Cost(input_tokens=Decimal("0.0009"))
     await database.record_usage([an_event(thread, cost=cost, occurred_at=now)])
     (warn,) = await claimed(database, key)
     assert (warn.type, warn.url) == ("budget.warn", "https://key.example.com/")
@@ -144,7 +144,7 @@ async def test_budget_events_go_to_the_thread_that_crossed_where_the_key_has_no_
     await database.operating.set_budget(key.id, Decimal("0.001"))
     quiet, thread = await a_thread(database, key), await told_thread(database, key)
     now = datetime.now(UTC)
-    half = Cost(input=Decimal("0.0005"))
+    half = Cost(input_tokens=Decimal("0.0005"))
     await database.record_usage([an_event(quiet, cost=half, occurred_at=now)])
     await database.record_usage([an_event(thread, cost=half, occurred_at=now)])
     found = await claimed(database, key)

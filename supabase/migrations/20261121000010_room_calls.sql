@@ -44,6 +44,7 @@ create function public.queue_room_call(
 ) returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
 as $$
 declare
   v_status text;
@@ -70,6 +71,7 @@ create function public.take_room_call(p_thread_id uuid, p_attempt integer, p_cla
 returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
 as $$
 declare
   v_thread public.workflow_threads;
@@ -140,6 +142,7 @@ create function public.give_up_room_call(p_thread_id uuid, p_claim text, p_alive
 returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
 as $$
 begin
   perform from public.workflow_threads t
@@ -235,6 +238,7 @@ create function public.touch_claimed_thread(
 ) returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
 as $$
 begin
   perform flow.hear_claimed_call(p_thread_id, p_claim);
@@ -253,6 +257,7 @@ create function public.save_claimed_thread(
 ) returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
 as $$
 begin
   perform flow.hear_claimed_call(p_thread_id, p_claim);
@@ -292,72 +297,8 @@ as $$
   select to_jsonb(exists (select from forgotten))
 $$;
 
--- A call in a room is lost only when it can no longer be rejoined, and then at once.
-create function public.take_over_lost_threads(p_lost_secs integer, p_missing_secs integer)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_id uuid;
-  v_taken jsonb := '[]';
-begin
-  for v_id in
-    select t.id from public.workflow_threads t
-    where t.status in ('connecting', 'in_call', 'ended', 'extracting')
-      and (
-        t.lease_until < now() - make_interval(secs => p_lost_secs)
-        or t.lease_until < now() and t.claimed_by is null
-      )
-      and not flow.may_be_rejoined(t)
-      and (
-        t.connected_at is null
-        or t.lease_until < now() - make_interval(secs => p_missing_secs)
-        or exists (
-          select from public.usage_events e where e.workflow_thread_id = t.id and e.kind = 'call'
-        )
-      )
-    order by t.lease_until
-    limit 100
-    for no key update skip locked
-  loop
-    perform flow.take_over_thread(v_id);
-    v_taken := v_taken || to_jsonb(v_id);
-  end loop;
-  return v_taken;
-end
-$$;
-comment on function public.take_over_lost_threads is
-  'Ends the threads whose lease lapsed so long ago, and gives those that are to be finished: one whose '
-  'own seconds are not in the ledger yet is waited for, as its process may come back with its usage.';
-
-create function public.take_over_threads_of(p_executor text) returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_id uuid;
-  v_taken jsonb := '[]';
-begin
-  for v_id in
-    select t.id from public.workflow_threads t
-    where t.status in ('connecting', 'in_call', 'ended', 'extracting')
-      and starts_with(t.claimed_by, p_executor || '/')
-      and not flow.may_be_rejoined(t)
-    order by t.lease_until
-    for no key update
-  loop
-    perform flow.take_over_thread(v_id);
-    v_taken := v_taken || to_jsonb(v_id);
-  end loop;
-  return v_taken;
-end
-$$;
-comment on function public.take_over_threads_of is
-  'The same for the threads of a process that is known to be gone, whatever their leases say.';
-
 select flow.restrict_to_service_role(array['room_calls'], array[
   'queue_room_call', 'take_room_call', 'give_up_room_call', 'free_room_calls_of',
   'free_silent_room_calls', 'touch_claimed_thread', 'save_claimed_thread', 'list_left_rooms',
-  'forget_room', 'take_over_lost_threads', 'take_over_threads_of'
+  'forget_room'
 ]);
