@@ -50,4 +50,4 @@ def llm_event(owner: Owner, *, cost: Cost | None = None) -> UsageEvent:
 
 def priced(event: UsageEvent) -> UsageEvent:
     """A cent a generation."""
-    return event.priced(Cost(input=Decimal("0.01")), "test 1")
+    return event.priced(Cost(input_tokens=Decimal("0.01")), "test 1")
