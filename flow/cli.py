@@ -73,6 +73,7 @@ def serve(
     from flow.service import garbage
 
     garbage.leave_alone()
+    from flow import log
     from flow.application import SERVER_OPTIONS, check
     from flow.service.serving import serve as run
     from flow.settings import Settings
@@ -82,6 +83,9 @@ def serve(
     check(settings)
     if workers > 1 and not (settings.database_url or settings.supabase_url):
         _fail("--workers needs DATABASE_URL or SUPABASE_URL: an embedded database serves one.")
+    if workers > 1:
+        # Each worker does so for itself; this is for what supervises them.
+        log.set_up(settings.log_level, settings.log_format, content=False)
     with shared_between_processes() if workers > 1 else nullcontext():
         status = run(
             "flow.application:application",

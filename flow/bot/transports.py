@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipecat.audio.utils import create_stream_resampler
 from pipecat.frames.frames import Frame, InputAudioRawFrame
+from pipecat.frames.protobufs import frames_pb2
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 
@@ -51,9 +52,16 @@ class CallerAudioSerializer(ProtobufFrameSerializer):
         if isinstance(data, str):
             return None
         try:
-            return await super().deserialize(data)
+            # Pipecat's own would log each frame that is none, and make any other.
+            frame = frames_pb2.Frame.FromString(data)  # type: ignore[attr-defined]
         except Exception:  # whatever a parser makes of a stranger's bytes
             return None
+        if frame.WhichOneof("frame") != "audio":
+            return None
+        said = frame.audio
+        return InputAudioRawFrame(
+            audio=said.audio, sample_rate=said.sample_rate, num_channels=said.num_channels
+        )
 
 
 def websocket_transport(websocket: Any) -> BaseTransport:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from flow import log
 from flow.db.functions import Database
 from flow.domain.estimate import warm_up
 from flow.domain.product import ModelName
@@ -134,4 +135,5 @@ def _sample(base: Ground, recorder: Recorder, roster: Roster) -> None:
     base.metrics.calls_running.set(capacity.running)
     base.metrics.calls_capacity.set(capacity.most)
     base.metrics.draining.set(capacity.draining)
+    base.metrics.log_lines_dropped.inc(log.take_dropped())
     base.watch.show_tiers(roster.tiers)
