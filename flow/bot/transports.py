@@ -54,14 +54,14 @@ class CallerAudioSerializer(ProtobufFrameSerializer):
         try:
             # Pipecat's own would log each frame that is none, and make any other.
             frame = frames_pb2.Frame.FromString(data)  # type: ignore[attr-defined]
-        except Exception:  # whatever a parser makes of a stranger's bytes
+            if frame.WhichOneof("frame") != "audio":
+                return None
+            said = frame.audio
+            return InputAudioRawFrame(
+                audio=said.audio, sample_rate=said.sample_rate, num_channels=said.num_channels
+            )
+        except Exception:  # whatever is made of a stranger's bytes
             return None
-        if frame.WhichOneof("frame") != "audio":
-            return None
-        said = frame.audio
-        return InputAudioRawFrame(
-            audio=said.audio, sample_rate=said.sample_rate, num_channels=said.num_channels
-        )
 
 
 def websocket_transport(websocket: Any) -> BaseTransport:
