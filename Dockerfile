@@ -2,8 +2,8 @@
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
-# Vendors of rooms to build in: daily, livekit, both, or none (--build-arg EXTRAS=).
-ARG EXTRAS=daily,livekit
+# Vendors to build in beside those that are always there (--build-arg EXTRAS= for none).
+ARG EXTRAS=anthropic,daily,livekit
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./

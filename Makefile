@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test bench chaos lint types lock node clean unproven
+.PHONY: help demo dev test bench chaos lint types schema lock node clean unproven
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
@@ -54,6 +54,9 @@ lint: $(SYNCED) ## style, layout and the direction of imports
 
 types: $(SYNCED) ## mypy, strict
 	@.venv/bin/mypy
+
+schema: $(SYNCED) ## write supabase/schema.sql from the migrations
+	@.venv/bin/python -m flow.db.schema supabase/schema.sql
 
 # All that any install may need: every extra, what builds the package, and uv.
 lock: .uv/bin/uv ## write requirements.lock; ARGS=--upgrade for the newest versions

@@ -70,13 +70,13 @@ def serve(
     workers: Workers = 1,
 ) -> None:
     """Serve in production; refuses to start on missing or contradictory settings."""
-    from flow.service import garbage
+    from flow.app import garbage_collection as garbage
 
     garbage.leave_alone()
-    from flow import log
-    from flow.application import SERVER_OPTIONS, check
-    from flow.service.serving import serve as run
+    from flow.app.application import SERVER_OPTIONS, check
+    from flow.app.serve import serve as run
     from flow.settings import Settings
+    from flow.telemetry import logs as log
     from flow.telemetry.exposition import shared_between_processes
 
     settings = Settings.read()
@@ -88,7 +88,7 @@ def serve(
         log.set_up(settings.log_level, settings.log_format, content=False)
     with shared_between_processes() if workers > 1 else nullcontext():
         status = run(
-            "flow.application:application",
+            "flow.app.application:application",
             host=host or settings.host,
             port=settings.port if port is None else port,
             workers=workers,
@@ -108,11 +108,11 @@ def worker(
     ] = None,
 ) -> None:
     """Do what follows calls, and serve no customers; SIGTERM ends it."""
-    from flow.service import garbage
+    from flow.app import garbage_collection as garbage
 
     garbage.leave_alone()
-    from flow import worker as process
-    from flow.application import check
+    from flow.app import worker as process
+    from flow.app.application import check
     from flow.settings import Settings
 
     settings = Settings.read()
@@ -125,7 +125,7 @@ def migrate() -> None:
     """Bring the database up to date. The history kept is the Supabase CLI's own."""
     import asyncio
 
-    from flow import store
+    from flow.app import database as store
     from flow.settings import Settings
 
     applied = asyncio.run(store.migrate(Settings.read()))

@@ -14,8 +14,8 @@ from pathlib import Path
 import uvicorn
 from rich.console import Console
 
-from flow.application import SERVER_OPTIONS
-from flow.sandbox.vendors import API_KEY, Vendors, vendors
+from flow.app.application import SERVER_OPTIONS
+from flow.sandbox.all_vendors import API_KEY, Vendors, vendors
 from flow.settings import Settings
 
 DATA_DIR = Path(".flow-dev")
@@ -42,7 +42,7 @@ def run(*, port: int, reload: bool) -> None:
     settings = Settings.read()
     _announce(f"http://127.0.0.1:{port}", settings, running[0], given)
     uvicorn.run(
-        "flow.application:application",
+        "flow.app.application:application",
         factory=True,
         host="127.0.0.1",
         port=port,

@@ -21,10 +21,10 @@ import structlog
 from psycopg.conninfo import make_conninfo
 from xdist.scheduler import LoadScopeScheduling
 
+from flow.db.database import Database
 from flow.db.embedded import running_postgres
-from flow.db.functions import Database
 from flow.db.migrations import migrate
-from flow.db.postgres import PostgresTransport
+from flow.db.postgres_transport import PostgresTransport
 
 # For each process one to begin with. It makes what tests share there, a Postgres above all, and
 # keeps calls waiting until the others have theirs: they would not have the time.

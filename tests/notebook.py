@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flow.domain.usage import UsageEvent
+from flow.domain.usage.events import UsageEvent
 
 
 class Notebook:

@@ -117,7 +117,9 @@ def test_every_module_says_what_it_is_for() -> None:
 
 def test_every_imported_distribution_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    lines = [*project["dependencies"], *extras]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
     distributions = importlib.metadata.packages_distributions()
     undeclared = {
         f"{path.relative_to(ROOT)}: {module}"

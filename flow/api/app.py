@@ -11,16 +11,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import bot, connect, health, limits, products, telephony, threads, usage
+from flow.api import connections as connect
+from flow.api import health, limits, products, threads, usage
+from flow.api import joins as bot
+from flow.api import twilio as telephony
 from flow.api.auth import Auth
-from flow.api.budget import BudgetHeaders
-from flow.api.measured import Measured
+from flow.api.budget_headers import BudgetHeaders
+from flow.api.dependencies import Calls, Keys, Quotas, Services
+from flow.api.http_metrics import Measured
 from flow.api.problems import Problem, Problems, on_http_error, on_invalid
 from flow.api.request_id import RequestId
 from flow.api.request_size import RequestSize
-from flow.api.services import Calls, Keys, Quotas, Services
-from flow.api.traced import TracedJoin
-from flow.domain.join import JoinRequest
+from flow.api.tracing import TracedJoin
+from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
 

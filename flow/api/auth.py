@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flow.api.dependencies import Keys
 from flow.api.request_id import bind
-from flow.api.services import Keys
-from flow.db.functions import Database
-from flow.domain.key import ApiKey
+from flow.db.database import Database
+from flow.domain.limits.api_key import ApiKey
 from flow.errors import Refused
 from flow.vendors.unkey import VerifiedKey
 

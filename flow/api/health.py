@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
-from flow.api.services import Services, services_of
-from flow.domain.capacity import Capacity
+from flow.domain.calls.capacity import Capacity
 from flow.errors import FlowError
 
 CHECK_SECS = 3.0

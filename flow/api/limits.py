@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flow.api.auth import caller_of
-from flow.api.budget import Budget, note_budget, shown
+from flow.api.budget_headers import Budget, note_budget, shown
+from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
-from flow.api.services import Services, services_of
-from flow.domain.budget import Tier
-from flow.domain.key import ApiKey
-from flow.domain.quota import BUDGET, LimitState, plain
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.budget import Tier
+from flow.domain.limits.quota import BUDGET, LimitState, plain
 from flow.errors import Unavailable
 
 router = APIRouter(prefix="/api/limits", tags=["limits"])

@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flow.api.bodies import invalid
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.request_bodies import invalid
 from flow.api.request_id import log_of
 from flow.errors import (
     Conflict,

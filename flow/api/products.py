@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flow.api.auth import caller_of
+from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
-from flow.api.services import services_of
 
 router = APIRouter(prefix="/api/products", tags=["limits"])
 

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flow.api.auth import caller_of
+from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
-from flow.api.services import services_of
-from flow.domain.thread import Status, Thread
+from flow.domain.calls.thread import Status, Thread
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
 
@@ -24,7 +24,23 @@ _USAGE_STATS = {
     "total_cost_usd": 0.0213,
     "llm_calls": 7,
     "models_used": {"openai/gpt-4.1": {"llm_calls": 7, "input_tokens": 3000}},
+    "unmetered": [],
     "posthog_trace_id": "0b6d1a52-8a5e-4f0f-9d0f-5b8f3c0f2a11",
+}
+_LEDGER_ROW = {
+    "id": "2c5cf638-f760-4919-af84-bcb669c64739",
+    "kind": "llm",
+    "model": "gpt-4.1-2025-04-14",
+    "lines": [
+        {
+            "unit": "output_tokens",
+            "quantity": "54",
+            "cost_usd": "0.000432",
+            "component": "llm_output",
+            "part_of": None,
+        }
+    ],
+    "total_cost_usd": "0.000432",
 }
 
 
@@ -75,10 +91,15 @@ class ThreadPage(BaseModel):
 
 
 class ThreadUsage(BaseModel):
-    """The thread's rows of the ledger, oldest first; money and seconds are strings."""
+    """The thread's rows of the ledger, oldest first; quantities and money are strings.
+
+    Each row has a line for each unit that was used. A line with ``part_of`` counts some of that
+    unit again: its quantity must not be added up. Costs of all lines add up to the total. A cost
+    is null where nothing is charged by the unit, the total where no price is known.
+    """
 
     workflow_thread_id: UUID
-    events: list[dict[str, Any]]
+    events: list[dict[str, Any]] = Field(examples=[[_LEDGER_ROW]])
 
 
 @router.get("", response_model=ThreadPage, responses=documented(422))

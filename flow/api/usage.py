@@ -11,12 +11,12 @@ from pydantic import BaseModel, BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flow.api.accept import preferred
 from flow.api.auth import caller_of
+from flow.api.content_negotiation import preferred
+from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
-from flow.api.services import services_of
-from flow.domain.usage_report import UsageTable, as_csv, grouping, period
+from flow.domain.usage.reports import UsageTable, as_csv, grouping, period
 
 router = APIRouter(prefix="/api/usage", tags=["usage"])
 

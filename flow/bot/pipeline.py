@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
@@ -21,17 +21,18 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-from flow.bot.idle import IdleWatch
-from flow.bot.intake import AudioEnd
-from flow.bot.models import ListeningModels
-from flow.bot.named import Joined, span_attributes
+from flow.bot.audio_input import AudioEnd
+from flow.bot.cost_control import Spending
+from flow.bot.idle_detection import IdleWatch
+from flow.bot.log_context import Joined, span_attributes
 from flow.bot.services import CallServices
-from flow.bot.spending import Spending
-from flow.bot.transports import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
-from flow.bot.vendors.spec import Choice
-from flow.domain.join import JoinRequest
-from flow.domain.thread import Turn
-from flow.domain.usage import Kind, Owner
+from flow.bot.speech_detection import ListeningModels
+from flow.bot.transports.websocket import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
+from flow.bot.vendors import VENDORS
+from flow.bot.vendors.spec import Choice, Vendor
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.thread import Turn
+from flow.domain.usage.events import Kind, Owner
 from flow.metering.request import Recording
 from flow.vendors.endpoint import Endpoint
 
@@ -57,6 +58,7 @@ class BotSettings:
     interrupted_streams: Literal["estimate", "drain"]
     contents: dict[UUID, tuple[list[object], str]] | None
     joined: Joined | None = None
+    vendors: Mapping[str, Vendor] = field(default_factory=lambda: VENDORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ def build_line(
         shape=spending.request,
         drain=settings.interrupted_streams == "drain",
         contents=settings.contents,
+        vendors=settings.vendors,
     )
     stt, llm, tts = _services(join, services)
     context = LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]

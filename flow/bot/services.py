@@ -21,7 +21,7 @@ from pipecat.services.tts_service import TTSService
 from flow.bot.usage_metrics import UsageMetricsProcessor
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Build, Choice, Tap, Vendor
-from flow.domain.usage import CostControl, Kind, Owner, UsageEvent
+from flow.domain.usage.events import CostControl, Kind, Owner, UsageEvent
 from flow.errors import ConfigurationError
 from flow.metering.evidence import Opening
 from flow.metering.meter import Meter, Service

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -18,20 +17,20 @@ from pipecat.processors.aggregators.llm_response_universal import (
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot import clock
+from flow.bot.call_seconds import CallSeconds
+from flow.bot.cost_control import Spending
 from flow.bot.pipeline import Line
-from flow.bot.rooms import RoomTransport
-from flow.bot.running import RunningPipeline
-from flow.bot.spending import Spending
+from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.transcript import Transcript
-from flow.domain.budget import Standing, Tier
-from flow.domain.join import JoinRequest
-from flow.domain.room import NOBODY_CAME
-from flow.domain.room_call import TAKEN_OVER
-from flow.domain.thread import ENDED_BY_API, GIVEN_UP, Pulse, Status, Turn
-from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.bot.transports.room import RoomTransport
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.room import NOBODY_CAME
+from flow.domain.calls.room_call import TAKEN_OVER
+from flow.domain.calls.thread import ENDED_BY_API, GIVEN_UP, Pulse, Status, Turn
+from flow.domain.limits.budget import Standing, Tier
+from flow.domain.usage.events import Owner
 from flow.errors import CallTakenOver, FlowError, IllegalTransition, NotFound, Unavailable
 from flow.metering.request import Recording as Metering
-from flow.metering.sound import MICROSECOND
 
 log = structlog.get_logger(__name__)
 
@@ -40,11 +39,10 @@ HEARTBEAT_SECS = 5.0
 ANSWER_SECS = 1.0
 FAILURES_IN_A_ROW = 5
 STOP_SECS = 15.0
-UNTIL_ACCEPTED = "counted to the last sign of life that was accepted"
 
 
 class Threads(Protocol):
-    """What a session needs of `flow.db.functions.Database`."""
+    """What a session needs of `flow.db.database.Database`."""
 
     async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
         """Give a sign of life, and perhaps move the thread.
@@ -59,7 +57,7 @@ class Threads(Protocol):
 
 
 class Recording(Metering, Protocol):
-    """What a session needs of `flow.usage.recorder.Recorder`."""
+    """What a session needs of `flow.ledger.recorder.Recorder`."""
 
     def record_turn(self, thread_id: UUID, turn: Turn) -> None:
         """Take something said."""
@@ -75,12 +73,6 @@ class Ending:
 
 @dataclass
 class _Progress:
-    """``accepted_at`` is when the last sign of life was sent that the database took for a call
-    that was still ours, ``lost`` that it is not ours any more."""
-
-    connected_at: float | None = None
-    accepted_at: float = 0.0
-    lost: bool = False
     failures: int = 0
     ending: Ending | None = None
     came: asyncio.Event = field(default_factory=asyncio.Event)
@@ -124,21 +116,11 @@ class CallSession:
         self._thread_id = owner.workflow_thread_id
         self._join = join
         self._line = line
-        self._recorder = recorder
         self._threads = threads
         self._transcript = Transcript(recorder.record_turn, self._thread_id, first=first_turn)
         self._progress = _Progress()
         self._leave: asyncio.Task[None] | None = None
-        self._call = UsageEvent(
-            owner=owner,
-            kind=Kind.CALL,
-            source="bot",
-            provider="flow",
-            model="call",
-            quantities=Quantities(),
-            provenance=Provenance.MEASURED,
-            control=spending.control(),
-        )
+        self._seconds = CallSeconds(owner, recorder, spending.control)
         self._log = log.bind(workflow_thread_id=str(self._thread_id))
         self._listen(transport)
 
@@ -175,7 +157,7 @@ class CallSession:
             over_at = self._now()
             await self._line.close()
             await self._make_sure()
-            self._count_call(over_at, final=True)
+            self._seconds.end(over_at)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
         return self._progress.ending or Ending("pipeline_ended")
 
@@ -264,11 +246,10 @@ class CallSession:
         self._line.assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
 
     async def _connected(self) -> None:
-        if self._progress.connected_at is not None or self._progress.ending is not None:
+        if self._seconds.is_running or self._progress.ending is not None:
             return
-        self._progress.connected_at = self._progress.accepted_at = self._now()
+        self._seconds.begin(self._now())
         self._progress.came.set()
-        self._count_call(self._progress.connected_at, final=False)
         self._log.info("call_connected")
         if greeting := self._join.bot.greeting:
             await self._line.worker.queue_frame(TTSSpeakFrame(greeting))
@@ -309,14 +290,14 @@ class CallSession:
                 # After a stall the database knows first whether the call goes on. One that does
                 # not answer is not waited for: were this process killed, seconds would be lost.
                 await asyncio.wait({touching}, timeout=ANSWER_SECS)
-                self._count_call(self._now(), final=False)
+                self._seconds.renew(self._now())
                 await touching
             finally:
                 touching.cancel()
 
     async def _make_sure(self) -> None:
         """Give a last sign of life, and hear whether the call was ours to the end."""
-        if self._progress.connected_at is not None and not self._progress.lost:
+        if self._seconds.is_ours:
             await self._touch()
 
     async def _touch(self, status: Status | None = None) -> None:
@@ -328,43 +309,21 @@ class CallSession:
         except Unavailable as error:
             self._log.warning("heartbeat_missed", error=str(error))
         except CallTakenOver:
-            self._lose(TAKEN_OVER)
+            self._leave_alone(TAKEN_OVER)
         except (IllegalTransition, NotFound):
-            self._lose(GIVEN_UP)
+            self._leave_alone(GIVEN_UP)
         except FlowError as error:
             self._log.error("heartbeat_refused", error=str(error))
         else:
             if not pulse.status.has_call:
-                self._lose(GIVEN_UP)
+                self._leave_alone(GIVEN_UP)
                 return
-            self._progress.accepted_at = max(self._progress.accepted_at, sent_at)
+            self._seconds.accept(sent_at)
             if pulse.end_requested:
                 self.end(ENDED_BY_API)
 
-    def _lose(self, reason: str) -> None:
+    def _leave_alone(self, reason: str) -> None:
         """End a call that another has by now, or that was given up, whatever else ended it here."""
-        self._progress.lost = True
+        self._seconds.lose()
         self._progress.ending = Ending(reason)
         self._progress.over.set()
-
-    def _count_call(self, now: float, *, final: bool) -> None:
-        """Renew the call's own account, so that a killed process loses seconds, not the call.
-
-        A call that is not ours any more counts up to the last sign of life that was accepted: what
-        came later is in the account of whoever has it, or nobody's.
-        """
-        progress = self._progress
-        if progress.connected_at is None:
-            return
-        until = progress.accepted_at if progress.lost else now
-        seconds = Decimal(repr(until - progress.connected_at)).quantize(MICROSECOND)
-        self._call = replace(
-            self._call,
-            quantities=Quantities(call_seconds=seconds),
-            control=self._spending.control(),
-            note=UNTIL_ACCEPTED if progress.lost else None,
-        )
-        if final:
-            self._recorder.record(self._call)
-        else:
-            self._recorder.begin(self._call)

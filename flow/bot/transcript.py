@@ -6,14 +6,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
-from flow.domain.thread import Turn
+from flow.domain.calls.thread import Turn
 
 
 class Transcript:
     """Numbers the turns of one thread.
 
     Args:
-        record: keeps a turn, whatever becomes of this process; see `flow.usage.recorder`.
+        record: keeps a turn, whatever becomes of this process; see `flow.ledger.recorder`.
         first: the number of the first turn, where others have been said before.
     """
 

@@ -18,8 +18,8 @@ from pipecat.metrics.metrics import (
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
-from flow.domain.reported import ReportedTokens, accepted, counting_of
-from flow.domain.usage import Provenance, Quantities
+from flow.domain.usage.events import Provenance, Quantities
+from flow.domain.usage.vendor_reports import ReportedTokens, accepted, counting_of
 from flow.metering.meter import Meter
 from flow.metering.sound import MICROSECOND
 

@@ -1,4 +1,4 @@
-"""The database's calls about calls in rooms, typed as those of `flow.db.functions`.
+"""The database's calls about calls in rooms, typed as those of `flow.db.database`.
 
 Any call may raise `DatabaseUnavailable`; what else it raises stands with it.
 """
@@ -13,9 +13,9 @@ from uuid import UUID
 
 from flow.db import rows
 from flow.db.transport import TypedCalls
-from flow.domain.room_call import OpenRoom, Place, Taken
-from flow.domain.thread import Pulse, Status, Thread
-from flow.domain.trace_parent import TraceParent
+from flow.domain.calls.room_call import OpenRoom, Place, Taken
+from flow.domain.calls.thread import Pulse, Status, Thread
+from flow.domain.calls.trace_parent import TraceParent
 
 
 class RoomCalls(TypedCalls):

@@ -13,12 +13,12 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from flow.domain.budget import Budget, Standing, Tier
-from flow.domain.key import ApiKey
-from flow.domain.quota import LimitState, refused
-from flow.domain.save_mode import SaveMode
-from flow.domain.thread import Pulse, Status, Thread, Turn
-from flow.domain.usage import Line, Owner, UsageEvent
+from flow.domain.calls.thread import Pulse, Status, Thread, Turn
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.budget import Budget, Standing, Tier
+from flow.domain.limits.quota import LimitState, refused
+from flow.domain.products.save_mode import SaveMode
+from flow.domain.usage.events import Line, Owner, UsageEvent
 from flow.errors import FieldProblem, InvalidInput, Refused
 
 

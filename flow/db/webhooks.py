@@ -1,4 +1,4 @@
-"""The database's calls about webhooks, typed as those of `flow.db.functions`.
+"""The database's calls about webhooks, typed as those of `flow.db.database`.
 
 Any call may raise `DatabaseUnavailable`; what else it raises stands with it.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from flow.db.transport import TypedCalls
-from flow.domain.webhook import Claimed, Delivery, Secrets, State
+from flow.domain.webhooks.webhook import Claimed, Delivery, Secrets, State
 
 
 class Webhooks(TypedCalls):

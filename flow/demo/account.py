@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flow.api.exact_json import dumps
 from flow.demo.call import Account
-from flow.domain.units import UNITS
+from flow.domain.usage.units import COMPONENTS, UNITS
 
 Row = Mapping[str, Any]
 
@@ -119,8 +119,10 @@ def _money(rows: Sequence[Row]) -> str:
 
 def _components(stats: Row) -> Table:
     table = _table("Cost by component", "component", "cost (USD)")
-    for name, cost in stats["cost_breakdown_usd"].items():
-        table.add_row(name, f"{Decimal(cost):.6f}")
+    costs = stats["cost_breakdown_usd"]
+    for name in [*COMPONENTS, *sorted(costs.keys() - set(COMPONENTS))]:
+        if name in costs:
+            table.add_row(name, f"{Decimal(costs[name]):.6f}")
     table.add_section()
     table.add_row("total", f"{Decimal(stats['total_cost_usd']):.6f}")
     return table

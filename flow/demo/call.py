@@ -15,20 +15,20 @@ from typing import Any
 import httpx
 import uvicorn
 
-from flow.application import SERVER_OPTIONS, Application
+from flow.app.application import SERVER_OPTIONS, Application
+from flow.app.service import Service
 from flow.demo.saved import Saved, saved
-from flow.domain.price import Pricer
+from flow.domain.pricing.pricer import Pricer
 from flow.errors import ConfigurationError, FlowError
-from flow.sandbox.caller import call
-from flow.sandbox.conversation import CallerEvent
-from flow.sandbox.openai_chat import Pace
+from flow.kit.tls import trusted
+from flow.sandbox.all_vendors import Vendors, vendors
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.conversation import CallerEvent
+from flow.sandbox.callers.script import SUPPORT_CALL, Script
+from flow.sandbox.openai.chat import Pace
 from flow.sandbox.reconcile import Comparison, reconcile
-from flow.sandbox.script import SUPPORT_CALL, Script
-from flow.sandbox.speech import recordings
-from flow.sandbox.vendors import Vendors, vendors
-from flow.service.running import Service
+from flow.sandbox.speech.synthesis import recordings
 from flow.settings import Settings
-from flow.tls import trusted
 from flow.vendors.posthog_flags import COST_CONTROLS
 
 SETTLE_SECS = 60.0

@@ -8,10 +8,10 @@ import time
 
 from rich.console import Console
 
-from flow import log
 from flow.demo.account import one_line, show
 from flow.demo.call import account_for_a_call
-from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.telemetry import logs as log
 
 SAID = {
     EventKind.JOINED: "joined",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.usage import Kind, UsageEvent
+from flow.domain.usage.events import Kind, UsageEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from flow.domain.insight import Reason
-from flow.domain.insight_schema import violations
+from flow.domain.insights.insight_schema import violations
+from flow.domain.insights.insights import Reason
 from flow.errors import InvalidInput
 
 

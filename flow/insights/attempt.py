@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from posthog import Posthog
-from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
-
-from flow.domain.attribution import attribution_properties, control_properties
-from flow.domain.estimate import warm_up
-from flow.domain.usage import CostControl, Failure, Kind, Owner, UsageEvent
+from flow.domain.usage.attribution import attribution_properties, control_properties
+from flow.domain.usage.events import CostControl, Failure, Kind, Owner, UsageEvent
+from flow.domain.usage.token_estimates import warm_up
 from flow.insights.answer import Answer
 from flow.metering.evidence import Opening
 from flow.metering.meter import Meter, Service
@@ -23,7 +18,7 @@ from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.openai import failure_of, may_pass, openai_client, retry_after_secs
-from flow.vendors.posthog_wrapper import LedgerCapture
+from flow.vendors.posthog_wrapper import PosthogWrapper
 
 SOURCE = "insights"
 
@@ -58,8 +53,7 @@ class Attempts:
         owner: Owner,
         recorder: Recording,
         *,
-        posthog: Posthog | None,
-        price: Callable[[UsageEvent], UsageEvent],
+        wrapper: PosthogWrapper | None,
         provider: str,
         capture_content: bool,
         asking: Asking,
@@ -69,7 +63,7 @@ class Attempts:
         self._capture_content = capture_content
         self._asking = asking
         self._events: dict[UUID, UsageEvent] = {}
-        self._is_wrapped = posthog is not None and not endpoint.gateway_captures
+        self._is_wrapped = wrapper is not None and not endpoint.gateway_captures
         meter = Meter(
             Service(
                 Kind.LLM,
@@ -89,11 +83,12 @@ class Attempts:
             OpenAIChat(),
             asked_for=asking.asked_for,
         )
-        make: dict[str, Any] = {}
-        if posthog is not None and self._is_wrapped:
-            capture: Any = LedgerCapture(posthog, finished=self._events.get, price=price)
-            make["make"] = partial(CapturingAsyncOpenAI, posthog_client=capture)
-        self._client = openai_client(endpoint, transport, max_retries=0, **make)
+        self._client = openai_client(
+            endpoint,
+            transport,
+            max_retries=0,
+            make=wrapper.openai_class(self._events.get) if wrapper and self._is_wrapped else None,
+        )
 
     async def ask(self, request: dict[str, Any]) -> Answer | Missed:
         """Send one request."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import structlog
-from posthog import Posthog
 
-from flow.domain.insight import (
+from flow.domain.calls.thread import Thread
+from flow.domain.insights.insight_schema import schema_problem
+from flow.domain.insights.insights import (
     DEFAULT_SCHEMA,
     InsightsResult,
     Reason,
@@ -17,14 +17,13 @@ from flow.domain.insight import (
     has_words,
     render_transcript,
 )
-from flow.domain.insight_schema import schema_problem
-from flow.domain.thread import Thread
-from flow.domain.usage import CostControl, Owner, UsageEvent
+from flow.domain.usage.events import CostControl, Owner
 from flow.insights.answer import judge
 from flow.insights.attempt import Asking, Attempts, Missed
 from flow.insights.prompt import Question
 from flow.metering.request import Recording
 from flow.vendors.endpoint import Endpoint
+from flow.vendors.posthog_wrapper import PosthogWrapper
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +40,7 @@ class ExtractInsightsStep:
         endpoint: where the model is.
         model: the model to ask, as the vendor names it.
         recorder: takes an event for every request, as soon as it is answered.
-        posthog: what the wrapper captures with, if anything.
-        price: puts a cost on what the wrapper captures.
+        wrapper: PostHog's, if there is a PostHog.
         provider: the vendor's name in the account.
         capture_content: let PostHog have the transcript and the answer.
         time_limit_secs: for the whole step, with all its retries.
@@ -55,8 +53,7 @@ class ExtractInsightsStep:
         model: str,
         recorder: Recording,
         *,
-        posthog: Posthog | None = None,
-        price: Callable[[UsageEvent], UsageEvent],
+        wrapper: PosthogWrapper | None = None,
         provider: str = "openai",
         capture_content: bool = False,
         time_limit_secs: float = TIME_LIMIT_SECS,
@@ -64,8 +61,7 @@ class ExtractInsightsStep:
     ) -> None:
         self._endpoint = endpoint
         self._recorder = recorder
-        self._posthog = posthog
-        self._price = price
+        self._wrapper = wrapper
         self._model = model
         self._provider = provider
         self._capture_content = capture_content
@@ -92,8 +88,7 @@ class ExtractInsightsStep:
             self._endpoint,
             owner,
             self._recorder,
-            posthog=self._posthog,
-            price=self._price,
+            wrapper=self._wrapper,
             provider=self._provider,
             capture_content=self._capture_content,
             asking=asking,

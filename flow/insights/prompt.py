@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from flow.domain.insight_schema import strict_form
+from flow.domain.insights.insight_schema import strict_form
 
 ANSWER_TOKENS = 4096
 QUOTED_CHARS = 20_000

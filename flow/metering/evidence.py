@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.usage import Failure, Quantities
+from flow.domain.usage.events import Failure, Quantities
 
 NOTHING = Quantities()
 
@@ -59,10 +59,14 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """The vendor's own account of all work so far; ``note`` says how it contradicts itself."""
+    """The vendor's own account of all work so far; ``note`` says how it contradicts itself.
+
+    One that is not final comes before the work is done: more may be consumed than it says.
+    """
 
     quantities: Quantities
     note: str | None = None
+    is_final: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from flow.domain.usage import (
+from flow.domain.usage.events import (
     CostControl,
     Kind,
     Outcome,

@@ -12,9 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.estimate import count_tokens
-from flow.domain.units import UNITS, Measure
-from flow.domain.usage import (
+from flow.domain.usage.events import (
     Amount,
     Failure,
     Outcome,
@@ -22,6 +20,8 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.token_estimates import count_tokens
+from flow.domain.usage.units import UNITS, Measure
 from flow.metering.evidence import (
     NOTHING,
     Completed,
@@ -41,7 +41,7 @@ RENEWED_CHARACTERS = 32
 
 
 class Recording(Protocol):
-    """What metering needs of `flow.usage.recorder.Recorder`."""
+    """What metering needs of `flow.ledger.recorder.Recorder`."""
 
     def begin(self, event: UsageEvent) -> None:
         """Note that work has begun, or what it is estimated at by now."""
@@ -154,7 +154,7 @@ class MeteredRequest:
                 self._take_output(evidence)
             case Reported():
                 # Some vendors send an empty or all-zero report after the real one.
-                if evidence.quantities or self._report is None:
+                if evidence.quantities or self._report is None or not self._report.quantities:
                     self._report = evidence
             case Served():
                 self._event = replace(
@@ -264,14 +264,13 @@ class MeteredRequest:
     ) -> tuple[Quantities, Known, str | None]:
         reported, guess = report.quantities, self._guess()
         missing: dict[str, Amount] = {}
-        if self._text_is_billed and reported:
+        if self._text_is_billed and (reported or not report.is_final):
             has_input = any(UNITS[u].side == "input" for u in reported if u.endswith("_tokens"))
             if not has_input and guess["input_tokens"]:
                 missing["input_tokens"] = guess["input_tokens"]
             said = guess["output_tokens"]
-            if said > reported["output_tokens"] and (
-                not self._is_complete or not reported["output_tokens"]
-            ):
+            is_whole = self._is_complete and report.is_final and reported["output_tokens"]
+            if said > reported["output_tokens"] and not is_whole:
                 missing["output_tokens"] = said
         # A report is of one measure; what was counted in another stands beside it.
         measures = {UNITS[unit].measure for unit in reported}
@@ -281,7 +280,7 @@ class MeteredRequest:
             if UNITS[unit].measure not in measures
         }
         quantities = Quantities({**beside, **reported, **missing})
-        if not missing:
+        if not missing and report.is_final:
             return quantities, Known.REPORTED, report.note
         note = "the vendor reported only part of the usage"
         return quantities, Known.PARTLY_REPORTED, f"{note}; {report.note}" if report.note else note

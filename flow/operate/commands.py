@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flow.errors import InvalidInput
-from flow.operate.session import confirm, database_of, run, say, unkey_of
+from flow.operate.command import confirm, database_of, run, say, unkey_of
 
 if TYPE_CHECKING:
-    from flow.domain.save_mode import SaveMode
+    from flow.domain.products.save_mode import SaveMode
     from flow.settings import Settings
 
 keys = typer.Typer(name="keys", help="Issue API keys, limit and revoke them.", no_args_is_help=True)
@@ -53,7 +53,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key at Unkey and its row here, and show its secret this once."""
-    from flow.operate import form, given, show
+    from flow.operate import arguments, json_output, tables
     from flow.operate.keys import NewKey, issue
 
     if not name.strip():
@@ -62,17 +62,17 @@ def create(
         team_id=team,
         name=name,
         prefix=prefix or None,
-        expires_at=given.later(expires, "--expires", _now()) if expires else None,
+        expires_at=arguments.later(expires, "--expires", _now()) if expires else None,
         permissions=permission or (),
-        cap_usd=given.cap(budget) if budget is not None else None,
+        cap_usd=arguments.cap(budget) if budget is not None else None,
         save_mode=_save_mode(save_mode),
     )
 
     async def work(settings: Settings) -> None:
         async with unkey_of(settings) as unkey, database_of(settings) as database:
             made = await issue(database, unkey, asked)
-        told = {**form.account(made.account), "secret": made.secret}
-        say(told, as_json, lambda: show.issued(made))
+        told = {**json_output.account(made.account), "secret": made.secret}
+        say(told, as_json, lambda: tables.issued(made))
 
     run(work)
 
@@ -83,12 +83,13 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List every key that was ever seen, with what it spent this month."""
-    from flow.operate import form, show
+    from flow.operate import json_output, tables
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
             found = await database.operating.list_api_keys(team)
-        say({"keys": [form.account(one) for one in found]}, as_json, lambda: show.keys(found))
+        shown = {"keys": [json_output.account(one) for one in found]}
+        say(shown, as_json, lambda: tables.keys(found))
 
     run(work)
 
@@ -96,7 +97,7 @@ def list_(
 @keys.command("show")
 def show_(key: Key, as_json: AsJson = False) -> None:
     """Show a key: its limits here, and what Unkey says of it."""
-    from flow.operate import form, show
+    from flow.operate import json_output, tables
     from flow.operate.keys import describe
 
     async def work(settings: Settings) -> None:
@@ -106,9 +107,9 @@ def show_(key: Key, as_json: AsJson = False) -> None:
             else:
                 async with unkey_of(settings) as unkey:
                     found = await describe(database, unkey, key)
-        at_unkey = None if found.details is None else form.details(found.details)
-        told = {**form.account(found.account), "unkey": at_unkey, "unkey_note": found.note}
-        say(told, as_json, lambda: show.key(found))
+        at_unkey = None if found.details is None else json_output.details(found.details)
+        told = {**json_output.account(found.account), "unkey": at_unkey, "unkey_note": found.note}
+        say(told, as_json, lambda: tables.key(found))
 
     run(work)
 
@@ -128,7 +129,7 @@ def budget(
     as_json: AsJson = False,
 ) -> None:
     """Show a key's budget, or set its cap, or lift it for a time."""
-    from flow.operate import form, given, show
+    from flow.operate import arguments, json_output, tables
     from flow.operate.keys import set_limits
 
     _one_of({"--cap": cap is not None, "--no-cap": no_cap})
@@ -139,12 +140,12 @@ def budget(
             "--no-override": no_override,
         }
     )
-    cap_usd = given.cap(cap) if cap is not None else None
+    cap_usd = arguments.cap(cap) if cap is not None else None
     until = None
     if override_until is not None:
-        until = given.later(override_until, "--override-until", _now())
+        until = arguments.later(override_until, "--override-until", _now())
     elif override_for is not None:
-        until = _now() + given.span(override_for, "--override-for")
+        until = _now() + arguments.span(override_for, "--override-for")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -158,7 +159,7 @@ def budget(
                 end_override=no_override,
             )
             found = await database.operating.get_api_key(str(found.key.id))
-        say(form.account(found), as_json, lambda: show.budget(found))
+        say(json_output.account(found), as_json, lambda: tables.budget(found))
 
     run(work)
 
@@ -166,13 +167,13 @@ def budget(
 @keys.command("save-mode")
 def save_mode(key: Key, mode: Mode, as_json: AsJson = False) -> None:
     """Set when a key's calls are made cheaper; ``default`` leaves it to the product."""
-    from flow.operate import form, show
+    from flow.operate import json_output, tables
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
             found = await database.operating.get_api_key(key)
             found = await database.operating.set_save_mode(found.key.id, _save_mode(mode))
-        say(form.account(found), as_json, lambda: show.budget(found))
+        say(json_output.account(found), as_json, lambda: tables.budget(found))
 
     run(work)
 
@@ -190,7 +191,7 @@ def quota(
     as_json: AsJson = False,
 ) -> None:
     """Show a team's quotas, or set one."""
-    from flow.operate import show
+    from flow.operate import tables
     from flow.operate.quotas import read_limit, set_quota, standing, terms_of
 
     asked = read_limit(limit) if limit is not None else None
@@ -202,7 +203,7 @@ def quota(
                 await set_quota(database, terms, team, resource, asked)
             found = await standing(database, terms, team, resource)
         told = [{"team_id": team_id, **state.to_json()} for team_id, state in found]
-        say({"quotas": told}, as_json, lambda: show.quotas(found))
+        say({"quotas": told}, as_json, lambda: tables.quotas(found))
 
     run(work)
 
@@ -214,7 +215,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a key: no new calls from within a minute on; its usage stays."""
-    from flow.operate import form, show
+    from flow.operate import json_output, tables
     from flow.operate.keys import Described
     from flow.operate.keys import revoke as revoke_key
 
@@ -227,8 +228,8 @@ def revoke(
         note = "Unkey refuses it, everywhere within a minute."
         if not done.at_unkey:
             note = "Unkey has no such key (any more) in the workspace of this root key."
-        told = {**form.account(done.account), "revoked_at_unkey": done.at_unkey}
-        say(told, as_json, lambda: show.key(Described(done.account, None, note)))
+        told = {**json_output.account(done.account), "revoked_at_unkey": done.at_unkey}
+        say(told, as_json, lambda: tables.key(Described(done.account, None, note)))
 
     run(work)
 
@@ -250,15 +251,15 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="A spreadsheet, without total.")] = False,
 ) -> None:
     """Report what was used and what it cost. Over all keys and this month (UTC) by default."""
-    from flow.domain.usage_report import as_csv as spreadsheet
-    from flow.domain.usage_report import grouping, period
-    from flow.operate import given, show
+    from flow.domain.usage.reports import as_csv as spreadsheet
+    from flow.domain.usage.reports import grouping, period
+    from flow.operate import arguments, tables
     from flow.operate.usage import GROUPS, report
 
     _one_of({"--json": as_json, "--csv": as_csv})
     days = period(
-        given.day(from_, "--from") if from_ else None,
-        given.day(to, "--to") if to else None,
+        arguments.day(from_, "--from") if from_ else None,
+        arguments.day(to, "--to") if to else None,
         _now().date(),
     )
     groups = grouping(by, GROUPS, field="--by")
@@ -269,18 +270,18 @@ def usage(
         if as_csv:
             sys.stdout.write(spreadsheet(found.rows, found.columns))
         else:
-            say(found.to_json(), as_json, lambda: show.usage(found))
+            say(found.to_json(), as_json, lambda: tables.usage(found))
 
     run(work)
 
 
-def _one_of(given: dict[str, bool]) -> None:
-    if len(both := [name for name, is_given in given.items() if is_given]) > 1:
+def _one_of(options: dict[str, bool]) -> None:
+    if len(both := [name for name, is_given in options.items() if is_given]) > 1:
         raise InvalidInput(f"{both[0]} and {both[1]} exclude each other.")
 
 
 def _save_mode(mode: Mode) -> SaveMode | None:
-    from flow.domain.save_mode import SaveMode
+    from flow.domain.products.save_mode import SaveMode
 
     return None if mode is Mode.DEFAULT else SaveMode(mode)
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.db.rows import KeyAccount
-from flow.domain.save_mode import SaveMode
+from flow.domain.products.save_mode import SaveMode
 from flow.errors import FlowError, NotFound, Unavailable
 from flow.vendors.unkey_admin import CreatedKey, KeyDetails, UnkeyAdmin
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
-from flow.db.functions import Database
-from flow.domain.product_file import read_products
-from flow.domain.quota import CALL_SECONDS, CONCURRENT_CALLS, LimitState, Terms
+from flow.db.database import Database
+from flow.domain.limits.quota import CALL_SECONDS, CONCURRENT_CALLS, LimitState, Terms
+from flow.domain.products.product_file import read_products
 from flow.errors import InvalidInput
-from flow.operate import given
+from flow.operate import arguments
 
 NO_LIMIT = "none"
 
@@ -34,7 +34,7 @@ def read_limit(text: str) -> Decimal | None:
     """
     if text.strip().lower() == NO_LIMIT:
         return None
-    return given.amount(text, f"A quota (or {NO_LIMIT!r})")
+    return arguments.amount(text, f"A quota (or {NO_LIMIT!r})")
 
 
 async def set_quota(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from flow.db.functions import Database
-from flow.domain import usage_report
-from flow.domain.usage_report import UsageTable
+from flow.db.database import Database
+from flow.domain.usage import reports as usage_report
+from flow.domain.usage.reports import UsageTable
 
 GROUPS = ("key", "team", *usage_report.GROUPS)
 

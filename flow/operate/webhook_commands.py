@@ -11,11 +11,11 @@ from uuid import UUID
 import typer
 
 from flow.errors import InvalidInput
+from flow.operate.command import database_of, run, say
 from flow.operate.commands import AsJson, Key, keys
-from flow.operate.session import database_of, run, say
 
 if TYPE_CHECKING:
-    from flow.db.functions import Database
+    from flow.db.database import Database
     from flow.settings import Settings
 
 webhooks = typer.Typer(
@@ -37,15 +37,15 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List webhooks and how far each has got."""
-    from flow.operate import show_webhooks
+    from flow.operate import webhook_tables
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
             found = await database.webhooks.list(
                 api_key_id=await _id_of(database, key), dead=dead, limit=limit
             )
-        told = {"webhooks": [show_webhooks.form(one) for one in found]}
-        say(told, as_json, lambda: show_webhooks.deliveries(found))
+        told = {"webhooks": [webhook_tables.form(one) for one in found]}
+        say(told, as_json, lambda: webhook_tables.deliveries(found))
 
     run(work)
 
@@ -56,14 +56,14 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a webhook with what it tells."""
-    from flow.operate import show_webhooks
+    from flow.operate import webhook_tables
 
     asked = _webhook_id(webhook)
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
             found = await database.webhooks.get(asked)
-        say(show_webhooks.form(found), as_json, lambda: show_webhooks.delivery(found))
+        say(webhook_tables.form(found), as_json, lambda: webhook_tables.delivery(found))
 
     run(work)
 
@@ -78,7 +78,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Send again, under the same id: one webhook, or all that were given up."""
-    from flow.operate import show_webhooks
+    from flow.operate import webhook_tables
 
     if (webhook is None) != dead:
         raise InvalidInput("Say which webhook to send again: its id, or --dead for all dead ones.")
@@ -90,10 +90,10 @@ def replay(
         async with database_of(settings) as database:
             if asked is not None:
                 found = await database.webhooks.replay(asked)
-                say(show_webhooks.form(found), as_json, lambda: show_webhooks.delivery(found))
+                say(webhook_tables.form(found), as_json, lambda: webhook_tables.delivery(found))
                 return
             count = await database.webhooks.replay_dead(await _id_of(database, key))
-        say({"replayed": count}, as_json, lambda: show_webhooks.replayed(count))
+        say({"replayed": count}, as_json, lambda: webhook_tables.replayed(count))
 
     run(work)
 
@@ -107,8 +107,8 @@ def secret(
     as_json: AsJson = False,
 ) -> None:
     """Show what signs a key's webhooks; its receivers verify with it."""
-    from flow.domain.webhook import SECRET_OVERLAP
-    from flow.operate import show_webhooks
+    from flow.domain.webhooks.webhook import SECRET_OVERLAP
+    from flow.operate import webhook_tables
     from flow.vendors.webhook_signing import new_secret
 
     async def work(settings: Settings) -> None:
@@ -126,7 +126,7 @@ def secret(
             "previous_secret": held.previous,
             "previous_until": held.previous_until,
         }
-        say(told, as_json, lambda: show_webhooks.secrets(held))
+        say(told, as_json, lambda: webhook_tables.secrets(held))
 
     run(work)
 
@@ -139,8 +139,8 @@ def webhook_url(
     as_json: AsJson = False,
 ) -> None:
     """Show or set where a key's budget events go; without a URL, to the call that spent it."""
-    from flow.domain.public_url import problem_of
-    from flow.operate import show_webhooks
+    from flow.domain.webhooks.public_url import problem_of
+    from flow.operate import webhook_tables
 
     if url is not None and none:
         raise InvalidInput("--url and --none exclude each other.")
@@ -155,7 +155,7 @@ def webhook_url(
                 await database.webhooks.set_url(found.key.id, url)
             set_to = await database.webhooks.url(found.key.id)
         told = {"api_key_id": found.key.id, "webhook_url": set_to}
-        say(told, as_json, lambda: show_webhooks.url(set_to))
+        say(told, as_json, lambda: webhook_tables.url(set_to))
 
     run(work)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.units import UNITS, Measure
+from flow.domain.usage.units import UNITS, Measure
 from flow.sandbox.bill import Line
 
 Row = Mapping[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flow.domain.budget import Tier
+from flow.domain.limits.budget import Tier
 from flow.telemetry.metrics import Metrics, known
 
 NO_BUDGET = "none"
@@ -47,7 +47,7 @@ class CallWatch:
         self._metrics.calls_ended.labels(product, reason).inc()
 
     def saving(self, reason: str) -> None:
-        """Save mode went on in a running call, for a reason of `flow.domain.save_mode`."""
+        """Save mode went on in a running call, for a reason of `flow.domain.products.save_mode`."""
         self._metrics.save_mode.labels(reason).inc()
 
     def show_tiers(self, running: Mapping[Tier | None, int]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from flow.domain.units import Measure
+from flow.domain.usage.units import Measure
 
 OTHER = "other"
 

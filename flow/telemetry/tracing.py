@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from flow.domain.trace_parent import TraceParent
+from flow.domain.calls.trace_parent import TraceParent
 from flow.telemetry.content import WithoutContent
 
 log = structlog.get_logger(__name__)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from uuid import UUID
 
-from flow.domain.units import UNITS
-from flow.domain.usage import Kind, Outcome, Provenance, UsageEvent
+from flow.domain.usage.events import Kind, Outcome, Provenance, UsageEvent
+from flow.domain.usage.units import UNITS, component_of
 from flow.telemetry.metrics import Metrics, known
 
 
@@ -46,8 +46,9 @@ def _count_cost(metrics: Metrics, event: UsageEvent, kind: str) -> None:
         metrics.unpriced.labels(kind).inc()
         return
     billable = str(event.owner.billable).lower()
-    for component, usd in event.cost.by_component(event.kind).items():
+    for unit, usd in event.cost.items():
         if usd:
+            component = component_of(event.kind, unit)
             metrics.cost.labels(kind, component, billable).inc(float(usd))
 
 

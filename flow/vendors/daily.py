@@ -14,7 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from flow.errors import TransportUnavailable
-from flow.tls import trusted
+from flow.kit.tls import trusted
 
 ANSWER_SECS = 5.0
 PAUSES_SECS = (0.3, 1.0)

@@ -13,10 +13,10 @@ import openai
 from posthog.ai.gateway import is_posthog_ai_gateway_url
 from pydantic import SecretStr
 
-from flow.domain.attribution import with_attribution
-from flow.domain.usage import CostControl, Owner
+from flow.domain.usage.attribution import with_attribution
+from flow.domain.usage.events import CostControl, Owner
 from flow.errors import ConfigurationError
-from flow.tls import trusted
+from flow.kit.tls import trusted
 
 
 class Endpoint:

@@ -10,7 +10,7 @@ import httpx2
 import openai
 from pydantic import SecretStr
 
-from flow.domain.usage import Failure
+from flow.domain.usage.events import Failure
 from flow.vendors.endpoint import Endpoint
 
 DIRECT_BASE_URL = "https://api.openai.com/v1"
@@ -47,7 +47,7 @@ def openai_client(
     *,
     is_other_vendor: bool = False,
     max_retries: int = 2,
-    make: Callable[..., openai.AsyncOpenAI] = openai.AsyncOpenAI,
+    make: Callable[..., openai.AsyncOpenAI] | None = None,
 ) -> openai.AsyncOpenAI:
     """A client of ``endpoint`` that sends through ``transport``.
 
@@ -55,7 +55,7 @@ def openai_client(
     vendor does not get them, nor the organization and project that the environment holds for
     OpenAI. ``make`` is the SDK's class, or one that wraps it.
     """
-    client = make(
+    client = (make or openai.AsyncOpenAI)(
         api_key=endpoint.api_key,
         # Given even when it is the default: the SDK would look for it in the environment.
         base_url=endpoint.base_url,

@@ -19,13 +19,13 @@ import structlog
 from posthog import Posthog
 from pydantic import SecretStr
 
-from flow.domain.analytics import (
+from flow.domain.usage.events import Owner, UsageEvent
+from flow.domain.usage.posthog_properties import (
     GENERATIONS,
     Content,
     generation_properties,
     trace_properties,
 )
-from flow.domain.usage import Owner, UsageEvent
 
 log = structlog.get_logger(__name__)
 

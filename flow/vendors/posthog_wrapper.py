@@ -2,19 +2,21 @@
 
 The wrapper captures a generation by itself, inside the call: under the model that was asked for,
 with the vendor's counts as they came and no costs, for which PostHog would take those of its own
-catalogue. The ledger has the model that served and what it costs. One of the two must give way.
+catalogue. The ledger has the model that served and what it costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import structlog
 from posthog import Posthog, new_context
+from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
 
-from flow.domain.usage import UsageEvent
+from flow.domain.usage.events import UsageEvent
 from flow.vendors.posthog import generation_arguments
 
 log = structlog.get_logger(__name__)
@@ -40,8 +42,26 @@ _LEDGERS = (
 not stay beside it."""
 
 
+class PosthogWrapper:
+    """PostHog's OpenAI wrapper over one client, with the ledger's word on what it captures.
+
+    Args:
+        client: what sends.
+        price: puts costs on events.
+    """
+
+    def __init__(self, client: Posthog, price: Price) -> None:
+        self._client = client
+        self._price = price
+
+    def openai_class(self, finished: Finished) -> Callable[..., CapturingAsyncOpenAI]:
+        """Makes clients as ``openai.AsyncOpenAI`` does, whose requests PostHog captures."""
+        capture: Any = LedgerCapture(self._client, finished=finished, price=self._price)
+        return partial(CapturingAsyncOpenAI, posthog_client=capture)
+
+
 class LedgerCapture:
-    """A PostHog client for ``posthog.ai.openai.AsyncOpenAI(posthog_client=...)``.
+    """A PostHog client for PostHog's OpenAI wrapper.
 
     Each request to the wrapper carries the id of its usage event, as ``$ai_span_id`` in
     ``posthog_properties``. What the wrapper captures for it is sent under that id, with the
@@ -59,7 +79,7 @@ class LedgerCapture:
         price: puts costs on that event.
     """
 
-    def __init__(self, client: Posthog, *, finished: Finished, price: Price) -> None:
+    def __init__(self, client: Posthog, finished: Finished, price: Price) -> None:
         self._client = client
         self._finished = finished
         self._price = price

@@ -30,7 +30,7 @@ import httpx
 from pydantic import SecretStr
 
 from flow.errors import ConfigurationError
-from flow.tls import trusted
+from flow.kit.tls import trusted
 from flow.vendors.quota_answer import MalformedAnswer, QuotaState, read
 
 MAX_BODY_BYTES = 64 * 1024

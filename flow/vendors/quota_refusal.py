@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 from typing import Any
 
-from flow.domain.quota import plain
+from flow.domain.limits.quota import plain
 from flow.errors import Refused
 from flow.vendors.quota_answer import QuotaState
 

@@ -26,7 +26,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 from pydantic import SecretStr
 
-from flow.domain.key import ApiKey
+from flow.domain.limits.api_key import ApiKey
 from flow.errors import QuotaUnavailable
 from flow.vendors.quota_answer import QuotaState
 from flow.vendors.quota_client import Answer, Failure, Question, QuotaClient, Refusal

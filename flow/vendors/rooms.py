@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from flow.domain.join import Transport
-from flow.domain.room import Meeting, Room, livekit_problem, room_name
-from flow.domain.room_call import OpenRoom, lasts_until
+from flow.domain.calls.join_request import Transport
+from flow.domain.calls.room import Meeting, Room, livekit_problem, room_name
+from flow.domain.calls.room_call import OpenRoom, lasts_until
 from flow.errors import FieldProblem, TransportUnavailable
 from flow.vendors import livekit as lk
 from flow.vendors.daily import BOT, Daily

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import httpx
 from pydantic import SecretStr
 
-from flow.domain.media_stream import is_call_sid
+from flow.domain.calls.media_stream import is_call_sid
 from flow.errors import Unavailable
-from flow.tls import trusted
+from flow.kit.tls import trusted
 
 ANSWER_SECS = 5.0
 PAUSES_SECS = (0.5, 2.0)

@@ -24,7 +24,7 @@ from flow.errors import (
     NotFound,
     Refused,
 )
-from flow.tls import trusted
+from flow.kit.tls import trusted
 from flow.vendors.unkey_client import unkey_sdk
 
 if TYPE_CHECKING:

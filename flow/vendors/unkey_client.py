@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import httpx
 
 from flow.errors import Refused
-from flow.tls import trusted
+from flow.kit.tls import trusted
 
 if TYPE_CHECKING:
     from unkey.py import Unkey

@@ -19,9 +19,9 @@ from ipaddress import IPv6Address
 
 import httpx
 
-from flow.domain import public_url
-from flow.domain.webhook import Answer, Claimed, Outcome
-from flow.tls import trusted
+from flow.domain.webhooks import public_url
+from flow.domain.webhooks.webhook import Answer, Claimed, Outcome
+from flow.kit.tls import trusted
 from flow.vendors.webhook_address import Address, NotPublic, Resolve, SystemResolver, judged
 from flow.vendors.webhook_signing import signed
 

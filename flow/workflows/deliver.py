@@ -19,7 +19,7 @@ from uuid import UUID
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from flow.domain.webhook import Answer, Claimed, Outcome, Secrets, retry_in
+from flow.domain.webhooks.webhook import Answer, Claimed, Outcome, Secrets, retry_in
 from flow.errors import NotFound, Unavailable
 from flow.vendors.webhook_signing import new_secret
 

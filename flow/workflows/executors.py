@@ -30,7 +30,7 @@ FORGOTTEN_SECS = 24 * 60 * 60
 
 
 class Executors(Protocol):
-    """What names and signs of life need of `flow.db.functions.Database`."""
+    """What names and signs of life need of `flow.db.database.Database`."""
 
     async def claim_executor(
         self, executor: str, home: str, instance: UUID, dead_secs: int

@@ -16,11 +16,11 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.join import JoinRequest
-from flow.domain.room import NOBODY_CAME
-from flow.domain.room_call import PROCESS_LOST
-from flow.domain.thread import Status, Thread
-from flow.domain.usage import Owner
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.room import NOBODY_CAME
+from flow.domain.calls.room_call import PROCESS_LOST
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.usage.events import Owner
 from flow.errors import CallTakenOver, FlowError, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ DRAIN_SECS = 30.0
 
 
 class Threads(Protocol):
-    """What finishing needs of `flow.db.functions.Database`."""
+    """What finishing needs of `flow.db.database.Database`."""
 
     async def get_workflow_thread_data(self, thread_id: UUID) -> Thread:
         """The thread with its transcript."""
@@ -74,7 +74,7 @@ class Save(Protocol):
 
 
 class Usage(Protocol):
-    """What finishing needs of `flow.usage.recorder.Recorder`."""
+    """What finishing needs of `flow.ledger.recorder.Recorder`."""
 
     async def drain(self, thread_id: UUID, timeout_secs: float) -> bool:
         """Wait until the ledger has all of a thread's events."""

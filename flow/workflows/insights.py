@@ -9,11 +9,11 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.budget import Standing, Tier
-from flow.domain.product import Product
-from flow.domain.save_mode import SaveMode, decide
-from flow.domain.thread import Thread
-from flow.domain.usage import CostControl, Owner
+from flow.domain.calls.thread import Thread
+from flow.domain.limits.budget import Standing, Tier
+from flow.domain.products.product import Product
+from flow.domain.products.save_mode import SaveMode, decide
+from flow.domain.usage.events import CostControl, Owner
 from flow.errors import Unavailable
 from flow.insights.attempt import Asking
 from flow.insights.extract import ExtractInsightsStep

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.room_call import Place
+from flow.domain.calls.room_call import Place
 from flow.errors import Unavailable
 from flow.workflows.engine import UNDER_WAY, VERSION, asked
 

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.room import Room
-from flow.domain.room_call import OpenRoom, Place
+from flow.domain.calls.room import Room
+from flow.domain.calls.room_call import OpenRoom, Place
 from flow.errors import FlowError, Unavailable
 
 log = structlog.get_logger(__name__)

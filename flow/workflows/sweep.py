@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.thread import Status, Thread
+from flow.domain.calls.thread import Status, Thread
 from flow.errors import FlowError, NotFound
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ KEPT = timedelta(days=7)
 
 
 class Threads(Protocol):
-    """What sweeping needs of `flow.db.functions.Database`."""
+    """What sweeping needs of `flow.db.database.Database`."""
 
     async def expire_threads(self, created_before: datetime) -> list[UUID]:
         """Expire the threads nobody connected to."""

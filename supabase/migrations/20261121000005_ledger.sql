@@ -5,14 +5,10 @@
 -- unit with part_of counts some of another line again, so its quantity is never added up. Costs are
 -- disjoint on all lines. A unit whose name ends in _tokens counts into total_tokens unless it is a part.
 
--- ^[a-z][a-z0-9_]{0,62}$, in a tenth of the time that a regular expression takes.
+-- Counting in the expression itself ({0,62}) would take ten times as long.
 create function flow.is_name(p_text text) returns boolean
 language sql immutable
-return coalesce(
-  ltrim(p_text, 'abcdefghijklmnopqrstuvwxyz_0123456789') = ''
-  and p_text collate "C" >= 'a' and octet_length(p_text) < 64,
-  false
-);
+return coalesce(p_text ~ '^[a-z][a-z0-9_]*$' and octet_length(p_text) < 64, false);
 
 -- Bounds keep sums from overflowing and a nonsense number from bloating an account for ever.
 -- NaN and Infinity are above every bound.
@@ -203,14 +199,14 @@ begin
               l.unit, l.quantity, l.cost_usd, l.component, l.part_of, e.lines, e.total_cost_usd
             )) as problem,
             count(*) as lines,
-            count(distinct l.unit) as units,
+            count(distinct l.unit collate "C") as units,
             coalesce(sum(l.cost_usd), 0) as cost_usd,
             '[' || coalesce(string_agg(
               concat(
                 '{"unit":"', l.unit, '","quantity":', l.quantity, ',"cost_usd":' || l.cost_usd,
                 ',"component":"', l.component, '"', ',"part_of":"' || l.part_of || '"', '}'
               ),
-              ','
+              ',' order by l.unit collate "C"
             ), '') || ']' as text
           from jsonb_to_recordset(e.lines) as l (
             unit text, quantity numeric, cost_usd numeric, component text, part_of text
@@ -366,6 +362,7 @@ create function public.get_thread_usage(p_thread_id uuid, p_api_key_id uuid defa
 returns jsonb
 language plpgsql stable
 set search_path = ''
+set enable_seqscan = off
 as $$
 begin
   if not exists (

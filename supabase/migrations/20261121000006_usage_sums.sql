@@ -183,33 +183,25 @@ begin
     ) a (section, model_name, name, amount)
     where a.section <> 'call'
     group by p.workflow_thread_id, a.section, a.model_name, a.name
-  ), changes as materialized (
-    select
-      a.id, a.section, a.model_name,
-      case
-        when a.model_name is null then coalesce(t.old -> a.section, '{}')
-        else coalesce(t.old -> a.section -> a.model_name, flow.zero_model())
-      end as old,
-      a.names, a.amounts
-    from (
-      select
-        m.id, m.section, m.model_name, array_agg(m.name) as names, array_agg(m.amount) as amounts
-      from amounts m
-      group by m.id, m.section, m.model_name
-    ) a
-    join threads t on t.id = a.id
   ), sections as materialized (
     select
-      c.id,
-      c.section,
-      c.model_name,
-      c.old || (
-        select ('{' || string_agg(
-          '"' || m.name || '":' || flow.plus(c.old, m.name, m.amount), ','
-        ) || '}')::jsonb
-        from unnest(c.names, c.amounts) m (name, amount)
-      ) as new
-    from changes c
+      a.id,
+      a.section,
+      a.model_name,
+      (array_agg(a.old))[1] || (
+        '{' || string_agg('"' || a.name || '":' || flow.plus(a.old, a.name, a.amount), ',') || '}'
+      )::jsonb as new
+    from (
+      select
+        m.*,
+        case
+          when m.model_name is null then coalesce(t.old -> m.section, '{}')
+          else coalesce(t.old -> m.section -> m.model_name, flow.zero_model())
+        end as old
+      from amounts m join threads t on t.id = m.id
+      offset 0  -- so that what is old is looked up once
+    ) a
+    group by a.id, a.section, a.model_name
   ), added as materialized (
     select
       s.id,
@@ -220,7 +212,7 @@ begin
   )
   select
     t.id,
-    t.old || coalesce(a.others, '{}') || jsonb_build_object(
+    t.old || (coalesce(a.others, '{}') || jsonb_build_object(
       'total_tokens', flow.plus(t.old, 'total_tokens', t.total_tokens),
       'total_cost_usd', flow.plus(t.old, 'total_cost_usd', t.total_cost_usd),
       'llm_calls', flow.plus(t.old, 'llm_calls', t.llm_calls),
@@ -240,7 +232,7 @@ begin
       'interrupted_generations', flow.plus(t.old, 'interrupted_generations', t.interrupted),
       'failed_generations', flow.plus(t.old, 'failed_generations', t.failed),
       'billable_cost_usd', flow.plus(t.old, 'billable_cost_usd', t.billable_cost_usd)
-    )
+    ))
   from threads t
   left join added a on a.id = t.id;
 end

@@ -19,17 +19,17 @@ from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
 from flow.api.app import Services, create_app
-from flow.api.services import utc_now
-from flow.db.functions import Database
-from flow.domain.capacity import Capacity
-from flow.domain.join import JoinRequest
-from flow.domain.key import ApiKey
-from flow.domain.product import Product, Products
-from flow.domain.thread import Status, Thread
-from flow.domain.usage import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.api.dependencies import utc_now
+from flow.db.database import Database
+from flow.domain.calls.capacity import Capacity
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.products.product import Product, Products
+from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import FieldProblem, InvalidInput, Refused
 from flow.sandbox.server import Served
-from flow.sandbox.unkey import ROOT_KEY, UnkeySandbox
+from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
 from flow.vendors.unkey import KeyVerifier
 
 SECRET = b"a secret for the tests only"
@@ -172,7 +172,7 @@ async def spend(api: Api, thread_id: str, cost: str | None, **given: Any) -> Usa
             "model": "gpt-4.1",
             "quantities": Quantities(input_tokens=10, output_tokens=5),
             "provenance": Provenance.REPORTED,
-            "cost": None if cost is None else Cost(input=Decimal(cost)),
+            "cost": None if cost is None else Cost(input_tokens=Decimal(cost)),
             **given,
         }
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.api.accept import preferred
+from flow.api.content_negotiation import preferred
 from flow.errors import Refused
 
 JSON, CSV = "application/json", "text/csv"

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from flow.api.app import create_app
 from flow.api.auth import KeyRows
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.sandbox.faults import Fault
 from flow.vendors.unkey import DebugKeys, VerifiedKey
 from tests.api.conftest import Api, ServeApi

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from flow.api.budget import REMAINING_HEADER, TIER_HEADER
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
+from flow.api.budget_headers import REMAINING_HEADER, TIER_HEADER
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
 from flow.db.transport import Transport
 from flow.errors import DatabaseUnavailable
 from tests.api.conftest import Api, ServeApi, spend
@@ -133,7 +133,7 @@ async def test_a_budget_that_cannot_be_read_is_unknown_and_fails_no_answer(
     ailing.failing = {"list_workflow_threads"}
     response = await api.client.get("/api/threads")
     assert (response.status_code, *said(response)) == (503, "unknown", None)
-    monkeypatch.setattr("flow.api.budget.LOOKUP_SECS", 0.05)
+    monkeypatch.setattr("flow.api.budget_headers.LOOKUP_SECS", 0.05)
     ailing.failing, ailing.hanging = set(), {"get_budget"}
     response = await api.client.get("/api/threads")
     assert (response.status_code, *said(response)) == (200, "unknown", None)

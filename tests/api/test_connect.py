@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from flow.domain import token as tokens
+from flow.domain.calls import join_token as tokens
 from flow.errors import DatabaseUnavailable
 from tests.api.conftest import NO_MORE, SECRET, Api
 

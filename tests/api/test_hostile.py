@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from flow.api.bodies import MAX_DEPTH, read_object
+from flow.api.request_bodies import MAX_DEPTH, read_object
 from flow.api.request_size import MAX_BODY_BYTES, MAX_HEADERS
-from flow.domain.join import JoinRequest
+from flow.domain.calls.join_request import JoinRequest
 from flow.errors import InvalidInput, Refused
 from tests.api.conftest import Api
 

@@ -12,9 +12,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flow.api.bot import JoinAnswer
-from flow.domain import token as tokens
-from flow.domain.product import Products
+from flow.api.joins import JoinAnswer
+from flow.domain.calls import join_token as tokens
+from flow.domain.products.product import Products
 from tests.api.conftest import NO_MORE, NO_PRICE, PRODUCTS, SECRET, Api, ServeApi
 
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from flow.api.bot import OVERRIDE_PERMISSION
+from flow.api.joins import OVERRIDE_PERMISSION
 from flow.api.limits import Limits
-from flow.domain.product import Product, Products
+from flow.domain.products.product import Product, Products
 from flow.sandbox.quota import TOKEN, Quota, QuotaSandbox
 from flow.sandbox.server import Served
 from flow.vendors.quota_source import QuotaSource

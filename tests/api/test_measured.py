@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.errors import DatabaseUnavailable
 from flow.sandbox.faults import Fault
 from flow.telemetry.metrics import Metrics

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from structlog.testing import capture_logs
 
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.errors import ConfigurationError, DatabaseUnavailable
 from flow.sandbox.faults import Fault
 from tests.api.conftest import NO_MORE, Api, ServeApi

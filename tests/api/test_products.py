@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flow.bot.resolve import vendors_by_part
-from flow.domain.product import CALL_FIELDS
-from flow.domain.product_file import read_products
+from flow.bot.vendors import vendors_by_kind
+from flow.domain.products.product import CALL_FIELDS
+from flow.domain.products.product_file import read_products
 from tests.api.conftest import Api, ServeApi
 
 
@@ -20,7 +20,7 @@ async def test_every_product_is_listed_as_the_file_has_it(api: Api) -> None:
 
 
 async def test_the_products_flow_comes_with_can_be_read(serve_api: ServeApi) -> None:
-    products = read_products(None, vendors_by_part())
+    products = read_products(None, vendors_by_kind())
     api = await serve_api(products=products)
     found = (await api.client.get("/api/products")).json()["products"]
     assert found == [product.to_json() for product in products]

@@ -10,9 +10,9 @@ from datetime import datetime
 
 import pytest
 
-from flow.domain.join import Transport
-from flow.domain.room import Meeting
-from flow.domain.thread import Status, Thread
+from flow.domain.calls.join_request import Transport
+from flow.domain.calls.room import Meeting
+from flow.domain.calls.thread import Status, Thread
 from flow.errors import TransportUnavailable
 from tests.api.conftest import ServeApi
 from tests.calls.holding import claimed, so_many_wait

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from flow.sandbox.twilio import AUTH_TOKEN, TwilioSandbox, stream_noun
+from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox, stream_noun
 from flow.vendors.twilio import Twilio
 from tests.api.conftest import NO_MORE, Api, ServeApi
 

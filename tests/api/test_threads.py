@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flow.api.bot import EndAnswer
+from flow.api.joins import EndAnswer
 from flow.api.threads import ThreadPage, ThreadSummary, ThreadView
-from flow.domain.thread import Status, Turn
+from flow.domain.calls.thread import Status, Turn
 from tests.api.conftest import Api, spend
 from tests.calls.holding import claimed, so_many_wait
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from flow.api.usage import UsageReport
-from flow.domain.usage_report import GROUPS, MEASURES
+from flow.domain.usage.reports import GROUPS, MEASURES
 from tests.api.conftest import Api, spend
 
 

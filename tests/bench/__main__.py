@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flow import log
+from flow.telemetry import logs as log
 from tests.bench.measure import Measure, Options
 
 Benchmark = Callable[[Options], Awaitable[list[Measure]]]

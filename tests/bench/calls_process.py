@@ -21,21 +21,21 @@ from pipecat.pipeline.worker import PipelineWorker
 from pipecat.workers.runner import WorkerRunner
 from pydantic import SecretStr
 
-from flow import log
-from flow.bot.models import ListeningModels
+from flow.bot.cost_control import Spending
 from flow.bot.pipeline import BotSettings, build_line
-from flow.bot.rehearsal import rehearse
 from flow.bot.session import CallSession
-from flow.bot.spending import Spending
+from flow.bot.speech_detection import ListeningModels
 from flow.bot.vendors import vendors_by_kind
-from flow.db.functions import Database, Recorded
-from flow.db.postgres import PostgresTransport
-from flow.domain.estimate import warm_up
-from flow.domain.join import JoinRequest
-from flow.domain.price import Pricer
-from flow.domain.product_file import read_products
-from flow.sandbox.speech import recordings
-from flow.usage.recorder import Recorder
+from flow.bot.warmup import rehearse
+from flow.db.database import Database, Recorded
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.pricing.pricer import Pricer
+from flow.domain.products.product_file import read_products
+from flow.domain.usage.token_estimates import warm_up
+from flow.ledger.recorder import Recorder
+from flow.sandbox.speech.synthesis import recordings
+from flow.telemetry import logs as log
 from flow.vendors.openai import openai_endpoint
 from flow.vendors.posthog import capture_llm_generation, get_posthog_client, shutdown_posthog
 from tests.bench import lines

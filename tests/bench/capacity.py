@@ -15,14 +15,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from flow.bot.session import HEARTBEAT_SECS
-from flow.db.address import url_of
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.domain.join import JoinRequest
-from flow.domain.key import ApiKey
-from flow.domain.quota import Admission
-from flow.domain.thread import Status, Thread, Turn
-from flow.domain.usage import Owner, UsageEvent
+from flow.db.database import Database
+from flow.db.database_url import url_of
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.thread import Status, Thread, Turn
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.quota import Admission
+from flow.domain.usage.events import Owner, UsageEvent
 from flow.workflows.durable import Executor, Finishing
 from flow.workflows.finish import FinishCall, Steps
 from tests.bench import world
@@ -221,10 +221,9 @@ class _Bench:
     async def _finish(self, url: str, threads: Sequence[Thread]) -> float:
         """Milliseconds a call, from its hang-up until the workflow has settled it."""
 
-        async def extract(thread: Thread, owner: Owner) -> tuple[dict[str, Any], list[UsageEvent]]:
-            return {"status": "ok", "summary": "A table for four."}, [
-                an_event(thread, self._chance)
-            ]
+        async def extract(thread: Thread, owner: Owner) -> dict[str, Any]:
+            ledger.record(an_event(thread, self._chance))
+            return {"status": "ok", "summary": "A table for four."}
 
         ledger = _Ledger(self._database)
         steps = Steps(self._database, ledger, extract, lambda _: None)

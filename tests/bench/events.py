@@ -9,9 +9,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
-from flow.db.functions import Database
-from flow.domain.thread import Thread
-from flow.domain.usage import Cost, Kind, Provenance, Quantities, UsageEvent
+from flow.db.database import Database
+from flow.domain.calls.thread import Thread
+from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEvent
 
 
 async def threads(database: Database, keys: int, per_key: int) -> list[list[Thread]]:

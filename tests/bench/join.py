@@ -15,8 +15,8 @@ from typing import Any
 
 import psycopg
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
 from tests.bench import processes, world
 from tests.bench.cpu import cpu_secs, postmaster_of
 from tests.bench.measure import Measure, Options, at_least, at_most, middle

@@ -14,13 +14,14 @@ from pipecat.frames.frames import MetricsFrame
 from pipecat.metrics.metrics import LLMTokenUsage, LLMUsageMetricsData
 from psycopg.types.json import Jsonb
 
-from flow.bot.metrics import UsageMetricsProcessor
-from flow.db.functions import Database, Recorded
-from flow.db.postgres import PostgresTransport
-from flow.domain.price import Pricer
-from flow.domain.thread import Thread
-from flow.domain.usage import UsageEvent
-from flow.usage.recorder import Recorder
+from flow.bot.usage_metrics import UsageMetricsProcessor
+from flow.db.database import Database, Recorded
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Thread
+from flow.domain.pricing.pricer import Pricer
+from flow.domain.usage.events import Kind, UsageEvent
+from flow.ledger.recorder import Recorder
+from flow.metering.meter import Meter, Service
 from tests.bench import world
 from tests.bench.events import batches, threads
 from tests.bench.measure import Measure, Options, at_least, at_most, middle, percentile
@@ -93,14 +94,15 @@ async def latency(options: Options) -> list[Measure]:
 async def _reports(thread: Thread, recorder: _Timed, seed: int, secs: float) -> None:
     """One call's usage frames, through the processor of its pipeline."""
     chance = random.Random(seed)
-    counted = UsageMetricsProcessor(thread.owner, recorder, providers={"llm": "openai"})
+    meter = Meter(Service(Kind.LLM, "openai", "gpt-4.1"), thread.owner, recorder)
+    counted = UsageMetricsProcessor({"llm": meter})
     usage = LLMTokenUsage(prompt_tokens=900, completion_tokens=40, total_tokens=940)
     until = time.monotonic() + secs
     while time.monotonic() < until:
         await asyncio.sleep(chance.uniform(0.1, 0.5))
         data = LLMUsageMetricsData(processor="llm", model="gpt-4.1", value=usage)
         for one in MetricsFrame(data=[data]).data:
-            counted._count(one)
+            counted._count(one, meter)
 
 
 async def throughput(options: Options) -> list[Measure]:
@@ -165,15 +167,13 @@ async def _create(url: str) -> None:
 _INSERT = b"""
 insert into bare_events (
   id, workflow_thread_id, api_key_id, team_id, product, billable, kind, source, provider, model,
-  input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-  input_audio_tokens, output_audio_tokens, cache_read_audio_tokens, characters, audio_seconds,
-  provenance, outcome, price_version, occurred_at, latency_secs, stream, capture, save_mode
+  lines, total_cost_usd, provenance, outcome, price_version, occurred_at, latency_secs, stream,
+  capture, save_mode
 )
 select
   id, workflow_thread_id, api_key_id, team_id, product, billable, kind, source, provider, model,
-  input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-  input_audio_tokens, output_audio_tokens, cache_read_audio_tokens, characters, audio_seconds,
-  provenance, outcome, price_version, occurred_at, latency_secs, stream, capture, save_mode
+  lines, total_cost_usd, provenance, outcome, price_version, occurred_at, latency_secs, stream,
+  capture, save_mode
 from jsonb_populate_recordset(null::bare_events, %s)
 """
 

@@ -37,9 +37,9 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-from flow.bot.intake import AudioEnd, direct
-from flow.bot.models import ListeningModels
+from flow.bot.audio_input import AudioEnd, direct
 from flow.bot.pipeline import SYSTEM_PROMPT
+from flow.bot.speech_detection import ListeningModels
 
 RATE_IN, RATE_OUT = 16_000, 24_000
 FRAME_SECS = 0.02

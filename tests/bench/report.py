@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
 from tests.bench import world
 from tests.bench.measure import Measure, Options, at_most, percentile
 
@@ -31,14 +31,12 @@ with threads as (
 ), events as (
   insert into public.usage_events as e
     (id, workflow_thread_id, api_key_id, team_id, product, billable, kind, source, provider, model,
-     input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-     input_audio_tokens, output_audio_tokens, cache_read_audio_tokens, characters, audio_seconds,
-     stream, capture, provenance, outcome, input_cost_usd, output_cost_usd,
-     cache_read_cost_usd, cache_write_cost_usd, audio_input_cost_usd, audio_output_cost_usd,
-     tts_cost_usd, stt_cost_usd, call_cost_usd, price_version, occurred_at)
+     lines, total_cost_usd, stream, capture, provenance, outcome, price_version, occurred_at)
   select gen_random_uuid(), t.id, %(key)s, 'team_bench', 'voice_bot', true, 'llm', 'bot', 'openai',
-    m.model, 900, 0, 0, 40, 0, 0, 0, 0, 0, 0, true, true, 'reported', 'ok', 0.0018, 0.00032,
-    0, 0, 0, 0, 0, 0, 0, 'bench', t.created_at
+    m.model,
+    '[{"unit": "input_tokens", "quantity": 900, "cost_usd": 0.0018, "component": "llm_input"},
+      {"unit": "output_tokens", "quantity": 40, "cost_usd": 0.00032, "component": "llm_output"}]',
+    0.00212, true, true, 'reported', 'ok', 'bench', t.created_at
   from threads t
   cross join (values ('gpt-4.1'), ('gpt-4.1-mini'), ('gpt-4.1-nano')) as m (model)
   returning e.id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from flow.sandbox.vendors import vendors
+from flow.sandbox.all_vendors import vendors
 from tests.bench.processes import say, task_given, until_dismissed
 
 KEY = "flow_bench_key_{}_not_a_secret"

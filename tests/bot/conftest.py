@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from flow.domain.estimate import warm_up
-from flow.domain.usage import Owner
+from flow.domain.usage.events import Owner
+from flow.domain.usage.token_estimates import warm_up
 from tests.notebook import Notebook
 
 

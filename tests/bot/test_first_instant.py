@@ -9,20 +9,20 @@ from contextlib import asynccontextmanager
 import pytest
 from pydantic import SecretStr
 
-from flow.bot.models import ListeningModels
+from flow.bot.cost_control import Spending
 from flow.bot.pipeline import BotSettings, Line, build_line
-from flow.bot.rehearsal import EmptyStage
-from flow.bot.running import RunningPipeline
-from flow.bot.spending import Spending
+from flow.bot.pipeline_runner import RunningPipeline
+from flow.bot.speech_detection import ListeningModels
 from flow.bot.vendors import vendors_by_kind
-from flow.domain.join import JoinRequest
-from flow.domain.product_file import read_products
-from flow.domain.usage import Owner
+from flow.bot.warmup import EmptyStage
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.products.product_file import read_products
+from flow.domain.usage.events import Owner
 from flow.metering.request import Recording
-from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
 from flow.vendors.openai import openai_endpoint
-from tests.bot.test_rehearsal import PARTS
+from tests.bot.test_warmup import PARTS
 from tests.notebook import Notebook
 
 JOIN = JoinRequest.model_validate({"bot": PARTS})

@@ -16,17 +16,17 @@ from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 
-from flow.bot.idle import IdleWatch
+from flow.bot.cost_control import Spending
+from flow.bot.idle_detection import IdleWatch
 from flow.bot.pipeline import Line
-from flow.bot.rehearsal import EmptyStage
 from flow.bot.services import CallServices
 from flow.bot.session import CallSession, Ending
-from flow.bot.spending import Spending
-from flow.domain.budget import Standing
-from flow.domain.join import JoinRequest
-from flow.domain.product import Product
-from flow.domain.thread import Pulse, Status, Turn
-from flow.domain.usage import Kind, Owner, Provenance
+from flow.bot.warmup import EmptyStage
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.thread import Pulse, Status, Turn
+from flow.domain.limits.budget import Standing
+from flow.domain.products.product import Product
+from flow.domain.usage.events import Kind, Owner, Provenance
 from flow.errors import (
     CallTakenOver,
     DatabaseUnavailable,
@@ -210,6 +210,16 @@ async def test_a_call_that_is_still_ours_or_may_be_counts_to_its_end(
     assert counted.quantities["call_seconds"] == HELD_SECS + STALLED_SECS
     assert counted.note is None
     assert ending.reason == "caller_hung_up"
+
+
+async def test_a_call_that_nobody_came_to_may_have_been_given_up_too(owner: Owner) -> None:
+    """Its process has no say in what becomes of the thread: whoever gave it up has."""
+    async with held(owner) as call:
+        call.threads.answers = [Pulse(Status.ENDED, end_requested=False)]
+        call.session.end("nobody_came")
+        ending = await call.over()
+    assert ending.reason == "given_up"
+    assert call.book.events == []
 
 
 async def test_a_sign_of_life_counts_from_when_it_was_given(owner: Owner) -> None:

@@ -26,7 +26,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.services import CallServices, vendor_of
 from flow.bot.usage_metrics import FROM_FRAMES, UsageMetricsProcessor
-from flow.domain.usage import Kind, Owner, Provenance, Quantities
+from flow.domain.usage.events import Kind, Owner, Provenance, Quantities
 from flow.errors import ConfigurationError
 from flow.metering.meter import Meter, Service
 from tests.notebook import Notebook

@@ -1,6 +1,6 @@
 """Rooms in memory, in place of Daily's and LiveKit's media: who is in one hears the others.
 
-The bot comes in through the door that the vendors' packages come in through (`flow.bot.rooms`),
+The bot comes in where the vendors' packages come in (`flow.bot.transports.room`),
 and a scripted caller by `Guest`, which is to its phone what a socket is elsewhere. Nobody enters
 without a token that the vendor's stand-in takes for this room.
 """
@@ -29,11 +29,11 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from websockets.exceptions import ConnectionClosedOK
 
-from flow.bot.rooms import RoomTransport
-from flow.domain.room import Room, RoomType
-from flow.sandbox.conversation import CallerEvent, Conversation
-from flow.sandbox.frames import Audio, Interruption, decode, encode
-from flow.sandbox.phone import CHUNK_BYTES, SAMPLE_RATE, Phone
+from flow.bot.transports.room import RoomTransport
+from flow.domain.calls.room import Room, RoomType
+from flow.sandbox.callers.conversation import CallerEvent, Conversation
+from flow.sandbox.callers.frames import Audio, Interruption, decode, encode
+from flow.sandbox.callers.websocket_phone import CHUNK_BYTES, SAMPLE_RATE, Phone
 
 
 class Vendor(Protocol):
@@ -44,7 +44,7 @@ class Vendor(Protocol):
 
 @dataclass
 class Building:
-    """`flow.bot.rooms.Media` in memory. ``broken`` makes every room one that cannot be entered.
+    """`flow.bot.transports.room.Media` in memory. ``broken`` makes every room closed to the bot.
 
     ``entered`` keeps the rooms the bot was sent to, with its tokens.
     """
@@ -238,7 +238,7 @@ class _Mouth(BaseOutputTransport):
 
 @dataclass(frozen=True, slots=True)
 class ByRoom:
-    """A room as a `flow.sandbox.caller.Carrier`."""
+    """A room as a `flow.sandbox.callers.caller.Carrier`."""
 
     building: Building
     transport: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from flow.sandbox.caller import CallReport, Carrier, Internet, call
-from flow.sandbox.conversation import CallerEvent, EventKind
-from flow.sandbox.script import Script
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import CallReport, Carrier, Internet, call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.script import Script
 from tests.calls.test_call import JOIN
 
 INTERNET = Internet()

@@ -17,14 +17,14 @@ import pytest
 import uvicorn
 from psycopg.conninfo import make_conninfo
 
-from flow.application import SERVER_OPTIONS
-from flow.bot.rooms import Media
-from flow.db.address import url_of
-from flow.db.functions import Database
-from flow.domain.thread import Thread
+from flow.app.application import SERVER_OPTIONS
+from flow.app.service import Service, running
+from flow.bot.transports.room import Media
+from flow.db.database import Database
+from flow.db.database_url import url_of
+from flow.domain.calls.thread import Thread
+from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.reconcile import reconcile
-from flow.sandbox.vendors import Vendors
-from flow.service.running import Service, running
 from flow.settings import Settings
 from flow.workflows.durable import Executor
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.all_vendors import Vendors
 from tests.calls.conftest import SECRET
 from tests.calls.forked import begin, flow
 from tests.ports import free_port

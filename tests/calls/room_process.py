@@ -13,9 +13,9 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from flow.application import SERVER_OPTIONS, Application
+from flow.app.application import SERVER_OPTIONS, Application
+from flow.app.server import Server
 from flow.sandbox.daily import DailySandbox
-from flow.service.server import Server
 from flow.settings import Settings
 from tests.calls.building import BotTransport, Building, Guest
 

@@ -13,11 +13,11 @@ from uuid import UUID
 import httpx
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.key import ApiKey
-from flow.domain.thread import Status
-from flow.domain.usage import Cost, Kind, Provenance, Quantities, UsageEvent
-from flow.sandbox.vendors import TEAM, Vendors, vendors
+from flow.db.database import Database
+from flow.domain.calls.thread import Status
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEvent
+from flow.sandbox.all_vendors import TEAM, Vendors, vendors
 from tests.calls.processes import flow_serve
 
 PRODUCTS = """
@@ -103,7 +103,7 @@ async def spend(database: Database, thread_id: UUID, usd: str) -> None:
         model="gpt-4.1",
         quantities=Quantities(input_tokens=10),
         provenance=Provenance.REPORTED,
-        cost=Cost(input=Decimal(usd)),
+        cost=Cost(input_tokens=Decimal(usd)),
     )
     assert (await database.record_usage([event])).new
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from flow.domain.thread import Status, Thread
-from flow.sandbox.caller import call
+from flow.domain.calls.thread import Status, Thread
+from flow.sandbox.all_vendors import Vendors, vendors
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.script import AfterBot, Insights, Interrupt, Line, Script
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai_chat import Pace
+from flow.sandbox.openai.chat import Pace
 from flow.sandbox.posthog import Event
-from flow.sandbox.script import AfterBot, Insights, Interrupt, Line, Script
-from flow.sandbox.speech import recordings
-from flow.sandbox.vendors import Vendors, vendors
+from flow.sandbox.speech.synthesis import recordings
 from tests.calls.conftest import Serve, quantity
 
 NO_INSIGHTS = Insights("", {"type": "object"}, {})
@@ -157,6 +158,45 @@ async def test_a_vendor_that_refuses_the_key_ends_the_call_as_failed_and_account
     events = [e for e in standing.posthog.unique_events if e.name == "$ai_generation"]
     errors = [e for e in events if e.properties["$ai_is_error"]]
     assert [e.properties["$ai_billable"] for e in errors] == [True]
+
+
+PRODUCTS = """
+[receptionist]
+aliases = ["front_desk"]
+billable = {billable}
+
+[insights]
+calls = false
+billable = true
+"""
+
+
+@pytest.mark.parametrize("billable", [True, False])
+async def test_whether_work_is_billable_is_with_every_event_whatever_became_of_it(
+    billable: bool, serving: Serve, tmp_path: Path
+) -> None:
+    """A product under its alias: success, failure and interruption, at PostHog and a gateway."""
+    products = tmp_path / "products.toml"
+    products.write_text(PRODUCTS.format(billable=str(billable).lower()))
+    refused = Fault(
+        kind="status", status=429, route="*/chat/completions", times=1, headers={"retry-after": "0"}
+    )
+    async with stood_in(LONG) as standing, serving(standing, products_file=products) as served:
+        standing.openai.faults.add(refused)
+        join = {**JOIN, "product": "front_desk"}
+        report = await call(served.url, standing.api_key, LONG, join=join, hangup="close")
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
+        attributed = [dict(line.headers) for line in standing.openai.bill.lines]
+    assert (thread.product, thread.billable) == ("receptionist", billable)
+    assert {row["outcome"] for row in rows} == {"ok", "interrupted", "error"}
+    assert {row["billable"] for row in rows} == {billable}
+    events = [e for e in standing.posthog.unique_events if e.name == "$ai_generation"]
+    assert {e.uuid for e in events} == {row["id"] for row in rows if row["kind"] != "call"}
+    told = {(e.properties["$ai_billable"], e.properties["ai_product"]) for e in events}
+    assert told == {(billable, "receptionist")}
+    headers = {h["x-posthog-property-$ai_billable"] for h in attributed}
+    assert headers == {str(billable).lower()}
 
 
 async def test_a_call_ends_after_its_longest_duration(serving: Serve) -> None:

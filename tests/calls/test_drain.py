@@ -17,12 +17,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from flow.db.functions import Database
-from flow.domain.thread import Status, Thread
-from flow.sandbox.caller import CallReport
+from flow.db.database import Database
+from flow.domain.calls.thread import Status, Thread
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import CallReport
+from flow.sandbox.callers.script import AfterBot
 from flow.sandbox.reconcile import reconcile
-from flow.sandbox.script import AfterBot
-from flow.sandbox.vendors import Vendors
 from tests.calls.calling import Calling
 from tests.calls.processes import FlowProcess, flow_serve, flow_worker
 from tests.calls.test_call import LONG, SHORT, stood_in

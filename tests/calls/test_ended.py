@@ -15,8 +15,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from flow.domain.thread import Status, Thread
-from flow.sandbox.twilio_call import TwilioStream
+from flow.domain.calls.thread import Status, Thread
+from flow.sandbox.twilio.call import TwilioStream
 from tests.calls.conftest import Serve, Serving
 from tests.calls.holding import held_at, so_many_wait, somebody_waits
 from tests.calls.test_call import JOIN, SHORT, stood_in

@@ -14,13 +14,13 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Status, Thread
-from flow.sandbox.caller import call
-from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.db.database import Database
+from flow.domain.calls.thread import Status, Thread
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.sandbox.faults import Fault
 from flow.sandbox.reconcile import reconcile
-from flow.sandbox.vendors import Vendors
 from tests.calls.holding import held_at, somebody_waits
 from tests.calls.processes import flow_serve, flow_worker
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in

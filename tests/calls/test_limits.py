@@ -11,13 +11,13 @@ from uuid import UUID
 
 import pytest
 
-from flow.domain.budget import Tier
-from flow.domain.save_mode import SaveMode
-from flow.domain.thread import Status
-from flow.sandbox.caller import call
+from flow.domain.calls.thread import Status
+from flow.domain.limits.budget import Tier
+from flow.domain.products.save_mode import SaveMode
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.script import AfterBot, Line
 from flow.sandbox.faults import Fault
-from flow.sandbox.script import AfterBot, Line
-from flow.sandbox.vendors import Vendors
 from flow.vendors.posthog_flags import COST_CONTROLS
 from tests.calls.conftest import Serve, Serving, key_of
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in

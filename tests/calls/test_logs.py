@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from flow.sandbox.caller import call
+from flow.sandbox.callers.caller import call
 from flow.sandbox.faults import Fault
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in

@@ -12,20 +12,19 @@ from typing import Any
 import httpx
 import pytest
 
-from flow.domain.thread import Thread
-from flow.domain.usage import COST_PARTS
-from flow.sandbox.caller import call
-from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.domain.calls.thread import Thread
+from flow.domain.usage.units import UNITS
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.script import Script
 from flow.sandbox.faults import Fault
-from flow.sandbox.script import Script
-from flow.sandbox.vendors import Vendors
 from flow.vendors.posthog_flags import COST_CONTROLS
 from tests.calls.conftest import Serve, Serving
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 from tests.telemetry.exposition import Scraped
 
-TOKENS = ("input", "cache_read", "cache_write", "output")
 FORBIDDEN_LABELS = {
     "api_key", "api_key_id", "key", "key_id", "unkey_key_id", "team", "team_id", "thread",
     "thread_id", "workflow_thread_id", "model", "user", "path", "url", "request_id", "pid",
@@ -79,14 +78,18 @@ def _events_agree(scraped: Scraped, rows: list[dict[str, Any]]) -> None:
 
 
 def _amounts_agree(scraped: Scraped, rows: list[dict[str, Any]]) -> None:
-    tokens = {(name,): sum(row[f"{name}_tokens"] for row in rows) for name in TOKENS}
-    assert scraped.by("flow_usage_tokens_total", "type") == {k: v for k, v in tokens.items() if v}
-    assert scraped["flow_usage_characters_total"] == sum(row["characters"] for row in rows)
-    seconds: defaultdict[tuple[str], Decimal] = defaultdict(Decimal)
+    used: defaultdict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
     for row in rows:
-        seconds[row["kind"],] += Decimal(row["audio_seconds"])
-    expected = {key: float(value) for key, value in seconds.items() if value}
-    assert scraped.by("flow_usage_audio_seconds_total", "kind") == pytest.approx(expected)
+        for line in row["lines"]:
+            measure = UNITS[line["unit"]].measure
+            what = measure if line["part_of"] is None else f"{measure.removesuffix('s')}_parts"
+            key = (row["kind"], row["provider"], line["unit"])
+            used[what][key] = used[what].get(key, 0.0) + float(line["quantity"])
+    assert {"tokens", "characters", "seconds"} <= used.keys()
+    for what, expected in used.items():
+        counted = scraped.by(f"flow_usage_{what}_total", "kind", "provider", "unit")
+        assert counted == pytest.approx(expected)
+    assert scraped["flow_unmetered_services_total"] == 0
     spoken = [r for r in rows if r["time_to_first_token_secs"] is not None and r["stream"]]
     for kind, name in (("llm", "flow_llm_first_token"), ("tts", "flow_tts_first_audio")):
         times = [r["time_to_first_token_secs"] for r in spoken if r["kind"] == kind]
@@ -98,8 +101,9 @@ def _amounts_agree(scraped: Scraped, rows: list[dict[str, Any]]) -> None:
 def _costs_agree(scraped: Scraped, rows: list[dict[str, Any]]) -> None:
     costs: defaultdict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     for row in rows:
-        for part in COST_PARTS:
-            costs[row["kind"], part, str(row["billable"]).lower()] += Decimal(row["cost"][part])
+        for line in row["lines"]:
+            key = (row["kind"], line["component"], str(row["billable"]).lower())
+            costs[key] += Decimal(line["cost_usd"] or 0)
     expected = {key: float(cost) for key, cost in costs.items() if cost}
     counted = scraped.by("flow_usage_cost_usd_total", "kind", "component", "billable")
     assert counted == pytest.approx(expected)
@@ -108,7 +112,9 @@ def _costs_agree(scraped: Scraped, rows: list[dict[str, Any]]) -> None:
 
 
 def _call_agrees(scraped: Scraped, thread: Thread, rows: list[dict[str, Any]]) -> None:
-    (seconds,) = [float(row["audio_seconds"]) for row in rows if row["kind"] == "call"]
+    (call_line,) = [line for row in rows for line in row["lines"] if row["kind"] == "call"]
+    assert call_line["unit"] == "call_seconds"
+    seconds = float(call_line["quantity"])
     ended = {(thread.product, thread.end_reason): 1}
     assert scraped.by("flow_calls_started_total", "product") == {(thread.product,): 1}
     assert scraped.by("flow_calls_ended_total", "product", "reason") == ended

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.domain.thread import Status
 from flow.workflows.executors import DEAD_SECS
 from tests.calls.processes import flow_serve

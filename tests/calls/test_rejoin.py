@@ -17,16 +17,16 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_sockets
 
-from flow.db.functions import Database
-from flow.domain.room_call import BACK
-from flow.domain.thread import Status, Thread
+from flow.db.database import Database
+from flow.domain.calls.room_call import BACK
+from flow.domain.calls.thread import Status, Thread
 from flow.sandbox import daily as dy
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.frames import Audio, encode
+from flow.sandbox.callers.script import Line
 from flow.sandbox.daily import DailySandbox
-from flow.sandbox.frames import Audio, encode
-from flow.sandbox.script import Line
 from flow.sandbox.server import Served
-from flow.sandbox.speech import synthesize
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.speech.synthesis import synthesize
 from flow.vendors.posthog_flags import COST_CONTROLS
 from tests.calls.conftest import key_of, quantity
 from tests.calls.processes import FlowProcess, environment_of, forked

@@ -14,8 +14,8 @@ import pytest
 from psycopg import sql
 from structlog.testing import capture_logs
 
-from flow.domain.room import RoomType, room_name
-from flow.domain.thread import Status
+from flow.domain.calls.room import RoomType, room_name
+from flow.domain.calls.thread import Status
 from flow.sandbox import daily as dy
 from flow.sandbox import livekit as lk
 from flow.sandbox.faults import Fault

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from flow.db.functions import Database
-from flow.domain.thread import Status
+from flow.db.database import Database
+from flow.domain.calls.thread import Status
 from tests.calls.test_call import JOIN
 from tests.calls.test_rejoin import World, world
 

@@ -13,16 +13,16 @@ from uuid import UUID
 import jwt
 import pytest
 
-from flow.domain.room import RoomType, room_name
-from flow.domain.thread import Status, Thread
+from flow.domain.calls.room import RoomType, room_name
+from flow.domain.calls.thread import Status, Thread
 from flow.sandbox import daily as dy
 from flow.sandbox import livekit as lk
-from flow.sandbox.caller import call
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.frames import Audio, decode, encode
+from flow.sandbox.callers.script import AfterBot
 from flow.sandbox.daily import DailySandbox
 from flow.sandbox.faults import Fault
-from flow.sandbox.frames import Audio, decode, encode
 from flow.sandbox.livekit import LiveKitSandbox
-from flow.sandbox.script import AfterBot
 from flow.sandbox.server import Served
 from tests.calls.building import Building, ByRoom, Guest
 from tests.calls.conftest import Serve, Serving, quantity

@@ -11,10 +11,10 @@ from uuid import UUID
 
 import psycopg
 
-from flow.db.functions import Database
-from flow.domain.thread import Status
-from flow.sandbox.caller import call
-from flow.sandbox.conversation import CallerEvent, EventKind
+from flow.db.database import Database
+from flow.domain.calls.thread import Status
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, LONG, stood_in
 from tests.calls.test_killed import Left

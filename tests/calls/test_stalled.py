@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from websockets.asyncio.client import connect
 
-from flow.db.functions import Database
-from flow.domain.thread import Status
+from flow.db.database import Database
+from flow.domain.calls.thread import Status
 from tests.calls.conftest import quantity
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in

@@ -8,8 +8,8 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from flow.domain.product import ModelName
-from flow.service.start_warnings import start_warnings
+from flow.app.start_warnings import start_warnings
+from flow.domain.products.product import ModelName
 from flow.settings import Settings
 from tests.calls.conftest import Serve
 from tests.calls.test_call import SHORT, stood_in

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from flow.domain.thread import Status
-from flow.sandbox.caller import call
+from flow.domain.calls.thread import Status
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import call
 from flow.sandbox.faults import Fault
 from flow.sandbox.otlp import OtlpSandbox, Span
 from flow.sandbox.server import Served
-from flow.sandbox.vendors import Vendors
 from tests.calls.conftest import Serve
 from tests.calls.processes import FlowProcess, flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in

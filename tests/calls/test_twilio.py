@@ -15,14 +15,14 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from flow.domain.thread import Status
-from flow.sandbox.caller import call
-from flow.sandbox.conversation import EventKind
+from flow.domain.calls.thread import Status
+from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.conversation import EventKind
+from flow.sandbox.callers.script import AfterBot, Interrupt, Line
 from flow.sandbox.faults import Fault
-from flow.sandbox.script import AfterBot, Interrupt, Line
 from flow.sandbox.server import Served
-from flow.sandbox.twilio import ACCOUNT_SID, AUTH_TOKEN, StreamNoun, TwilioCall, TwilioSandbox
-from flow.sandbox.twilio_call import Telephone, TwilioStream
+from flow.sandbox.twilio.app import ACCOUNT_SID, AUTH_TOKEN, StreamNoun, TwilioCall, TwilioSandbox
+from flow.sandbox.twilio.call import Telephone, TwilioStream
 from tests.calls.calling import Calling
 from tests.calls.conftest import Serve, Serving, quantity
 from tests.calls.test_call import JOIN, LONG, SHORT, TALE, stood_in

@@ -33,7 +33,7 @@ async def test_a_model_that_has_no_price_is_refused_to_a_key_with_a_budget(
         vendor = "{vendor}"
         model = "{model}"
         effective_from = 2026-01-01
-        per_million_tokens = {{ input = "2", output = "8" }}
+        per_million = {{ input_tokens = "2", output_tokens = "8" }}
         source = "a contract"
         """
     prices.write_text(line)

@@ -8,8 +8,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from flow.domain.webhook import State
-from flow.sandbox.caller import call
+from flow.domain.webhooks.webhook import State
+from flow.sandbox.callers.caller import call
 from flow.sandbox.server import Served
 from flow.sandbox.webhooks import WebhookReceiver
 from flow.vendors.webhook_signing import new_secret

@@ -18,11 +18,11 @@ import httpx
 import pytest
 from aiortc import RTCPeerConnection
 
-from flow.domain.thread import Status
-from flow.sandbox.ears import Ears
-from flow.sandbox.openai_chat import Pace
-from flow.sandbox.speech import recordings, synthesize
-from flow.sandbox.vendors import vendors
+from flow.domain.calls.thread import Status
+from flow.sandbox.all_vendors import vendors
+from flow.sandbox.openai.chat import Pace
+from flow.sandbox.speech.recognition import Ears
+from flow.sandbox.speech.synthesis import recordings, synthesize
 from tests.calls.conftest import Serve, Serving, quantity
 from tests.calls.webrtc import SAMPLE_RATE, Caller, candidates_of, without_candidates
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flow import log
+from flow.telemetry import logs as log
 from tests.chaos.experiment import Check, Experiment, Findings, Scale, load, names
 
 if TYPE_CHECKING:

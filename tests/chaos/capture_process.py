@@ -13,9 +13,9 @@ from uuid import UUID
 import psutil
 from pydantic import SecretStr
 
-from flow import log
-from flow.domain.usage import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.sandbox.posthog import PROJECT_KEY
+from flow.telemetry import logs as log
 from flow.vendors.posthog import capture_llm_generation, get_posthog_client, shutdown_posthog
 
 ROUNDS = 3
@@ -40,7 +40,7 @@ async def main(url: str, events: int) -> None:
             model="gpt-4.1",
             quantities=Quantities(input_tokens=100, output_tokens=20),
             provenance=Provenance.REPORTED,
-            cost=Cost(input=Decimal("0.0002"), output=Decimal("0.00016")),
+            cost=Cost(input_tokens=Decimal("0.0002"), output_tokens=Decimal("0.00016")),
         )
         begun, begun_cpu = time.perf_counter(), time.thread_time()
         capture_llm_generation(client, event)

@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flow.db.functions import Database
-from flow.domain.thread import Status
-from flow.domain.usage import UsageEvent
+from flow.db.database import Database
+from flow.domain.calls.thread import Status
+from flow.domain.usage.events import UsageEvent
+from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.bill import Line
 from flow.sandbox.reconcile import reconcile
-from flow.sandbox.vendors import Vendors
 from tests.chaos.experiment import Findings
 from tests.chaos.postgres import Postgres
 from tests.db.making import account_of

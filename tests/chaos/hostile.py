@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from random import Random
 
-from flow.sandbox.frames import Audio, Data, Interruption, Text, Transcription, encode
+from flow.sandbox.callers.frames import Audio, Data, Interruption, Text, Transcription, encode
 from tests.chaos import wire
 from tests.chaos.wire import BINARY, CLOSE, PING, PONG, TEXT, frame
 

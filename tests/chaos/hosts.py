@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import psutil
 
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.all_vendors import Vendors
 from tests.calls.processes import FlowProcess, flow_serve
 
 STOP_SECS = 120.0

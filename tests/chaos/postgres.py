@@ -13,10 +13,10 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from flow.db.database import Database
 from flow.db.embedded import embedded_postgres
-from flow.db.functions import Database
 from flow.db.migrations import migrate
-from flow.db.postgres import PostgresTransport
+from flow.db.postgres_transport import PostgresTransport
 
 DATABASE = "chaos"
 CUT = "select count(pg_terminate_backend(pid)) from pg_stat_activity where pid <> pg_backend_pid()"

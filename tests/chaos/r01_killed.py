@@ -13,8 +13,8 @@ from time import monotonic
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.server import Served
-from flow.sandbox.vendors import Vendors
 from flow.sandbox.webhooks import WebhookReceiver
 from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from time import monotonic
 
-from flow.sandbox.conversation import EventKind
-from flow.sandbox.script import Script
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.conversation import EventKind
+from flow.sandbox.callers.script import Script
 from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale
 from tests.chaos.hosts import Host

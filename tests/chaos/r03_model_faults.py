@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from flow.db.functions import Database
-from flow.domain.thread import Status, Thread
+from flow.db.database import Database
+from flow.domain.calls.thread import Status, Thread
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.script import AfterBot
 from flow.sandbox.faults import Fault, Kind
-from flow.sandbox.script import AfterBot
-from flow.sandbox.vendors import Vendors
 from tests.calls.test_call import SHORT
 from tests.chaos.conservation import THREAD_HEADER, conserved
 from tests.chaos.experiment import Findings, Scale

@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from flow.sandbox.conversation import EventKind
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.conversation import EventKind
 from flow.sandbox.faults import Fault
-from flow.sandbox.vendors import Vendors
 from flow.vendors.posthog import QUEUED_EVENTS, SHUTDOWN_SECS
 from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale

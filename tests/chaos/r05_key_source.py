@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
+from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.faults import Fault
-from flow.sandbox.vendors import Vendors
 from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale
 from tests.chaos.world import World
@@ -192,7 +192,7 @@ async def _tried(http: httpx.AsyncClient, fault: str, key: str, method: str, pat
 
 
 def _id(standing: Vendors, secret: str) -> str:
-    from flow.sandbox.unkey_keys import hash_of
+    from flow.sandbox.unkey.keys import hash_of
 
     return f"key_{hash_of(secret)[:16]}"
 

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import httpx
 
-from flow.db.functions import Database
-from flow.sandbox.caller import Internet
-from flow.sandbox.conversation import Conversation
-from flow.sandbox.speech import recordings
-from flow.sandbox.vendors import Vendors
+from flow.db.database import Database
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import Internet
+from flow.sandbox.callers.conversation import Conversation
+from flow.sandbox.speech.synthesis import recordings
 from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale
 from tests.chaos.scripts import SHOP, first

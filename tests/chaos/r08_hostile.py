@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.all_vendors import Vendors
 from tests.chaos import hostile, wire
 from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale

@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from flow.domain import token as tokens
-from flow.sandbox.vendors import Vendors
+from flow.domain.calls import join_token as tokens
+from flow.sandbox.all_vendors import Vendors
 from tests.calls.conftest import SECRET
 from tests.chaos import wire
 from tests.chaos.conservation import FINAL, conserved

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import httpx
 
-from flow.db.functions import Database
-from flow.domain.thread import Thread
-from flow.sandbox.frames import Audio, encode
-from flow.sandbox.speech import synthesize
+from flow.db.database import Database
+from flow.domain.calls.thread import Thread
+from flow.sandbox.callers.frames import Audio, encode
+from flow.sandbox.speech.synthesis import synthesize
 from tests.chaos import wire
 from tests.chaos.conservation import conserved
 from tests.chaos.experiment import Findings, Scale

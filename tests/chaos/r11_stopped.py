@@ -12,8 +12,8 @@ from time import monotonic
 import httpx
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from flow.sandbox.caller import open_socket
-from flow.sandbox.conversation import EventKind
+from flow.sandbox.callers.caller import open_socket
+from flow.sandbox.callers.conversation import EventKind
 from tests.chaos.conservation import conserved, spooled
 from tests.chaos.experiment import Findings, Scale
 from tests.chaos.scripts import SHOP, first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -14,11 +15,12 @@ from uuid import UUID
 
 import httpx
 
+from flow.domain.usage.attribution import HEADER_NAMES, PREFIX, PROPERTIES_HEADER, PROPERTY_NAMES
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.frames import Audio, encode
 from flow.sandbox.faults import Fault
-from flow.sandbox.frames import Audio, encode
 from flow.sandbox.server import Served
-from flow.sandbox.speech import recordings
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.speech.synthesis import recordings
 from flow.sandbox.webhooks import WebhookReceiver
 from tests.calls.test_call import SHORT
 from tests.chaos import wire
@@ -145,6 +147,7 @@ SPOOFED_HEADERS: Mapping[str, str] = {
     "x-posthog-property-workflow_thread_id": "00000000-0000-0000-0000-000000000000",
     "x-posthog-property-billable": "false",
     "x-posthog-property-$ai_billable": "false",
+    "X-PostHog-Properties": '{"team_id": "team_evil", "$ai_billable": false}',
     "x-posthog-distinct-id": "evil",
     "x-posthog-trace-id": "evil",
     "$ai_billable": "false",
@@ -405,16 +408,25 @@ async def _wrongly_attributed(
         if seen != expected or told[id_].distinct_id != key_id:
             wrong.append(f"PostHog {told[id_].distinct_id} {seen}")
     asked = [x for x in standing.openai.requests if x.headers.get(THREAD_HEADER) == str(thread_id)]
-    prefix = "x-posthog-property-"
-    gateway = {
-        prefix + {"product": "ai_product"}.get(name, name): value for name, value in owner.items()
-    }
+    del expected["$ai_trace_id"]
     wrong += [
         f"the gateway was told {dict(one.headers)}"
         for one in asked
-        if {name: unquote(value) for name, value in one.headers.items()} != gateway
+        if not _tells(one.headers, expected)
     ]
     return wrong if asked else [*wrong, "the gateway was asked nothing"]
+
+
+def _tells(headers: Mapping[str, str], expected: Mapping[str, Any]) -> bool:
+    """Whether a gateway was told this, in both ways, and no more than the server says."""
+    together = json.loads(headers[PROPERTIES_HEADER])
+    apart = {name: unquote(headers.get(PREFIX + name, "")) for name in expected}
+    return (
+        set(headers) <= set(HEADER_NAMES)
+        and set(together) <= set(PROPERTY_NAMES)
+        and {name: together.get(name) for name in expected} == expected
+        and apart == {n: str(v).lower() if v in (True, False) else v for n, v in expected.items()}
+    )
 
 
 async def _injected(http: httpx.AsyncClient, url: str, found: Findings) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 
-from flow.sandbox.caller import open_socket
-from flow.sandbox.script import AfterBot
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import open_socket
+from flow.sandbox.callers.script import AfterBot
 from flow.settings import Settings
 from tests.calls.conftest import SECRET, _listening, running
 from tests.chaos.conservation import FINAL, conserved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flow.sandbox.script import AfterBot, Line, Script
+from flow.sandbox.callers.script import AfterBot, Line, Script
 from tests.calls.test_call import SHORT
 
 SHOP = replace(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flow.sandbox.conversation import EventKind
-from flow.sandbox.speech import synthesize
+from flow.sandbox.callers.conversation import EventKind
+from flow.sandbox.speech.synthesis import synthesize
 from tests.chaos.scripts import SHOP
 from tests.chaos.world import Caller
 

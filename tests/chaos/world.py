@@ -15,10 +15,10 @@ import httpx
 from websockets.exceptions import WebSocketException
 
 from flow.errors import FlowError, Refused
-from flow.sandbox.caller import CallReport, HangUp, call
-from flow.sandbox.conversation import CallerEvent, EventKind
-from flow.sandbox.script import Script
-from flow.sandbox.vendors import Vendors
+from flow.sandbox.all_vendors import Vendors
+from flow.sandbox.callers.caller import CallReport, HangUp, call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.script import Script
 from tests.calls.processes import FlowProcess, flow_worker
 from tests.calls.test_call import SHORT, stood_in
 from tests.chaos.hosts import Host

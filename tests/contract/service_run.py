@@ -31,7 +31,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.services import CallServices
 from flow.bot.vendors.spec import Choice
-from flow.domain.units import Kind
+from flow.domain.usage.units import Kind
 
 RATE_IN, RATE_OUT = 16_000, 24_000
 SENTENCE = "This is a sentence of a reasonable length, spoken by a machine that never tires of it."

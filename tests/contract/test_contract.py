@@ -13,13 +13,13 @@ from uuid import UUID
 import pytest
 
 from flow.bot.services import CallServices
-from flow.db.functions import Recorded
-from flow.domain.estimate import warm_up
-from flow.domain.thread import ThreadTurn
-from flow.domain.units import Kind
-from flow.domain.usage import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.db.database import Recorded
+from flow.domain.calls.thread import ThreadTurn
+from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.token_estimates import warm_up
+from flow.domain.usage.units import Kind
+from flow.ledger.recorder import Recorder
 from flow.sandbox.faults import Fault
-from flow.usage.recorder import Recorder
 from tests.contract.service_run import ServiceRun, running
 from tests.contract.vendors import ROWS, Row, Running, assert_conserved, uncovered
 from tests.notebook import Notebook

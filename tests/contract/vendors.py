@@ -12,12 +12,13 @@ from pydantic import SecretStr
 
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice
-from flow.domain.units import Kind
-from flow.domain.usage import Provenance, UsageEvent
+from flow.domain.usage.events import Provenance, UsageEvent
+from flow.domain.usage.units import Kind
+from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
 from flow.sandbox.faults import Faults
-from flow.sandbox.openai import OpenAISandbox
-from flow.sandbox.openai_chat import Pace
+from flow.sandbox.openai.app import OpenAISandbox
+from flow.sandbox.openai.chat import Pace
 from flow.sandbox.server import Served
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.openai import openai_endpoint
@@ -66,9 +67,19 @@ async def openai_stand_in() -> AsyncIterator[Running]:
         await endpoint.close()
 
 
+@asynccontextmanager
+async def anthropic_stand_in() -> AsyncIterator[Running]:
+    sandbox = AnthropicSandbox([REPLY], pace=Pace(token_secs=0.002))
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("sk-ant-fake"), url, timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
 CHAT = ("openai", "groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
     *(Row(vendor, Kind.LLM, "gpt-4.1", openai_stand_in) for vendor in CHAT),
+    Row("anthropic", Kind.LLM, "claude-haiku-4-5", anthropic_stand_in),
     Row("openai", Kind.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
     Row("openai", Kind.STT, "whisper-1", openai_stand_in, {"language": "en"}),
     Row("openai", Kind.TTS, "gpt-4o-mini-tts", openai_stand_in, {"voice": "alloy"}),

@@ -17,9 +17,9 @@ import httpx
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.db.supabase import SupabaseTransport
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.db.supabase_transport import SupabaseTransport
 from flow.db.transport import Transport
 from tests.ports import free_port
 

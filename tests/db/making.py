@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from typing import Any
 from uuid import UUID, uuid4
 
-from flow.db.functions import Database, Joined, Recorded
-from flow.domain.key import ApiKey
-from flow.domain.quota import Admission, Terms
-from flow.domain.thread import Status, Thread
-from flow.domain.usage import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.db.database import Database, Joined, Recorded
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.quota import Admission, Terms
+from flow.domain.usage.events import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
 
 JOIN = {"product": "voice_bot", "metadata": {"order": 7}, "bot": {"llm": {"temperature": 0.7}}}
 
@@ -56,6 +56,7 @@ async def a_join(
     product: str = "voice_bot",
     billable: bool = True,
     idempotency_key: str | None = None,
+    unpriced: Sequence[str] = (),
     now: datetime | None = None,
 ) -> Joined:
     """A join that has to be admitted, with what it reserves."""
@@ -69,6 +70,7 @@ async def a_join(
         admission=Admission(
             Decimal(reserve_usd), reserve_secs, waiting_secs, terms or Terms(), override
         ),
+        unpriced=unpriced,
         now=now,
     )
 
@@ -103,8 +105,18 @@ def owner_of(thread: Thread) -> Owner:
 
 def an_event(thread: Thread, **given: Any) -> UsageEvent:
     """One priced generation of the thread, with some fields given."""
+    return _event(owner_of(thread), given)
+
+
+def a_request(key: ApiKey, **given: Any) -> UsageEvent:
+    """One priced generation by a request of the key to the gateway, which has no thread."""
+    known = {"source": "gateway", "request_id": "req_1", "trace_id": "the caller's"}
+    return _event(Owner(None, key.id, key.team_id, "gateway", True), known | given)
+
+
+def _event(owner: Owner, given: dict[str, Any]) -> UsageEvent:
     known: dict[str, Any] = {
-        "owner": owner_of(thread),
+        "owner": owner,
         "kind": Kind.LLM,
         "source": "bot",
         "provider": "openai",

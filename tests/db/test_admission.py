@@ -14,14 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.domain.budget import Tier
-from flow.domain.key import ApiKey
-from flow.domain.quota import Admission, Terms
-from flow.domain.thread import Status, Thread
-from flow.domain.usage import Cost
-from flow.errors import Conflict, FlowError, Refused
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.budget import Tier
+from flow.domain.limits.quota import Admission, Terms
+from flow.domain.usage.events import Cost
+from flow.errors import Conflict, FlowError, Refused, UnpricedModel
 from tests.db.making import JOIN, a_join, a_key, a_thread, an_event, move, spend
 
 
@@ -141,6 +141,52 @@ async def test_a_join_made_before_is_found_whatever_the_limits_are(database: Dat
         await database.join_thread(
             key, uuid4(), JOIN, billable=True, idempotency_key="once", fingerprint="other"
         )
+
+
+ODD = ("openai/gpt-9-ultra", 'a "b", {c}\\d/e')
+
+
+async def test_a_budget_lets_no_model_in_whose_price_is_not_known(database: Database) -> None:
+    key = await with_budget(database, "10")
+    before = await database.list_workflow_threads(key.id)
+    with pytest.raises(UnpricedModel) as refused:
+        await a_join(database, key, "1", unpriced=ODD)
+    assert refused.value.code == "model_unpriced"
+    assert all(model in str(refused.value) for model in ODD)
+    assert await database.list_workflow_threads(key.id) == before
+    assert await reserved(database, key) == 0
+    await a_join(database, key, "1", unpriced=())
+
+
+@pytest.mark.parametrize("cap", [None, "0", "-1"])
+async def test_without_a_budget_a_model_needs_no_price(database: Database, cap: str | None) -> None:
+    key = await with_budget(database, cap)
+    terms = Terms(concurrency={"voice_bot": 5})
+    for limits in ({}, {"terms": terms}):
+        joined = await a_join(database, key, "1", unpriced=ODD, **limits)
+        assert joined.budget is None
+
+
+@pytest.mark.parametrize("whose", ["the call's", "the key's"])
+async def test_a_budget_that_is_overridden_asks_for_no_price(direct: Database, whose: str) -> None:
+    key = await with_budget(direct, "10")
+    if whose == "the key's":
+        until = datetime.now(UTC) + timedelta(hours=1)
+        await direct.operating.set_budget_override(key.id, until)
+    joined = await a_join(direct, key, "1", unpriced=ODD, override=whose == "the call's")
+    assert not joined.replayed
+
+
+async def test_a_join_made_before_gets_its_thread_whatever_its_models_cost(
+    database: Database,
+) -> None:
+    key = await with_budget(database, None)
+    first = await a_join(database, key, "1", unpriced=ODD, idempotency_key="once")
+    await database.operating.set_budget(key.id, Decimal(10))
+    again = await a_join(database, key, "1", unpriced=ODD, idempotency_key="once")
+    assert (again.thread.id, again.replayed) == (first.thread.id, True)
+    with pytest.raises(UnpricedModel):
+        await a_join(database, key, "1", unpriced=ODD, idempotency_key="another")
 
 
 async def test_the_same_call_of_the_function_sent_again_is_one_join(direct: Database) -> None:

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from flow.db import rows
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.domain.budget import Budget, Standing, Tier
-from flow.domain.key import ApiKey
-from flow.domain.quota import Terms
-from flow.domain.save_mode import SaveMode
-from flow.domain.usage import Cost
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.budget import Budget, Standing, Tier
+from flow.domain.limits.quota import Terms
+from flow.domain.products.save_mode import SaveMode
+from flow.domain.usage.events import Cost
 from flow.errors import InvalidInput, NotFound
 from tests.db.making import a_join, a_key, a_thread, an_event, spend
 

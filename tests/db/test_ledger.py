@@ -11,10 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Status
-from flow.domain.units import UNITS, Measure
-from flow.domain.usage import (
+from flow.db.database import Database
+from flow.domain.calls.thread import Status
+from flow.domain.usage.events import (
     Cost,
     CostControl,
     Failure,
@@ -24,8 +23,8 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.units import UNITS, Measure
 from tests.db.making import a_key, a_thread, account_of, an_event, as_read, owner_of
-
 
 COUNTED = [unit.name for unit in UNITS.values() if unit.measure is not Measure.SECONDS]
 
@@ -44,7 +43,7 @@ async def test_an_event_comes_back_from_the_ledger_as_it_was_sent(database: Data
         quantities=Quantities(dict.fromkeys(COUNTED, 9) | {"audio_seconds": Decimal("0.125")}),
         provenance=Provenance.ESTIMATED,
         outcome=Outcome.ERROR,
-        cost=Cost({unit: Decimal(f"0.0000000{n}") for n, unit in enumerate(COUNTED, 10)}),
+        cost=Cost({unit: Decimal(f"0.000000{n}1") for n, unit in enumerate(COUNTED)}),
         latency_secs=1.5,
         time_to_first_token_secs=0.25,
         stream=True,
@@ -59,11 +58,12 @@ async def test_an_event_comes_back_from_the_ledger_as_it_was_sent(database: Data
     rows = await database.get_thread_usage(thread.id, thread.api_key_id)
     assert [UsageEvent.from_json(row) for row in rows] == [event, bare]
     assert event.cost is not None
-    assert [row["total_cost_usd"] for row in rows] == [f"{event.cost.total:f}", None]
+    assert [row["total_cost_usd"] for row in rows] == [f"{event.cost.total.normalize():f}", None]
     recorded_at = [row.pop("recorded_at") for row in rows]
     assert all(recorded_at)
     assert [set(row) for row in rows] == [set(event.to_json())] * 2
-    assert [row["lines"] for row in rows] == [event.to_json()["lines"], []]
+    lines = sorted(event.to_json()["lines"], key=lambda line: str(line["unit"]))
+    assert [row["lines"] for row in rows] == [lines, []]
 
 
 async def test_an_account_is_the_sum_of_its_ledger_rows(database: Database) -> None:

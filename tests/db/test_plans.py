@@ -8,11 +8,11 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.domain.quota import Terms
-from flow.domain.thread import Status, ThreadTurn, Turn
-from tests.db.making import a_join, a_key, an_event, spend
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status, ThreadTurn, Turn
+from flow.domain.limits.quota import Terms
+from tests.db.making import a_join, a_key, a_request, an_event, spend
 
 TERMS = Terms(buckets={"ai_credits": ["voice_bot"]}, concurrency={"voice_bot": 5})
 GROWING = (
@@ -21,6 +21,7 @@ GROWING = (
     "workflow_thread_turns",
     "usage_events",
     "usage_daily",
+    "usage_daily_lines",
     "usage_monthly",
     "webhook_events",
     "webhook_deliveries",
@@ -49,9 +50,15 @@ async def a_whole_call(database: Database, *, limited: bool) -> None:
     await database.save_workflow_thread_data(thread.id, status=Status.ENDED)
     await database.save_workflow_thread_data(thread.id, status=Status.EXTRACTING)
     await database.save_insights(thread.id, {"summary": "Hello"})
-    await database.record_usage([an_event(thread, source="insights")])
+    await database.record_usage([an_event(thread, source="insights"), a_request(key)])
     await database.finish_thread(thread.id, Status.COMPLETED)
     await database.get_workflow_thread_data(thread.id, key.id)
+    await database.get_thread_usage(thread.id, key.id)
+    await database.end_thread(thread.id, key.id)
+    other = await a_join(database, key, "0", terms=terms, override=True)
+    await database.end_thread(other.thread.id, key.id)
+    today = datetime.now(UTC).date()
+    await database.get_usage_stats_by_api_key_id(key.id, from_=today, to=today, group_by=["model"])
     await database.expire_threads(datetime(2020, 1, 1, tzinfo=UTC))
     await database.take_over_lost_threads(120, 600)
     await database.take_over_threads_of("a process that is gone")

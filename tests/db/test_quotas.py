@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow.db.functions import Database
-from flow.domain.key import ApiKey
-from flow.domain.quota import LimitState, Terms
-from flow.domain.thread import Status, Thread
-from flow.domain.usage import Cost, Kind, Owner, Quantities
+from flow.db.database import Database
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.quota import LimitState, Terms
+from flow.domain.usage.events import Cost, Kind, Owner, Quantities
 from flow.errors import InvalidInput, Refused
 from tests.db.making import a_join, a_key, a_thread, an_event, move, owner_of, spend
 

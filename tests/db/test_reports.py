@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.key import ApiKey
-from flow.domain.usage import Cost, Kind, Outcome, Provenance, Quantities
+from flow.db.database import Database
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.usage.events import Cost, Kind, Outcome, Provenance, Quantities
 from flow.errors import InvalidInput
 from tests.db.making import a_key, a_thread, an_event
 
@@ -29,7 +29,17 @@ async def key(database: Database) -> ApiKey:
             [
                 an_event(bot, occurred_at=datetime(2026, 11, 20, 23, 59, 59, tzinfo=UTC)),
                 an_event(bot, occurred_at=datetime(2026, 11, 21, 0, 0, 0, tzinfo=UTC)),
-                an_event(bot, outcome=Outcome.ERROR, cost=None),
+                an_event(
+                    bot,
+                    outcome=Outcome.ERROR,
+                    cost=None,
+                    quantities=Quantities(
+                        input_tokens=100,
+                        cache_read_tokens=20,
+                        output_tokens=30,
+                        reasoning_tokens=5,
+                    ),
+                ),
                 an_event(test, model="gpt-4.1-mini", source="insights"),
                 an_event(
                     bot,
@@ -38,9 +48,18 @@ async def key(database: Database) -> ApiKey:
                     model="sonic",
                     quantities=Quantities(characters=10, audio_seconds=Decimal("1.50")),
                     provenance=Provenance.ESTIMATED,
-                    cost=Cost(tts=Decimal("0.10")),
+                    cost=Cost(characters=Decimal("0.10")),
                 ),
                 an_event(bot, kind=Kind.CALL, cost=None, quantities=Quantities()),
+                an_event(
+                    bot,
+                    kind=Kind.STT,
+                    provider="deepgram",
+                    model="nova-3",
+                    provenance=Provenance.UNMETERED,
+                    cost=None,
+                    quantities=Quantities(),
+                ),
             ]
         )
     return key
@@ -54,49 +73,59 @@ async def report(database: Database, key: ApiKey, *group_by: str, **between: dat
 async def test_without_groups_there_is_one_row_of_sums(database: Database, key: ApiKey) -> None:
     assert await report(database, key) == [
         {
-            "events": 6,
+            "events": 7,
             "llm_calls": 4,
             "total_tokens": 600,
-            "input_tokens": 400,
-            "cache_read_tokens": 80,
-            "cache_write_tokens": 0,
-            "output_tokens": 120,
-            "reasoning_tokens": 0,
-            "input_audio_tokens": 0,
-            "output_audio_tokens": 0,
-            "cache_read_audio_tokens": 0,
-            "characters": 10,
-            "tts_audio_seconds": "1.5",
-            "stt_audio_seconds": "0",
-            "call_seconds": "0",
             "estimated_events": 1,
-            "unpriced_events": 2,
+            "unpriced_events": 3,
+            "unmetered_events": 1,
             "interrupted_events": 0,
             "failed_events": 1,
-            "input_cost_usd": "0.0006",
-            "cache_read_cost_usd": "0",
-            "cache_write_cost_usd": "0",
-            "output_cost_usd": "0.00072",
-            "audio_input_cost_usd": "0",
-            "audio_output_cost_usd": "0",
-            "tts_cost_usd": "0.1",
-            "stt_cost_usd": "0",
-            "call_cost_usd": "0",
             "total_cost_usd": "0.10132",
             "billable_cost_usd": "0.10088",
+            "lines": [
+                line("llm", "cache_read_tokens", "llm_cache_read", "80"),
+                line("llm", "input_tokens", "llm_input", "400", "0.0006"),
+                line("llm", "output_tokens", "llm_output", "120", "0.00072"),
+                line("llm", "reasoning_tokens", "llm_output", "5", None, "output_tokens"),
+                line("tts", "audio_seconds", "tts", "1.5"),
+                line("tts", "characters", "tts", "10", "0.1"),
+            ],
         }
     ]
+
+
+def line(
+    kind: str,
+    unit: str,
+    component: str,
+    quantity: str,
+    cost_usd: str | None = None,
+    part_of: str | None = None,
+) -> dict[str, str | None]:
+    """A line of a report."""
+    return {
+        "kind": kind,
+        "unit": unit,
+        "component": component,
+        "part_of": part_of,
+        "quantity": quantity,
+        "cost_usd": cost_usd,
+    }
 
 
 @pytest.mark.parametrize(
     ("groups", "expected"),
     [
-        (["day"], {("2026-11-20",): 1, ("2026-11-21",): 5}),
-        (["kind"], {("llm",): 4, ("tts",): 1, ("call",): 1}),
-        (["product"], {("voice_bot",): 5, ("survey",): 1}),
-        (["source"], {("bot",): 5, ("insights",): 1}),
-        (["provider"], {("openai",): 5, ("cartesia",): 1}),
-        (["model"], {("gpt-4.1",): 4, ("gpt-4.1-mini",): 1, ("sonic",): 1}),
+        (["day"], {("2026-11-20",): 1, ("2026-11-21",): 6}),
+        (["kind"], {("llm",): 4, ("tts",): 1, ("stt",): 1, ("call",): 1}),
+        (["product"], {("voice_bot",): 6, ("survey",): 1}),
+        (["source"], {("bot",): 6, ("insights",): 1}),
+        (["provider"], {("openai",): 5, ("cartesia",): 1, ("deepgram",): 1}),
+        (
+            ["model"],
+            {("gpt-4.1",): 4, ("gpt-4.1-mini",): 1, ("sonic",): 1, ("nova-3",): 1},
+        ),
         (
             ["model", "day"],
             {
@@ -104,6 +133,7 @@ async def test_without_groups_there_is_one_row_of_sums(database: Database, key: 
                 ("gpt-4.1", "2026-11-21"): 3,
                 ("gpt-4.1-mini", "2026-11-21"): 1,
                 ("sonic", "2026-11-21"): 1,
+                ("nova-3", "2026-11-21"): 1,
             },
         ),
     ],
@@ -117,11 +147,22 @@ async def test_a_report_has_a_row_for_each_group(
     assert all(set(row) == set(whole) | set(groups) for row in rows)
     costs = [Decimal(row["total_cost_usd"] or 0) for row in rows]
     assert sum(costs) == Decimal(whole["total_cost_usd"])
+    assert amounts(rows) == amounts([whole])
+
+
+def amounts(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[Decimal, Decimal]]:
+    """Quantity and cost of each kind and unit, over all rows."""
+    sums: dict[tuple[str, str], tuple[Decimal, Decimal]] = {}
+    for one in (one for row in rows for one in row["lines"]):
+        place = one["kind"], one["unit"]
+        quantity, cost = sums.get(place, (Decimal(0), Decimal(0)))
+        sums[place] = quantity + Decimal(one["quantity"]), cost + Decimal(one["cost_usd"] or 0)
+    return sums
 
 
 async def test_days_are_utc_and_both_ends_count(database: Database, key: ApiKey) -> None:
     assert (await report(database, key, to=FIRST))[0]["events"] == 1
-    assert (await report(database, key, from_=SECOND))[0]["events"] == 5
+    assert (await report(database, key, from_=SECOND))[0]["events"] == 6
     assert await report(database, key, from_=date(2026, 11, 22), to=date(2026, 12, 1)) == []
 
 
@@ -132,6 +173,8 @@ async def test_what_has_no_price_costs_nothing_known_and_not_zero(
     assert by_kind["call"]["total_cost_usd"] is None
     assert by_kind["call"]["billable_cost_usd"] is None
     assert by_kind["call"]["unpriced_events"] == 1
+    assert by_kind["call"]["lines"] == []
+    assert (by_kind["stt"]["unpriced_events"], by_kind["stt"]["unmetered_events"]) == (1, 1)
     assert by_kind["llm"]["total_cost_usd"] == "0.00132"
 
 

@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flow.db import rows
-from flow.db.encoding import storable_text
-from flow.domain.usage import (
-    AMOUNTS,
-    COST_PARTS,
+from flow.db.json_encoding import storable_text
+from flow.domain.usage.events import (
     Cost,
     CostControl,
     Failure,
@@ -25,31 +23,42 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.units import UNITS, Measure
 
 text = st.text(max_size=8)
 usd = st.decimals(0, 1_000, places=9)
-amounts = st.builds(
-    lambda *amounts: Quantities(**dict(zip(AMOUNTS, amounts, strict=True))),
-    # Tokens, then the parts of them, which are no larger.
-    *[st.integers(5, 9)] * 4,
-    *[st.integers(0, 5)] * 4,
-    st.integers(0, 900),
-    usd,
-)
+
+
+@st.composite
+def used(draw: st.DrawFn) -> dict[str, Any]:
+    """Quantities of any units, parts no larger than their wholes, and costs of some of them."""
+    quantities: dict[str, Any] = {}
+    for name in draw(st.lists(st.sampled_from(sorted(UNITS)), unique=True)):
+        unit = UNITS[name]
+        amount = usd if unit.measure is Measure.SECONDS else st.integers(1, 900)
+        quantities[name] = draw(amount)
+    quantities |= {UNITS[name].part_of: 900 for name in quantities if UNITS[name].part_of}
+    present = [name for name, amount in quantities.items() if amount]
+    costs = st.fixed_dictionaries({}, optional=dict.fromkeys(present, usd))
+    return {"quantities": Quantities(quantities), "cost": draw(st.none() | st.builds(Cost, costs))}
+
+
+owners = st.builds(Owner, st.none() | st.uuids(), st.uuids(), text, text, st.booleans())
 events = st.builds(
-    UsageEvent,
-    owner=st.builds(Owner, st.uuids(), st.uuids(), text, text, st.booleans()),
+    lambda used, **rest: UsageEvent(**used, **rest),
+    used=used(),
+    owner=owners,
     kind=st.sampled_from(Kind),
     source=text,
     provider=text,
     model=text,
-    quantities=amounts | st.just(Quantities()),
     provenance=st.sampled_from(Provenance),
     outcome=st.sampled_from(Outcome),
     requested_model=st.none() | text,
     sent_model=st.none() | text,
     service_tier=st.none() | text,
-    cost=st.none() | st.builds(Cost, *[usd | st.just(Decimal(0))] * len(COST_PARTS)),
+    request_id=st.none() | text,
+    trace_id=st.none() | text,
     price_version=st.none() | text,
     occurred_at=st.datetimes(timezones=st.just(UTC)),
     latency_secs=st.none() | st.floats(0, 9),
@@ -66,8 +75,11 @@ events = st.builds(
 @given(events)
 @settings(max_examples=50)
 def test_an_event_can_be_told_from_what_is_sent_of_it(event: UsageEvent) -> None:
-    left_out: dict[str, Any] = dict.fromkeys(event.to_json()) | dict.fromkeys(AMOUNTS, 0)
-    assert UsageEvent.from_json(left_out | {"save_mode": False} | rows.event_json(event)) == event
+    sent = rows.event_json(event)
+    left_out = dict.fromkeys(event.to_json()) | {"save_mode": False}
+    lines = [{"cost_usd": None, "part_of": None} | line for line in sent["lines"]]
+    assert UsageEvent.from_json(left_out | sent | {"lines": lines}) == event
+    assert all(value is not None for line in sent["lines"] for value in line.values())
 
 
 def test_what_is_unknown_or_zero_is_not_sent() -> None:
@@ -79,11 +91,14 @@ def test_what_is_unknown_or_zero_is_not_sent() -> None:
         model="gpt-4o-mini-tts",
         quantities=Quantities(characters=90, audio_seconds=Decimal("0.0")),
         provenance=Provenance.MEASURED,
-        cost=Cost(tts=Decimal("1E-7")),
+        cost=Cost(characters=Decimal("1E-7")),
         occurred_at=datetime(2026, 11, 21, tzinfo=UTC),
     )
     sent = rows.event_json(event)
-    assert not {"input_tokens", "audio_seconds", "note", "failure", "save_mode"} & set(sent)
-    assert (sent["billable"], sent["capture"], sent["characters"]) == (False, True, 90)
-    assert sent["cost"] == {"tts": "0.0000001"}
+    assert not {"note", "failure", "save_mode", "request_id"} & set(sent)
+    assert (sent["billable"], sent["capture"]) == (False, True)
+    assert sent["total_cost_usd"] == "0.0000001"
+    assert sent["lines"] == [
+        {"unit": "characters", "quantity": 90, "component": "tts", "cost_usd": "0.0000001"}
+    ]
     assert '"kind":"tts"' in storable_text(sent)

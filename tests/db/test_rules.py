@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from uuid import uuid4
 
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Thread
-from tests.db.making import a_key, a_thread, an_event
+from flow.db.database import Database
+from flow.domain.calls.thread import Thread
+from flow.domain.usage.events import UsageEvent
+from tests.db.making import a_key, a_thread, an_event, owner_of
 
 TABLES = [
     "api_keys",
@@ -19,6 +21,7 @@ TABLES = [
     "workflow_thread_moves",
     "usage_events",
     "usage_daily",
+    "usage_daily_lines",
     "rejected_usage_events",
     "team_quotas",
     "usage_monthly",
@@ -32,10 +35,15 @@ OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 
 @pytest.fixture
 async def thread(direct: Database) -> Thread:
-    """A thread with one row in the ledger."""
+    """A thread with one row in the ledger, and one of its key's without a thread."""
     thread = await a_thread(direct, await a_key(direct))
-    await direct.record_usage([an_event(thread)])
+    await direct.record_usage([an_event(thread), a_request(thread)])
     return thread
+
+
+def a_request(thread: Thread) -> UsageEvent:
+    """An event of the thread's key that belongs to no thread."""
+    return an_event(thread, owner=replace(owner_of(thread), workflow_thread_id=None))
 
 
 def refused(sql: psycopg.Connection, statement: str) -> str:
@@ -48,7 +56,7 @@ def refused(sql: psycopg.Connection, statement: str) -> str:
 @pytest.mark.parametrize(
     "statement",
     [
-        "update usage_events set output_tokens = 0",
+        "update usage_events set lines = '[]'",
         "update usage_events set note = 'x'",
         "delete from usage_events",
         "truncate usage_events",
@@ -60,17 +68,19 @@ async def test_the_ledger_is_immutable(
     sql: psycopg.Connection, thread: Thread, statement: str
 ) -> None:
     assert "immutable" in refused(sql, statement)
-    assert sql.execute("select count(*) from usage_events").fetchone() == (1,)
+    assert sql.execute("select count(*) from usage_events").fetchone() == (2,)
 
 
 async def test_everything_of_a_key_goes_with_the_key(
     sql: psycopg.Connection, direct: Database, thread: Thread
 ) -> None:
     other = await a_thread(direct, await a_key(direct))
-    await direct.record_usage([an_event(other)])
+    await direct.record_usage([an_event(other), a_request(other)])
     sql.execute("delete from api_keys where id = %s", (thread.api_key_id,))
-    for table in ("api_keys", "workflow_threads", "usage_events", "usage_daily"):
+    for table in ("api_keys", "workflow_threads", "usage_daily", "usage_monthly"):
         assert sql.execute(f"select count(*) from {table}".encode()).fetchone() == (1,), table
+    for table, rows in (("usage_events", 2), ("usage_daily_lines", 3)):
+        assert sql.execute(f"select count(*) from {table}".encode()).fetchone() == (rows,), table
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Status, Thread, Turn
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status, Thread, Turn
 from flow.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tests.db.making import JOIN, a_key, a_thread, account_of
 
@@ -229,14 +231,79 @@ async def test_a_call_is_claimed_by_one_alone(database: Database) -> None:
     assert (await claim(f"claim {winner}")).status is Status.CONNECTING
 
 
+@pytest.mark.parametrize("status", Status)
+async def test_ending_a_thread_cancels_it_or_asks_for_its_end(
+    database: Database, status: Status
+) -> None:
+    key = await a_key(database)
+    thread = await a_thread(database, key)
+    for step in WAY_TO[status]:
+        thread = await database.save_workflow_thread_data(thread.id, status=step)
+    for _ in range(2):
+        ended = await database.end_thread(thread.id, key.id)
+        if status is Status.CREATED:
+            assert (ended.status, ended.end_requested) == (Status.CANCELLED, False)
+        else:
+            is_running = status in {Status.CONNECTING, Status.IN_CALL}
+            assert (ended.status, ended.end_requested) == (status, is_running)
+        assert await database.get_workflow_thread_data(thread.id) == ended
+
+
+async def test_asking_for_the_end_is_no_sign_of_life(
+    direct: Database, sql: psycopg.Connection
+) -> None:
+    key = await a_key(direct)
+    thread = await a_thread(direct, key)
+    await direct.claim_thread(thread.id, "somebody")
+    query = "select heartbeat_at, lease_until from workflow_threads"
+    before = sql.execute(query).fetchall()
+    assert (await direct.end_thread(thread.id, key.id)).end_requested
+    assert sql.execute(query).fetchall() == before
+
+
+async def test_a_thread_that_was_cancelled_is_connected_by_nobody(postgres_url: str) -> None:
+    """However an end and a connect meet, the call is cancelled or is asked to end: never both."""
+    database = Database(await PostgresTransport.open(postgres_url, max_size=20))
+    key = await a_key(database)
+    threads = [await a_thread(database, key) for _ in range(40)]
+
+    async def race(n: int, thread: Thread) -> tuple[bool, Thread]:
+        async def connect() -> bool:
+            try:
+                await database.claim_thread(thread.id, "somebody")
+                await database.save_workflow_thread_data(thread.id, status=Status.IN_CALL)
+            except Conflict:
+                return False
+            return True
+
+        pair = connect(), database.end_thread(thread.id, key.id)
+        if n % 2:
+            ended, is_connected = await asyncio.gather(*pair[::-1])
+        else:
+            is_connected, ended = await asyncio.gather(*pair)
+        return is_connected, ended
+
+    outcomes = await asyncio.gather(*(race(n, thread) for n, thread in enumerate(threads)))
+    for (is_connected, ended), thread in zip(outcomes, threads, strict=True):
+        now = await database.get_workflow_thread_data(thread.id)
+        if ended.status is Status.CANCELLED:
+            assert (is_connected, now.status) == (False, Status.CANCELLED)
+        else:
+            assert (is_connected, now.status) == (True, Status.IN_CALL)
+            assert ended.end_requested
+            assert now.end_requested
+    await database.close()
+
+
 async def test_nothing_is_known_of_a_thread_that_does_not_exist(database: Database) -> None:
-    nowhere = uuid4()
+    nowhere, key = uuid4(), await a_key(database)
     for call in (
         database.get_workflow_thread_data(nowhere),
         database.get_thread_usage(nowhere),
         database.save_workflow_thread_data(nowhere),
         database.claim_thread(nowhere, "claim"),
         database.finish_thread(nowhere, Status.FAILED),
+        database.end_thread(nowhere, key.id),
     ):
         with pytest.raises(NotFound):
             await call
@@ -248,6 +315,7 @@ async def test_another_keys_thread_does_not_exist(database: Database) -> None:
     for call in (
         database.get_workflow_thread_data(thread.id, other.id),
         database.get_thread_usage(thread.id, other.id),
+        database.end_thread(thread.id, other.id),
     ):
         with pytest.raises(NotFound):
             await call

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.db.encoding import storable, storable_text
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
+from flow.db.database import Database
+from flow.db.json_encoding import storable, storable_text
+from flow.db.postgres_transport import PostgresTransport
 from flow.db.sqlstates import error_of
-from flow.db.supabase import SupabaseTransport
+from flow.db.supabase_transport import SupabaseTransport
 from flow.errors import (
     ConfigurationError,
     Conflict,

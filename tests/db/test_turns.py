@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Pulse, Status, ThreadTurn, Turn
+from flow.db.database import Database
+from flow.domain.calls.thread import Pulse, Status, ThreadTurn, Turn
 from flow.errors import IllegalTransition, NotFound
 from tests.db.making import a_key, a_thread
 

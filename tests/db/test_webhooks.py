@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from flow.api.threads import ThreadSummary
-from flow.db.functions import Database
-from flow.domain.key import ApiKey
-from flow.domain.thread import Status, Thread
-from flow.domain.usage import Cost
-from flow.domain.webhook import Claimed, Delivery, State
+from flow.db.database import Database
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.usage.events import Cost
+from flow.domain.webhooks.webhook import Claimed, Delivery, State
 from flow.errors import Conflict, InvalidInput, NotFound
 from flow.vendors.webhook_signing import new_secret
 from tests.db.making import JOIN, a_key, a_thread, an_event

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.attribution import (
+from flow.domain.usage.attribution import (
     HEADER_NAMES,
-    NAMES,
     PROPERTIES_HEADER,
+    PROPERTY_NAMES,
     attribution_headers,
     attribution_properties,
     control_properties,
     with_attribution,
 )
-from flow.domain.usage import CostControl, Owner
+from flow.domain.usage.events import CostControl, Owner
 
 OWNER = Owner(
     workflow_thread_id=UUID(int=1),
@@ -55,7 +55,7 @@ def test_a_gateway_is_told_all_that_our_own_events_say_so_that_its_can_be_billed
         "x-posthog-property-save_mode_reason": "budget_engage",
         "x-posthog-property-budget_tier": "engage",
     }
-    assert tuple(SAID) == NAMES
+    assert tuple(SAID) == PROPERTY_NAMES
     assert attribution_properties(OWNER) | control_properties(SAVED) == SAID
 
 
@@ -67,18 +67,19 @@ def test_whether_it_is_billed_is_said_either_way(billable):
     assert headers["x-posthog-property-save_mode"] == "false"
 
 
-def test_what_nobody_has_decided_is_not_said():
-    headers = attribution_headers(replace(OWNER, workflow_thread_id=None))
-    assert list(json.loads(headers.pop(PROPERTIES_HEADER))) == list(NAMES[:4])
-    assert [name.removeprefix("x-posthog-property-") for name in headers] == list(NAMES[:4])
+def test_what_is_not_known_is_not_said():
+    headers = attribution_headers(replace(OWNER, workflow_thread_id=None), CostControl())
+    said = (*PROPERTY_NAMES[:4], "save_mode")
+    assert tuple(json.loads(headers.pop(PROPERTIES_HEADER))) == said
+    assert tuple(headers) == tuple(f"x-posthog-property-{name}" for name in said)
 
 
 @pytest.mark.parametrize("unset", [None, "", "   ", "\t"])
 def test_a_value_that_is_unset_has_no_header(unset):
-    headers = attribution_headers(replace(OWNER, team_id=unset))
+    headers = attribution_headers(replace(OWNER, team_id=unset), CostControl())
     assert "x-posthog-property-team_id" not in headers
     assert "team_id" not in json.loads(headers[PROPERTIES_HEADER])
-    assert len(headers) == 5
+    assert len(headers) == 6
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_value_that_is_unset_has_no_header(unset):
     ],
 )
 def test_what_is_not_printable_ascii_is_percent_encoded(team, sent):
-    headers = attribution_headers(replace(OWNER, team_id=team))
+    headers = attribution_headers(replace(OWNER, team_id=team), CostControl())
     assert headers["x-posthog-property-team_id"] == sent
 
 
@@ -114,7 +115,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from([*NAMES, "Team_ID", "mine"]), inner)
+        | st.dictionaries(st.sampled_from([*PROPERTY_NAMES, "Team_ID", "mine"]), inner)
     ),
     max_leaves=5,
 )
@@ -125,7 +126,7 @@ JSON = st.recursive(
         st.sampled_from([*HEADER_NAMES, *CALLERS, "X-Team", "authorization"]),
         st.text(max_size=5) | JSON.map(json.dumps),
     ),
-    st.sampled_from([None, CostControl(), SAVED]),
+    st.sampled_from([CostControl(), SAVED]),
 )
 def test_ours_replace_what_a_caller_sent_and_nothing_else(existing, control):
     merged = with_attribution(existing, OWNER, control)
@@ -169,13 +170,15 @@ def test_without_an_owner_a_spoofed_header_is_only_removed():
         "X-PostHog-Properties": '{"$ai_billable": false}',
         "X-Other": "kept",
     }
-    assert with_attribution(spoofed, None) == {"X-Other": "kept"}
+    assert with_attribution(spoofed, None, SAVED) == {"X-Other": "kept"}
     both = {"X-PostHog-Properties": '{"mine": 1, "team_id": "victim"}'}
-    assert with_attribution(both, None) == {PROPERTIES_HEADER: '{"mine": 1}'}
+    assert with_attribution(both, None, SAVED) == {PROPERTIES_HEADER: '{"mine": 1}'}
 
 
 def test_a_spoofed_header_goes_even_when_the_server_has_no_value():
-    merged = with_attribution({"x-posthog-property-team_id": "v"}, replace(OWNER, team_id=""))
+    merged = with_attribution(
+        {"x-posthog-property-team_id": "v"}, replace(OWNER, team_id=""), SAVED
+    )
     assert "x-posthog-property-team_id" not in merged
 
 

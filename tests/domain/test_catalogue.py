@@ -14,9 +14,9 @@ from genai_prices.types import ModelInfo, ModelPrice, Provider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flow.domain.catalogue import PROVIDERS as KNOWN_PROVIDERS
-from flow.domain.catalogue import Catalogue
-from flow.domain.usage import Cost, Kind, Quantities
+from flow.domain.pricing.catalogue import PROVIDERS as KNOWN_PROVIDERS
+from flow.domain.pricing.catalogue import Catalogue
+from flow.domain.usage.events import Cost, Kind, Quantities
 
 NOVEMBER = datetime(2026, 11, 15, 12, tzinfo=UTC)
 START, END = datetime.fromisoformat("2024-01-01"), datetime.fromisoformat("2027-01-01")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from flow.domain.insight import DEFAULT_SCHEMA
-from flow.domain.insight_schema import MAX_DEPTH, schema_problem, strict_form, violations
+from flow.domain.insights.insight_schema import MAX_DEPTH, schema_problem, strict_form, violations
+from flow.domain.insights.insights import DEFAULT_SCHEMA
 from flow.errors import InvalidInput
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.media_stream import MediaStream, is_call_sid, read_message, started
+from flow.domain.calls.media_stream import MediaStream, is_call_sid, read_message, started
 from flow.errors import InvalidInput
 
 CALL, STREAM = f"CA{'a' * 32}", f"MZ{'0' * 32}"

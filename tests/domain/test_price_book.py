@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flow.domain.price_book import PriceBook
-from flow.domain.rates import Multiple, Rate
+from flow.domain.pricing.price_book import PriceBook
+from flow.domain.pricing.rates import Multiple, Rate
 from flow.errors import ConfigurationError
 
 NOVEMBER = datetime(2026, 11, 15, 12, tzinfo=UTC)

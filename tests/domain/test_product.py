@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from flow.domain.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
-from flow.domain.save_mode import SaveMode
+from flow.domain.products.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
+from flow.domain.products.save_mode import SaveMode
 from flow.errors import Refused
 
 INSIGHTS = Product("insights", billable=True, calls=False)

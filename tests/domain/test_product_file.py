@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flow.bot.vendors import vendors_by_kind
-from flow.domain.price import Pricer
-from flow.domain.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
-from flow.domain.product_file import read_products
-from flow.domain.save_mode import SaveMode
-from flow.domain.usage import Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.pricing.pricer import Pricer
+from flow.domain.products.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
+from flow.domain.products.product_file import read_products
+from flow.domain.products.save_mode import SaveMode
+from flow.domain.usage.events import Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.errors import ConfigurationError
 
 VENDORS = vendors_by_kind()
@@ -263,7 +263,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "an unknown vendor": (
         BOT + '[bot.llm]\n# best\ndefault = "openia/gpt-4.1"',
         5,
-        "bot.llm.default: 'openia' is not a vendor of language models: use cerebras, deepseek, ",
+        "bot.llm.default: 'openia' is not a vendor of language models: use anthropic, cerebras, ",
     ),
     "a vendor without voices": (
         BOT + '[bot.tts]\ndefault = "groq/x"',

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.public_url import is_public, problem_of
+from flow.domain.webhooks.public_url import is_public, problem_of
 
 
 @pytest.mark.parametrize(

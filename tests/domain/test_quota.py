@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.quota import LimitState, Terms, dollars, plain, refused
+from flow.domain.limits.quota import LimitState, Terms, dollars, plain, refused
 
 RESETS_AT = datetime(2027, 1, 1, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.rates import Multiple, Rate, Rates
-from flow.domain.units import UNITS
-from flow.domain.usage import Quantities
+from flow.domain.pricing.rates import Multiple, Rate, Rates
+from flow.domain.usage.events import Quantities
+from flow.domain.usage.units import UNITS
 
 TOKENS = {
     "input_tokens": Rate(Decimal(2), 1_000_000),

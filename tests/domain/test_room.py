@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flow.domain.join import JoinRequest, Transport
-from flow.domain.room import daily_problem, livekit_problem, room_name
+from flow.domain.calls.join_request import JoinRequest, Transport
+from flow.domain.calls.room import daily_problem, livekit_problem, room_name
 
 OURS = "wss://livekit.example.com"
 

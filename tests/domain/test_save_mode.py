@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.budget import Tier
-from flow.domain.save_mode import SaveMode, SavingLike, decide, saving_request
-from flow.domain.usage import CostControl
+from flow.domain.limits.budget import Tier
+from flow.domain.products.save_mode import SaveMode, SavingLike, decide, saving_request
+from flow.domain.usage.events import CostControl
 
 OFF, AUTO, ON = SaveMode.OFF, SaveMode.AUTO, SaveMode.ON
 
@@ -218,6 +218,26 @@ def test_the_instruction_comes_last_and_never_between_a_tool_call_and_its_result
     messages, expected
 ):
     assert saved({"messages": messages}, Saving(instruction="Be brief."))["messages"] == expected
+
+
+TOLD_BRIEF = {"type": "text", "text": "Be brief."}
+MARKED = {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        (None, [TOLD_BRIEF]),
+        ("", [TOLD_BRIEF]),
+        ("Be kind.", [{"type": "text", "text": "Be kind."}, TOLD_BRIEF]),
+        ([MARKED], [MARKED, TOLD_BRIEF]),
+        ([MARKED, TOLD_BRIEF], [MARKED, TOLD_BRIEF]),
+    ],
+)
+def test_anthropic_is_instructed_in_its_system_prompt_behind_what_is_cached(system, expected):
+    request = {"model": "claude-opus-5", "messages": [USER], "max_tokens": 500, "system": system}
+    sent = saved(request, Saving(instruction="Be brief.", max_tokens=100), "anthropic")
+    assert (sent["system"], sent["messages"], sent["max_tokens"]) == (expected, [USER], 100)
 
 
 @pytest.mark.parametrize("instruction", [None, "", "  "])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.token import check, sign
-from flow.domain.trace_parent import TraceParent
+from flow.domain.calls.join_token import check, sign
+from flow.domain.calls.trace_parent import TraceParent
 from flow.errors import Refused
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"

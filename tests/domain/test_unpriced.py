@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Any
 
 import pytest
 
-from flow.domain.join import JoinRequest
-from flow.domain.product import ModelName, Models, Product, Products, Saving
-from flow.domain.units import Kind
-from flow.domain.unpriced import of_configuration, of_join, remembered
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.pricing.unpriced import of_configuration, of_join, remembered
+from flow.domain.products.product import ModelName, Models, Product, Products, Saving
+from flow.domain.usage.units import Kind
 
 PRICED = {
     (Kind.STT, "openai", "ears"),
@@ -95,16 +94,15 @@ def test_the_step_after_a_call_may_name_models_of_its_own() -> None:
     }
 
 
-def test_a_model_is_looked_up_once_a_day() -> None:
+def test_a_model_is_looked_up_once_a_minute() -> None:
     asked: list[str] = []
-    days = [date(2026, 11, 1)]
+    times = iter((60.0, 90.0, 119.9, 120.0, 179.9))
 
     def look_up(kind: Kind, provider: str, model: str) -> bool:
         asked.append(model)
-        return days[0].day > 1
+        return len(asked) > 1
 
-    has = remembered(look_up, lambda: days[0])
-    assert [has(Kind.LLM, "openai", "new") for _ in range(3)] == [False] * 3
-    days[0] = date(2026, 11, 2)
-    assert has(Kind.LLM, "openai", "new")
+    has = remembered(look_up, lambda: next(times))
+    found = [has(Kind.LLM, "openai", "new") for _ in range(5)]
+    assert found == [False, False, False, True, True]
     assert asked == ["new", "new"]

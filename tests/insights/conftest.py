@@ -11,12 +11,12 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import SecretStr
 
-from flow.domain.insight import InsightsResult
-from flow.domain.thread import Status, Thread, Turn
-from flow.domain.usage import Owner, UsageEvent
+from flow.domain.calls.thread import Status, Thread, Turn
+from flow.domain.insights.insights import InsightsResult
+from flow.domain.usage.events import Owner, UsageEvent
 from flow.insights.extract import ExtractInsightsStep
-from flow.sandbox.openai import OpenAISandbox
-from flow.sandbox.openai_replies import Reply
+from flow.sandbox.openai.app import OpenAISandbox
+from flow.sandbox.openai.replies import Reply
 from flow.sandbox.server import Served
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.openai import openai_endpoint
@@ -91,7 +91,6 @@ async def extracted(
 ) -> Extraction:
     """Run the step on a thread."""
     notebook = Notebook()
-    options.setdefault("price", lambda event: event)
     step = ExtractInsightsStep(endpoint, model, notebook, **options)
     result = await step.run(thread, owner_of(thread))
     assert notebook.open == set()

@@ -11,12 +11,13 @@ import pytest
 from posthog import Posthog
 from pydantic import SecretStr
 
-from flow.domain.usage import Cost, Outcome, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Outcome, Quantities, UsageEvent
 from flow.sandbox.faults import Fault
 from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors.openai import openai_endpoint
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
+from flow.vendors.posthog_wrapper import PosthogWrapper
 from tests.insights.conftest import TALK, Extraction, Vendor, a_thread, extracted
 
 SECRET = "my card is 4111 1111"
@@ -47,8 +48,7 @@ class Captured:
         done = await extracted(
             endpoint,
             a_thread(SECRET, *TALK),
-            posthog=self.client,
-            price=self.price,
+            wrapper=PosthogWrapper(self.client, self.price),
             first_pause_secs=0.01,
             capture_content=self.capture_content,
             **options,
@@ -195,7 +195,8 @@ async def test_posthogs_own_gateway_captures_so_the_step_does_not(captured):
     pool = httpx2.AsyncClient(transport=Rerouted(captured.vendor.base_url))
     endpoint = openai_endpoint(SecretStr("sk-test"), "https://gateway.us.posthog.com/v1", pool=pool)
     thread = a_thread(*TALK)
-    done = await extracted(endpoint, thread, posthog=captured.client)
+    wrapper = PosthogWrapper(captured.client, price)
+    done = await extracted(endpoint, thread, wrapper=wrapper)
     await endpoint.close()
     assert await shutdown_posthog(captured.client)
     assert done.result.status == "ok"

@@ -10,10 +10,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 
-from flow.domain.insight import DEFAULT_SCHEMA
-from flow.domain.usage import Kind, Outcome, Provenance, Quantities
+from flow.domain.insights.insights import DEFAULT_SCHEMA
+from flow.domain.usage.events import Kind, Outcome, Provenance, Quantities
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai_replies import Reply
+from flow.sandbox.openai.replies import Reply
 from tests.insights.conftest import TALK, Extraction, Vendor, a_thread, extracted
 
 MODEL = "gpt-4.1-mini"

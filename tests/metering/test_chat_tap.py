@@ -11,15 +11,15 @@ import pytest
 from openai import APIError, AsyncOpenAI
 from pydantic import SecretStr
 
-from flow.domain.usage import Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
 from flow.metering.meter import Meter, Service
 from flow.metering.taps.http import MeteredTransport
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.sandbox.bill import Line
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai import OpenAISandbox
-from flow.sandbox.openai_chat import Pace
-from flow.sandbox.openai_replies import Reply, ToolCall
+from flow.sandbox.openai.app import OpenAISandbox
+from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.replies import Reply, ToolCall
 from flow.sandbox.server import Served
 from flow.vendors.openai import openai_client, openai_endpoint
 from tests.notebook import Notebook

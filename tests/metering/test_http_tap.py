@@ -11,13 +11,13 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from flow.domain.units import Kind
-from flow.domain.usage import Outcome, Owner, Provenance, Quantities
+from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities
+from flow.domain.usage.units import Kind
 from flow.metering.meter import Meter, Service
 from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport, error_name
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.openai import (

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.units import UNITS, Kind, Measure
-from flow.domain.usage import (
+from flow.domain.usage.events import (
     Failure,
     Outcome,
     Owner,
@@ -19,6 +18,7 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.units import UNITS, Kind, Measure
 from flow.metering.evidence import (
     Completed,
     Evidence,
@@ -158,6 +158,28 @@ def test_a_report_of_nothing_does_not_replace_a_report(late: Reported) -> None:
 def test_zeros_and_nothing_else_are_kept_as_zeros() -> None:
     event = ended(PROMPT, TEXT, Completed(), Reported(Quantities()), how=DONE)
     assert (event.quantities, event.provenance, event.outcome) == (Quantities(), REP, OK)
+
+
+@pytest.mark.parametrize("ends", [[], [Completed()]], ids=["cut off", "whole"])
+def test_a_report_that_is_not_final_is_only_a_part(ends: list[Evidence]) -> None:
+    seed = Reported(Quantities(input_tokens=90, output_tokens=1), is_final=False)
+    event = ended(PROMPT, seed, *ends, how=DONE)
+    assert event.quantities == seed.quantities
+    assert event.provenance is EST
+    longer = ended(PROMPT, seed, TEXT, *ends, how=DONE)
+    assert longer.quantities["input_tokens"] == 90
+    assert longer.quantities.count("output_tokens") > 5
+    whole = ended(PROMPT, seed, TEXT, REPORT, Completed(), how=DONE)
+    assert (whole.quantities, whole.provenance) == (REPORT.quantities, REP)
+
+
+def test_a_final_report_of_zeros_takes_the_place_of_zeros_that_were_not() -> None:
+    early, final = Reported(Quantities(), is_final=False), Reported(Quantities())
+    event = ended(PROMPT, early, TEXT, final, Completed(), how=DONE)
+    assert (event.quantities, event.provenance) == (Quantities(), REP)
+    event = ended(PROMPT, early, TEXT, how=LEFT)
+    assert event.quantities["input_tokens"] == 100
+    assert event.provenance is EST
 
 
 def test_half_a_report_is_completed_by_the_estimate_and_noted() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.sandbox.server import Served
-from flow.sandbox.unkey import ROOT_KEY, UnkeySandbox
+from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
 from flow.vendors.unkey import KeyVerifier, VerifiedKey
 
 # One process that runs one command after the other, each as `flow` would: what it imports once

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from flow.app.database import database_of
 from flow.settings import Settings
-from flow.store import database_of
 
 PROGRAM = "from flow.cli import main; main()"
 

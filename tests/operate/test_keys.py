@@ -10,7 +10,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from flow.domain.save_mode import SaveMode
+from flow.domain.products.save_mode import SaveMode
 from flow.errors import Refused
 from flow.sandbox.faults import Fault
 from tests.operate.conftest import Terminal

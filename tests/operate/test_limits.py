@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.save_mode import SaveMode
+from flow.domain.products.save_mode import SaveMode
 from flow.errors import InvalidInput
-from flow.operate import given as typed
+from flow.operate import arguments as typed
 from tests.db.making import a_thread, an_event
 from tests.operate.conftest import Terminal
 

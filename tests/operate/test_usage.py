@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from flow.domain.usage import Cost
-from flow.domain.usage_report import MEASURES
+from flow.domain.usage.events import Cost, Kind
+from flow.domain.usage.reports import MEASURES, UsageTable
+from flow.domain.usage.units import UNITS, Measure, component_of
+from flow.operate import tables as show
+from flow.operate.usage import Report
 from tests.db.making import a_thread, an_event
 from tests.operate.conftest import Terminal
 
@@ -30,7 +34,7 @@ async def used(terminal: Terminal) -> Terminal:
                 an_event(
                     thread,
                     model=f"model-{name}",
-                    cost=cost and Cost(output=Decimal(cost)),
+                    cost=cost and Cost(output_tokens=Decimal(cost)),
                     price_version=cost and "1",
                     occurred_at=datetime(2026, 3, day, tzinfo=UTC),
                 )
@@ -86,6 +90,32 @@ async def test_the_table_has_a_total_and_says_what_has_no_price(used: Terminal) 
     assert "0.700000" in lines[total]
     assert "+ 1 unpriced" in lines[total + 1]
     assert "Ada" in table
+
+
+def test_the_table_shows_every_unit_that_adds_up() -> None:
+    amounts = {
+        unit.name: Decimal("60.25") if unit.measure is Measure.SECONDS else 1_200
+        for unit in UNITS.values()
+        if unit.part_of is None
+    }
+    kinds = {"audio_seconds": [Kind.TTS, Kind.STT], "call_seconds": [Kind.CALL]}
+    lines = [
+        {"kind": kind, "unit": unit, "component": component_of(kind, unit), "part_of": None,
+         "quantity": str(amount), "cost_usd": None}
+        for unit, amount in amounts.items() for kind in kinds.get(unit, [Kind.LLM])
+    ]  # fmt: skip
+    counts = dict.fromkeys((name for name in MEASURES if name.endswith("_events")), 0)
+    costs = {"total_cost_usd": "0.5", "billable_cost_usd": "0.5"}
+    row = {"model": "a", "events": 9, "llm_calls": 9, "total_tokens": 4_800, **counts, **costs}
+    table = UsageTable.of([{**row, "lines": lines}])
+    terminal = Console(file=io.StringIO(), width=100)
+    terminal.print(show.usage(Report(date(2026, 3, 1), date(2026, 3, 31), ["model"], table)))
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    for said in ("4,800 tokens", "1,200 characters", "60.2 s audio (tts)", "60.2 s audio (stt)"):
+        assert said in shown
+    for unit in UNITS.values():
+        if unit.part_of is None and unit.measure is not Measure.TOKENS:
+            assert unit.label in shown
 
 
 async def test_without_usage_it_says_so(used: Terminal) -> None:

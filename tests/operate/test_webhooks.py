@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 from standardwebhooks import Webhook
 
-from flow.domain.key import ApiKey
-from flow.domain.thread import Status
-from flow.domain.webhook import Claimed
+from flow.domain.calls.thread import Status
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.webhooks.webhook import Claimed
 from tests.db.making import JOIN
 from tests.operate.conftest import Terminal
 

@@ -7,12 +7,15 @@ from contextlib import AsyncExitStack
 
 import httpx
 import pytest
+from anthropic import AsyncAnthropic
+from anthropic import DefaultAsyncHttpxClient as AnthropicHttpxClient
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from starlette.types import ASGIApp
 
-from flow.sandbox.openai import OpenAISandbox
+from flow.kit.tls import trusted
+from flow.sandbox.anthropic import AnthropicSandbox
+from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.tls import trusted
 
 
 class Server:
@@ -31,6 +34,16 @@ class Server:
             max_retries=0,
             timeout=10,
             http_client=DefaultAsyncHttpxClient(verify=trusted()),
+        )
+        return await self._stack.enter_async_context(client)
+
+    async def anthropic(self, app: AnthropicSandbox, key: str = "a key") -> AsyncAnthropic:
+        client = AsyncAnthropic(
+            api_key=key,
+            base_url=await self.url(app),
+            max_retries=0,
+            timeout=10,
+            http_client=AnthropicHttpxClient(verify=trusted()),
         )
         return await self._stack.enter_async_context(client)
 

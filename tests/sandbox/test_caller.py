@@ -26,11 +26,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flow.errors import InvalidInput, Refused, Unavailable
-from flow.sandbox.caller import CallReport, call
-from flow.sandbox.conversation import CallerEvent, EventKind
-from flow.sandbox.ears import Ears
-from flow.sandbox.script import SUPPORT_CALL, AfterBot, Cue, Interrupt, Line, Script
-from flow.sandbox.speech import recordings
+from flow.sandbox.callers.caller import CallReport, call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.script import SUPPORT_CALL, AfterBot, Cue, Interrupt, Line, Script
+from flow.sandbox.speech.recognition import Ears
+from flow.sandbox.speech.synthesis import recordings
 
 KEY = "a-key"
 THREAD = "6f1c7a0e-0000-4000-8000-000000000001"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flow.sandbox.conversation import CallerEvent, Conversation, EventKind
-from flow.sandbox.frames import Audio, Data, Frame, Interruption, Text, Transcription
-from flow.sandbox.playback import Playback
-from flow.sandbox.script import SUPPORT_CALL, AfterBot, Cue, Interrupt, Line, Script
+from flow.sandbox.callers.conversation import CallerEvent, Conversation, EventKind
+from flow.sandbox.callers.frames import Audio, Data, Frame, Interruption, Text, Transcription
+from flow.sandbox.callers.playback import Playback
+from flow.sandbox.callers.script import SUPPORT_CALL, AfterBot, Cue, Interrupt, Line, Script
 
 RATE = 8_000
 CHUNK_SECS = 0.02

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flow.errors import InvalidInput
-from flow.sandbox.ears import UNINTELLIGIBLE, Ears
-from flow.sandbox.speech import recordings, synthesize
+from flow.sandbox.speech.recognition import UNINTELLIGIBLE, Ears
+from flow.sandbox.speech.synthesis import recordings, synthesize
 
 VOICE = "en+f3"
 RATE = 16_000

@@ -12,9 +12,9 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai import OpenAISandbox
-from flow.sandbox.openai_chat import Pace
-from flow.sandbox.openai_replies import SMALL_TALK
+from flow.sandbox.openai.app import OpenAISandbox
+from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.replies import SMALL_TALK
 from flow.sandbox.server import Served
 from tests.sandbox.conftest import Server
 

@@ -12,7 +12,7 @@ from pipecat.frames.protobufs import frames_pb2
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 
 from flow.errors import InvalidInput
-from flow.sandbox.frames import (
+from flow.sandbox.callers.frames import (
     Audio,
     Data,
     Frame,

@@ -18,13 +18,13 @@ from posthog import Posthog
 from posthog.ai.openai import AsyncOpenAI as TrackedOpenAI
 from pydantic import BaseModel
 
-from flow.domain.vocabulary import dictionary
+from flow.domain.usage.tokenizer import dictionary
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai import OpenAISandbox
-from flow.sandbox.openai_audio import as_wav
-from flow.sandbox.openai_pattern import matching
-from flow.sandbox.openai_replies import SMALL_TALK, Reply, ToolCall
-from flow.sandbox.openai_schema import example
+from flow.sandbox.openai.app import OpenAISandbox
+from flow.sandbox.openai.pattern import matching
+from flow.sandbox.openai.replies import SMALL_TALK, Reply, ToolCall
+from flow.sandbox.openai.schema import example
+from flow.sandbox.openai.speech import as_wav
 from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
 from tests.sandbox.conftest import Server, count_bytes, ramp
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from flow.domain.join import JoinRequest
-from flow.sandbox.script import (
+from flow.domain.calls.join_request import JoinRequest
+from flow.sandbox.callers.script import (
     QUICK_MODEL_CALL,
     SUPPORT_CALL,
     AfterBot,
@@ -16,7 +16,7 @@ from flow.sandbox.script import (
     Line,
     Script,
 )
-from flow.sandbox.speech import synthesize
+from flow.sandbox.speech.synthesis import synthesize
 
 CALLS = pytest.mark.parametrize("script", [SUPPORT_CALL, QUICK_MODEL_CALL], ids=["slow", "quick"])
 

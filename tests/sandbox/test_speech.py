@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flow.errors import ConfigurationError, InvalidInput
-from flow.sandbox.speech import MAX_CHARACTERS, recordings, synthesize
+from flow.sandbox.speech.synthesis import MAX_CHARACTERS, recordings, synthesize
 
 SENTENCE = "Hello, I ordered a coffee machine last week."
 
@@ -103,7 +103,7 @@ def test_the_same_words_sound_the_same_in_every_process_whatever_was_said_before
         [
             sys.executable,
             "-c",
-            "import hashlib; from flow.sandbox.speech import synthesize as s;"
+            "import hashlib; from flow.sandbox.speech.synthesis import synthesize as s;"
             "print(hashlib.sha256(s('These words were not said before.')).hexdigest())",
         ],
         capture_output=True,

@@ -17,12 +17,12 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from flow.errors import InvalidInput
-from flow.sandbox import mulaw
-from flow.sandbox.conversation import CallerEvent, Conversation, EventKind
-from flow.sandbox.script import SUPPORT_CALL, AfterBot, Script
+from flow.sandbox.callers import mulaw
+from flow.sandbox.callers.conversation import CallerEvent, Conversation, EventKind
+from flow.sandbox.callers.script import SUPPORT_CALL, AfterBot, Script
 from flow.sandbox.server import Served
-from flow.sandbox.twilio import ACCOUNT_SID, AUTH_TOKEN, TwilioCall, TwilioSandbox, stream_noun
-from flow.sandbox.twilio_call import CHUNK_BYTES, SAMPLE_RATE, TwilioPhone, TwilioStream
+from flow.sandbox.twilio.app import ACCOUNT_SID, AUTH_TOKEN, TwilioCall, TwilioSandbox, stream_noun
+from flow.sandbox.twilio.call import CHUNK_BYTES, SAMPLE_RATE, TwilioPhone, TwilioStream
 
 SILENT = Script("", "", (), SUPPORT_CALL.insights, AfterBot(60), patience_secs=60)
 SOUND = b64encode(mulaw.encode(b"\x00\x20" * SAMPLE_RATE)).decode()

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unkey.py import Unkey, errors, models
 
+from flow.kit.tls import trusted
 from flow.sandbox.faults import Fault
-from flow.sandbox.unkey import ROOT_KEY, UnkeySandbox
-from flow.sandbox.unkey_keys import Key, Ratelimit, hash_of, verify
-from flow.tls import trusted
+from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
+from flow.sandbox.unkey.keys import Key, Ratelimit, hash_of, verify
 from tests.sandbox.conftest import Server
 
 FREE = {"cost": 0}

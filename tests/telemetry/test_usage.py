@@ -10,8 +10,7 @@ from uuid import UUID
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from flow.domain.units import UNITS, Measure, Unit, component_of
-from flow.domain.usage import (
+from flow.domain.usage.events import (
     Amount,
     Cost,
     Failure,
@@ -22,6 +21,7 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.units import UNITS, Measure, Unit, component_of
 from flow.telemetry.calls import CallWatch
 from flow.telemetry.metrics import Metrics
 from flow.telemetry.usage import count_usage, status_class

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from flow.domain.key import ApiKey
+from flow.domain.limits.api_key import ApiKey
 from flow.errors import QuotaUnavailable, Refused
 from flow.sandbox.faults import Fault
 from flow.sandbox.quota import TOKEN, QuotaSandbox

@@ -14,8 +14,8 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from flow.domain.attribution import HEADER_NAMES, attribution_headers
-from flow.domain.usage import CostControl, Owner
+from flow.domain.usage.attribution import HEADER_NAMES, attribution_headers
+from flow.domain.usage.events import CostControl, Owner
 from flow.errors import ConfigurationError
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.openai import openai_client, openai_endpoint
@@ -98,6 +98,30 @@ async def test_the_operators_own_headers_are_kept(monkeypatch):
     assert (headers["x-team"], headers["x-route"]) == ("blue", "a:b")
     assert headers["authorization"] == "Bearer sk-test"
     assert pool.attribution() == attribution_headers(OWNER, CostControl())
+
+
+async def test_on_the_wire_existing_headers_come_first_and_ours_after(monkeypatch):
+    spoofed = 'X-PostHog-Property-$ai_billable: false\nX-PostHog-Properties: {"budget_tier": "ok"}'
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Team: blue\n{spoofed}")
+    pool, saved = Pool(), CostControl(True, "budget_engage", "engage")
+    endpoint = openai_endpoint(KEY, GATEWAY, pool=pool.client)
+    client = openai_client(endpoint, endpoint.transport(OWNER, lambda: saved))
+    await say_hi(client, extra_headers={"x-posthog-property-save_mode": "false"})
+    sent = list(pool.requests[0].headers.multi_items())
+    ours = list(attribution_headers(OWNER, saved).items())
+    assert sent[-len(ours) :] == ours
+    assert not {name for name, _ in sent[: -len(ours)]} & set(HEADER_NAMES)
+    assert ("x-team", "blue") in sent
+
+
+async def test_a_gateway_is_told_what_holds_when_the_request_is_sent():
+    pool, control = Pool(), [CostControl(), CostControl(True, "budget_engage", "engage")]
+    endpoint = openai_endpoint(KEY, GATEWAY, pool=pool.client)
+    client = openai_client(endpoint, endpoint.transport(OWNER, iter(control).__next__))
+    for _ in control:
+        await say_hi(client)
+    told = [pool.attribution(index) for index in range(2)]
+    assert told == [attribution_headers(OWNER, each) for each in control]
 
 
 @pytest.mark.parametrize("base_url", [GATEWAY, None])

@@ -15,9 +15,8 @@ import pytest
 from posthog import Posthog
 from pydantic import SecretStr
 
-from flow.domain.analytics import Content, generation_properties
-from flow.domain.product import Product, Products
-from flow.domain.usage import (
+from flow.domain.products.product import Product, Products
+from flow.domain.usage.events import (
     Cost,
     Failure,
     Kind,
@@ -27,6 +26,7 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.posthog_properties import Content, generation_properties
 from flow.sandbox.faults import Fault
 from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
 from flow.sandbox.server import Served

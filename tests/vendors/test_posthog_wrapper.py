@@ -15,13 +15,11 @@ import httpx2
 import openai
 import pytest
 from posthog import Posthog
-from posthog.ai.openai import AsyncOpenAI
 from pydantic import SecretStr
 
-from flow.domain.analytics import generation_properties
-from flow.domain.attribution import attribution_properties, control_properties
-from flow.domain.usage import (
-    Cost,
+from flow.domain.pricing.pricer import Pricer
+from flow.domain.usage.attribution import attribution_properties, control_properties
+from flow.domain.usage.events import (
     CostControl,
     Failure,
     Kind,
@@ -31,20 +29,18 @@ from flow.domain.usage import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.posthog_properties import generation_properties
 from flow.sandbox.faults import Fault
-from flow.sandbox.openai import OpenAISandbox
+from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
-from flow.vendors.posthog_wrapper import LedgerCapture
+from flow.vendors.posthog_wrapper import LedgerCapture, PosthogWrapper
 
 OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
 CONTROL = CostControl(True, "budget_engage", "engage")
 SECRET = "my card is 4111 1111"
-RATES = {  # USD a million tokens: input, cache read, output
-    "gpt-4.1-mini": ("0.4", "0.1", "1.6"),
-    "gpt-4.1": ("2", "0.5", "8"),
-}
+price = Pricer.read().price
 OTHER_MODEL = {
     "model": "gpt-4.1-2025-04-14",
     "usage": {
@@ -54,14 +50,6 @@ OTHER_MODEL = {
         "prompt_tokens_details": {"cached_tokens": 4_000},
     },
 }
-
-
-def price(event: UsageEvent) -> UsageEvent:
-    rates = next(rates for name, rates in RATES.items() if event.model.startswith(name))
-    per_unit = zip(("input_tokens", "cache_read_tokens", "output_tokens"), rates, strict=True)
-    amounts = event.quantities
-    cost = {unit: Decimal(rate) * amounts[unit] / 10**6 for unit, rate in per_unit}
-    return event.priced(Cost({unit: usd for unit, usd in cost.items() if usd}), "test-1")
 
 
 class Metering(httpx2.AsyncHTTPTransport):
@@ -129,13 +117,9 @@ class World:
     async def ask(self, event_id: UUID | None = None, **options: Any) -> None:
         """One request; ``event_id`` is that of its usage event."""
         self.meter.next_id = event_id or uuid4()
-        capture = LedgerCapture(
-            self.client,
-            finished=options.pop("finished", self.meter.finished.get),
-            price=options.pop("price", price),
-        )
-        wrapped = AsyncOpenAI(
-            posthog_client=capture,
+        wrapper = PosthogWrapper(self.client, options.pop("price", price))
+        make = wrapper.openai_class(options.pop("finished", self.meter.finished.get))
+        wrapped = make(
             api_key="sk-test",
             base_url=self.base_url,
             max_retries=0,
@@ -269,7 +253,7 @@ async def test_a_request_that_is_given_up_is_captured_under_its_id(world: World)
 
 
 async def test_events_of_others_pass_as_they_are(world: World) -> None:
-    capture = LedgerCapture(world.client, finished=_broken, price=price)
+    capture = LedgerCapture(world.client, _broken, price)
     for span in ({}, {"$ai_span_id": "not-a-uuid"}, {"$ai_span_id": 7}):
         capture.capture("other", distinct_id="somebody", properties={"x": 1, **span})
     capture.capture("bare", distinct_id="somebody")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from flow.domain.key import ApiKey
+from flow.domain.limits.api_key import ApiKey
 from flow.errors import QuotaUnavailable, Refused
 from flow.sandbox.faults import Fault
 from flow.sandbox.quota import TOKEN, Quota

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from flow.errors import Unavailable
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
-from flow.sandbox.twilio import ACCOUNT_SID, AUTH_TOKEN, TwilioSandbox
+from flow.sandbox.twilio.app import ACCOUNT_SID, AUTH_TOKEN, TwilioSandbox
 from flow.vendors.twilio import Twilio
 
 # From the tests of Twilio's own libraries.

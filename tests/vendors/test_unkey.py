@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from flow.errors import AuthUnavailable, Refused
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
-from flow.sandbox.unkey import ROOT_KEY, UnkeySandbox
-from flow.sandbox.unkey_keys import Ratelimit
+from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
+from flow.sandbox.unkey.keys import Ratelimit
 from flow.vendors.unkey import DebugKeys, KeyVerifier, VerifiedKey
 
 SECRET = "flow_live_key_of_a_test"

@@ -18,7 +18,7 @@ from flow.errors import (
 )
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
-from flow.sandbox.unkey import ROOT_KEY, UnkeySandbox
+from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
 from flow.vendors.unkey import KeyVerifier
 from flow.vendors.unkey_admin import UnkeyAdmin
 

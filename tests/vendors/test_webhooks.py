@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from flow.domain.webhook import Answer, Claimed, Outcome
+from flow.domain.webhooks.webhook import Answer, Claimed, Outcome
+from flow.kit.tls import trusted
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
 from flow.sandbox.webhooks import WebhookReceiver
-from flow.tls import trusted
 from flow.vendors.webhook_address import Address
 from flow.vendors.webhook_signing import new_secret
 from flow.vendors.webhooks import WebhookSender

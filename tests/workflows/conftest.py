@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,17 +14,21 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Status, Thread, Turn
-from flow.domain.usage import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
-from flow.usage.recorder import Recorder
+from flow.db.database import Database
+from flow.domain.calls.thread import Status, Thread, Turn
+from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.ledger.recorder import Recorder
 from flow.workflows.finish import Steps
 
 
 @dataclass
 class Model:
-    """Stands for the insights step: counts how often it is asked, and may fail or be held up."""
+    """Stands for the insights step: counts how often it is asked, and may fail or be held up.
 
+    ``record`` takes what asking has used.
+    """
+
+    record: Callable[[UsageEvent], None]
     asked: int = 0
     failure: Exception | None = None
     free: asyncio.Event = field(default_factory=asyncio.Event)
@@ -33,9 +37,7 @@ class Model:
     def __post_init__(self) -> None:
         self.free.set()
 
-    async def extract(
-        self, thread: Thread, owner: Owner
-    ) -> tuple[dict[str, Any], Sequence[UsageEvent]]:
+    async def extract(self, thread: Thread, owner: Owner) -> dict[str, Any]:
         self.asked += 1
         self.reached.set()
         await self.free.wait()
@@ -49,10 +51,11 @@ class Model:
             model="gpt-4.1-mini",
             quantities=Quantities(input_tokens=10, output_tokens=5),
             provenance=Provenance.REPORTED,
-            cost=Cost(input=Decimal("0.01"), output=Decimal("0.02")),
+            cost=Cost(input_tokens=Decimal("0.01"), output_tokens=Decimal("0.02")),
             price_version="test",
         )
-        return {"status": "ok", "data": {"answer": self.asked}}, [event]
+        self.record(event)
+        return {"status": "ok", "data": {"answer": self.asked}}
 
 
 @dataclass
@@ -75,7 +78,7 @@ async def finishes(database: Database, tmp_path: Path) -> AsyncIterator[Finishes
         database, tmp_path / "spool", price=lambda event: event, on_recorded=lambda *_: None
     )
     recorder.start()
-    model, told = Model(), list[Thread]()
+    model, told = Model(recorder.record), list[Thread]()
     steps = Steps(database, recorder, model.extract, told.append)
     yield Finishes(database, recorder, model, steps, told)
     await recorder.close()

@@ -20,11 +20,11 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
-from flow.domain.key import ApiKey
-from flow.domain.thread import Status
-from flow.domain.webhook import ATTEMPTS, PAUSES, Answer, Claimed, Delivery, Outcome, State
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.thread import Status
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.webhooks.webhook import ATTEMPTS, PAUSES, Answer, Claimed, Delivery, Outcome, State
 from flow.errors import DatabaseUnavailable
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served, gone
@@ -310,8 +310,8 @@ async def test_two_deliverers_race_and_each_event_arrives_once(
 PROGRAM = """
 import asyncio, sys
 from prometheus_client import CollectorRegistry
-from flow.db.functions import Database
-from flow.db.postgres import PostgresTransport
+from flow.db.database import Database
+from flow.db.postgres_transport import PostgresTransport
 from flow.vendors.webhooks import WebhookSender
 from flow.workflows.deliver import Deliverer
 

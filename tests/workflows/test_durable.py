@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flow.db.address import url_of
+from flow.db.database_url import url_of
 from flow.errors import ConfigurationError, DatabaseUnavailable
 from flow.workflows.durable import Executor, Finishing
 from flow.workflows.executors import Heartbeat

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from flow.db.functions import Database
+from flow.db.database import Database
 from flow.errors import ConfigurationError
 from flow.workflows.executors import DEAD_SECS, Heartbeat, claimed, nothing_to_recover
 from flow.workflows.identity import Identity

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flow.app.clients import secret_of
 from flow.errors import ConfigurationError
-from flow.service.outside import secret_of
 from flow.settings import Settings
 from flow.workflows.identity import identity, made_once
 

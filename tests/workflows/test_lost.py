@@ -9,9 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.thread import Status
-from flow.domain.usage import Kind, Provenance, Quantities, UsageEvent
+from flow.db.database import Database
+from flow.domain.calls.thread import Status
+from flow.domain.usage.events import Kind, Provenance, Quantities, UsageEvent
 from flow.errors import DatabaseUnavailable
 from flow.workflows.sweep import LOST_SECS, MISSING_SECS, Sweep
 from tests.workflows.conftest import Ended, age, in_call

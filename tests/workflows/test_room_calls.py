@@ -9,10 +9,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from flow.db.functions import Database
-from flow.domain.room import Room
-from flow.domain.room_call import OpenRoom, Place
-from flow.domain.thread import Status, ThreadTurn, Turn
+from flow.db.database import Database
+from flow.domain.calls.room import Room
+from flow.domain.calls.room_call import OpenRoom, Place
+from flow.domain.calls.thread import Status, ThreadTurn, Turn
 from flow.errors import CallTakenOver, Conflict
 from tests.db.making import a_key, a_thread
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from flow.domain.thread import Status
+from flow.domain.calls.thread import Status
 from flow.workflows.finish import FinishCall, InThisProcess
 from tests.workflows.conftest import Ended, Finishes
 

@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 from types import MappingProxyType
 
 from flow.bot.vendors.spec import Vendor
-from flow.domain.units import Kind
+from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.vendors.spec import Build, ServiceSpec, Tap, Vendor, pipecat_class
-from flow.domain.units import Kind
+from flow.domain.usage.units import Kind
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.vendors.openai import http_client, openai_client

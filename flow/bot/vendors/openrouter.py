@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Vendor
-from flow.domain.units import Kind
+from flow.domain.usage.units import Kind
 
 VENDOR = Vendor(
     name="openrouter",

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import httpx2
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.domain.units import Kind
+from flow.domain.usage.units import Kind
+from flow.errors import ConfigurationError
 from flow.metering.wires.http import HttpWire
 from flow.vendors.endpoint import Endpoint
 
@@ -75,12 +77,31 @@ class Vendor:
         name: what joins, products, prices and the ledger call it.
         key: the environment variable of its API key.
         base_url: where its API is; ``None`` where that is a setting of its own.
+        extra: the extra of Flow's package that its services need, and the package that this
+            installs, which are called the same; ``None`` where nothing is needed.
     """
 
     name: str
     key: str
     base_url: str | None
     services: Mapping[Kind, ServiceSpec] = field(default_factory=dict)
+    extra: str | None = None
+
+    @property
+    def missing(self) -> str | None:
+        """What is not installed here and has to be, in words, or ``None``."""
+        if self.extra is None or find_spec(self.extra) is not None:
+            return None
+        return f"install flow[{self.extra}]"
+
+    def require_extra(self) -> None:
+        """Refuse to make a service without the packages that it needs.
+
+        Raises:
+            ConfigurationError: names the extra.
+        """
+        if self.missing is not None:
+            raise ConfigurationError(f"{self.name!r} needs a package: {self.missing}.")
 
     @property
     def base_url_variable(self) -> str:

@@ -16,11 +16,11 @@ from uuid import UUID
 import httpx2
 import structlog
 
-from flow.domain.usage import Failure
+from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence
 from flow.metering.meter import Meter
 from flow.metering.request import Ended, MeteredRequest
-from flow.metering.wires.http import Exchange, HttpAnswer, HttpRequest, HttpWire
+from flow.metering.wires.http import FREE, Exchange, HttpAnswer, HttpRequest, HttpWire
 
 log = structlog.get_logger(__name__)
 
@@ -88,8 +88,8 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         event_id = request.headers.get(EVENT_ID_HEADER)
         request, seen, asked_for = await self._prepared(request)
         exchange = self._wire.open(seen)
-        if exchange is None:
-            if seen.method == "POST":
+        if exchange is None or exchange is FREE:
+            if exchange is None and seen.method == "POST":
                 log.error("unmetered_request", path=seen.path)
                 self._meter.report_unmetered()
             return await self._inner.handle_async_request(request)

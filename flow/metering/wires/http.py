@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import Any, Protocol
 
-from flow.domain.usage import Failure
+from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence, Failed, Opening
 
 
@@ -59,11 +61,32 @@ class Exchange(Protocol):
         """The body has come to its end."""
 
 
+class Free(Enum):
+    """What a reader says of a request that no vendor bills."""
+
+    FREE = "costs nothing"
+
+
+FREE = Free.FREE
+
+
 class HttpWire(Protocol):
     """A reader of one protocol. It may keep what one exchange teaches about the next."""
 
-    def open(self, request: HttpRequest) -> Exchange | None:
-        """An exchange for a request that costs something; ``None`` for one of no such kind."""
+    def open(self, request: HttpRequest) -> Exchange | Free | None:
+        """An exchange for a request that costs something, `FREE` for one that the protocol has
+        and that costs nothing, ``None`` for any other."""
+
+
+def names_a_code(value: Any) -> bool:
+    """Whether a vendor's error code is a word that is fit to be kept."""
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value) is not None
+
+
+def failed_in_answer(code: Any = None) -> Failed:
+    """The vendor reports an error inside an answer that began well."""
+    said = f": {code}" if names_a_code(code) else ""
+    return Failed(Failure("APIError", f"the vendor failed in mid-answer{said}"))
 
 
 def parsed(data: bytes | str) -> Any:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.reported import Counting, accepted, from_openai_usage
-from flow.domain.usage import Quantities
+from flow.domain.usage.events import Quantities
+from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
 from flow.metering.sound import SpeakingPace, pcm_seconds, seconds_of
+from flow.metering.wires.answer import JsonExchange, report
 from flow.metering.wires.http import HttpAnswer, HttpRequest, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
@@ -50,7 +52,6 @@ class SpeechExchange:
         self._pace = pace
         self._bytes = 0
         self._events: EventStream | None = None
-        self._has_sound = False
         sent = Quantities(characters=self._characters)
         self.opening = Opening(
             estimate=sent.replaced(audio_seconds=pace.seconds(self._characters)),
@@ -75,25 +76,24 @@ class SpeechExchange:
 
     def end(self) -> Iterator[Evidence]:
         """The sound is whole, and teaches the pace."""
-        if self._is_pcm:
-            self._pace.learn(self._characters, pcm_seconds(self._bytes, PCM_RATE))
         if self._events is not None:
             for event in self._events.end():
                 yield from self._event(parsed(event.data))
-        elif self._has_sound:
+        elif self._bytes:
             yield Completed()
         else:
             yield unreadable("the sound")
+        if self._is_pcm:
+            self._pace.learn(self._characters, pcm_seconds(self._bytes, PCM_RATE))
 
     def _sound(self, data: bytes) -> Iterator[Evidence]:
         if not data:
             return
-        self._has_sound = True
+        before, self._bytes = self._bytes, self._bytes + len(data)
         if not self._is_pcm:
             yield Output(audio_seconds=None)
             return
-        # Of all that came, so that rounding does not add up.
-        before, self._bytes = self._bytes, self._bytes + len(data)
+        # Of all so far: the parts of a sound, each rounded, would not add up to it.
         seconds = pcm_seconds(self._bytes, PCM_RATE) - pcm_seconds(before, PCM_RATE)
         yield Output(audio_seconds=seconds)
 
@@ -104,9 +104,10 @@ class SpeechExchange:
             yield from self._sound(_decoded(event.get("audio")))
         elif event.get("type") == "speech.audio.done":
             if isinstance(usage := event.get("usage"), Mapping):
-                quantities, note = accepted(from_openai_usage(usage), Counting.GROSS)
-                spoken = quantities.count("output_tokens")
-                yield Reported(quantities.replaced(output_audio_tokens=spoken), note)
+                for told in report(from_openai_usage(usage), Counting.GROSS):
+                    spoken = told.quantities.count("output_tokens")
+                    quantities = told.quantities.replaced(output_audio_tokens=spoken)
+                    yield replace(told, quantities=quantities)
             yield Completed()
 
 
@@ -120,62 +121,38 @@ class OpenAITranscription:
         return TranscriptionExchange(form_fields(request))
 
 
-class TranscriptionExchange:
+class TranscriptionExchange(JsonExchange):
     """One segment of sound and its text."""
 
     def __init__(self, fields: Mapping[str, bytes]) -> None:
         seconds = seconds_of(fields.get("file", b""))
         sent = Quantities(audio_seconds=seconds) if seconds is not None else Quantities()
-        self._is_json = fields.get("response_format", b"json") in (b"json", b"verbose_json")
-        self._events: EventStream | None = None
-        self._whole = bytearray()
-        self.opening = Opening(
-            estimate=sent,
-            sent=sent,
-            model=fields.get("model", b"").decode("utf-8", "replace") or None,
-            stream=fields.get("stream", b"").lower() == b"true",
+        super().__init__(
+            Opening(
+                estimate=sent,
+                sent=sent,
+                model=fields.get("model", b"").decode("utf-8", "replace") or None,
+                stream=fields.get("stream", b"").lower() == b"true",
+            )
         )
+        self._is_json = fields.get("response_format", b"json") in (b"json", b"verbose_json")
 
-    def answered(self, answer: HttpAnswer) -> Iterator[Evidence]:
-        """Tell events from a whole transcript."""
-        if answer.is_event_stream:
-            self._events = EventStream()
-        yield from ()
-
-    def body(self, data: bytes) -> Iterator[Evidence]:
-        """Read the events in it, or keep it until the transcript is whole."""
-        if self._events is None:
-            self._whole += data
-            return
-        for event in self._events.feed(data):
-            yield from self._event(parsed(event.data))
-
-    def end(self) -> Iterator[Evidence]:
-        """Read what is left, or the whole transcript."""
-        if self._events is not None:
-            for event in self._events.end():
-                yield from self._event(parsed(event.data))
-            return
-        if not self._is_json:  # text, srt or vtt, which report nothing
-            yield Output()
-            yield Completed()
-            return
-        transcript = parsed(bytes(self._whole))
-        if not isinstance(transcript, Mapping) or "text" not in transcript:
-            yield unreadable("the transcript")
-            return
-        yield Output()
-        yield from _reported(transcript)
-        yield Completed()
-
-    def _event(self, event: Any) -> Iterator[Evidence]:
-        if not isinstance(event, Mapping):
-            yield unreadable("an event of the stream")
-        elif event.get("type") == "transcript.text.delta":
+    def _event(self, event: Mapping[str, Any]) -> Iterator[Evidence]:
+        if event.get("type") == "transcript.text.delta":
             yield Output()
         elif event.get("type") == "transcript.text.done":
             yield from _reported(event)
             yield Completed()
+
+    def _whole(self, answer: Any) -> Iterator[Evidence]:
+        is_transcript = isinstance(answer, Mapping) and "text" in answer
+        if self._is_json and not is_transcript:
+            yield unreadable("the transcript")
+            return
+        yield Output()
+        if self._is_json:  # text, srt and vtt report nothing
+            yield from _reported(answer)
+        yield Completed()
 
 
 def _reported(answer: Mapping[str, Any]) -> Iterator[Reported]:
@@ -186,8 +163,7 @@ def _reported(answer: Mapping[str, Any]) -> Iterator[Reported]:
         if (seconds := _seconds(usage.get("seconds"))) is not None:
             yield Reported(Quantities(audio_seconds=seconds))
     else:
-        quantities, note = accepted(from_openai_usage(usage), Counting.GROSS)
-        yield Reported(quantities, note)
+        yield from report(from_openai_usage(usage), Counting.GROSS)
 
 
 def _seconds(value: Any) -> Decimal | None:

@@ -1,0 +1,120 @@
+"""The budget of the calling key, on every answer to it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flow.api.request_id import log_of
+from flow.db.database import Database
+from flow.domain.limits import budget as domain
+from flow.domain.limits.budget import Tier
+from flow.domain.limits.quota import dollars
+from flow.errors import FlowError
+
+LOOKUP_SECS = 2.0
+TIER_HEADER = "x-posthog-budget"
+REMAINING_HEADER = "x-posthog-budget-remaining-usd"
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class Budget(BaseModel):
+    """What the key may spend this month (UTC). Without a budget the tier is ``ok``, the rest null.
+
+    ``remaining_usd`` is the cap less what is spent; running calls hold ``reserved_usd`` of that.
+    """
+
+    tier: Tier = Field(examples=["ok"])
+    cap_usd: str | None = Field(examples=["50.00"])
+    spent_usd: str | None = Field(examples=["8.80"])
+    reserved_usd: str | None = Field(examples=["0.10"])
+    remaining_usd: str | None = Field(examples=["41.20"])
+    resets_at: datetime | None
+
+
+_UNLIMITED = Budget(
+    tier=Tier.OK,
+    cap_usd=None,
+    spent_usd=None,
+    reserved_usd=None,
+    remaining_usd=None,
+    resets_at=None,
+)
+
+
+def shown(budget: domain.Budget | None) -> Budget:
+    """The budget for a customer."""
+    if budget is None or budget.cap_usd is None:
+        return _UNLIMITED
+    return Budget(
+        tier=budget.tier or Tier.OK,
+        cap_usd=dollars(budget.cap_usd),
+        spent_usd=dollars(budget.spent_usd),
+        reserved_usd=dollars(budget.reserved_usd),
+        remaining_usd=dollars(budget.remaining_usd or Decimal(0)),
+        resets_at=budget.resets_at,
+    )
+
+
+def note_budget(connection: HTTPConnection, budget: domain.Budget | None) -> None:
+    """Tell the middleware what a handler has just learned, which saves it the asking."""
+    connection.scope["state"]["budget"] = budget
+
+
+class BudgetHeaders:
+    """Adds the tier, and what remains, to every answer to a key that has a budget.
+
+    Where the budget cannot be read the tier is ``unknown``: an answer never fails for it.
+    """
+
+    def __init__(self, app: ASGIApp, *, database: Database) -> None:
+        self._app = app
+        self._database = database
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; look up the budget when it answers, unless a handler knew it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope["state"]
+
+        async def labelled(message: Message) -> None:
+            if message["type"] == "http.response.start" and (key_id := state.get("api_key_id")):
+                found = await self._headers(scope, key_id)
+                message["headers"] = [*message.get("headers", ()), *found]
+            await send(message)
+
+        await self._app(scope, receive, labelled)
+
+    async def _headers(self, scope: Scope, key_id: UUID) -> RawHeaders:
+        state = scope["state"]
+        if "budget" in state:
+            budget = state["budget"]
+            assert budget is None or isinstance(budget, domain.Budget)
+            return _headers(budget)
+        if state.get("database_away"):
+            return [_tier(Tier.UNKNOWN)]
+        try:
+            async with asyncio.timeout(LOOKUP_SECS):
+                return _headers(await self._database.get_budget(key_id))
+        except (FlowError, TimeoutError) as error:
+            log_of(scope).warning("budget_unknown", error=str(error))
+            return [_tier(Tier.UNKNOWN)]
+
+
+def _headers(budget: domain.Budget | None) -> RawHeaders:
+    if budget is None or budget.tier is None:
+        return []
+    remaining = dollars(budget.remaining_usd or Decimal(0))
+    return [_tier(budget.tier), (REMAINING_HEADER.encode(), remaining.encode())]
+
+
+def _tier(tier: Tier) -> tuple[bytes, bytes]:
+    return TIER_HEADER.encode(), tier.encode()

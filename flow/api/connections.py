@@ -1,0 +1,236 @@
+"""Connecting to a call: the way there, and what is at its end."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from flow.api.auth import caller_of
+from flow.api.dependencies import Services, services_of
+from flow.api.exact_json import ExactJSONResponse, rfc3339
+from flow.api.problems import documented
+from flow.api.request_bodies import read, takes
+from flow.api.request_id import bind
+from flow.domain.calls import join_token as tokens
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.calls.trace_parent import TraceParent
+from flow.errors import Conflict
+
+router = APIRouter(prefix="/api/bot", tags=["calls"])
+
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
+_Token = Annotated[
+    str | None, Query(description="The token of the join; without it, the API key is needed.")
+]
+
+
+class Connection(BaseModel):
+    """Where and until when to connect; the URL holds the token.
+
+    Of a telephone call, ``twiml_url`` holds it: that is what Twilio is to be given as the call's
+    webhook, and ``url`` is where its media stream then goes. In a room the bot is waiting: ``url``
+    is a Daily room's or a LiveKit server's, and ``token`` lets the caller in (absent where the
+    caller named the room).
+    """
+
+    type: Literal["websocket", "webrtc", "twilio", "daily", "livekit"]
+    url: str = Field(
+        examples=[
+            "wss://flow.example.com/api/bot/0b6d1a52-8a5e-4f0f-9d0f-5b8f3c0f2a11/ws?token=..."
+        ]
+    )
+    twiml_url: str | None = None
+    room: str | None = None
+    token: str | None = None
+    expires_at: datetime
+
+
+class Offer(BaseModel):
+    """A SmallWebRTC offer; ``pc_id`` names the connection that is negotiated again."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    sdp: Annotated[str, Field(min_length=1, max_length=200_000)]
+    type: Literal["offer"]
+    pc_id: Annotated[str, Field(max_length=128)] | None = None
+    restart_pc: bool | None = None
+    request_data: Any = Field(default=None, alias="requestData")
+
+
+class SdpAnswer(BaseModel):
+    """The answer to an offer."""
+
+    sdp: str
+    type: Literal["answer"]
+    pc_id: str
+
+
+class Candidate(BaseModel):
+    """One ICE candidate of the caller."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    candidate: Annotated[str, Field(max_length=4096)]
+    sdp_mid: Annotated[str, Field(max_length=128)]
+    sdp_mline_index: Annotated[int, Field(ge=0, le=1000)]
+
+
+class Candidates(BaseModel):
+    """ICE candidates found since the offer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pc_id: Annotated[str, Field(max_length=128)]
+    candidates: Annotated[list[Candidate], Field(max_length=256)]
+
+
+@router.websocket("/{thread_id:uuid}/ws")
+async def connect(websocket: WebSocket, thread_id: UUID) -> None:
+    """Run the call of the thread on this socket, for whoever holds its token."""
+    services = services_of(websocket)
+    token = websocket.query_params.get("token", "")
+    thread = await thread_by_token(websocket, thread_id, token)
+    require_transport(thread, "websocket")
+    require_waiting(thread)
+    require_room(services)
+    await services.calls.run_websocket(thread, websocket)
+
+
+@router.post(
+    "/{thread_id:uuid}/offer",
+    response_model=SdpAnswer,
+    responses=documented(404, 409, 413, 415, 422),
+    openapi_extra=takes(Offer),
+)
+async def offer(request: Request, thread_id: UUID, token: _Token = None) -> Response:
+    """Answer a SmallWebRTC offer: the call starts, or goes on over a renewed connection."""
+    services, body = services_of(request), await read(request, Offer)
+    thread = await _thread_of(request, services, thread_id, token)
+    require_transport(thread, "webrtc")
+    renewed = body.pc_id is not None and thread.status in {Status.CONNECTING, Status.IN_CALL}
+    if not renewed:
+        require_waiting(thread)
+        require_room(services)
+    answer = await services.calls.offer(thread, body.model_dump(exclude_none=True))
+    return ExactJSONResponse(answer)
+
+
+@router.patch(
+    "/{thread_id:uuid}/offer",
+    status_code=204,
+    responses=documented(404, 409, 413, 415, 422),
+    openapi_extra=takes(Candidates),
+)
+async def ice(request: Request, thread_id: UUID, token: _Token = None) -> Response:
+    """Take ICE candidates that were found after the offer was sent."""
+    services, body = services_of(request), await read(request, Candidates)
+    thread = await _thread_of(request, services, thread_id, token)
+    require_transport(thread, "webrtc")
+    await services.calls.ice(thread.id, body.model_dump())
+    return Response(status_code=204)
+
+
+def connection(request: Request, services: Services, thread: Thread) -> dict[str, str] | None:
+    """The `Connection` to a thread, with a new token; `None` once it waits for nobody."""
+    if thread.status is not Status.CREATED:
+        return None
+    expires_at = services.now() + timedelta(seconds=services.join_token_secs)
+    expires_at = expires_at.replace(microsecond=0)
+    trace = request.scope["state"].get("trace")
+    token = tokens.sign(services.secret, thread.id, expires_at, trace=trace)
+    base, transport = base_url(request, services), _transport(thread)
+    answer = {"type": transport, "expires_at": rfc3339(expires_at)}
+    match transport:
+        case "websocket":
+            return answer | {"url": f"{socket_url(base, thread.id, 'ws')}?token={token}"}
+        case "twilio":
+            twiml_url = f"{base}/api/bot/{thread.id}/twiml?token={token}"
+            return answer | {"url": socket_url(base, thread.id, "twilio"), "twiml_url": twiml_url}
+    return answer | {"url": f"{base}/api/bot/{thread.id}/offer?token={token}"}
+
+
+def base_url(request: HTTPConnection, services: Services) -> str:
+    """Where callers reach this service, without a trailing slash."""
+    return services.public_url or _own_url(request)
+
+
+def socket_url(base: str, thread_id: UUID, name: str) -> str:
+    """The WebSocket of a thread at a service that is reached at ``base``."""
+    return f"ws{base.removeprefix('http')}/api/bot/{thread_id}/{name}"
+
+
+def _own_url(request: HTTPConnection) -> str:
+    """Where the caller reached us; a Host header that is no host is not repeated."""
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        name, port = request.scope.get("server") or ("localhost", None)
+        host = f"{name}:{port}" if port else name
+    return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}"
+
+
+def require_room(services: Services) -> None:
+    """Raise `Refused`, ``at_capacity`` or ``shutting_down``, when no more calls are taken here."""
+    services.calls.capacity.require_room()
+
+
+async def _thread_of(
+    request: Request, services: Services, thread_id: UUID, token: str | None
+) -> Thread:
+    if token is None:
+        bind(request.scope, workflow_thread_id=str(thread_id))
+        key_id = caller_of(request).id
+        thread = await services.database.get_workflow_thread_data(thread_id, key_id)
+        return _in_trace(thread, request, None)
+    return await thread_by_token(request, thread_id, token)
+
+
+async def thread_by_token(
+    request: HTTPConnection, thread_id: UUID, token: str, bearer: str = ""
+) -> Thread:
+    """The thread whose join gave this token, lately enough, in the trace of that join.
+
+    Raises:
+        Refused: it is no such token.
+        NotFound: the thread is gone.
+    """
+    services = services_of(request)
+    trace = tokens.check(services.secret, token, thread_id, services.now(), bearer)
+    bind(request.scope, workflow_thread_id=str(thread_id))
+    thread = await services.database.get_workflow_thread_data(thread_id)
+    return _in_trace(thread, request, trace)
+
+
+def _in_trace(thread: Thread, request: HTTPConnection, joined: TraceParent | None) -> Thread:
+    """The thread in the trace of its join, or where that had none in that of whoever connects."""
+    own = TraceParent.from_header(request.headers.get("traceparent", ""))
+    return replace(thread, trace=joined or own)
+
+
+def require_waiting(thread: Thread) -> None:
+    """Raise `Conflict`, code ``not_connectable``, when somebody has connected, or nobody may."""
+    if thread.status is not Status.CREATED:
+        raise Conflict(
+            f"The thread is {thread.status}; only one that is created can be connected to.",
+            "not_connectable",
+        )
+
+
+def require_transport(thread: Thread, wanted: str) -> None:
+    """Raise `Conflict`, code ``wrong_transport``, unless the thread waits for this kind of call."""
+    transport = _transport(thread)
+    if transport != wanted:
+        raise Conflict(f"The thread was joined for {transport}, not {wanted}.", "wrong_transport")
+
+
+def _transport(thread: Thread) -> str:
+    transport: str = thread.join["transport"]["type"]
+    return transport

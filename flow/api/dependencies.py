@@ -1,0 +1,195 @@
+"""What the API needs from the rest of Flow, given to it by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from prometheus_client import CollectorRegistry
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from flow.db.database import Database
+from flow.domain.calls.capacity import Capacity
+from flow.domain.calls.join_request import JoinRequest, Transport
+from flow.domain.calls.media_stream import MediaStream
+from flow.domain.calls.room import Meeting
+from flow.domain.calls.thread import Thread
+from flow.domain.calls.trace_parent import TraceParent
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.pricing.unpriced import HasPrice
+from flow.domain.products.product import Products
+from flow.errors import ConfigurationError
+from flow.telemetry.metrics import Metrics
+from flow.vendors.quota_source import QuotaState
+from flow.vendors.unkey import VerifiedKey
+
+MIN_SECRET_BYTES = 16
+
+
+class Keys(Protocol):
+    """Where API keys are verified."""
+
+    async def verify(self, secret: str, *, max_age_secs: float) -> VerifiedKey:
+        """The key of ``secret``; raises `Refused` or `AuthUnavailable`."""
+        ...
+
+    async def check(self) -> None:
+        """Return when keys can be verified; raises `AuthUnavailable`."""
+        ...
+
+
+class Quotas(Protocol):
+    """A source beside Flow that says whether a team may go on, such as a company's billing."""
+
+    async def check(self, key: ApiKey, product: str) -> QuotaState:
+        """Return when the call may go on; raises `Refused` or `QuotaUnavailable`."""
+        ...
+
+    async def state(self, key: ApiKey, product: str) -> QuotaState:
+        """How far the team has got; raises `QuotaUnavailable`."""
+        ...
+
+
+class Telephone(Protocol):
+    """The telephone company: see `flow.vendors.twilio`."""
+
+    def signed(self, signature: str, url: str, parameters: Iterable[tuple[str, str]]) -> bool:
+        """Whether it made this signature for this request."""
+        ...
+
+
+class Rooms(Protocol):
+    """Calls in rooms, where the bot waits for its caller: see `flow.bot.calls.room_calls`."""
+
+    def check(self, transport: Transport) -> None:
+        """Raise `InvalidInput` for a room that cannot be opened or entered from here."""
+        ...
+
+    def stays_here(self, transport: Transport) -> bool:
+        """Whether a call has to run in this process."""
+        ...
+
+    async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
+        """Have the bot wait in the thread's room, in whichever process has room for it.
+
+        Raises:
+            Conflict: somebody else has begun the call, or it is over.
+            Refused: code ``at_capacity`` or ``shutting_down``.
+            TransportUnavailable: the room cannot be opened.
+        """
+        ...
+
+    async def invite(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
+        """A new way into the room for the caller; raises `TransportUnavailable`."""
+        ...
+
+
+class Calls(Protocol):
+    """The calls this process runs."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many calls run in this process, and how many may."""
+        ...
+
+    def check(self, join: JoinRequest) -> JoinRequest:
+        """The request with the product's defaults filled in. Changes nothing anywhere.
+
+        Raises:
+            Refused: ``unknown_product`` or ``model_not_allowed``.
+            InvalidInput: a provider nobody here can reach, or a call longer than the product's.
+        """
+        ...
+
+    async def run_websocket(self, thread: Thread, websocket: WebSocket) -> None:
+        """Accept the socket and run the whole call on it."""
+        ...
+
+    async def run_stream(self, thread: Thread, websocket: WebSocket, stream: MediaStream) -> None:
+        """Run the whole telephone call on the accepted socket of its media stream."""
+        ...
+
+    async def offer(self, thread: Thread, request: dict[str, Any]) -> dict[str, Any]:
+        """The SDP answer to a SmallWebRTC offer; the call goes on by itself."""
+        ...
+
+    async def ice(self, thread_id: UUID, request: dict[str, Any]) -> None:
+        """Hand over trickled ICE candidates of a call of this process."""
+        ...
+
+    async def end(self, thread_id: UUID) -> bool:
+        """Hang up if the call runs in this process, and say whether it does."""
+        ...
+
+
+class JoinSpan(Protocol):
+    """The span of one join."""
+
+    @property
+    def place(self) -> TraceParent:
+        """What the call's spans become children of."""
+        ...
+
+    def end(self, status: int, known: Mapping[str, str]) -> None:
+        """The join was answered; ``known`` are facts about it."""
+        ...
+
+
+class Traces(Protocol):
+    """Where spans go."""
+
+    def join(self, headers: Mapping[str, str]) -> JoinSpan:
+        """Begin the span of a join, in the caller's trace if its headers name one."""
+        ...
+
+
+def utc_now() -> datetime:
+    """The time now."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything the API is composed of.
+
+    ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
+    callers reach this API, without a trailing slash; left out, it is the host they used.
+    ``allow_private_webhooks`` lets joins name any webhook URL, for development.
+    ``has_price`` says which models a budget can hold.
+    ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
+    ``traces`` nothing is traced.
+
+    Raises:
+        ConfigurationError: the secret is too short.
+    """
+
+    database: Database
+    keys: Keys
+    calls: Calls
+    products: Products
+    has_price: HasPrice
+    secret: bytes
+    registry: CollectorRegistry
+    metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
+    traces: Traces | None = None
+    quotas: Quotas | None = None
+    telephone: Telephone | None = None
+    rooms: Rooms | None = None
+    public_url: str | None = None
+    join_token_secs: int = 300
+    allow_private_webhooks: bool = False
+    now: Callable[[], datetime] = utc_now
+
+    def __post_init__(self) -> None:
+        if len(self.secret) < MIN_SECRET_BYTES:
+            raise ConfigurationError(f"FLOW_SECRET: must be at least {MIN_SECRET_BYTES} bytes.")
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    """The services of the application this request came to."""
+    services: Services = connection.app.state.services
+    return services

@@ -1,0 +1,278 @@
+"""Starting a call, and ending it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flow.api.auth import caller_of, require_permission
+from flow.api.budget_headers import Budget, note_budget, shown
+from flow.api.connections import Connection, connection
+from flow.api.dependencies import Services, services_of
+from flow.api.exact_json import ExactJSONResponse
+from flow.api.plain_route import PlainRoute
+from flow.api.problems import documented
+from flow.api.request_bodies import read, takes
+from flow.api.request_id import bind
+from flow.api.room_joins import begin_in_room, check_room, require_room_for
+from flow.db.database import Joined
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.room import ROOM_TYPES
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.quota import Admission
+from flow.domain.pricing import unpriced
+from flow.domain.products.product import ModelName, Product
+from flow.domain.webhooks import public_url
+from flow.errors import FieldProblem, InvalidInput, Refused, Unavailable, UnpricedModel
+
+router = APIRouter(prefix="/api/bot", tags=["calls"], route_class=PlainRoute)
+
+_JOIN_EXAMPLES: dict[str, Any] = {
+    "least": {"summary": "Everything from the product", "value": {}},
+    "usual": {
+        "summary": "A bot with a task, and what to note down afterwards",
+        "value": {
+            "product": "voice_bot",
+            "transport": {"type": "websocket"},
+            "bot": {
+                "system_prompt": "You take reservations for a restaurant.",
+                "greeting": "Good evening! For how many people?",
+            },
+            "insights": {"instructions": "Note the date, the time and the number of people."},
+            "max_duration_secs": 600,
+            "metadata": {"table_system": "main"},
+        },
+    },
+}
+
+
+class JoinAnswer(BaseModel):
+    """A thread that was made, or the one made before under the same idempotency key."""
+
+    workflow_thread_id: UUID
+    status: Status
+    product: str = Field(examples=["voice_bot"])
+    connection: Connection | None = Field(
+        description="How to connect; null when a repeated join finds its call under way or over."
+    )
+    budget: Budget
+    posthog_trace_id: UUID
+
+
+class EndAnswer(BaseModel):
+    """The thread as it is now; ``end_requested`` while the call is still hanging up."""
+
+    workflow_thread_id: UUID
+    status: Status
+    end_requested: bool
+
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_IDEMPOTENCY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Repeating a join under the same key gives the same thread.",
+    "schema": {"type": "string", "pattern": rf"^{_IDEMPOTENCY_KEY.pattern}$"},
+}
+
+OVERRIDE_PERMISSION = "budget.override"
+_OVERRIDE_NAME = "x-posthog-budget-override"
+_OVERRIDE_HEADER = {
+    "name": _OVERRIDE_NAME,
+    "in": "header",
+    "description": (
+        "'true' exempts this call from the key's budget; the key needs the permission"
+        f" {OVERRIDE_PERMISSION!r}."
+    ),
+    "schema": {"type": "string", "enum": ["true", "false"]},
+}
+# Beyond the token's life: a caller who connects at the last moment must not find the hold gone.
+_WAITING_MARGIN_SECS = 60
+
+
+@router.post(
+    "/join",
+    status_code=201,
+    response_model=JoinAnswer,
+    responses={
+        200: {"model": JoinAnswer, "description": "This join was made before."},
+        **documented(409, 413, 415, 422),
+    },
+    openapi_extra={
+        "parameters": [_IDEMPOTENCY_HEADER, _OVERRIDE_HEADER],
+        **takes(JoinRequest, _JOIN_EXAMPLES),
+    },
+)
+async def join(request: Request) -> Response:
+    """Make a thread and say how to connect to its bot.
+
+    Nothing runs until somebody connects, but for a bot that waits in a room for its caller.
+    """
+    services, key = services_of(request), caller_of(request)
+    idempotency_key, override = _idempotency_key(request), _override(request)
+    body = await read(request, JoinRequest)
+    _require_public_webhook(services, body)
+    accepted = services.calls.check(body)
+    check_room(services, body.transport)
+    product = services.products.for_call(accepted.product)
+    content = fingerprint(body) if idempotency_key is not None else ""
+    asked = _Asked(accepted, product, override, idempotency_key, content)
+    joined = await _joined(services, key, asked)
+    note_budget(request, joined.budget)
+    thread = joined.thread
+    request.state.workflow_thread_id = thread.id
+    name = str(thread.id)
+    bind(request.scope, workflow_thread_id=name)
+    if body.transport.type in ROOM_TYPES:
+        trace = request.scope["state"].get("trace")
+        way = await begin_in_room(services, joined, body.transport, trace)
+    else:
+        way = connection(request, services, thread)
+    answer = {
+        "workflow_thread_id": name,
+        "status": thread.status,
+        "product": thread.product,
+        "connection": way,
+        "budget": shown(joined.budget).model_dump(),
+        "posthog_trace_id": name,
+    }
+    if joined.replayed:
+        return ExactJSONResponse(answer, headers={"idempotent-replayed": "true"})
+    return ExactJSONResponse(answer, status_code=201)
+
+
+@router.post(
+    "/{thread_id:uuid}/end",
+    response_model=EndAnswer,
+    responses=documented(404),
+)
+async def end(request: Request, thread_id: UUID) -> Response:
+    """Hang up, wherever the call runs, or cancel one that nobody has connected to.
+
+    Ending a call that is over changes nothing.
+    """
+    services, key = services_of(request), caller_of(request)
+    thread = await services.database.end_thread(thread_id, key.id)
+    if not _is_over(thread):
+        # Here at once; elsewhere with the call's next sign of life.
+        await services.calls.end(thread_id)
+    answer = EndAnswer(
+        workflow_thread_id=thread.id, status=thread.status, end_requested=not _is_over(thread)
+    )
+    return ExactJSONResponse(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A join as it was accepted: ``content`` identifies the body that was sent."""
+
+    join: JoinRequest
+    product: Product
+    override: bool
+    idempotency_key: str | None
+    content: str
+
+
+async def _joined(services: Services, key: ApiKey, asked: _Asked) -> Joined:
+    """The thread of a join that is let in, or of an earlier one under its idempotency key."""
+    try:
+        if services.quotas is not None:
+            await services.quotas.check(key, asked.product.name)
+        require_room_for(services, asked.join.transport)
+    except (Refused, Unavailable):
+        # A repeat gets its thread whatever has happened since; it asks for nothing new.
+        joined = await services.database.find_join(key, asked.idempotency_key, asked.content)
+        if joined is None:
+            raise
+        return joined
+    return await _admitted(services, key, asked)
+
+
+async def _admitted(services: Services, key: ApiKey, asked: _Asked) -> Joined:
+    product = asked.product
+    without_price: dict[str, ModelName] = {}
+    if product.unpriced == "refuse":
+        without_price = unpriced.of_join(asked.join, services.has_price)
+    try:
+        return await services.database.join_thread(
+            key,
+            uuid4(),
+            asked.join.to_json(),
+            billable=product.billable,
+            idempotency_key=asked.idempotency_key,
+            fingerprint=asked.content,
+            admission=_admission(services, product, override=asked.override),
+            unpriced=tuple(map(str, without_price.values())),
+        )
+    except UnpricedModel as error:
+        raise _model_unpriced(without_price, product) from error
+
+
+def _model_unpriced(without_price: Mapping[str, ModelName], product: Product) -> UnpricedModel:
+    named = ", ".join(f"{name} ({field})" for field, name in without_price.items())
+    return UnpricedModel(
+        f"No price is known for {named}, and this key has a budget, which cannot hold what has no"
+        " price. Use a model that has one, or have the operator add it to the price file"
+        f' (FLOW_PRICES_FILE) or set unpriced = "allow" for the product {product.name}.',
+        [FieldProblem(field, f"has no price: {name}") for field, name in without_price.items()],
+    )
+
+
+def _admission(services: Services, product: Product, *, override: bool) -> Admission:
+    return Admission(
+        reserve_usd=product.reservation_usd,
+        reserve_secs=product.reservation_secs,
+        waiting_secs=services.join_token_secs + _WAITING_MARGIN_SECS,
+        terms=services.products.terms(product),
+        override=override,
+    )
+
+
+def fingerprint(join: JoinRequest) -> str:
+    """What makes two joins the same: their content, however it was spelt."""
+    canonical = json.dumps(join.to_json(), sort_keys=True, separators=(",", ":"))
+    return sha256(canonical.encode()).hexdigest()
+
+
+def _require_public_webhook(services: Services, join: JoinRequest) -> None:
+    if join.webhook_url is None or services.allow_private_webhooks:
+        return
+    if (said := public_url.problem_of(join.webhook_url)) is not None:
+        raise InvalidInput("The request is not valid.", [FieldProblem("webhook_url", said)])
+
+
+def _idempotency_key(request: Request) -> str | None:
+    given = request.headers.getlist("idempotency-key")
+    if not given:
+        return None
+    if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
+        problem = FieldProblem("Idempotency-Key", "must be 1 to 255 printable characters, once")
+        raise InvalidInput("The request is not valid.", [problem])
+    return given[0]
+
+
+def _override(request: Request) -> bool:
+    """Whether the call is to be exempt from the budget, for a key that may say so."""
+    given = request.headers.getlist(_OVERRIDE_NAME)
+    if not given or given == ["false"]:
+        return False
+    if given != ["true"]:
+        problem = FieldProblem(_OVERRIDE_NAME, "must be 'true' or 'false', once")
+        raise InvalidInput("The request is not valid.", [problem])
+    require_permission(request, OVERRIDE_PERMISSION)
+    return True
+
+
+def _is_over(thread: Thread) -> bool:
+    return thread.status.is_final or thread.status in {Status.ENDED, Status.EXTRACTING}

@@ -1,0 +1,1 @@
+"""The calls of a process: which run here, and how each begins and ends."""

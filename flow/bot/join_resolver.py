@@ -1,0 +1,160 @@
+"""From what a join asks for to what its bot is built from.
+
+What the join leaves out comes from the product, and what the product leaves out from the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from flow.bot.vendors import VENDORS, vendors_by_kind
+from flow.domain.calls.join_request import JoinRequest, Llm, Stt, Tts
+from flow.domain.products.product import ModelName, Models, Product, Products
+from flow.domain.usage.units import Kind
+from flow.errors import ConfigurationError, FieldProblem, InvalidInput, Refused
+
+PARTS = (Kind.STT, Kind.LLM, Kind.TTS)
+REMEMBERED = 1_000
+
+
+class Resolver:
+    """Fills in what joins leave out, and refuses what cannot be or may not be used.
+
+    Args:
+        defaults: the vendor, model and voice where neither join nor product names one, as the
+            ``bot`` part of a join: ``{"llm": {"provider": ..., "model": ...}, "stt": ...}``.
+        reachable: the vendors that have a key here.
+
+    Raises:
+        ConfigurationError: a product allows neither a default of its own nor the service's.
+    """
+
+    def __init__(
+        self,
+        products: Products,
+        defaults: Mapping[str, Mapping[str, str]],
+        reachable: Collection[str],
+    ) -> None:
+        self._products = products
+        self._defaults = defaults
+        self._reachable = reachable
+        # Customers join with few different bots, as far as this goes.
+        self._chosen = lru_cache(maxsize=REMEMBERED)(self._choose)
+        if problems := [*self._forbidden_defaults()]:
+            raise ConfigurationError("\n".join(problems))
+
+    def resolve(self, join: JoinRequest) -> JoinRequest:
+        """The join under its product's own name, with vendors, models and duration filled in.
+
+        Raises:
+            Refused: ``unknown_product`` or ``model_not_allowed``.
+            InvalidInput: a vendor, voice or language that this service does not have, or a call
+                longer than the product's longest.
+        """
+        product = self._products.for_call(join.product)
+        bot = join.bot
+        filled, wrong = self._chosen(product.name, bot.stt, bot.llm, bot.tts, bot.language)
+        if problems := [*_duration_problems(join, product), *wrong]:
+            raise InvalidInput("The bot cannot be built as asked.", problems)
+        for part in PARTS:
+            _require_allowed(product, part, filled[part])
+        return join.model_copy(
+            update={
+                "product": product.name,
+                "bot": join.bot.model_copy(update=filled),
+                "max_duration_secs": join.max_duration_secs or product.max_duration_secs,
+            }
+        )
+
+    def _choose(
+        self, product: str, stt: Stt, llm: Llm, tts: Tts, language: str | None
+    ) -> tuple[dict[str, Any], list[FieldProblem]]:
+        """The parts of a bot filled in, and what is wrong with them."""
+        models = self._products.for_call(product)
+        filled: dict[str, Any] = {}
+        problems: list[FieldProblem] = []
+        for part, asked in zip(PARTS, (stt, llm, tts), strict=True):
+            filled[part] = self._filled(part, asked, getattr(models, part))
+            problems += self._vendor_problems(part, filled[part])
+        return filled, [*problems, *_speech_problems(filled["tts"], language)]
+
+    def _default(self, part: str, models: Models) -> dict[str, str]:
+        """Vendor, model and voice for a part of which a join says nothing."""
+        service = self._defaults[part]
+        if models.default is None:
+            own = {"voice": models.voice} if models.voice else {}
+            return {**service, **own}
+        same = models.default.provider == service["provider"]
+        voice = models.voice or (service.get("voice") if same else None)
+        named = {"provider": models.default.provider, "model": models.default.model}
+        return {**named, "voice": voice} if voice else named
+
+    def _filled(self, part: str, asked: Any, models: Models) -> Any:
+        default = self._default(part, models)
+        provider = asked.provider or default["provider"]
+        if provider != default["provider"]:
+            # A default model or voice belongs to the default vendor only.
+            return asked
+        missing = {name: value for name, value in default.items() if not getattr(asked, name)}
+        return asked.model_copy(update=missing)
+
+    def _vendor_problems(self, part: Kind, chosen: Any) -> Iterator[FieldProblem]:
+        vendor = VENDORS.get(chosen.provider)
+        field = f"bot.{part}.provider"
+        if vendor is None or part not in vendor.services:
+            able = ", ".join(sorted(vendors_by_kind()[part]))
+            yield FieldProblem(field, f"{chosen.provider!r} is not one of {able}")
+        elif chosen.provider not in self._reachable:
+            missing = f"{chosen.provider!r} is not set up here: {vendor.key} is missing"
+            yield FieldProblem(field, missing)
+        elif vendor.missing is not None:
+            missing = f"{chosen.provider!r} is not installed here: {vendor.missing}"
+            yield FieldProblem(field, missing)
+        if chosen.model is None:
+            yield FieldProblem(f"bot.{part}.model", f"name a model of {chosen.provider!r}")
+
+    def _forbidden_defaults(self) -> Iterator[str]:
+        for product in self._products:
+            for part in PARTS if product.calls else ():
+                models: Models = getattr(product, part)
+                default = self._default(part, models)
+                name = ModelName(default["provider"], default["model"])
+                if not models.allows(name.provider, name.model):
+                    yield (
+                        f"The product {product.name} does not allow {name}, which is the service's"
+                        f" default: give {product.name}.{part} a default of its own, or set"
+                        f" FLOW_{part.upper()}_PROVIDER and FLOW_{part.upper()}_MODEL."
+                    )
+
+
+def _require_allowed(product: Product, part: str, chosen: Any) -> None:
+    models: Models = getattr(product, part)
+    if not models.allows(chosen.provider, chosen.model):
+        allowed = ", ".join(models.allowed or ())
+        raise Refused(
+            "model_not_allowed",
+            f"The product {product.name} does not allow {chosen.provider}/{chosen.model} as"
+            f" bot.{part}; it allows {allowed}.",
+        )
+
+
+def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldProblem]:
+    asked = join.max_duration_secs
+    if asked is not None and asked > product.max_duration_secs:
+        most = f"calls of {product.name} last at most {product.max_duration_secs} s, not {asked}"
+        yield FieldProblem("max_duration_secs", most)
+
+
+def _speech_problems(tts: Any, language: str | None) -> list[FieldProblem]:
+    from pipecat.services.openai.tts import VALID_VOICES
+    from pipecat.transcriptions.language import Language
+
+    problems = []
+    if tts.provider == "openai" and tts.voice not in VALID_VOICES:
+        voices = ", ".join(sorted(VALID_VOICES))
+        problems.append(FieldProblem("bot.tts.voice", f"{tts.voice!r} is not one of {voices}"))
+    if language is not None and language not in set(Language):
+        problems.append(FieldProblem("bot.language", f"{language!r} is not a language known here"))
+    return problems

@@ -1,0 +1,1 @@
+"""How callers' audio reaches a bot, a module for each transport."""

@@ -1,0 +1,41 @@
+"""Anthropic: Claude, in Anthropic's own protocol."""
+
+from __future__ import annotations
+
+from pipecat.processors.frame_processor import FrameProcessor
+
+from flow.bot.vendors.spec import Build, ServiceSpec, Tap, Vendor
+from flow.domain.usage.units import Kind
+from flow.metering.wires.anthropic_messages import AnthropicMessages
+
+
+def _chat(build: Build) -> FrameProcessor:
+    VENDOR.require_extra()
+    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+    from pipecat.services.anthropic.llm import AnthropicLLMService
+
+    endpoint = build.endpoint
+    options = {name: value for name, value in build.choice.options.items() if value is not None}
+    client = AsyncAnthropic(
+        api_key=endpoint.api_key,
+        base_url=str(endpoint.base_url),
+        timeout=endpoint.timeout,
+        http_client=DefaultAsyncHttpxClient(transport=build.transport, timeout=endpoint.timeout),
+        # The SDK's own spans, and the trace context in requests, are not for the vendor.
+        open_telemetry={"traces": False, "propagation": False},
+    )
+    return AnthropicLLMService(
+        api_key=endpoint.api_key,
+        client=client,
+        name=build.name,
+        settings=AnthropicLLMService.Settings(model=build.choice.model, **options),
+    )
+
+
+VENDOR = Vendor(
+    name="anthropic",
+    key="ANTHROPIC_API_KEY",
+    base_url="https://api.anthropic.com",
+    services={Kind.LLM: ServiceSpec(_chat, Tap.HTTP, AnthropicMessages)},
+    extra="anthropic",
+)

@@ -1,0 +1,1 @@
+"""A call from its join to its end."""

@@ -1,0 +1,175 @@
+"""What a customer may ask for when a bot is to join a call."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from jsonschema import Draft202012Validator, SchemaError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
+
+from flow.domain.calls.room import ROOM_TYPES, daily_problem, token_problem
+from flow.domain.insights.insight_schema import schema_problem
+from flow.domain.products.save_mode import SaveMode
+from flow.domain.webhooks import public_url
+
+# An escaped NUL, and not an escaped backslash before the letters u0000.
+NUL_ESCAPE = r"(?<!\\)(?:\\\\)*\\u0000"
+MAX_METADATA_BYTES = 16_384
+MAX_SCHEMA_BYTES = 32_768
+
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# Postgres text cannot hold NUL, so a prompt with one is refused rather than lost.
+Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
+
+
+class Part(BaseModel):
+    """Base of every part of the request: unknown fields are refused by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Transport(Part):
+    """How the caller's audio reaches the bot.
+
+    With ``daily`` and ``livekit`` the bot waits in a room that Flow makes, or in the caller's own:
+    ``room_url``, with a ``token`` that lets the bot in. The token opens somebody's room: it is no
+    part of what is stored or shown.
+    """
+
+    type: Literal["websocket", "webrtc", "twilio", "daily", "livekit"] = "websocket"
+    room_url: Annotated[str, Field(max_length=2048)] | None = None
+    token: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = Field(
+        default=None, exclude=True
+    )
+
+    @field_validator("room_url")
+    @classmethod
+    def _is_a_room(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("type")
+        if value is not None and kind is not None and kind not in ROOM_TYPES:
+            raise ValueError(f"is for {' and '.join(ROOM_TYPES)}, not for {kind}")
+        if value is not None and kind == "daily" and (problem := daily_problem(value)):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _is_a_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (problem := token_problem(value.get_secret_value())):
+            raise ValueError(problem)
+        return value
+
+
+class Llm(Part):
+    """The language model; what is left out comes from the product."""
+
+    provider: Name | None = None
+    model: Name | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
+
+
+class Stt(Part):
+    """The transcription model; what is left out comes from the product."""
+
+    provider: Name | None = None
+    model: Name | None = None
+
+
+class Tts(Part):
+    """The voice; what is left out comes from the product."""
+
+    provider: Name | None = None
+    model: Name | None = None
+    voice: Name | None = None
+
+
+class Bot(Part):
+    """What the bot says and with what."""
+
+    system_prompt: Text | None = None
+    greeting: Text | None = None
+    language: Annotated[str, Field(pattern=r"^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$")] | None = None
+    llm: Llm = Llm()
+    stt: Stt = Stt()
+    tts: Tts = Tts()
+
+
+class Insights(Part):
+    """What to extract from the transcript after the call."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    enabled: bool = True
+    instructions: Text | None = None
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_a_json_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        _bounded(value, MAX_SCHEMA_BYTES)
+        if (problem := schema_problem(value)) is not None:
+            raise ValueError(problem)
+        try:
+            Draft202012Validator.check_schema(value)
+        except SchemaError as error:
+            where = error.json_path.removeprefix("$").lstrip(".") or "the schema"
+            raise ValueError(f"not a JSON Schema: {where}: {error.message[:300]}") from None
+        if value.get("type") != "object":
+            raise ValueError('the schema must describe an object: set "type": "object"')
+        return value
+
+
+class JoinRequest(Part):
+    """Body of ``POST /api/bot/join``. Every field may be left out."""
+
+    product: Name = "voice_bot"
+    transport: Transport = Transport()
+    bot: Bot = Bot()
+    insights: Insights = Insights()
+    max_duration_secs: Annotated[int, Field(ge=5, le=14_400)] | None = None
+    save_mode: SaveMode | None = None
+    webhook_url: Annotated[str, Field(max_length=2048)] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        """Whether it leads out into the internet, the service that sends there judges."""
+        if value is None:
+            return None
+        if (problem := public_url.problem_of(value, allow_private=True)) is not None:
+            raise ValueError(problem)
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _is_small(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return _bounded(value, MAX_METADATA_BYTES)
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as stored on the thread and hashed for idempotency."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def _bounded(value: dict[str, Any], most: int) -> dict[str, Any]:
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("NaN and Infinity are not JSON") from None
+    if len(text) > most:
+        raise ValueError(f"is {len(text)} bytes as JSON; at most {most} are kept")
+    if re.search(NUL_ESCAPE, text):
+        raise ValueError("must not contain the NUL character")
+    return value

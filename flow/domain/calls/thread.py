@@ -1,0 +1,141 @@
+"""A workflow thread: one call from its join to its settled account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+from uuid import UUID
+
+from flow.domain.calls.trace_parent import TraceParent
+from flow.domain.usage.events import Owner
+
+ENDED_BY_API = "ended_by_api"
+"""Why a call ended that somebody asked to end."""
+GIVEN_UP = "given_up"
+"""Why a session ended whose thread was ended elsewhere: nothing was heard of its call for too long.
+Whoever gave it up finishes the thread."""
+
+
+class Status(StrEnum):
+    """Where a thread is. The legal moves are a table in the database, which refuses all others."""
+
+    CREATED = "created"
+    CONNECTING = "connecting"
+    IN_CALL = "in_call"
+    ENDED = "ended"
+    EXTRACTING = "extracting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+    @property
+    def has_call(self) -> bool:
+        """Whether a call is under way, or being connected."""
+        return self in {self.CONNECTING, self.IN_CALL}
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no move leads out of this state."""
+        return self in {self.COMPLETED, self.FAILED, self.EXPIRED, self.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance. ``seq`` counts from 0 within the thread and makes saving it idempotent.
+
+    ``interrupted`` marks an assistant turn the caller cut off: ``content`` is what was spoken.
+    """
+
+    seq: int
+    role: str
+    content: str
+    started_at: datetime
+    interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The turn as the database takes it: one flat object."""
+        return {
+            "seq": self.seq,
+            "role": self.role,
+            "content": self.content,
+            "started_at": self.started_at.isoformat(),
+            "interrupted": self.interrupted,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadTurn:
+    """A turn and the thread it was said in."""
+
+    workflow_thread_id: UUID
+    turn: Turn
+
+    def to_json(self) -> dict[str, Any]:
+        """The turn as ``save_turns`` takes it: one flat object."""
+        return {"workflow_thread_id": str(self.workflow_thread_id), **self.turn.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The turn that `to_json` wrote.
+
+        Raises:
+            KeyError, ValueError, TypeError: the object is not one `to_json` wrote.
+        """
+        return cls(
+            UUID(data["workflow_thread_id"]),
+            Turn(
+                seq=int(data["seq"]),
+                role=data["role"],
+                content=data["content"],
+                started_at=datetime.fromisoformat(data["started_at"]),
+                interrupted=data["interrupted"],
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a running call needs to know of its thread: where it is, and whether it is to end."""
+
+    status: Status
+    end_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A row of ``workflow_threads`` with its transcript.
+
+    ``join`` is the accepted join request as JSON; ``usage_stats`` the running account (for
+    reading; the ledger is the truth); ``insights`` what was extracted, or
+    ``{"status": "skipped" | "failed", "reason": ...}``. ``trace`` is the span of the join, known
+    only where its token was shown: it is in the token, and not in the database.
+    """
+
+    id: UUID
+    api_key_id: UUID
+    team_id: str
+    product: str
+    billable: bool
+    status: Status
+    join: dict[str, Any]
+    transcript: tuple[Turn, ...]
+    insights: dict[str, Any] | None
+    usage_stats: dict[str, Any]
+    metadata: dict[str, Any]
+    error: dict[str, Any] | None
+    end_reason: str | None
+    end_requested: bool
+    created_at: datetime
+    connected_at: datetime | None
+    ended_at: datetime | None
+    completed_at: datetime | None
+    trace: TraceParent | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Whom this call's usage belongs to."""
+        return Owner(self.id, self.api_key_id, self.team_id, self.product, self.billable)

@@ -1,0 +1,1 @@
+"""Keys, budgets and quotas."""

@@ -1,0 +1,1 @@
+"""Products: what a call is sold as."""

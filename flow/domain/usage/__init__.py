@@ -1,0 +1,1 @@
+"""What vendors' work used: units, events, and what is made of them."""

@@ -1,0 +1,142 @@
+"""Whose work a request or an analytics event is: built here, from the `Owner`, and nowhere else.
+
+A caller can put what it likes into its own headers and metadata; these names are always
+overwritten by the server's values, or removed when the server has none.
+
+Gateways that capture generations take their properties from headers, in two ways, and a request
+has both:
+
+- One header a property, ``x-posthog-property-<name>`` (PostHog's ``services/llm-gateway``,
+  ``_extract_headers_with_prefix``): the rest of the header's name, in lower case, is the
+  property, and its value is a string.
+- All in one, ``X-PostHog-Properties`` (PostHog's ``ai-gateway``, which reads no other; see
+  ``posthog/llm/gateway_client.py``): a JSON object. ``$ai_billable`` is a boolean there, which is
+  what PostHog's usage report looks for, and the names survive proxies that drop headers with
+  ``$`` or ``_`` in their names, as nginx does unless told otherwise.
+
+PostHog's own gateways keep ``$ai_billable`` to themselves (the first writes that of its product
+over ours, the second strips names that begin with ``$ai_``); others take ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from flow.domain.usage.events import CostControl, Owner
+
+PREFIX = "x-posthog-property-"
+PROPERTIES_HEADER = "x-posthog-properties"
+PROPERTY_NAMES = (
+    *("ai_product", "$ai_billable", "team_id", "api_key_id", "workflow_thread_id"),
+    *("save_mode", "save_mode_reason", "budget_tier"),
+)
+"""The properties that only the server sets."""
+
+HEADER_NAMES = (*(PREFIX + name for name in PROPERTY_NAMES), PROPERTIES_HEADER)
+"""The headers that carry them, in lower case."""
+
+# RFC 9110 allows more in a field value; what is left out here has been used to split headers
+# (control characters) or is read differently by different servers (anything beyond ASCII).
+_AS_IS = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+def attribution_properties(owner: Owner) -> dict[str, Any]:
+    """What every PostHog event carries; written last, so that nothing overrides it.
+
+    ``workflow_thread_id`` is left out of what belongs to no thread.
+    """
+    return _known(
+        {
+            "ai_product": owner.product,
+            "$ai_billable": owner.billable,
+            "team_id": owner.team_id,
+            "api_key_id": str(owner.api_key_id),
+            "workflow_thread_id": owner.workflow_thread_id and str(owner.workflow_thread_id),
+        }
+    )
+
+
+def control_properties(control: CostControl) -> dict[str, Any]:
+    """What was done about a generation's cost; written last, like the attribution."""
+    return _known(
+        {
+            "save_mode": control.save_mode,
+            "save_mode_reason": control.save_mode_reason,
+            "budget_tier": control.budget_tier,
+        }
+    )
+
+
+def attribution_headers(owner: Owner, control: CostControl) -> dict[str, str]:
+    """The headers that tell an LLM gateway whose request it serves, and what is done about its
+    cost.
+
+    A value that is unset or blank has no header. Printable ASCII is sent as it is; every other
+    character, and ``%`` itself, is percent-encoded as UTF-8, so that a value can neither end a
+    header line nor lose information: ``urllib.parse.unquote`` gives it back. ``true`` and
+    ``false`` are booleans.
+    """
+    return _headers(_properties(owner, control))
+
+
+def with_attribution(
+    existing: Mapping[str, str], owner: Owner | None, control: CostControl
+) -> dict[str, str]:
+    """``existing`` headers, then the owner's attribution in place of any that was there.
+
+    Names are compared without case. Other headers are kept as they are, and so are other
+    properties in ``X-PostHog-Properties``, if that can be read. ``owner=None`` only removes,
+    which is what a vendor that is no gateway is to see.
+    """
+    kept = {name: value for name, value in existing.items() if name.lower() not in HEADER_NAMES}
+    others = _others(existing)
+    if owner is None:
+        return kept | ({PROPERTIES_HEADER: _one_line(others)} if others else {})
+    return kept | _headers(_properties(owner, control), others)
+
+
+def _properties(owner: Owner, control: CostControl) -> dict[str, Any]:
+    found = attribution_properties(owner) | control_properties(control)
+    # What a header carries at its ends is cut off by every server: cut it here.
+    texts = {
+        name: value if isinstance(value, bool) else str(value).strip()
+        for name, value in found.items()
+    }
+    return {name: value for name, value in texts.items() if value != ""}
+
+
+def _headers(ours: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> dict[str, str]:
+    return {
+        **{PREFIX + name: _header_value(value) for name, value in ours.items()},
+        PROPERTIES_HEADER: _one_line({**(others or {}), **ours}),
+    }
+
+
+def _header_value(value: str | bool) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return quote(value, safe=_AS_IS, errors="replace")
+
+
+def _one_line(properties: Mapping[str, Any]) -> str:
+    # The one character of ASCII that JSON does not escape and a header must not have.
+    return json.dumps(properties).replace("\x7f", "\\u007f")
+
+
+def _others(headers: Mapping[str, str]) -> dict[str, Any]:
+    """What ``X-PostHog-Properties`` says besides what only the server says."""
+    (*_, text) = ("", *(v for name, v in headers.items() if name.lower() == PROPERTIES_HEADER))
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    return {n: value for n, value in said.items() if n.strip().lower() not in PROPERTY_NAMES}
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Webhooks, and the URLs they may go to."""

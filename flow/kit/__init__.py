@@ -1,0 +1,1 @@
+"""Small general pieces with no word of the domain in them."""

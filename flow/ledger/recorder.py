@@ -1,0 +1,310 @@
+"""The way from a call to the database that never makes the call wait and never forgets.
+
+`Recorder.record` appends to the spool and returns. In the background everything pending goes to
+the database in one call, again and again until it is acknowledged; only then is it trimmed.
+The ledger keeps one row per event id, so sending twice is harmless and losing is the only sin.
+What was said goes the same way (`Recorder.record_turn`), and a thread keeps one turn per number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+
+from flow.db.database import Recorded
+from flow.domain.calls.thread import ThreadTurn, Turn
+from flow.domain.usage.events import Outcome, Provenance, UsageEvent
+from flow.errors import Unavailable
+from flow.ledger.interfaces import Ledger, Unwatched, Watch
+from flow.ledger.quarantine import Quarantine
+from flow.ledger.spool import Line, Op, Spool, encoded
+
+log = structlog.get_logger(__name__)
+
+BATCH = 500
+COALESCE_SECS = 0.005
+LONGEST_PAUSE_SECS = 5.0
+TRIM_BYTES = 1 << 20
+
+Item = UsageEvent | ThreadTurn
+Kind = TypeVar("Kind", UsageEvent, ThreadTurn)
+
+
+class Recorder:
+    """Takes usage and turns from running calls and brings each to the database exactly once.
+
+    Args:
+        ledger: where they go.
+        directory: where spools live, this process's own and those of processes that died.
+        price: puts a cost on an event; runs just before sending, off the audio path.
+        on_recorded: called once for each batch the ledger has acknowledged, with the priced
+            events and what the ledger said. Must not block; its errors are logged.
+        watch: sees events come and go, for the metrics.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        directory: Path,
+        *,
+        price: Callable[[UsageEvent], UsageEvent],
+        on_recorded: Callable[[Sequence[UsageEvent], Recorded], None],
+        watch: Watch | None = None,
+    ) -> None:
+        self._watch = watch or Unwatched()
+        self._ledger = ledger
+        self._directory = directory
+        self._spool = Spool.create(directory)
+        self._price = price
+        self._on_recorded = on_recorded
+        self._quarantine = Quarantine(directory)
+        self._open: dict[UUID, bytes] = {}
+        self._pending: Counter[UUID | None] = Counter()
+        self._unspooled: deque[Item] = deque()
+        self._wake = asyncio.Event()
+        self._acknowledged = asyncio.Condition()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many finished events and turns wait for the database."""
+        return self._pending.total()
+
+    def begin(self, event: UsageEvent) -> None:
+        """Note that work has begun which a vendor will bill, with the best estimate so far.
+
+        Should this process die before `record` is called with the same id, the next one
+        records the estimate. Calling it again renews the estimate.
+        """
+        self._open[event.id] = self._append("open", event) or b""
+
+    def record(self, event: UsageEvent) -> None:
+        """Take the finished account of one piece of work. Returns at once; never raises."""
+        self._open.pop(event.id, None)
+        self._watch.recorded(event.id)
+        self._keep("event", event)
+
+    def record_turn(self, thread_id: UUID, turn: Turn) -> None:
+        """Take something said in a call. Returns at once; never raises.
+
+        It is on this machine's disk until the database has it, and no longer.
+        """
+        self._keep("turn", ThreadTurn(thread_id, turn))
+
+    def discard(self, event: UsageEvent) -> None:
+        """Forget work noted by `begin` that turned out to consume nothing."""
+        if self._open.pop(event.id, None) is not None:
+            self._append("drop", event)
+
+    def start(self) -> None:
+        """Adopt what dead processes left and begin sending."""
+        Spool.remove_drafts(self._directory)
+        for orphan in Spool.orphans(self._directory):
+            try:
+                self._adopt(orphan)
+            except OSError as error:
+                # The file stays for another start; what was read of it already is sent once.
+                log.error("spool_adoption_failed", spool=orphan.path.name, error=str(error))
+                orphan.close()
+        self._wake.set()
+        self._task = asyncio.create_task(self._run(), name="usage-recorder")
+
+    async def drain(self, thread_id: UUID, timeout_secs: float) -> bool:
+        """Wait until the database has all that came of a thread; False if time ran out first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_secs), self._acknowledged:
+                await self._acknowledged.wait_for(lambda: self._pending[thread_id] <= 0)
+        return self._pending[thread_id] <= 0
+
+    async def close(self, timeout_secs: float = 10.0) -> None:
+        """Send what is pending for as long as allowed; the rest stays in the spool."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            done, _ = await asyncio.wait({self._task}, timeout=timeout_secs)
+            if not done:
+                log.warning("left_in_spool", waiting=self.depth, spool=self._spool.path.name)
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+        self._spool.close(remove=not self._open and self.depth == 0)
+
+    def _keep(self, op: Op, item: Item) -> None:
+        self._pending[_thread_of(item)] += 1
+        if self._append(op, item) is None:
+            self._unspooled.append(item)
+        self._wake.set()
+
+    def _append(self, op: Op, item: Item) -> bytes | None:
+        try:
+            return self._spool.append(op, item.to_json())
+        except OSError as error:
+            log.error("spool_write_failed", op=op, error=str(error), **_which(item))
+            return None
+
+    def _adopt(self, orphan: Spool) -> None:
+        """Take over a dead process's lines; what it had only begun is recorded as estimated."""
+        begun: dict[UUID, UsageEvent] = {}
+        adopted = 0
+        while True:
+            lines, position = orphan.read(BATCH)
+            if not lines:
+                break
+            for line in lines:
+                event = self._parsed(line)
+                if event is None:
+                    continue
+                if isinstance(event, ThreadTurn):
+                    self.record_turn(event.workflow_thread_id, event.turn)
+                    adopted += 1
+                    continue
+                if line.op == "open":
+                    begun[event.id] = event
+                    continue
+                begun.pop(event.id, None)
+                if line.op == "event":
+                    self.record(event)
+                    adopted += 1
+            orphan.advance(position)
+        for event in begun.values():
+            self.record(_cut_off(event))
+        log.info("spool_adopted", spool=orphan.path.name, finished=adopted, cut_off=len(begun))
+        # What could only be kept in memory is not yet safe: leave the file for another start.
+        orphan.close(remove=not self._unspooled)
+
+    async def _run(self) -> None:
+        pause = 0.0
+        while not (self._closing and self.depth == 0):
+            if self._spool.unsent_bytes == 0 and not self._unspooled:
+                await self._wake.wait()
+                self._wake.clear()
+                if not self._closing:
+                    await asyncio.sleep(COALESCE_SECS)
+                continue
+            try:
+                await self._send_next()
+                pause = 0.0
+            except Unavailable as error:
+                pause = min(LONGEST_PAUSE_SECS, pause * 2 or 0.1)
+                log.warning("ledger_unavailable", waiting=self.depth, error=str(error))
+                self._watch.failed()
+                with suppress(OSError):
+                    await asyncio.to_thread(self._spool.sync)
+                await asyncio.sleep(pause)
+
+    async def _send_next(self) -> None:
+        lines, position = self._spool.read(BATCH)
+        unspooled = list(self._unspooled)
+        spooled = (self._parsed(line) for line in lines if line.op in ("event", "turn"))
+        items = unspooled + [item for item in spooled if item is not None]
+        turns = [item for item in items if isinstance(item, ThreadTurn)]
+        events = [item for item in items if isinstance(item, UsageEvent)]
+        # Turns first: a batch is sent again as a whole, and of events all are told again.
+        await self._bring(turns, self._save)
+        await self._bring([self._priced(event) for event in events], self._send)
+        for _ in unspooled:
+            self._unspooled.popleft()
+        self._spool.advance(position)
+        is_all = self._spool.unsent_bytes == 0 and not self._unspooled
+        self._watch.committed((event.id for event in events), is_all=is_all)
+        with suppress(OSError):
+            # What was said stays on the disk no longer than it must.
+            self._spool.trim(self._open.values(), threshold=0 if turns else TRIM_BYTES)
+        self._pending.subtract(map(_thread_of, items))
+        self._pending = +self._pending
+        async with self._acknowledged:
+            self._acknowledged.notify_all()
+
+    async def _bring(
+        self, items: Sequence[Kind], send: Callable[[Sequence[Kind]], Awaitable[None]]
+    ) -> None:
+        """Bring a batch home; one bad item must not hold up the others for ever."""
+        if not items:
+            return
+        try:
+            await send(items)
+        except Unavailable:
+            raise
+        except Exception as error:
+            if len(items) > 1:
+                for item in items:
+                    await self._bring([item], send)
+                return
+            self._refused(items[0], error)
+
+    def _refused(self, item: Item, error: Exception) -> None:
+        # The database's message may quote what it was given.
+        log.error("spool_line_refused", error_type=type(error).__name__, **_which(item))
+        op: Op = "turn" if isinstance(item, ThreadTurn) else "event"
+        self._watch.rejected(1)
+        self._quarantine.keep(encoded(op, item.to_json()), str(error))
+
+    async def _save(self, turns: Sequence[ThreadTurn]) -> None:
+        for thread_id in await self._ledger.save_turns(turns):
+            # It went with its key.
+            log.warning("turns_of_no_thread", workflow_thread_id=str(thread_id))
+
+    async def _send(self, events: Sequence[UsageEvent]) -> None:
+        recorded = await self._ledger.record_usage(events)
+        for event in events:
+            if (refused := recorded.rejected.get(event.id)) is not None:
+                log.error("usage_event_rejected", reason=refused, **_which(event))
+        self._watch.rejected(len(recorded.rejected))
+        try:
+            self._on_recorded(events, recorded)
+        except Exception:
+            log.exception("on_recorded_failed")
+
+    def _priced(self, event: UsageEvent) -> UsageEvent:
+        if event.cost is not None:
+            return event
+        try:
+            return self._price(event)
+        except Exception:
+            log.exception("pricing_failed", model=event.model, **_which(event))
+            return event
+
+    def _parsed(self, line: Line) -> Item | None:
+        try:
+            if line.event is not None:
+                kind = ThreadTurn if line.op == "turn" else UsageEvent
+                return kind.from_json(line.event)
+            reason = "the line is not whole"
+            if line.size > len(line.raw):
+                reason = f"the line of {line.size} bytes is too long; here is its beginning"
+        except Exception as error:
+            reason = f"not what its op says: {error!r}"
+        log.error("spool_line_unreadable", op=line.op, bytes=line.size)
+        self._quarantine.keep(line.raw, reason)
+        return None
+
+
+def _thread_of(item: Item) -> UUID | None:
+    if isinstance(item, ThreadTurn):
+        return item.workflow_thread_id
+    return item.owner.workflow_thread_id
+
+
+def _which(item: Item) -> dict[str, Any]:
+    """An item, and whose it is, in a log line."""
+    known = {"workflow_thread_id": str(_thread_of(item))}
+    if isinstance(item, ThreadTurn):
+        return known | {"turn": item.turn.seq}
+    return known | {"event_id": str(item.id)}
+
+
+def _cut_off(event: UsageEvent) -> UsageEvent:
+    return replace(
+        event,
+        provenance=Provenance.ESTIMATED,
+        outcome=Outcome.INTERRUPTED,
+        note="the process ended while this was running",
+    )

@@ -1,0 +1,152 @@
+"""Gemini's generateContent and streamGenerateContent (ai.google.dev/api/generate-content).
+
+A stream comes as server-sent events with ``alt=sse``, else as a JSON array. Each of its chunks may
+report the usage so far; the last report counts. The model is in the path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flow.domain.usage.events import Quantities
+from flow.domain.usage.token_estimates import count_tokens, estimate_chat_tokens
+from flow.domain.usage.vendor_reports import Counting, from_gemini_usage
+from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
+from flow.metering.wires.answer import JsonExchange, objects, report, text, within
+from flow.metering.wires.http import (
+    FREE,
+    Free,
+    HttpAnswer,
+    HttpRequest,
+    failed_in_answer,
+    parsed,
+    unreadable,
+)
+from flow.metering.wires.json_array import JsonArray
+
+_METHOD = re.compile(r"/([^/:]+):(generateContent|streamGenerateContent|countTokens)$")
+_TIER = "x-gemini-service-tier"
+
+
+class GeminiGenerate:
+    """Reads generated content."""
+
+    def open(self, request: HttpRequest) -> GenerateExchange | Free | None:
+        """An exchange for every ``POST .../<model>:generateContent`` and
+        ``:streamGenerateContent``. Counting tokens costs nothing."""
+        asked = _METHOD.search(request.path) if request.method == "POST" else None
+        if asked is None:
+            return None
+        model, method = asked.groups()
+        if method == "countTokens":
+            return FREE
+        return GenerateExchange(model, request.json, stream=method == "streamGenerateContent")
+
+
+class GenerateExchange(JsonExchange):
+    """One generation, streamed or whole."""
+
+    def __init__(self, model: str, request: Mapping[str, Any], *, stream: bool) -> None:
+        super().__init__(_opening(model, request, stream))
+        self._array = JsonArray()
+        self._has_chunks = False
+        self._is_finished = False
+
+    def answered(self, answer: HttpAnswer) -> Iterator[Evidence]:
+        """Tell the forms of a stream apart."""
+        yield from super().answered(answer)
+        if tier := answer.headers.get(_TIER):
+            yield Served(service_tier=tier)
+
+    def body(self, data: bytes) -> Iterator[Evidence]:
+        """Read the chunks in it."""
+        if self._events is not None:
+            yield from super().body(data)
+            return
+        for chunk in self._array.feed(data):
+            value = parsed(chunk)
+            if isinstance(value, Mapping):
+                yield from self._event(value)
+            else:
+                yield unreadable("a chunk of the stream")
+
+    def _event(self, event: Mapping[str, Any]) -> Iterator[Evidence]:
+        self._has_chunks = True
+        if event.get("error"):
+            yield failed_in_answer(within(event, "error", "status"))
+        if model := text(event.get("modelVersion")):
+            yield Served(model)
+        is_finished = bool(within(event, "promptFeedback", "blockReason"))
+        for candidate in objects(event.get("candidates")):
+            parts = list(objects(within(candidate, "content", "parts")))
+            if parts:
+                yield Output("".join(map(_generated, parts)))
+            is_finished = is_finished or bool(candidate.get("finishReason"))
+        self._is_finished = self._is_finished or is_finished
+        if isinstance(usage := event.get("usageMetadata"), Mapping):
+            # Vertex AI says ON_DEMAND and ON_DEMAND_FLEX.
+            if tier := text(usage.get("serviceTier")) or text(usage.get("trafficType")):
+                yield Served(service_tier=tier.lower().removeprefix("on_demand_"))
+            tokens = from_gemini_usage(usage)
+            yield from report(tokens, Counting.GEMINI, is_final=self._is_finished)
+        if is_finished:
+            yield Completed()
+
+    def _whole(self, answer: Any) -> Iterator[Evidence]:
+        # All of it has been read as it came.
+        if not self._has_chunks or not self._array.is_whole:
+            yield unreadable("the answer")
+
+
+def _opening(model: str, request: Mapping[str, Any], stream: bool) -> Opening:
+    contents = request.get("contents")
+    # The service takes the names of its fields in both spellings.
+    system = request.get("systemInstruction") or request.get("system_instruction")
+    told = [_message(content) for content in objects(contents)]
+    if isinstance(system, Mapping):
+        told.insert(0, {**_message(system), "role": "system"})
+    functions = [
+        function
+        for tool in objects(request.get("tools"))
+        for name in ("functionDeclarations", "function_declarations")
+        for function in objects(tool.get(name))
+    ]
+    prompt = estimate_chat_tokens(told, [_tool(function) for function in functions], model=model)
+    for name in ("responseSchema", "responseJsonSchema", "_responseJsonSchema"):
+        if schema := within(request, "generationConfig", name):
+            prompt += count_tokens(json.dumps(schema, separators=(",", ":")), model)
+    return Opening(
+        estimate=Quantities(input_tokens=prompt), model=model, stream=stream, content=told
+    )
+
+
+def _message(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn as a message of a chat, without its sound and with a picture for each picture."""
+    parts = [_part(part) for part in objects(content.get("parts"))]
+    return {"role": content.get("role") or "user", "content": parts}
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    for name in ("inlineData", "inline_data", "fileData", "file_data"):
+        if isinstance(data := part.get(name), Mapping):
+            kind = text(data.get("mimeType")) or text(data.get("mime_type"))
+            return {"type": "audio" if kind.startswith("audio/") else "image"}
+    answer = part.get("functionResponse") or part.get("function_response")
+    said = json.dumps(answer, separators=(",", ":")) if answer else _generated(part)
+    return {"type": "text", "text": said}
+
+
+def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+    schema = function.get("parameters") or function.get("parametersJsonSchema")
+    return {**function, "parameters": schema}
+
+
+def _generated(part: Mapping[str, Any]) -> str:
+    """The text, thought or code of a part, or the call of a function."""
+    call = part.get("functionCall") or part.get("function_call")
+    if isinstance(call, Mapping):
+        return text(call.get("name")) + json.dumps(call.get("args") or {}, separators=(",", ":"))
+    return text(part.get("text")) or text(within(part, "executableCode", "code"))

@@ -1,0 +1,96 @@
+"""What every command does around its work: settings, database and Unkey in, one answer out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flow.errors import ConfigurationError, InvalidInput
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from flow.db.database import Database
+    from flow.settings import Settings
+    from flow.vendors.unkey_admin import UnkeyAdmin
+
+
+def run(work: Callable[[Settings], Awaitable[None]]) -> None:
+    """Do the work with this process's settings.
+
+    Raises:
+        FlowError: whatever the work raises; a wrong environment too.
+    """
+    # Slow to import, and of no use to `flow --help`.
+    import asyncio
+
+    from flow.settings import Settings
+    from flow.telemetry import logs as log
+
+    # A terminal is for answers; what went wrong is told once, by the error that ends the command.
+    log.set_up("error", "console", content=False)
+    # psycopg has a level of its own, and would tell of each attempt to connect.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
+
+    async def with_settings() -> None:
+        await work(Settings.read())
+
+    asyncio.run(with_settings())
+
+
+@asynccontextmanager
+async def database_of(settings: Settings) -> AsyncIterator[Database]:
+    """The database the settings name; an embedded one may be in use by a running service."""
+    from flow.app import database as store
+
+    async with store.database_of(settings) as database:
+        yield database
+
+
+@asynccontextmanager
+async def unkey_of(settings: Settings) -> AsyncIterator[UnkeyAdmin]:
+    """Unkey, to manage keys with.
+
+    Raises:
+        ConfigurationError: there is no root key.
+    """
+    from flow.vendors.unkey_admin import UnkeyAdmin
+
+    if settings.unkey_root_key is None:
+        raise ConfigurationError(
+            "UNKEY_ROOT_KEY is missing: make a root key in Unkey's dashboard, under Settings,"
+            " Root Keys."
+        )
+    root_key = settings.unkey_root_key.get_secret_value()
+    unkey = UnkeyAdmin(root_key, settings.unkey_api_id, settings.unkey_base_url)
+    try:
+        yield unkey
+    finally:
+        await unkey.aclose()
+
+
+def say(told: Any, as_json: bool, shown: Callable[[], RenderableType]) -> None:
+    """Answer on standard output: as one JSON document, or as shown to a person."""
+    from flow.operate import json_output, tables
+
+    if as_json:
+        sys.stdout.write(json_output.document(told) + "\n")
+    else:
+        tables.console().print(shown())
+
+
+def confirm(question: str) -> None:
+    """Go on if the operator says yes.
+
+    Raises:
+        Abort: they say no.
+        InvalidInput: nobody is at the terminal.
+    """
+    if not sys.stdin.isatty():
+        raise InvalidInput("Nobody is there to ask: say --yes to revoke the key.")
+    typer.confirm(question, abort=True, err=True)

@@ -1,0 +1,200 @@
+"""``POST /v1/chat/completions``, streamed and not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from flow.sandbox.bill import Amounts, Bill, Line
+from flow.sandbox.faults import Hits
+from flow.sandbox.openai.chat_request import ChatRequest, parsed
+from flow.sandbox.openai.errors import ApiError, error_body
+from flow.sandbox.openai.generation import Generation, count, generate, message_of, usage_of
+from flow.sandbox.openai.models import bills_cache_writes, served_model, served_tier
+from flow.sandbox.openai.replies import REFUSAL, Reply, Script, Unfit, decide, until_stop
+from flow.sandbox.openai.tokens import PromptCache, read_prompt
+from flow.sandbox.server import Stream
+from flow.sandbox.stand_in import exchange_of, hits_of
+
+FINGERPRINT = "fp_sandbox"
+_SAME_ID = "chatcmpl-sandbox-same-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the model is, in seconds: until its first token, and from one to the next."""
+
+    first_token_secs: float = 0.0
+    token_secs: float = 0.0
+
+
+class Chat:
+    """Answers chat completions and bills them.
+
+    ``tier`` overrides the service tier that serves, as when OpenAI has no room for priority.
+    """
+
+    def __init__(self, bill: Bill, script: Script, pace: Pace, tier: str | None = None) -> None:
+        self._bill = bill
+        self._script = script
+        self._pace = pace
+        self._tier = tier
+        self._cache = PromptCache()
+
+    async def __call__(self, request: Request) -> Response:
+        """Serve one request.
+
+        Raises:
+            ApiError: the request is refused.
+        """
+        chat = await parsed(request)
+        hits = hits_of(request)
+        generation = generate(self._reply(chat, hits), chat.most_tokens)
+        line = self._line(chat, request, hits)
+        work = _Work(chat, line, generation, self._pace, hits)
+        self._bill.start(line)
+        headers = {"x-request-id": line.request_id, "openai-version": "2020-10-01"}
+        if chat.stream:
+            return Stream(
+                work.stream(self._bill),
+                "text/event-stream; charset=utf-8",
+                on_end=lambda: self._bill.close(line, "disconnected"),
+                headers=headers,
+            )
+        try:
+            answer = await work.whole()
+            self._bill.close(line, "complete")
+        finally:
+            self._bill.close(line, "disconnected")
+        return JSONResponse(answer, headers=headers)
+
+    def _reply(self, chat: ChatRequest, hits: Hits) -> Reply:
+        if hits.of("empty_reply"):
+            return Reply()
+        if hits.of("refusal"):
+            return Reply(refusal=REFUSAL)
+        try:
+            return until_stop(decide(self._script, chat.to_json()), chat.stop)
+        except Unfit as error:
+            raise ApiError(400, str(error), param="response_format") from None
+
+    def _line(self, chat: ChatRequest, request: Request, hits: Hits) -> Line:
+        exchange = exchange_of(request)
+        model = served_model(chat.model)
+        schema = (chat.response_format or {}).get("json_schema")
+        messages = chat.to_json()["messages"]
+        prompt = read_prompt(messages, [*(chat.tools or []), *([schema] if schema else [])])
+        scope = f"{model} {chat.prompt_cache_key or ''}"
+        cached, written = self._cache.read_and_write(scope, prompt)
+        return Line(
+            request_id=exchange.request_id,
+            kind="llm",
+            model=model,
+            requested_model=chat.model,
+            headers=exchange.headers,
+            response_id=_SAME_ID if hits.of("same_id") else f"chatcmpl-{uuid4().hex}",
+            service_tier=self._tier or served_tier(chat.service_tier),
+            stream=bool(chat.stream),
+            amounts=Amounts(
+                prompt_tokens=len(prompt.tokens),
+                cached_tokens=cached,
+                cache_write_tokens=written if bills_cache_writes(model) else 0,
+                prompt_audio_tokens=prompt.audio,
+            ),
+        )
+
+
+class _Work:
+    """One request being served: its line counts what has been generated so far."""
+
+    def __init__(
+        self, chat: ChatRequest, line: Line, generation: Generation, pace: Pace, hits: Hits
+    ) -> None:
+        slow = hits.of("slow_tokens")
+        self._pace = replace(pace, token_secs=slow.delay_secs) if slow else pace
+        self._wants_usage = bool(chat.stream_options and chat.stream_options.include_usage)
+        self._line = line
+        self._generation = generation
+        self._hits = hits
+        self._created = int(time.time())
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer in one piece."""
+        await asyncio.sleep(self._pace.first_token_secs)
+        for piece in self._generation.pieces:
+            if self._pace.token_secs:
+                await asyncio.sleep(self._pace.token_secs)
+            count(self._line.amounts, piece)
+        choice = {
+            "index": 0,
+            "message": message_of(self._generation.pieces),
+            "logprobs": None,
+            "finish_reason": self._generation.finish_reason,
+        }
+        answer = self._envelope("chat.completion")
+        answer["choices"] = [] if self._hits.of("empty_choices") else [choice]
+        return answer if self._hits.of("no_usage") else answer | {"usage": self._usage()}
+
+    async def stream(self, bill: Bill) -> AsyncGenerator[bytes]:
+        """The answer as server-sent events, with whatever is to go wrong in it."""
+        broken = self._hits.of("error_chunk", "malformed_chunk")
+        sent = 0
+        async with aclosing(self._events()) as events:
+            async for event in events:
+                if broken is not None and sent == broken.chunks:
+                    if broken.kind == "error_chunk":
+                        bill.close(self._line, "failed")
+                        yield _event(error_body(500, "The server had an error while answering."))
+                        return
+                    yield b'data: {"id": "\n\n'
+                if self._hits.of("empty_choices"):
+                    yield _event(self._envelope("chat.completion.chunk") | {"choices": []})
+                yield _event(event)
+                sent += 1
+        bill.close(self._line, "complete")
+        yield b"data: [DONE]\n\n"
+
+    async def _events(self) -> AsyncGenerator[dict[str, Any]]:
+        await asyncio.sleep(self._pace.first_token_secs)
+        yield self._chunk({"role": "assistant", "content": "", "refusal": None})
+        for piece in self._generation.pieces:
+            await asyncio.sleep(self._pace.token_secs)
+            count(self._line.amounts, piece)
+            if piece.delta:
+                yield self._chunk(piece.delta)
+        yield self._chunk({}, self._generation.finish_reason)
+        if self._wants_usage and not self._hits.of("no_usage", "cumulative_usage"):
+            yield self._envelope("chat.completion.chunk") | {"choices": [], "usage": self._usage()}
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        chunk = self._envelope("chat.completion.chunk") | {"choices": [choice]}
+        if self._hits.of("cumulative_usage"):
+            return chunk | {"usage": self._usage()}
+        return chunk | {"usage": None} if self._wants_usage else chunk
+
+    def _envelope(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self._line.response_id,
+            "object": kind,
+            "created": self._created,
+            "model": self._line.model,
+            "service_tier": self._line.service_tier,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        return usage_of(self._line.amounts, details=not self._hits.of("null_usage_details"))
+
+
+def _event(data: object) -> bytes:
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()

@@ -1,0 +1,1 @@
+"""Speech made and recognised without an account."""

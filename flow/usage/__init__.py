@@ -1,1 +1,0 @@
-"""From an event in a call to a row in the ledger, through a spool that outlives the process."""

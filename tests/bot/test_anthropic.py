@@ -1,0 +1,162 @@
+"""Anthropic as a vendor: its service as Flow makes it, and its account against the vendor's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+from anthropic import AsyncAnthropic
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pydantic import SecretStr
+
+from flow.bot.join_resolver import Resolver
+from flow.bot.services import CallServices
+from flow.bot.vendors import spec
+from flow.bot.vendors.anthropic import VENDOR
+from flow.bot.vendors.spec import Choice
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.products.product import Product, Products
+from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.units import Kind
+from flow.errors import ConfigurationError, InvalidInput
+from flow.sandbox.anthropic import AnthropicSandbox
+from flow.sandbox.bill import Amounts
+from flow.sandbox.server import Served
+from flow.vendors.endpoint import Endpoint
+from tests.notebook import Notebook
+
+OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+CHOICE = Choice("anthropic", "claude-haiku-4-5", {"max_tokens": 200, "temperature": None})
+HELLO: Any = [{"role": "user", "content": "hello"}]
+LONG = "A sentence of a system prompt that is as long as it has to be. " * 120
+
+
+@dataclass
+class World:
+    """A service of one call on a stand-in."""
+
+    app: AnthropicSandbox
+    notebook: Notebook
+    service: Any
+
+    @property
+    def client(self) -> AsyncAnthropic:
+        """The service's own client."""
+        client: AsyncAnthropic = self.service._client
+        return client
+
+    async def ask(self, **more: Any) -> UsageEvent:
+        given = {"model": "claude-haiku-4-5", "max_tokens": 100, "messages": HELLO, **more}
+        answer = await self.client.messages.create(**given)
+        if more.get("stream"):
+            async for _ in answer:
+                pass
+        return self.notebook.events[-1]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    app, notebook = AnthropicSandbox(), Notebook()
+    async with Served(app) as url:
+        endpoint = Endpoint(SecretStr("a key"), url, timeout_secs=2)
+        services = CallServices(OWNER, notebook, {"anthropic": endpoint})
+        yield World(app, notebook, services.build(Kind.LLM, CHOICE))
+        await services.close()
+        await endpoint.close()
+
+
+def quantities_of(amounts: Amounts) -> Quantities:
+    """The ledger's quantities of what the vendor bills."""
+    return Quantities(
+        input_tokens=amounts.prompt_tokens - amounts.cached_tokens - amounts.cache_write_tokens,
+        cache_read_tokens=amounts.cached_tokens,
+        cache_write_tokens=amounts.cache_write_tokens,
+        cache_write_1h_tokens=amounts.cache_write_1h_tokens,
+        output_tokens=amounts.completion_tokens,
+    )
+
+
+def system(*lifetimes: str | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "text",
+            "text": f"{n}. {LONG}",
+            "cache_control": {"type": "ephemeral", **({"ttl": ttl} if ttl else {})},
+        }
+        for n, ttl in enumerate(lifetimes)
+    ]
+
+
+async def test_an_inference_outside_the_pipeline_is_counted_as_well(world: World) -> None:
+    said = await world.service.run_inference(LLMContext(HELLO))
+    (event,) = world.notebook.events
+    (line,) = world.app.bill.lines
+    assert said
+    assert event.quantities == quantities_of(line.amounts)
+    assert (event.model, event.requested_model) == (line.model, "claude-haiku-4-5")
+    assert (event.provenance, event.outcome) == (Provenance.REPORTED, Outcome.OK)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("lifetimes", [("1h",), (None,), ("1h", None), ("1h", "5m"), ()])
+async def test_what_the_cache_costs_is_counted_by_lifetime_as_it_is_billed(
+    world: World, lifetimes: tuple[str | None, ...], stream: bool
+) -> None:
+    for _ in range(2):
+        event = await world.ask(system=system(*lifetimes), stream=stream)
+        assert event.quantities == quantities_of(world.app.bill.lines[-1].amounts)
+    first, again = world.notebook.events
+    assert bool(first.quantities["cache_write_1h_tokens"]) == ("1h" in lifetimes)
+    assert again.quantities["cache_read_tokens"] == first.quantities["cache_write_tokens"]
+
+
+async def test_counting_tokens_costs_nothing_and_is_no_event(world: World) -> None:
+    counted = await world.client.messages.count_tokens(model="claude-haiku-4-5", messages=HELLO)
+    assert counted.input_tokens > 0
+    assert world.notebook.events == []
+
+
+async def test_the_vendor_is_told_of_no_trace(world: World) -> None:
+    options = world.client.open_telemetry
+    assert (options["propagation"], options["traces"]["enabled"]) == (False, False)
+
+
+@pytest.fixture
+def _without_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "find_spec", lambda _: None)
+
+
+@pytest.mark.usefixtures("_without_package")
+async def test_without_its_package_it_says_which_extra_is_missing() -> None:
+    endpoint = Endpoint(SecretStr("a key"), "https://anthropic.example")
+    services = CallServices(OWNER, Notebook(), {"anthropic": endpoint})
+    with pytest.raises(ConfigurationError, match=r"'anthropic' needs .* install flow\[anthropic\]"):
+        services.build(Kind.LLM, CHOICE)
+    await endpoint.close()
+
+
+@pytest.mark.usefixtures("_without_package")
+def test_a_join_is_refused_where_its_package_is_missing() -> None:
+    defaults = {
+        "stt": {"provider": "openai", "model": "whisper-1"},
+        "llm": {"provider": "openai", "model": "gpt-4.1"},
+        "tts": {"provider": "openai", "model": "tts-1", "voice": "alloy"},
+    }
+    products = [Product("voice_bot", billable=True), Product("insights", True, calls=False)]
+    resolver = Resolver(Products(products), defaults, ["openai", "anthropic"])
+    llm = {"provider": "anthropic", "model": "claude-haiku-4-5"}
+    join = JoinRequest.model_validate(
+        {"transport": {"type": "websocket"}, "bot": {"llm": llm}, "product": "voice_bot"}
+    )
+    with pytest.raises(InvalidInput) as refused:
+        resolver.resolve(join)
+    (problem,) = refused.value.problems
+    assert "install flow[anthropic]" in problem.message
+
+
+def test_it_is_found_by_its_key() -> None:
+    assert (VENDOR.key, VENDOR.base_url_variable) == ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+    assert VENDOR.missing is None

@@ -1,0 +1,40 @@
+"""A rehearsed call leaves nothing behind: no request, no record, no task."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pydantic import SecretStr
+
+from flow.bot.pipeline import BotSettings
+from flow.bot.speech_detection import ListeningModels
+from flow.bot.vendors import vendors_by_kind
+from flow.bot.warmup import rehearse
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.products.product_file import read_products
+from flow.sandbox.openai.app import OpenAISandbox
+from flow.sandbox.server import Served
+from flow.vendors.openai import openai_endpoint
+
+PARTS = {
+    "llm": {"provider": "openai", "model": "gpt-4.1"},
+    "stt": {"provider": "openai", "model": "gpt-4o-transcribe"},
+    "tts": {"provider": "openai", "model": "gpt-4o-mini-tts", "voice": "alloy"},
+}
+
+
+async def test_a_rehearsal_asks_nobody_for_anything_and_leaves_no_task() -> None:
+    sandbox = OpenAISandbox()
+    async with Served(sandbox) as url:
+        endpoints = {"openai": openai_endpoint(SecretStr("sk-fake"), f"{url}/v1")}
+        settings = BotSettings(endpoints, ListeningModels("silence"), 60.0, "estimate", None)
+        product = read_products(None, vendors_by_kind()).for_call("voice_bot")
+        join = JoinRequest.model_validate({"bot": PARTS | {"greeting": "Hello!"}})
+        before = asyncio.all_tasks()
+        await rehearse(join, settings, product)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        left = asyncio.all_tasks() - before
+        await endpoints["openai"].close()
+    assert [task.get_name() for task in left] == []
+    assert sandbox.bill.lines == []
