@@ -5,6 +5,7 @@ A transport says ``on_client_connected`` and ``on_client_disconnected``; a sessi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipecat.audio.utils import create_stream_resampler
@@ -14,6 +15,7 @@ from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 
 from flow.bot.audio_input import direct
+from flow.domain.calls.close_codes import Close
 
 if TYPE_CHECKING:
     from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
@@ -62,6 +64,26 @@ class CallerAudioSerializer(ProtobufFrameSerializer):
             )
         except Exception:  # whatever is made of a stranger's bytes
             return None
+
+
+class CallSocket:
+    """An accepted WebSocket that tells its caller why the call ended when it is closed.
+
+    Args:
+        websocket: of Starlette.
+        close: how it is to be closed, asked when it is.
+    """
+
+    def __init__(self, websocket: Any, close: Callable[[], Close]) -> None:
+        self._websocket = websocket
+        self._close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._websocket, name)
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
+        """Close it, whatever code and reason whoever closes it would give."""
+        await self._websocket.close(*self._close())
 
 
 def websocket_transport(websocket: Any) -> BaseTransport:
