@@ -109,6 +109,9 @@ class Problems:
 
         async def watched(message: Message) -> None:
             nonlocal began
+            if message["type"] == "websocket.close" and not began:
+                # No route takes the path: for a server that would be a 403.
+                raise NotFound("There is nothing at this path.")
             began = True
             await send(message)
 
@@ -180,18 +183,18 @@ async def _answer(scope: Scope, error: Exception, receive: Receive, send: Send) 
     # Whoever would ask the database for one more thing need not find out again.
     context_of(scope).is_database_away = isinstance(error, DatabaseUnavailable)
     response = problem_response(scope, error)
-    if scope["type"] == "websocket":
-        # 401 asks a browser for a password, which no WebSocket client can give.
-        response.status_code = 403 if response.status_code == 401 else response.status_code
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})
-            return
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get(
+        "extensions", {}
+    ):
+        # The server answers 403, and can say no more.
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        return
     await response(scope, receive, send)
 
 
 async def _hang_up(scope: Scope, send: Send) -> None:
     try:
-        await send({"type": "websocket.close", "code": 1011, "reason": ""})
+        await send({"type": "websocket.close", "code": 1011, "reason": "internal_error"})
     except Exception:
         log_of(scope).debug("websocket_was_closed_before")
 
