@@ -23,7 +23,7 @@ from flow.api.exact_json import ExactJSONResponse
 from flow.api.plain_route import PlainRoute
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
-from flow.api.request_id import bind
+from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_room, require_room_for
 from flow.db.database import Joined
 from flow.domain.calls.join_request import JoinRequest
@@ -132,12 +132,11 @@ async def join(request: Request) -> Response:
     joined = await _joined(services, key, asked)
     note_budget(request, joined.budget)
     thread = joined.thread
-    request.state.workflow_thread_id = thread.id
+    context = context_of(request.scope)
+    context.workflow_thread_id = thread.id
     name = str(thread.id)
-    bind(request.scope, workflow_thread_id=name)
     if body.transport.type in ROOM_TYPES:
-        trace = request.scope["state"].get("trace")
-        way = await begin_in_room(services, joined, body.transport, trace)
+        way = await begin_in_room(services, joined, body.transport, context.trace)
     else:
         way = connection(request, services, thread)
     answer = {

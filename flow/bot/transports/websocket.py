@@ -5,6 +5,7 @@ A transport says ``on_client_connected`` and ``on_client_disconnected``; a sessi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 
 from flow.bot.audio_input import direct
+from flow.domain.calls.close_codes import Close
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioResampler
@@ -82,6 +84,26 @@ class CallerAudioSerializer(ProtobufFrameSerializer):
         if reason not in self._logged:
             self._logged.add(reason)
             log.warning("caller_message_dropped", reason=reason)
+
+
+class CallSocket:
+    """An accepted WebSocket that tells its caller why the call ended when it is closed.
+
+    Args:
+        websocket: of Starlette.
+        close: how it is to be closed, asked when it is.
+    """
+
+    def __init__(self, websocket: Any, close: Callable[[], Close]) -> None:
+        self._websocket = websocket
+        self._close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._websocket, name)
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
+        """Close it, whatever code and reason whoever closes it would give."""
+        await self._websocket.close(*self._close())
 
 
 def websocket_transport(websocket: Any) -> BaseTransport:
