@@ -59,7 +59,7 @@ schema: $(SYNCED) ## write supabase/schema.sql from the migrations
 	@.venv/bin/python -m flow.db.schema supabase/schema.sql
 
 lock: .uv/bin/uv ## write requirements.lock; ARGS=--upgrade for the newest versions
-	@.uv/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	@.uv/bin/uv pip compile pyproject.toml --extra sandbox --group dev --universal --python-version 3.11 \
 	  --generate-hashes --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock $(ARGS)
 
