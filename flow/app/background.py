@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flow.workflows.deliver import Deliverer
     from flow.workflows.durable import Finishing
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
+    from flow.workflows.identity import Identity
     from flow.workflows.insights import CallInsights
     from flow.workflows.room_queue import RoomQueue
 
@@ -55,13 +56,13 @@ class CallFinishing:
     """How the calls of this process are finished.
 
     Attributes:
-        executor: this process's name among the executors.
+        executor: the name of this process, and its data folder.
         finish: called by each call when it is over.
         steps: the steps of a call's workflow.
         queues: ``None`` where no Postgres keeps workflows.
     """
 
-    executor: str
+    executor: Identity
     finish: FinishCall
     steps: Steps
     queues: DurableQueues | None
@@ -80,10 +81,12 @@ async def open_finishing(
         openai: where insights are requested.
 
     Raises:
+        ConfigurationError: a living process on another host has the name of this one.
         DatabaseUnavailable: the database cannot be reached.
     """
+    from flow.workflows.executors import claimed
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
-    from flow.workflows.identity import executor_name
+    from flow.workflows.identity import identity
 
     settings, database = resources.settings, resources.database
     async with AsyncExitStack() as stack:
@@ -92,7 +95,8 @@ async def open_finishing(
         steps = Steps(
             database, recorder, insights, lambda thread: _settled(resources, webhooks, thread)
         )
-        executor = stack.enter_context(executor_name(settings.data_dir, settings.executor_id))
+        executor = stack.enter_context(identity(settings.data_dir, settings.executor_id))
+        await stack.enter_async_context(claimed(database, executor))
         queues = None
         if resources.url is not None:
             queues = await stack.enter_async_context(_open_queues(resources.url))
@@ -120,14 +124,18 @@ async def run_background(
     database, queues = resources.database, finishing.queues
     async with AsyncExitStack() as stack:
         # Whoever had this name is gone, and this process has claimed no call yet.
-        free = [] if queues is None else await database.room_calls.free_of(finishing.executor)
-        left = await database.take_over_threads_of(finishing.executor)
+        name = finishing.executor.name
+        free = [] if queues is None else await database.room_calls.free_of(name)
+        left = await database.take_over_threads_of(name)
         if queues is None:
+            _beat(stack, resources, finishing.executor)
             _sweep(stack, resources, InThisProcess(finishing.steps))
+        elif resources.settings.workflows == "on":
+            assert hold is not None, "where there is a room queue, its calls can be held"
+            await _run_workflows(stack, resources, clients, finishing, queues, hold)
         else:
-            if resources.settings.workflows == "on":
-                assert hold is not None, "where there is a room queue, its calls can be held"
-                await _run_workflows(stack, resources, clients, finishing, queues, hold)
+            _beat(stack, resources, finishing.executor)
+        if queues is not None:
             for place in free:
                 await queues.rooms.put(place)
         _run_until_left(stack, finishing.finish.take_up(left), "take-up")
@@ -210,17 +218,27 @@ async def _run_workflows(
     from flow.workflows.room_queue import RoomWork
     from flow.workflows.room_watch import RoomWatch
 
-    settings, database, name = resources.settings, resources.database, finishing.executor
+    settings, database, executor = resources.settings, resources.database, finishing.executor
     rooms = RoomWork(
         queues.rooms, hold, at_once=settings.max_calls, per_key=settings.room_calls_per_key
     )
-    executor = await Executor.launch(queues.url, name, finishing.steps.all, rooms)
-    stack.push_async_callback(executor.close)
-    _run_until_left(stack, Heartbeat(database, name, executor.recover).forever(), "heartbeat")
+    engine = await Executor.launch(queues.url, executor.name, finishing.steps.all, rooms)
+    stack.push_async_callback(engine.close)
+    _run_until_left(stack, Heartbeat(database, executor, engine.recover).forever(), "heartbeat")
     _sweep(stack, resources, queues.finishing)
     stack.push_async_callback(_drain, queues.finishing)
     watch = RoomWatch(database.room_calls, queues.rooms.put, clients.rooms.close)
     _run_until_left(stack, watch.forever(), "room-watch")
+
+
+def _beat(stack: AsyncExitStack, resources: Resources, executor: Identity) -> None:
+    """Give signs of life of a process that runs no workflows, and so recovers none."""
+    from flow.workflows.executors import FORGOTTEN_SECS, Heartbeat, nothing_to_recover
+
+    heartbeat = Heartbeat(
+        resources.database, executor, nothing_to_recover, dead_secs=FORGOTTEN_SECS
+    )
+    _run_until_left(stack, heartbeat.forever(), "heartbeat")
 
 
 def _sweep(

@@ -58,7 +58,7 @@ async def build_calls(
         resolver=resolver,
         spending=_cost_control(resources),
         finish=finishing.finish,
-        name=finishing.executor,
+        name=finishing.executor.name,
         telephone=clients.telephone,
         watch=resources.watch,
     )

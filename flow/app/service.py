@@ -26,6 +26,7 @@ from flow.domain.products.product import ModelName
 from flow.domain.usage.token_estimates import warm_up
 from flow.ledger.recorder import Recorder
 from flow.settings import Settings
+from flow.telemetry import logs as log
 from flow.telemetry.exposition import exposed
 
 if TYPE_CHECKING:
@@ -150,4 +151,5 @@ def _sample(resources: Resources, recorder: Recorder, roster: Roster) -> None:
     metrics.calls_running.set(capacity.running)
     metrics.calls_capacity.set(capacity.most)
     metrics.draining.set(capacity.draining)
+    metrics.log_lines_dropped.inc(log.take_dropped())
     resources.watch.show_tiers(roster.tiers)
