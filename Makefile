@@ -131,7 +131,8 @@ $(SYNCED): requirements.lock pyproject.toml | .uv/bin/uv
 	  .uv/bin/uv venv --quiet --python "$$python" .venv; \
 	fi
 	@.uv/bin/uv pip install --python .venv/bin/python --exact --require-hashes \
-	  --constraint requirements.lock --requirements pyproject.toml --group dev
+	  --constraint requirements.lock --requirements pyproject.toml --extra sandbox \
+	  --group dev
 	@.uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
 	  --editable .
 	@echo "$(CURDIR)" > $@
