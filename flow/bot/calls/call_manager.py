@@ -303,6 +303,7 @@ class Calls:
                 self._threads if visit is None else visit.threads,
                 spending,
                 wait_secs=wait_secs,
+                heartbeat_secs=self._settings.heartbeat_secs,
                 first_turn=0 if visit is None else visit.first_turn,
             )
             self.roster.begin(thread.id, session, can_move=visit is not None)
