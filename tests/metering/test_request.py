@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from flow.domain.usage.events import (
     Failure,
     Outcome,
-    Owner,
     Provenance,
     Quantities,
     UsageEvent,
@@ -31,9 +29,10 @@ from flow.metering.evidence import (
 )
 from flow.metering.meter import Meter, Service
 from flow.metering.request import RULES, Ended, Known, MeteredRequest
+from tests.events import an_owner
 from tests.notebook import Notebook
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+OWNER = an_owner(team_id="team_a")
 PROMPT = Opening(Quantities(input_tokens=100), model="gpt-4.1", stream=True)
 SENTENCE = Opening(
     Quantities(characters=30, audio_seconds=Decimal(2)), sent=Quantities(characters=30)
