@@ -24,7 +24,7 @@ from flow.insights.attempt import Asking, Attempts, Missed
 from flow.insights.checking import Checker
 from flow.insights.prompt import Question
 from flow.metering.request import Recording
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.posthog_wrapper import PosthogWrapper
 
 log = structlog.get_logger(__name__)

@@ -19,8 +19,8 @@ from flow.insights.extract import ExtractInsightsStep
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.replies import Reply
 from flow.sandbox.server import Served
-from flow.vendors.endpoint import Endpoint
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import openai_endpoint
 from tests.notebook import Notebook
 
 START = datetime(2026, 11, 1, tzinfo=UTC)

@@ -29,7 +29,7 @@ ARRIVAL_SECS = 10.0
 
 
 class Rooms(Protocol):
-    """The vendors' rooms: see `flow.vendors.rooms`."""
+    """The vendors' rooms: see `flow.vendors.meeting_rooms`."""
 
     def problems(self, transport: Transport) -> Iterator[FieldProblem]:
         """What keeps a room of this kind from being opened."""
