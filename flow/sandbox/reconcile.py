@@ -7,6 +7,8 @@ tolerance of each estimated row:
 - tokens of the prompt: 8, or 5 %;
 - tokens generated: 16, or 10 % (what was on its way when the stream was closed);
 - seconds of speech that was cut off: 1, or 35 % (its length is guessed from its characters);
+- tokens of sound that was heard without a report, which is accounted in seconds alone: 12 for each
+  second of it, and 16 for its text;
 - a request that failed, or was cut off, before an answer began: all of it, for the vendor may
   have served it or not.
 """
@@ -127,8 +129,18 @@ def _compare(
             ),
             Decimal(0),
         )
+        if key[0] == "stt" and quantity in _TOKENS:
+            allowed += sum((_untold_tokens(row) for row in rows), Decimal(0))
         if ledger or (vendor and (key[0] == "llm" or quantity not in _TOKENS)):
             yield Comparison(*key, quantity, ledger, vendor, allowed)
+
+
+def _untold_tokens(row: Row) -> Decimal:
+    """How many tokens sound may have been that nobody reported in tokens."""
+    amounts = _amount(row)
+    if "prompt_tokens" in amounts or "audio_seconds" not in amounts:
+        return Decimal(0)
+    return amounts["audio_seconds"] * 12 + 16
 
 
 def _is_unanswered(row: Row) -> bool:

@@ -21,6 +21,7 @@ NOBODYS = {
     "embedded_database",
     "feature_flag_available",
     "feature_flag_unavailable",
+    "quota_source_absent",
     "spool_adopted",
     "workflows_run_here",
 }
