@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ import pytest
 
 from flow.domain.pricing.pricer import Pricer
 from flow.domain.usage.events import Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
-from flow.metering.evidence import Opening
+from flow.metering.evidence import Evidence, Opening, Output
 from flow.metering.meter import Meter, Service
 from flow.metering.taps import http as tap_module
 from flow.metering.taps.http import MeteredTransport
@@ -253,13 +253,16 @@ class Clumsy:
 
     opening = Opening(Quantities(input_tokens=5), model="gpt-4.1")
 
-    def answered(self, answer: HttpAnswer) -> list[Any]:
+    def answered(self, answer: HttpAnswer) -> Iterator[Evidence]:
+        yield Output("a word")
         raise KeyError("answered")
 
-    def body(self, data: bytes) -> list[Any]:
+    def body(self, data: bytes) -> Iterator[Evidence]:
+        yield Output("and one more")
         raise KeyError("body")
 
-    def end(self) -> list[Any]:
+    def end(self) -> Iterator[Evidence]:
+        yield from ()
         raise KeyError("end")
 
 
@@ -267,10 +270,9 @@ async def test_a_reader_that_fails_breaks_no_answer_and_the_work_is_estimated() 
     call = Call(Wire(Body(*WHOLE)), reader=Clumsy())
     assert await call.ask() == list(WHOLE)
     event = await call.event()
-    assert (event.quantities, event.provenance) == (
-        Quantities(input_tokens=5),
-        Provenance.ESTIMATED,
-    )
+    assert event.quantities["input_tokens"] == 5
+    assert event.quantities["output_tokens"] > 0
+    assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.ERROR)
 
 
 async def test_a_body_that_was_changed_has_the_length_it_says() -> None:
