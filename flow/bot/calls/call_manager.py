@@ -255,14 +255,6 @@ class Calls:
         """Hang up a call that runs in this process, or is about to; False if it does not."""
         return self.roster.end(thread_id, ENDED_BY_API)
 
-    def heard(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
-        """Take in what the database says of a thread, if its call runs here."""
-        if (session := self.roster.session(thread_id)) is None:
-            return
-        if end_requested:
-            session.end(ENDED_BY_API)
-        session.stand(standing)
-
     async def _claim(self, thread: Thread) -> None:
         """Make the thread ours: in this process, and in the database for all others."""
         self.roster.reserve(thread.id)
