@@ -255,14 +255,6 @@ class Calls:
         """Hang up a call that runs in this process, or is about to; False if it does not."""
         return self.roster.end(thread_id, ENDED_BY_API)
 
-    def heard(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
-        """Take in what the database says of a thread, if its call runs here."""
-        if (session := self.roster.session(thread_id)) is None:
-            return
-        if end_requested:
-            session.end(ENDED_BY_API)
-        session.stand(standing)
-
     async def _claim(self, thread: Thread) -> None:
         """Make the thread ours: in this process, and in the database for all others."""
         self.roster.reserve(thread.id)
@@ -297,7 +289,7 @@ class Calls:
         ending = failed
         try:
             owner = thread.owner
-            join = JoinRequest.from_json(thread.join) if visit is None else visit.join
+            join = thread.join if visit is None else visit.join
             said = () if visit is None else thread.transcript
             spending = self._spending(thread, join, await self._standing(thread.id))
             made = transport()
