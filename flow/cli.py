@@ -6,7 +6,8 @@ Each command imports what it needs when it runs, so that ``flow --help`` answers
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, NoReturn
 
 import typer
@@ -47,7 +48,8 @@ def demo(
     ] = False,
 ) -> None:
     """Make one real call on this machine, and account for it."""
-    from flow.demo import run
+    with _extra_sandbox("demo"):
+        from flow.demo import run
 
     raise typer.Exit(run(live=live, as_json=as_json))
 
@@ -58,7 +60,8 @@ def dev(
     reload: Annotated[bool, typer.Option(help="Start anew when the code changes.")] = True,
 ) -> None:
     """Serve on this machine, with stand-ins for the vendors and a key."""
-    from flow.dev import run
+    with _extra_sandbox("dev"):
+        from flow.dev import run
 
     run(port=port, reload=reload)
 
@@ -76,12 +79,16 @@ def serve(
     from flow.app.application import SERVER_OPTIONS, check
     from flow.app.serve import serve as run
     from flow.settings import Settings
+    from flow.telemetry import logs as log
     from flow.telemetry.exposition import shared_between_processes
 
     settings = Settings.read()
     check(settings)
     if workers > 1 and not (settings.database_url or settings.supabase_url):
         _fail("--workers needs DATABASE_URL or SUPABASE_URL: an embedded database serves one.")
+    if workers > 1:
+        # Each worker does so for itself; this is for what supervises them.
+        log.set_up(settings.log_level, settings.log_format, content=False)
     with shared_between_processes() if workers > 1 else nullcontext():
         status = run(
             "flow.app.application:application",
@@ -134,6 +141,18 @@ def migrate() -> None:
 cli.add_typer(commands.keys)
 cli.add_typer(webhook_commands.webhooks)
 cli.command()(commands.usage)
+
+
+@contextmanager
+def _extra_sandbox(command: str) -> Iterator[None]:
+    """Say what to install where an import fails for want of the extra ``flow[sandbox]``."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _fail(
+            f"`flow {command}` needs the extra flow[sandbox], of which {error.name} is missing"
+            f" here: install 'flow[sandbox]', or use `make {command}`."
+        )
 
 
 def _fail(sentence: str) -> NoReturn:

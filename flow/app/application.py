@@ -10,7 +10,7 @@ import structlog
 
 from flow.app import garbage_collection as garbage
 from flow.app.server import DRAIN
-from flow.app.service import Service, running
+from flow.app.service import Service, run_service
 from flow.errors import ConfigurationError, FlowError
 from flow.settings import Settings
 from flow.telemetry import logs as log
@@ -41,7 +41,7 @@ class Application:
 
     Args:
         operations_only: serve health and metrics, and nothing to customers.
-        media: as `flow.app.service.running` takes it.
+        media: as `flow.app.service.run_service` takes it.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Application:
         await receive()
         try:
             self._service = await self._stack.enter_async_context(
-                running(self._settings, media=self._media)
+                run_service(self._settings, media=self._media)
             )
         except Exception as error:
             reason = str(error) if isinstance(error, FlowError) else repr(error)

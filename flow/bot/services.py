@@ -27,7 +27,7 @@ from flow.metering.evidence import Opening
 from flow.metering.meter import Meter, Service
 from flow.metering.request import Recording
 from flow.metering.taps.http import MeteredTransport, Shape
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 
 _KINDS = ((LLMService, Kind.LLM), (STTService, Kind.STT), (TTSService, Kind.TTS))
 _OUTPUT = (LLMTextFrame, FunctionCallsStartedFrame, TranscriptionFrame, TTSAudioRawFrame)
@@ -127,6 +127,10 @@ class CallServices:
             known = Service(kind, vendor_of(service), str(model or "unknown"))
             meter = Meter(known, self._owner, self._recorder, control=self._control)
             self._add(service, meter, by_frames=True)
+
+    def meter_of(self, name: str) -> Meter | None:
+        """The meter of a service of this call, by its name in the pipeline."""
+        return self._meters.get(name)
 
     async def close(self) -> None:
         """The call is over: count what is under way, and say which services nothing has counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -71,9 +71,32 @@ class Ending:
     error: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceFailure:
+    """A service of the call that failed: its name in the pipeline, its vendor, and by what."""
+
+    service: str
+    provider: str | None
+    error_type: str | None
+    http_status: int | None
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """All of it, for a log line."""
+        return asdict(self)
+
+    def to_error(self) -> dict[str, Any]:
+        """It as the error of a thread."""
+        causes = [self.error_type, f"HTTP {self.http_status}" if self.http_status else None]
+        cause = ", ".join(cause for cause in causes if cause) or "no answer that could be used"
+        message = f"the {self.service} service failed: {cause}"
+        return {"code": "vendor_failure", **self.known, "message": message}
+
+
 @dataclass
 class _Progress:
     failures: int = 0
+    first_failure: ServiceFailure | None = None
     ending: Ending | None = None
     came: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -128,6 +151,11 @@ class CallSession:
     def tier(self) -> Tier | None:
         """The tier of the key's budget, as last heard; ``None``: it has none."""
         return self._spending.tier
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the call ended, or is about to; ``None`` while nothing has ended it."""
+        return self._progress.ending
 
     def end(self, reason: str, error: dict[str, Any] | None = None) -> None:
         """End the call; the first reason given stands."""
@@ -232,7 +260,8 @@ class CallSession:
 
         async def bot_said(_: Any, message: AssistantTurnStoppedMessage) -> None:
             if message.content:
-                self._progress.failures = 0
+                self._progress.failures, self._progress.first_failure = 0, None
+                self._progress.first_failure = None
             self._transcript.add(
                 "assistant", message.content, message.timestamp, interrupted=message.interrupted
             )
@@ -266,21 +295,31 @@ class CallSession:
 
     def _failed(self, frame: ErrorFrame) -> None:
         """Count a vendor's failure: a call survives some, but not a service that is gone."""
-        processor = frame.processor.name if frame.processor else "pipeline"
-        self._progress.failures += 1
-        self._log.warning(
-            "service_failed",
-            service=processor,
-            error_type=type(frame.exception).__name__ if frame.exception else None,
-            http_status=getattr(frame.exception, "status_code", None),
-            in_a_row=self._progress.failures,
-        )
+        failure = self._failure_of(frame)
+        progress = self._progress
+        progress.failures += 1
+        progress.first_failure = progress.first_failure or failure
+        self._log.warning("service_failed", **failure.known, in_a_row=progress.failures)
         gone = frame.processor is not None and not frame.processor.is_usable
         if gone and self._is_outside():
             self._lost()
-        elif gone or self._progress.failures >= FAILURES_IN_A_ROW:
-            message = f"the {processor} service cannot be used"
-            self.end("vendor_failure", {"code": "vendor_failure", "message": message})
+        elif gone or progress.failures >= FAILURES_IN_A_ROW:
+            self.end("vendor_failure", progress.first_failure.to_error())
+
+    def _failure_of(self, frame: ErrorFrame) -> ServiceFailure:
+        """What failed, and by what: Pipecat's frame often says that in words alone, which may hold
+        content; the service's meter has seen it on the wire."""
+        name = frame.processor.name if frame.processor else "pipeline"
+        meter = self._line.services.meter_of(name)
+        seen = meter.failure if meter is not None else None
+        raised = frame.exception
+        status = seen.http_status if seen else getattr(raised, "status_code", None)
+        return ServiceFailure(
+            service=name,
+            provider=meter.service.provider if meter is not None else None,
+            error_type=seen.type if seen else type(raised).__name__ if raised else None,
+            http_status=status if isinstance(status, int) else None,
+        )
 
     async def _heartbeat(self) -> None:
         while True:

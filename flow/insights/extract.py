@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from flow.domain.calls.join_request import Insights
 from flow.domain.calls.thread import Thread
 from flow.domain.insights.insight_schema import schema_problem
 from flow.domain.insights.insights import (
@@ -18,11 +19,12 @@ from flow.domain.insights.insights import (
     render_transcript,
 )
 from flow.domain.usage.events import CostControl, Owner
-from flow.insights.answer import judge
+from flow.errors import ChecksUnavailable
 from flow.insights.attempt import Asking, Attempts, Missed
+from flow.insights.checking import Checker
 from flow.insights.prompt import Question
 from flow.metering.request import Recording
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.posthog_wrapper import PosthogWrapper
 
 log = structlog.get_logger(__name__)
@@ -45,6 +47,7 @@ class ExtractInsightsStep:
         capture_content: let PostHog have the transcript and the answer.
         time_limit_secs: for the whole step, with all its retries.
         first_pause_secs: before the first repetition after a vendor's error; doubles each time.
+        checker: checks the answers.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class ExtractInsightsStep:
         capture_content: bool = False,
         time_limit_secs: float = TIME_LIMIT_SECS,
         first_pause_secs: float = 0.5,
+        checker: Checker | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._recorder = recorder
@@ -67,6 +71,7 @@ class ExtractInsightsStep:
         self._capture_content = capture_content
         self._time_limit_secs = time_limit_secs
         self._first_pause_secs = first_pause_secs
+        self._checker = checker or Checker()
 
     async def run(
         self, thread: Thread, owner: Owner, asking: Asking | None = None
@@ -78,8 +83,8 @@ class ExtractInsightsStep:
         Asks nobody when insights are switched off, when nobody said anything, or when the
         customer's schema cannot be used.
         """
-        wanted = thread.join.get("insights") or {}
-        schema = wanted.get("schema") or DEFAULT_SCHEMA
+        wanted = thread.join.insights
+        schema = wanted.json_schema or DEFAULT_SCHEMA
         if (settled := _without_asking(thread, wanted, schema)) is not None:
             return _done(owner, settled)
         asking = asking or Asking(self._model, self._model, CostControl())
@@ -93,12 +98,14 @@ class ExtractInsightsStep:
             capture_content=self._capture_content,
             asking=asking,
         )
-        question = Question.about(shown.text, schema, wanted.get("instructions"))
+        question = Question.about(shown.text, schema, wanted.instructions)
         try:
             async with asyncio.timeout(self._time_limit_secs):
                 result = await self._ask(attempts, question, shown, asking.model)
         except TimeoutError:
             result = _failed("timeout", f"no usable answer in {self._time_limit_secs:g} s")
+        except ChecksUnavailable:
+            result = _failed("timeout", "the answer could not be checked in time")
         return _done(owner, result)
 
     async def _ask(
@@ -117,7 +124,7 @@ class ExtractInsightsStep:
                 await asyncio.sleep(self._pause_secs(vendor_errors, answer.retry_after_secs))
                 vendor_errors += 1
                 continue
-            verdict = await asyncio.to_thread(judge, answer, question.schema)
+            verdict = await self._checker.judge(answer, question.schema)
             if verdict.reason is None:
                 return InsightsResult(
                     "ok", verdict.data, model=answer.model, omitted_turns=shown.omitted_turns
@@ -139,9 +146,9 @@ _WORTH_REPEATING: frozenset[Reason] = frozenset({"invalid_output", "truncated"})
 
 
 def _without_asking(
-    thread: Thread, wanted: dict[str, Any], schema: dict[str, Any]
+    thread: Thread, wanted: Insights, schema: dict[str, Any]
 ) -> InsightsResult | None:
-    if wanted.get("enabled") is False:
+    if not wanted.enabled:
         return InsightsResult("skipped", reason="disabled")
     if not has_words(thread.transcript):
         return InsightsResult("skipped", reason="empty_transcript")

@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flow.domain.calls.close_codes import CLOSE_CODES
 from flow.domain.limits.budget import Tier
 from flow.telemetry.metrics import Metrics, known
 
 NO_BUDGET = "none"
-_REASONS = frozenset(
-    {
-        "budget_exceeded",
-        "caller_hung_up",
-        "cancelled",
-        "ended_by_api",
-        "error",
-        "given_up",
-        "handed_over",
-        "idle_timeout",
-        "max_duration",
-        "nobody_came",
-        "pipeline_ended",
-        "process_lost",
-        "shutdown",
-        "taken_over",
-        "vendor_failure",
-    }
-)
 
 
 class CallWatch:
@@ -43,7 +25,7 @@ class CallWatch:
 
     def ended(self, product: str, reason: str) -> None:
         """The call is over."""
-        product, reason = known(product, self._metrics.products), known(reason, _REASONS)
+        product, reason = known(product, self._metrics.products), known(reason, CLOSE_CODES)
         self._metrics.calls_ended.labels(product, reason).inc()
 
     def saving(self, reason: str) -> None:

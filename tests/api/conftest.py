@@ -30,7 +30,7 @@ from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, 
 from flow.errors import FieldProblem, InvalidInput, Refused
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
-from flow.vendors.unkey import KeyVerifier
+from flow.vendors.key_verifier import KeyVerifier
 
 SECRET = b"a secret for the tests only"
 PRODUCTS = Products(

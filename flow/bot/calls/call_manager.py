@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID, uuid4
 
@@ -19,8 +20,9 @@ from flow.bot.pipeline import BotSettings, build_line
 from flow.bot.session import CallSession, Ending, Recording
 from flow.bot.session import Threads as SessionThreads
 from flow.bot.transports.twilio import twilio_transport
-from flow.bot.transports.websocket import webrtc_transport, websocket_transport
+from flow.bot.transports.websocket import CallSocket, webrtc_transport, websocket_transport
 from flow.domain.calls.capacity import Capacity
+from flow.domain.calls.close_codes import Close, close_of
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.media_stream import MediaStream
 from flow.domain.calls.thread import ENDED_BY_API, GIVEN_UP, Status, Thread
@@ -152,7 +154,9 @@ class Calls:
         except BaseException:
             self.roster.spawn(self._over(thread, Ending("caller_hung_up")))
             raise
-        await self._run(thread, lambda: websocket_transport(websocket))
+        socket = self._socket(thread, websocket)
+        ending = await self._run(thread, lambda: websocket_transport(socket))
+        await _make_sure_closed(websocket, ending)
 
     async def run_stream(self, thread: Thread, websocket: Any, stream: MediaStream) -> None:
         """Run the thread's telephone call over the accepted ``websocket`` of its media stream.
@@ -163,7 +167,9 @@ class Calls:
         await self._claim(thread)
         ending = Ending("shutdown")
         try:
-            ending = await self._run(thread, lambda: twilio_transport(websocket, stream))
+            socket = self._socket(thread, websocket)
+            ending = await self._run(thread, lambda: twilio_transport(socket, stream))
+            await _make_sure_closed(websocket, ending)
         finally:
             if ending.reason != "caller_hung_up":
                 self.roster.spawn(self._hang_up(thread, stream))
@@ -249,14 +255,6 @@ class Calls:
         """Hang up a call that runs in this process, or is about to; False if it does not."""
         return self.roster.end(thread_id, ENDED_BY_API)
 
-    def heard(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
-        """Take in what the database says of a thread, if its call runs here."""
-        if (session := self.roster.session(thread_id)) is None:
-            return
-        if end_requested:
-            session.end(ENDED_BY_API)
-        session.stand(standing)
-
     async def _claim(self, thread: Thread) -> None:
         """Make the thread ours: in this process, and in the database for all others."""
         self.roster.reserve(thread.id)
@@ -266,6 +264,16 @@ class Calls:
             self.roster.leave(thread.id)
             raise
         self._watch.started(thread.product)
+
+    def _socket(self, thread: Thread, websocket: Any) -> CallSocket:
+        """The socket of a call that is closed as the call ends."""
+
+        def close() -> Close:
+            session = self.roster.session(thread.id)
+            ending = session.ending if session is not None else None
+            return close_of(ending.reason, ending.error) if ending else close_of(None)
+
+        return CallSocket(websocket, close)
 
     def _claim_name(self) -> str:
         return f"{self._name}/{uuid4()}"
@@ -281,7 +289,7 @@ class Calls:
         ending = failed
         try:
             owner = thread.owner
-            join = JoinRequest.model_validate(thread.join) if visit is None else visit.join
+            join = thread.join if visit is None else visit.join
             said = () if visit is None else thread.transcript
             spending = self._spending(thread, join, await self._standing(thread.id))
             made = transport()
@@ -357,6 +365,13 @@ class Calls:
         elif ending.reason != GIVEN_UP:
             # Whoever gave it up finishes it.
             await self._finish(thread.id, ending.reason, ending.error)
+
+
+async def _make_sure_closed(websocket: Any, ending: Ending) -> None:
+    """Close the socket of a call whose pipeline could not be made, or did not close it."""
+    with suppress(Exception):  # the caller has closed it meanwhile
+        if websocket.application_state.name == "CONNECTED":
+            await websocket.close(*close_of(ending.reason, ending.error))
 
 
 def _peer_type() -> type[Peer]:

@@ -12,7 +12,8 @@ from uuid import UUID
 from flow.bot.session import CallSession
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.room_call import HANDED_OVER
-from flow.domain.limits.budget import Tier
+from flow.domain.calls.thread import ENDED_BY_API
+from flow.domain.limits.budget import Standing, Tier
 from flow.errors import Conflict
 
 FOLLOW_UP_SECS = 60.0
@@ -65,6 +66,14 @@ class Roster:
         else:
             session.end(reason)
         return True
+
+    def update(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
+        """Pass on what the ledger says of a thread, if its call runs here."""
+        if (session := self._sessions.get(thread_id)) is None:
+            return
+        if end_requested:
+            session.end(ENDED_BY_API)
+        session.stand(standing)
 
     def reserve(self, thread_id: UUID) -> None:
         """Give a thread's call a place.

@@ -14,6 +14,7 @@ from flow.bot.transports.websocket import LONGEST_CHUNK_SECS
 from flow.domain.calls.media_stream import SAMPLE_RATE, MediaStream, read_message
 
 _MAX_PAYLOAD = 4 * -(-SAMPLE_RATE * LONGEST_CHUNK_SECS // 3)
+_MAX_MESSAGE = _MAX_PAYLOAD + 2_048
 
 
 class MediaSocket:
@@ -56,7 +57,7 @@ class TwilioCallSerializer(TwilioFrameSerializer):
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
         """The audio frame in ``data``, or `None`."""
-        message = read_message(data) if isinstance(data, str) else {}
+        message = _message(data)
         if message.get("event") == "stop":
             self._socket.stop()
             return None
@@ -85,6 +86,12 @@ def twilio_transport(websocket: Any, stream: MediaStream) -> BaseTransport:
             allowed_origins=[],
         ),
     )
+
+
+def _message(data: str | bytes) -> dict[str, Any]:
+    if isinstance(data, str) and len(data) <= _MAX_MESSAGE:
+        return read_message(data)
+    return {}
 
 
 def _is_sound(message: dict[str, Any]) -> bool:
