@@ -147,7 +147,7 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
         models.microphone = microphone = lines.Microphone(speech, lags)
         stage = lines.Stage(microphone, lags, takes_in_directly=True)
         joined = await database.join_thread(
-            key, uuid4(), JOIN.to_json(), billable=True, idempotency_key=None, fingerprint=""
+            key, uuid4(), JOIN, billable=True, idempotency_key=None, fingerprint=""
         )
         owner = joined.thread.owner
         begun = time.perf_counter()

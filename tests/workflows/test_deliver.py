@@ -64,7 +64,7 @@ class Receiving:
 
 async def over(database: Database, key: ApiKey, url: str = "https://hooks.example.com/") -> UUID:
     """A thread that has failed, and of which somebody is to be told."""
-    join = JOIN | {"webhook_url": url}
+    join = JOIN.model_copy(update={"webhook_url": url})
     made = await database.join_thread(
         key, uuid4(), join, billable=True, idempotency_key=None, fingerprint="f"
     )
