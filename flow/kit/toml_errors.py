@@ -24,7 +24,7 @@ _MUST = {
 def mistake(sentence: str) -> PydanticCustomError:
     """An error for a validator to raise; braces in the sentence are no placeholders.
 
-    A sentence that begins with ``must`` is completed with the value.
+    A sentence that begins with ``must``, but not ``must not``, is completed with the value.
     """
     return PydanticCustomError("mistake", "{sentence}", {"sentence": sentence})
 
@@ -34,7 +34,9 @@ def sentence_of(error: ErrorDetails) -> str:
     wrong = _MUST.get(error["type"]) or re.sub(
         r"^\w+ should (be|have)", r"must \1", error["msg"].replace("False", "false")
     )
-    return f"{wrong}, not {shown(error['input'])}" if wrong.startswith("must") else wrong
+    if wrong.startswith("must not") or not wrong.startswith("must"):
+        return wrong
+    return f"{wrong}, not {shown(error['input'])}"
 
 
 def path_of(keys: Iterable[str | int]) -> str:
