@@ -184,6 +184,7 @@ async def test_a_vendor_that_is_down_is_503_and_the_thread_is_cancelled(
         (thread,) = await threads(at)
         assert thread["status"] == "cancelled"
         limits = (await at.served.http.get("/api/limits")).json()["limits"]
+        assert limits
         assert all(Decimal(limit["reserved"] or 0) == 0 for limit in limits)
         assert at.building.entered == []
         # Its place is free again, in this process too.
