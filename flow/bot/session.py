@@ -260,7 +260,7 @@ class CallSession:
 
         async def bot_said(_: Any, message: AssistantTurnStoppedMessage) -> None:
             if message.content:
-                self._progress.failures = 0
+                self._progress.failures, self._progress.first_failure = 0, None
                 self._progress.first_failure = None
             self._transcript.add(
                 "assistant", message.content, message.timestamp, interrupted=message.interrupted

@@ -24,7 +24,7 @@ from flow.errors import ConfigurationError, InvalidInput
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts
 from flow.sandbox.server import Served
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 from tests.events import an_owner
 from tests.notebook import Notebook
 

@@ -20,8 +20,8 @@ from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.server import Served
-from flow.vendors.endpoint import Endpoint
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import openai_endpoint
 
 TIMEOUT_SECS = 1.0
 REPLY = " ".join(f"Sentence number {n} tells you a little more." for n in range(12))
