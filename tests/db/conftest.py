@@ -133,7 +133,11 @@ def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None
     pytest.fail(f"lite did not start:\n{log.read_text()}")
 
 
-@pytest.fixture(params=["postgres", "supabase"])
+# One test process has all that needs a Supabase project, which takes long to start.
+of_one_process = pytest.mark.xdist_group("supabase")
+
+
+@pytest.fixture(params=["postgres", pytest.param("supabase", marks=of_one_process)])
 def opening(request: pytest.FixtureRequest) -> Callable[[], Awaitable[Transport]]:
     """Opens a transport to a migrated database: one of the test's own, or a shared project."""
     if request.param == "postgres":

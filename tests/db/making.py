@@ -127,7 +127,7 @@ def _priced(owner: Owner, given: dict[str, Any]) -> UsageEvent:
         "price_version": "2026-11",
         "occurred_at": datetime(2026, 11, 21, 12, tzinfo=UTC),
     }
-    return events.an_event(owner, **(known | given))
+    return events.an_event(**({"owner": owner} | known | given))
 
 
 def account_of(thread_id: UUID, events: Iterable[UsageEvent]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from flow.errors import DatabaseUnavailable
 from flow.insights.attempt import Asking
 from flow.insights.extract import ExtractInsightsStep
 from flow.workflows.insights import CallInsights
-from tests.insights.conftest import a_thread, owner_of
+from tests.insights.conftest import a_thread
 
 
 class Step:
@@ -45,7 +45,7 @@ async def asked(standing: Standing | None, *, billable: bool = True) -> Step:
         standing=known,
         enabled=lambda _: True,
     )
-    await insights(thread, owner_of(thread))
+    await insights(thread, thread.owner)
     return step
 
 
