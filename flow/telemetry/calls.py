@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flow.domain.calls.ending import EndReason
 from flow.domain.limits.budget import Tier
 from flow.telemetry.metrics import Metrics, known
 
 NO_BUDGET = "none"
-_REASONS = frozenset(
-    {
-        "budget_exceeded",
-        "caller_hung_up",
-        "cancelled",
-        "ended_by_api",
-        "error",
-        "given_up",
-        "handed_over",
-        "idle_timeout",
-        "max_duration",
-        "nobody_came",
-        "pipeline_ended",
-        "process_lost",
-        "shutdown",
-        "taken_over",
-        "vendor_failure",
-    }
-)
+_REASONS = frozenset(EndReason)
 
 
 class CallWatch:
@@ -41,7 +24,7 @@ class CallWatch:
         """A caller connected."""
         self._metrics.calls_started.labels(known(product, self._metrics.products)).inc()
 
-    def ended(self, product: str, reason: str) -> None:
+    def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
         product, reason = known(product, self._metrics.products), known(reason, _REASONS)
         self._metrics.calls_ended.labels(product, reason).inc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from urllib.parse import quote
@@ -11,14 +12,20 @@ from urllib.parse import quote
 import httpx
 from pydantic import SecretStr
 
-from flow.domain.calls.media_stream import is_call_sid
 from flow.errors import Unavailable
 from flow.kit.tls import trusted
 
+API_URL = "https://api.twilio.com"
 ANSWER_SECS = 5.0
 PAUSES_SECS = (0.5, 2.0)
 
 _PASSING = frozenset({408, 429})
+_CALL_SID = re.compile(r"CA[0-9a-f]{32}")
+
+
+def is_call_sid(text: str) -> bool:
+    """Whether this is the id of a Twilio call. It becomes part of a URL, so no other is used."""
+    return _CALL_SID.fullmatch(text) is not None
 
 
 class Twilio:

@@ -1,24 +1,18 @@
-"""How a caller's audio reaches the pipeline. Each transport is one function here.
-
-A transport says ``on_client_connected`` and ``on_client_disconnected``; a session needs no more.
-"""
+"""Calls over a WebSocket of the caller's, which carries Pipecat's protobuf frames."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipecat.audio.utils import create_stream_resampler
 from pipecat.frames.frames import Frame, InputAudioRawFrame
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
-from pipecat.transports.base_transport import BaseTransport, TransportParams
+from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.audio_input import direct
+from flow.bot.transports.spec import SPEECH, SocketSpec
 
-if TYPE_CHECKING:
-    from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
-
-SAMPLE_RATE_IN = 16_000
-SAMPLE_RATE_OUT = 24_000
+SAMPLE_RATE_IN = SPEECH.sample_rate_in
 SAMPLE_RATES = range(8_000, 48_001)
 LONGEST_CHUNK_SECS = 2
 
@@ -77,19 +71,6 @@ def websocket_transport(websocket: Any) -> BaseTransport:
     return transport
 
 
-def webrtc_transport(connection: SmallWebRTCConnection) -> BaseTransport:
-    """A transport over a peer connection of ``SmallWebRTCRequestHandler``."""
-    from pipecat.transports.smallwebrtc.transport import (
-        SmallWebRTCInputTransport,
-        SmallWebRTCTransport,
-    )
-
-    params = TransportParams(audio_in_enabled=True, audio_out_enabled=True)
-    transport = SmallWebRTCTransport(webrtc_connection=connection, params=params)
-    transport._input = direct(SmallWebRTCInputTransport)(transport._client, params)  # as above
-    return transport
-
-
 def _is_sane(frame: InputAudioRawFrame) -> bool:
     size = len(frame.audio)
     return (
@@ -99,3 +80,10 @@ def _is_sane(frame: InputAudioRawFrame) -> bool:
         and size % 2 == 0
         and size <= 2 * frame.sample_rate * LONGEST_CHUNK_SECS
     )
+
+
+TRANSPORT = SocketSpec(
+    name="websocket",
+    connection=lambda at: {"url": at.websocket("ws")},
+    transport=websocket_transport,
+)
