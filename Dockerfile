@@ -4,16 +4,20 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim AS build
 # Vendors to build in beside those that are always there (--build-arg EXTRAS= for none).
 ARG EXTRAS=anthropic,daily,livekit
-RUN python -m pip install --no-cache-dir 'uv>=0.10,<1'
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY flow flow
 COPY supabase supabase
+# Nothing is installed or run here whose hash is not in requirements.lock.
+RUN sed -n '/^uv==/,/# via/p' requirements.lock > /tmp/uv.lock \
+ && python -m pip install --no-cache-dir --require-hashes --requirement /tmp/uv.lock
 RUN uv venv /opt/flow \
- && uv pip install --python /opt/flow/bin/python --compile-bytecode \
-      --constraint requirements.lock --build-constraint requirements.lock \
-      ".${EXTRAS:+[$EXTRAS]}"
+ && uv pip install --python /opt/flow/bin/python --compile-bytecode --require-hashes \
+      --constraint requirements.lock --requirements pyproject.toml \
+      $(echo "$EXTRAS" | sed 's/[^,][^,]*/--extra &/g; s/,/ /g') \
+ && uv build --wheel --out-dir /tmp/flow --require-hashes --build-constraints requirements.lock \
+ && uv pip install --python /opt/flow/bin/python --compile-bytecode --no-deps /tmp/flow/*.whl
 
 FROM python:${PYTHON}-slim
 RUN useradd --system --uid 10001 --no-create-home flow \

@@ -58,8 +58,10 @@ types: $(SYNCED) ## mypy, strict
 schema: $(SYNCED) ## write supabase/schema.sql from the migrations
 	@.venv/bin/python -m flow.db.schema supabase/schema.sql
 
+# All that any install may need: every extra, what builds the package, and uv.
 lock: .uv/bin/uv ## write requirements.lock; ARGS=--upgrade for the newest versions
-	@.uv/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	@.uv/bin/uv pip compile pyproject.toml --all-extras --group dev --group installer \
+	  --universal --python-version 3.11 \
 	  --generate-hashes --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock $(ARGS)
 
@@ -86,17 +88,19 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
-# A system's own uv, or one fetched into .uv: by way of a virtual environment where Python can make
-# one, or by pip alone where it cannot (Debian splits venv off).
+# A system's own uv, or the locked one fetched into .uv: by way of a virtual environment where Python
+# can make one, or by pip alone where it cannot (Debian splits venv off).
 .uv/bin/uv:
 	@rm -rf .uv && mkdir -p .uv/bin
+	@sed -n '/^uv==/,/# via/p' requirements.lock > .uv/uv.lock
 	@if uv --version >/dev/null 2>&1; then ln -s "$$(command -v uv)" $@; exit; fi; \
 	$(find_python); \
 	echo "Fetching uv with $$python"; \
 	if "$$python" -I -m venv .uv/venv >/dev/null 2>&1 \
-	    && .uv/venv/bin/python -m pip install --quiet 'uv>=0.10,<1'; then \
+	    && .uv/venv/bin/python -m pip install --quiet --require-hashes --requirement .uv/uv.lock; then \
 	  ln -s ../venv/bin/uv $@; \
-	elif "$$python" -m pip install --quiet --target .uv/lib 'uv>=0.10,<1'; then \
+	elif "$$python" -m pip install --quiet --target .uv/lib \
+	    --require-hashes --requirement .uv/uv.lock; then \
 	  ln -s ../lib/bin/uv $@; \
 	else \
 	  echo "uv could not be fetched. Install uv, or give this Python venv or pip" \
@@ -120,7 +124,8 @@ $(SYNCED): requirements.lock pyproject.toml | .uv/bin/uv
 	  rm -rf .venv; \
 	  .uv/bin/uv venv --quiet --python "$$python" .venv; \
 	fi
-	@.uv/bin/uv pip sync --python .venv/bin/python --require-hashes requirements.lock
+	@.uv/bin/uv pip install --python .venv/bin/python --exact --require-hashes \
+	  --constraint requirements.lock --requirements pyproject.toml --group dev
 	@.uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
 	  --editable .
 	@echo "$(CURDIR)" > $@

@@ -76,12 +76,16 @@ def serve(
     from flow.app.application import SERVER_OPTIONS, check
     from flow.app.serve import serve as run
     from flow.settings import Settings
+    from flow.telemetry import logs as log
     from flow.telemetry.exposition import shared_between_processes
 
     settings = Settings.read()
     check(settings)
     if workers > 1 and not (settings.database_url or settings.supabase_url):
         _fail("--workers needs DATABASE_URL or SUPABASE_URL: an embedded database serves one.")
+    if workers > 1:
+        # Each worker does so for itself; this is for what supervises them.
+        log.set_up(settings.log_level, settings.log_format, content=False)
     with shared_between_processes() if workers > 1 else nullcontext():
         status = run(
             "flow.app.application:application",

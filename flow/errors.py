@@ -14,6 +14,7 @@
          ├─ DatabaseUnavailable
          ├─ AuthUnavailable
          ├─ QuotaUnavailable
+         ├─ ChecksUnavailable
          └─ TransportUnavailable
 
 A docstring is the default message. The HTTP answer for each is decided in one place,
@@ -141,6 +142,12 @@ class QuotaUnavailable(Unavailable):
     """The billing service cannot say now whether the team may go on."""
 
     code = "quota_unavailable"
+
+
+class ChecksUnavailable(Unavailable):
+    """Schemas cannot be checked now."""
+
+    code = "checks_unavailable"
 
 
 class TransportUnavailable(Unavailable):

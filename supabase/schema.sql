@@ -3179,26 +3179,75 @@ $$;
 
 create table public.workflow_executors (
   id text collate "C" not null,
+  home text not null,
+  instance uuid,
   heartbeat_at timestamp with time zone not null,
   constraint workflow_executors_pkey PRIMARY KEY (id),
+  constraint workflow_executors_home_check CHECK (octet_length(home) >= 1 AND octet_length(home) <= 255),
   constraint workflow_executors_id_check CHECK (octet_length(id) >= 1 AND octet_length(id) <= 255)
 );
--- The processes that run workflows, each with its last sign of life.
+-- The processes that have calls or run workflows, by their names, each with its last sign of life.
+-- home: The id of the data folder whose lock the process holds.
+-- instance: The run of the process that has the name; null once it has stopped by itself.
 
-create function public.beat_executor(p_id text, p_dead_secs integer) returns jsonb
+-- A process holds the lock of its data folder, so whoever had the name there is gone. One of another
+-- folder may be alive as long as it was heard of lately.
+create function public.claim_executor(p_id text, p_home text, p_instance uuid, p_dead_secs integer) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_heard_at timestamptz;
+begin
+  insert into public.workflow_executors as e (id, home, instance, heartbeat_at)
+  values (p_id, p_home, p_instance, now())
+  on conflict (id) do update
+  set home = excluded.home, instance = excluded.instance, heartbeat_at = excluded.heartbeat_at
+  where e.home = excluded.home or e.instance is null
+    or e.heartbeat_at < now() - make_interval(secs => p_dead_secs);
+  if found then
+    return jsonb_build_object('claimed', true);
+  end if;
+  select e.heartbeat_at into v_heard_at from public.workflow_executors e where e.id = p_id;
+  return jsonb_build_object('claimed', false, 'heard_at', v_heard_at);
+end
+$$;
+-- Takes a name for a process, unless one of another data folder has it that was heard of within so
+--   many seconds: then it says when that was.
+
+create function public.release_executor(p_id text, p_instance uuid) returns jsonb
+language sql
+set search_path = ''
+as $$
+  with released as (
+    update public.workflow_executors e set instance = null
+    where e.id = p_id and e.instance = p_instance
+    returning e.id
+  )
+  select to_jsonb(exists (select from released))
+$$;
+-- A process has stopped: its name is free. What it left is taken up when it would count as dead.
+
+create function public.beat_executor(p_id text, p_home text, p_instance uuid, p_dead_secs integer) returns jsonb
 language plpgsql
 set search_path = ''
 as $$
 begin
-  insert into public.workflow_executors (id, heartbeat_at) values (p_id, now())
-  on conflict (id) do update set heartbeat_at = excluded.heartbeat_at;
+  insert into public.workflow_executors as e (id, home, instance, heartbeat_at)
+  values (p_id, p_home, p_instance, now())
+  on conflict (id) do update set heartbeat_at = excluded.heartbeat_at
+  where e.instance = excluded.instance;
+  if not found then
+    return null;
+  end if;
   return (
     select coalesce(jsonb_agg(e.id order by e.id), '[]') from public.workflow_executors e
     where e.heartbeat_at < now() - make_interval(secs => p_dead_secs)
   );
 end
 $$;
--- A sign of life of an executor; gives those that have shown none for so long.
+-- A sign of life of an executor; gives those that have shown none for so long. Null: another
+--   process has the name by now.
 
 create function public.forget_executor(p_id text, p_dead_secs integer) returns jsonb
 language sql

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
@@ -80,6 +84,36 @@ def test_what_is_copied_into_the_image_is_not_ignored() -> None:
     assert all((ROOT / name).exists() for name in named)
 
 
+def test_everything_that_an_image_installs_is_locked_by_its_hash() -> None:
+    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    steps = [step.split() for step in re.split(r"&&|\n", text)]
+    installing = [step for step in steps if {"pip", "uv"} & set(step) and "venv" not in step]
+    assert len(installing) == 4
+    for step in installing:
+        assert {"--require-hashes", "--no-deps"} & set(step), step
+
+
+def test_the_lock_holds_every_extra_with_hashes() -> None:
+    locked = _locked()
+    assert all(hashes for hashes in locked.values())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wanted = [Requirement(line) for line in project["build-system"]["requires"]]
+    for lines in project["project"]["optional-dependencies"].values():
+        for requirement in map(Requirement, lines):
+            wanted.append(requirement)
+            needed = [Requirement(line) for line in requires(requirement.name) or ()]
+            of_extras = [
+                one
+                for one in needed
+                for extra in requirement.extras
+                if one.marker and one.marker.evaluate({"extra": extra})
+            ]
+            assert bool(of_extras) == bool(requirement.extras)
+            wanted += of_extras
+    missing = {canonicalize_name(one.name) for one in wanted} - set(locked)
+    assert missing == set()
+
+
 def test_compose_agrees_with_the_code_and_with_the_image(
     composed: dict[str, Any], image: list[tuple[str, str]]
 ) -> None:
@@ -139,6 +173,17 @@ def test_kubernetes_names_secrets_and_holds_none(manifests: list[dict[str, Any]]
     assert "Secret" not in {one.get("kind") for one in manifests}
     for container, _ in _containers(manifests):
         assert {"secretRef": {"name": "flow"}} in container["envFrom"]
+
+
+def _locked() -> dict[str, list[str]]:
+    """The hashes of each locked package."""
+    entries = re.split(
+        r"^(?=[a-z0-9])", (ROOT / "requirements.lock").read_text("utf-8"), flags=re.M
+    )
+    return {
+        entry.split("==")[0]: re.findall(r"--hash=sha256:[0-9a-f]{64}", entry)
+        for entry in entries[1:]
+    }
 
 
 def _containers(manifests: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -20,7 +20,7 @@ from flow.api.budget_headers import BudgetHeaders
 from flow.api.dependencies import Calls, Keys, Quotas, Services
 from flow.api.http_metrics import Measured
 from flow.api.problems import Problem, Problems, on_http_error, on_invalid
-from flow.api.request_id import RequestId
+from flow.api.request_context import RequestContexts
 from flow.api.request_size import RequestSize
 from flow.api.tracing import TracedJoin
 from flow.domain.calls.join_request import JoinRequest
@@ -76,7 +76,7 @@ def create_app(services: Services) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=[
             Middleware(Measured, metrics=services.metrics),
-            Middleware(RequestId),
+            Middleware(RequestContexts),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
             Middleware(Problems),
@@ -103,7 +103,7 @@ def create_operations_app(services: Services) -> FastAPI:
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(RequestId), Middleware(Problems), Middleware(RequestSize)],
+        middleware=[Middleware(RequestContexts), Middleware(Problems), Middleware(RequestSize)],
         exception_handlers={HTTPException: on_http_error},
     )
     app.state.services = services

@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flow.api.dependencies import Keys
-from flow.api.request_id import bind
+from flow.api.request_context import context_of
 from flow.db.database import Database
 from flow.domain.limits.api_key import ApiKey
 from flow.errors import Refused
@@ -33,8 +33,8 @@ _TOKEN = re.compile(rb"(?:^|&)token=")
 
 
 class Auth:
-    """Puts ``api_key``, ``api_key_id``, ``unkey_key_id`` and the key's ``permissions`` into
-    ``request.state``."""
+    """Puts the key and its permissions into the request's context, and ``api_key_id`` and
+    ``unkey_key_id`` into ``request.state`` as well."""
 
     def __init__(self, app: ASGIApp, *, keys: Keys, database: Database) -> None:
         self._app = app
@@ -54,13 +54,9 @@ class Auth:
             max_age = READ_MAX_AGE_SECS if reads else WRITE_MAX_AGE_SECS
             verified = await self._keys.verify(secret, max_age_secs=max_age)
             key = await self._rows.of(verified)
-            scope.setdefault("state", {}).update(
-                api_key=key,
-                api_key_id=key.id,
-                unkey_key_id=key.unkey_key_id,
-                permissions=verified.permissions,
-            )
-            bind(scope, api_key_id=str(key.id))
+            context = context_of(scope)
+            context.api_key, context.permissions = key, frozenset(verified.permissions)
+            scope["state"].update(api_key_id=key.id, unkey_key_id=key.unkey_key_id)
         await self._app(scope, receive, send)
 
 
@@ -94,15 +90,14 @@ def caller_of(connection: HTTPConnection) -> ApiKey:
     Raises:
         Refused: ``missing_api_key``.
     """
-    key: ApiKey | None = connection.scope.get("state", {}).get("api_key")
-    if key is None:
+    if (key := context_of(connection.scope).api_key) is None:
         raise _missing()
     return key
 
 
 def require_permission(connection: HTTPConnection, permission: str) -> None:
     """Raise `Refused`, ``insufficient_permissions``, unless the key has this one at Unkey."""
-    if permission not in connection.scope["state"]["permissions"]:
+    if permission not in context_of(connection.scope).permissions:
         raise Refused(
             "insufficient_permissions", f"This needs a key with the permission {permission!r}."
         )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flow.api.request_id import log_of
+from flow.api.request_context import context_of, log_of
 from flow.db.database import Database
 from flow.domain.limits import budget as domain
 from flow.domain.limits.budget import Tier
@@ -65,7 +65,7 @@ def shown(budget: domain.Budget | None) -> Budget:
 
 def note_budget(connection: HTTPConnection, budget: domain.Budget | None) -> None:
     """Tell the middleware what a handler has just learned, which saves it the asking."""
-    connection.scope["state"]["budget"] = budget
+    context_of(connection.scope).budget = budget
 
 
 class BudgetHeaders:
@@ -83,23 +83,21 @@ class BudgetHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        state = scope["state"]
+        context = context_of(scope)
 
         async def labelled(message: Message) -> None:
-            if message["type"] == "http.response.start" and (key_id := state.get("api_key_id")):
-                found = await self._headers(scope, key_id)
+            if message["type"] == "http.response.start" and context.api_key is not None:
+                found = await self._headers(scope, context.api_key.id)
                 message["headers"] = [*message.get("headers", ()), *found]
             await send(message)
 
         await self._app(scope, receive, labelled)
 
     async def _headers(self, scope: Scope, key_id: UUID) -> RawHeaders:
-        state = scope["state"]
-        if "budget" in state:
-            budget = state["budget"]
-            assert budget is None or isinstance(budget, domain.Budget)
-            return _headers(budget)
-        if state.get("database_away"):
+        context = context_of(scope)
+        if context.budget != "unasked":
+            return _headers(context.budget)
+        if context.is_database_away:
             return [_tier(Tier.UNKNOWN)]
         try:
             async with asyncio.timeout(LOOKUP_SECS):

@@ -19,7 +19,7 @@ from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse, rfc3339
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
-from flow.api.request_id import bind
+from flow.api.request_context import context_of
 from flow.domain.calls import join_token as tokens
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.calls.trace_parent import TraceParent
@@ -145,7 +145,7 @@ def connection(request: Request, services: Services, thread: Thread) -> dict[str
         return None
     expires_at = services.now() + timedelta(seconds=services.join_token_secs)
     expires_at = expires_at.replace(microsecond=0)
-    trace = request.scope["state"].get("trace")
+    trace = context_of(request.scope).trace
     token = tokens.sign(services.secret, thread.id, expires_at, trace=trace)
     base, transport = base_url(request, services), _transport(thread)
     answer = {"type": transport, "expires_at": rfc3339(expires_at)}
@@ -186,7 +186,7 @@ async def _thread_of(
     request: Request, services: Services, thread_id: UUID, token: str | None
 ) -> Thread:
     if token is None:
-        bind(request.scope, workflow_thread_id=str(thread_id))
+        context_of(request.scope).workflow_thread_id = thread_id
         key_id = caller_of(request).id
         thread = await services.database.get_workflow_thread_data(thread_id, key_id)
         return _in_trace(thread, request, None)
@@ -204,7 +204,7 @@ async def thread_by_token(
     """
     services = services_of(request)
     trace = tokens.check(services.secret, token, thread_id, services.now(), bearer)
-    bind(request.scope, workflow_thread_id=str(thread_id))
+    context_of(request.scope).workflow_thread_id = thread_id
     thread = await services.database.get_workflow_thread_data(thread_id)
     return _in_trace(thread, request, trace)
 

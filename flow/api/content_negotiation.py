@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
+
 from flow.errors import Refused
+
+_CHARSET = re.compile(r";\s*charset\s*=[^;,]*", re.IGNORECASE)
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str:
@@ -13,34 +19,11 @@ def preferred(accept: str, offered: Sequence[str]) -> str:
     Raises:
         Refused: code ``not_acceptable``; none of them is wanted.
     """
-    ranges = [_range(part) for part in accept.split(",") if part.strip()] or [("*/*", 1.0)]
-    ranked = [(_quality(kind, ranges), kind) for kind in offered]
-    best = max(quality for quality, _ in ranked)
-    if best <= 0:
+    if not accept.strip(", "):
+        return offered[0]
+    # All text is UTF-8 here, so a range that asks for a character set asks for no other form.
+    wanted = parse_accept_header(_CHARSET.sub("", accept), MIMEAccept)
+    best = max(offered, key=wanted.quality)
+    if wanted.quality(best) <= 0:
         raise Refused("not_acceptable", f"The answer comes as {' or '.join(offered)}.")
-    return next(kind for quality, kind in ranked if quality == best)
-
-
-def _range(part: str) -> tuple[str, float]:
-    kind, *parameters = [piece.strip().lower() for piece in part.split(";")]
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            return kind, _weight(parameter[2:])
-    return kind, 1.0
-
-
-def _weight(text: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        return 0.0
-    return weight if 0 <= weight <= 1 else 0.0
-
-
-def _quality(kind: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """The weight of the most specific range that covers ``kind``."""
-    for covering in (kind, kind.partition("/")[0] + "/*", "*/*"):
-        weights = [weight for name, weight in ranges if name == covering]
-        if weights:
-            return max(weights)
-    return 0.0
+    return best

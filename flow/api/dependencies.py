@@ -23,6 +23,7 @@ from flow.domain.limits.api_key import ApiKey
 from flow.domain.pricing.unpriced import HasPrice
 from flow.domain.products.product import Products
 from flow.errors import ConfigurationError
+from flow.insights.checking import Checker
 from flow.telemetry.metrics import Metrics
 from flow.vendors.quota_source import QuotaState
 from flow.vendors.unkey import VerifiedKey
@@ -159,7 +160,7 @@ class Services:
     ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
-    ``has_price`` says which models a budget can hold.
+    ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
 
@@ -182,6 +183,7 @@ class Services:
     public_url: str | None = None
     join_token_secs: int = 300
     allow_private_webhooks: bool = False
+    checker: Checker = field(default_factory=Checker)
     now: Callable[[], datetime] = utc_now
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from time import perf_counter
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flow.api.request_context import context_of
 from flow.telemetry.metrics import OTHER, Metrics, known
 
 UNMATCHED = "unmatched"
@@ -94,5 +95,5 @@ def join_outcome(scope: Scope, status: int) -> str:
         return _JOINED[status]
     if status == 0:
         return "abandoned"
-    code: str = scope.get("state", {}).get("problem", OTHER)
+    code = context_of(scope).problem or OTHER
     return "failed" if status == 500 else code

@@ -23,7 +23,7 @@ from flow.api.exact_json import ExactJSONResponse
 from flow.api.plain_route import PlainRoute
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
-from flow.api.request_id import bind
+from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_room, require_room_for
 from flow.db.database import Joined
 from flow.domain.calls.join_request import JoinRequest
@@ -123,6 +123,7 @@ async def join(request: Request) -> Response:
     idempotency_key, override = _idempotency_key(request), _override(request)
     body = await read(request, JoinRequest)
     _require_public_webhook(services, body)
+    await _require_usable_schema(services, body)
     accepted = services.calls.check(body)
     check_room(services, body.transport)
     product = services.products.for_call(accepted.product)
@@ -131,12 +132,11 @@ async def join(request: Request) -> Response:
     joined = await _joined(services, key, asked)
     note_budget(request, joined.budget)
     thread = joined.thread
-    request.state.workflow_thread_id = thread.id
+    context = context_of(request.scope)
+    context.workflow_thread_id = thread.id
     name = str(thread.id)
-    bind(request.scope, workflow_thread_id=name)
     if body.transport.type in ROOM_TYPES:
-        trace = request.scope["state"].get("trace")
-        way = await begin_in_room(services, joined, body.transport, trace)
+        way = await begin_in_room(services, joined, body.transport, context.trace)
     else:
         way = connection(request, services, thread)
     answer = {
@@ -250,6 +250,15 @@ def _require_public_webhook(services: Services, join: JoinRequest) -> None:
         return
     if (said := public_url.problem_of(join.webhook_url)) is not None:
         raise InvalidInput("The request is not valid.", [FieldProblem("webhook_url", said)])
+
+
+async def _require_usable_schema(services: Services, join: JoinRequest) -> None:
+    """The one time that a schema is checked against the rules of JSON Schema."""
+    schema = join.insights.json_schema
+    if schema is None:
+        return
+    if (said := await services.checker.schema_problem(schema)) is not None:
+        raise InvalidInput("The request is not valid.", [FieldProblem("insights.schema", said)])
 
 
 def _idempotency_key(request: Request) -> str | None:

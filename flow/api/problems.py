@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.request_bodies import invalid
-from flow.api.request_id import log_of
+from flow.api.request_context import context_of, log_of
 from flow.errors import (
     Conflict,
     DatabaseUnavailable,
@@ -109,6 +109,9 @@ class Problems:
 
         async def watched(message: Message) -> None:
             nonlocal began
+            if message["type"] == "websocket.close" and not began:
+                # No route takes the path: for a server that would be a 403.
+                raise NotFound("There is nothing at this path.")
             began = True
             await send(message)
 
@@ -132,13 +135,13 @@ def problem_response(scope: Scope, error: Exception) -> Response:
     status = _status(error)
     retry_after = _retry_after(error, status)
     code = error.code if isinstance(error, FlowError) and status != 500 else "internal_error"
-    scope.setdefault("state", {})["problem"] = code
+    context_of(scope).problem = code
     problem = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
         detail=str(error) if isinstance(error, FlowError) and status != 500 else _detail(status),
         code=code,
-        request_id=_request_id(scope),
+        request_id=context_of(scope).request_id,
         retry_after=retry_after,
         errors=_errors(error),
         limit=dict(error.limit) if isinstance(error, Refused) and error.limit else None,
@@ -161,7 +164,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         status=error.status_code,
         detail=_detail(error.status_code),
         code=_HTTP_CODES.get(error.status_code, "http_error"),
-        request_id=_request_id(request.scope),
+        request_id=context_of(request.scope).request_id,
     )
     headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
     return _render(problem, headers or {})
@@ -178,20 +181,20 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 async def _answer(scope: Scope, error: Exception, receive: Receive, send: Send) -> None:
     # Whoever would ask the database for one more thing need not find out again.
-    scope.setdefault("state", {})["database_away"] = isinstance(error, DatabaseUnavailable)
+    context_of(scope).is_database_away = isinstance(error, DatabaseUnavailable)
     response = problem_response(scope, error)
-    if scope["type"] == "websocket":
-        # 401 asks a browser for a password, which no WebSocket client can give.
-        response.status_code = 403 if response.status_code == 401 else response.status_code
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})
-            return
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get(
+        "extensions", {}
+    ):
+        # The server answers 403, and can say no more.
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        return
     await response(scope, receive, send)
 
 
 async def _hang_up(scope: Scope, send: Send) -> None:
     try:
-        await send({"type": "websocket.close", "code": 1011, "reason": ""})
+        await send({"type": "websocket.close", "code": 1011, "reason": "internal_error"})
     except Exception:
         log_of(scope).debug("websocket_was_closed_before")
 
@@ -257,8 +260,3 @@ def _errors(error: Exception) -> list[FieldError] | None:
 
 def _field_error(problem: FieldProblem) -> FieldError:
     return FieldError(field=problem.field[:_MAX_TEXT], message=problem.message[:_MAX_TEXT])
-
-
-def _request_id(scope: Scope) -> str | None:
-    request_id: str | None = scope.get("state", {}).get("request_id")
-    return request_id

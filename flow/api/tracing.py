@@ -7,12 +7,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.api.dependencies import Traces
 from flow.api.http_metrics import JOIN, join_outcome
-
-_KNOWN = ("request_id", "api_key_id", "workflow_thread_id")
+from flow.api.request_context import context_of
 
 
 class TracedJoin:
-    """Puts a join's place in its trace into ``request.state.trace``; other requests pass."""
+    """Puts a join's place in its trace into the request's context; other requests pass."""
 
     def __init__(self, app: ASGIApp, *, traces: Traces) -> None:
         self._app = app
@@ -24,8 +23,8 @@ class TracedJoin:
             await self._app(scope, receive, send)
             return
         span = self._traces.join(Headers(scope=scope))
-        state = scope.setdefault("state", {})
-        state["trace"] = span.place
+        context = context_of(scope)
+        context.trace = span.place
         status = 0
 
         async def watched(message: Message) -> None:
@@ -37,5 +36,4 @@ class TracedJoin:
         try:
             await self._app(scope, receive, watched)
         finally:
-            known = {name: str(state[name]) for name in _KNOWN if name in state}
-            span.end(status, {**known, "flow.join.outcome": join_outcome(scope, status)})
+            span.end(status, {**context.ids, "flow.join.outcome": join_outcome(scope, status)})

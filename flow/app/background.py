@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flow.workflows.deliver import Deliverer
     from flow.workflows.durable import Finishing
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
+    from flow.workflows.identity import Identity
     from flow.workflows.insights import CallInsights
     from flow.workflows.room_queue import RoomWork
 
@@ -62,17 +63,21 @@ async def after_calls(
         openai: where insights are asked for.
 
     Raises:
+        ConfigurationError: a living process on another host has the name of this one.
         DatabaseUnavailable: the database cannot be reached.
     """
+    from flow.workflows.executors import claimed
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
-    from flow.workflows.identity import executor_name
+    from flow.workflows.identity import identity
 
     settings, database = ground.settings, ground.database
     async with AsyncExitStack() as stack:
         webhooks = await stack.enter_async_context(_delivering(ground))
         insights = _insights(ground, openai, recorder)
         steps = Steps(database, recorder, insights, lambda thread: _tell(ground, webhooks, thread))
-        name = stack.enter_context(executor_name(settings.data_dir, settings.executor_id))
+        own = stack.enter_context(identity(settings.data_dir, settings.executor_id))
+        await stack.enter_async_context(claimed(database, own))
+        name = own.name
         # Whoever had this name is gone, and no call of this process has been claimed under it.
         free = [] if ground.url is None else await database.room_calls.free_of(name)
         left = await database.take_over_threads_of(name)
@@ -80,9 +85,10 @@ async def after_calls(
         rooms: RoomWork | None = None
         if ground.url is None:
             finishing = InThisProcess(steps)
+            _beat(stack, database, own)
             _sweep(stack, settings, database, finishing)
         else:
-            finishing, rooms = await _durable(stack, ground, ground.url, name, steps)
+            finishing, rooms = await _durable(stack, ground, ground.url, own, steps)
             for place in free:
                 await rooms.queue.put(place)
         finish = FinishCall(database, recorder, finishing.start)
@@ -140,7 +146,7 @@ def _tell(ground: Ground, webhooks: Deliverer, thread: Thread) -> None:
 
 
 async def _durable(
-    stack: AsyncExitStack, ground: Ground, url: str, name: str, steps: Steps
+    stack: AsyncExitStack, ground: Ground, url: str, own: Identity, steps: Steps
 ) -> tuple[Finishing, RoomWork]:
     from flow.db.database_url import url_of
     from flow.workflows.durable import Finishing
@@ -156,7 +162,9 @@ async def _durable(
         per_key=settings.room_calls_per_key,
     )
     if settings.workflows == "on":
-        await _run_workflows(stack, ground, url, name, finishing, steps, rooms)
+        await _run_workflows(stack, ground, url, own, finishing, steps, rooms)
+    else:
+        _beat(stack, ground.database, own)
     return finishing, rooms
 
 
@@ -164,7 +172,7 @@ async def _run_workflows(
     stack: AsyncExitStack,
     ground: Ground,
     url: str,
-    name: str,
+    own: Identity,
     finishing: Finishing,
     steps: Steps,
     rooms: RoomWork,
@@ -173,11 +181,19 @@ async def _run_workflows(
     from flow.workflows.executors import Heartbeat
 
     database = ground.database
-    executor = await Executor.launch(url, name, steps.all, rooms)
+    executor = await Executor.launch(url, own.name, steps.all, rooms)
     stack.push_async_callback(executor.close)
-    until_left(stack, Heartbeat(database, name, executor.recover).forever(), "heartbeat")
+    until_left(stack, Heartbeat(database, own, executor.recover).forever(), "heartbeat")
     _sweep(stack, ground.settings, database, finishing)
     stack.push_async_callback(_drained, finishing)
+
+
+def _beat(stack: AsyncExitStack, database: Database, own: Identity) -> None:
+    """Signs of life of a process that runs no workflows, and so takes up nothing of others."""
+    from flow.workflows.executors import FORGOTTEN_SECS, Heartbeat, nothing_to_recover
+
+    beat = Heartbeat(database, own, nothing_to_recover, dead_secs=FORGOTTEN_SECS)
+    until_left(stack, beat.forever(), "heartbeat")
 
 
 def _sweep(

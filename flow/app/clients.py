@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from flow.app.resources import Ground
-from flow.errors import AuthUnavailable
+from flow.errors import AuthUnavailable, ConfigurationError
 from flow.settings import Settings
 from flow.vendors.daily import Daily
 from flow.vendors.endpoint import Endpoint
@@ -21,6 +21,7 @@ from flow.vendors.quota_source import QuotaSource
 from flow.vendors.rooms import Rooms
 from flow.vendors.twilio import Twilio
 from flow.vendors.unkey import DebugKeys, KeyVerifier
+from flow.workflows.identity import made_once
 
 SECRET_BYTES = 32
 NO_KEY = "not-needed"
@@ -61,16 +62,19 @@ async def outside(ground: Ground) -> AsyncIterator[Outside]:
 
 
 def secret_of(settings: Settings) -> bytes:
-    """The signing secret: the operator's, or one made once and kept in the data folder."""
+    """The signing secret: the operator's, or one made once and kept in the data folder.
+
+    Raises:
+        ConfigurationError: the file in the data folder is not whole.
+    """
     if settings.secret is not None:
         return settings.secret.get_secret_value().encode()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     path = settings.data_dir / "secret"
-    with suppress(FileExistsError):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(secrets.token_urlsafe(SECRET_BYTES))
-    return path.read_bytes()
+    secret = made_once(path, lambda: secrets.token_urlsafe(SECRET_BYTES))
+    if len(secret) < SECRET_BYTES:
+        raise ConfigurationError(f"The file {path} holds no whole secret: remove it.")
+    return secret.encode()
 
 
 def _models(ground: Ground) -> dict[str, Endpoint]:

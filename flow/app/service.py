@@ -28,6 +28,7 @@ from flow.domain.products.product import ModelName
 from flow.domain.usage.token_estimates import warm_up
 from flow.ledger.recorder import Recorder
 from flow.settings import Settings
+from flow.telemetry import logs as log
 from flow.telemetry.exposition import exposed
 
 if TYPE_CHECKING:
@@ -134,4 +135,5 @@ def _sample(base: Ground, recorder: Recorder, roster: Roster) -> None:
     base.metrics.calls_running.set(capacity.running)
     base.metrics.calls_capacity.set(capacity.most)
     base.metrics.draining.set(capacity.draining)
+    base.metrics.log_lines_dropped.inc(log.take_dropped())
     base.watch.show_tiers(roster.tiers)

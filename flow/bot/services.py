@@ -128,6 +128,10 @@ class CallServices:
             meter = Meter(known, self._owner, self._recorder, control=self._control)
             self._add(service, meter, by_frames=True)
 
+    def meter_of(self, name: str) -> Meter | None:
+        """The meter of a service of this call, by its name in the pipeline."""
+        return self._meters.get(name)
+
     async def close(self) -> None:
         """The call is over: count what is under way, and say which services nothing has counted."""
         for tap in self._taps:

@@ -391,9 +391,41 @@ class Database(TypedCalls):
         row = await self._call("save_insights", p_thread_id=str(thread_id), p_insights=insights)
         return rows.thread(row)
 
-    async def beat_executor(self, executor: str, dead_secs: int) -> list[str]:
-        """Say that an executor lives; those that said nothing for ``dead_secs``."""
-        found: list[str] = await self._call("beat_executor", p_id=executor, p_dead_secs=dead_secs)
+    async def claim_executor(
+        self, executor: str, home: str, instance: UUID, dead_secs: int
+    ) -> datetime | None:
+        """Take a name for a run of a process that holds the lock of the data folder ``home``.
+
+        ``None``: it is taken. Otherwise a process of another folder has it, which was heard of
+        then, less than ``dead_secs`` ago.
+        """
+        answer = await self._call(
+            "claim_executor",
+            p_id=executor,
+            p_home=home,
+            p_instance=str(instance),
+            p_dead_secs=dead_secs,
+        )
+        return None if answer["claimed"] else datetime.fromisoformat(answer["heard_at"])
+
+    async def release_executor(self, executor: str, instance: UUID) -> bool:
+        """Leave the name to whoever wants it; False if another process has it already."""
+        return bool(await self._call("release_executor", p_id=executor, p_instance=str(instance)))
+
+    async def beat_executor(
+        self, executor: str, home: str, instance: UUID, dead_secs: int
+    ) -> list[str] | None:
+        """Say that an executor lives; those that said nothing for ``dead_secs``.
+
+        ``None``: another process has the name by now.
+        """
+        found: list[str] | None = await self._call(
+            "beat_executor",
+            p_id=executor,
+            p_home=home,
+            p_instance=str(instance),
+            p_dead_secs=dead_secs,
+        )
         return found
 
     async def forget_executor(self, executor: str, dead_secs: int) -> bool:

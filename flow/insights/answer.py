@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from flow.domain.insights.insight_schema import violations
+from flow.domain.insights.insight_schema import MAX_DEPTH, is_deeper, violations
 from flow.domain.insights.insights import Reason
 from flow.errors import InvalidInput
 
@@ -36,7 +36,10 @@ class Verdict:
 
 
 def judge(answer: Answer, schema: dict[str, Any]) -> Verdict:
-    """Whether an answer is a JSON object that keeps to the schema."""
+    """Whether an answer is a JSON object that keeps to the schema.
+
+    How long that takes is up to the schema: see `flow.insights.checking`.
+    """
     if answer.refusal:
         return Verdict(reason="refused", detail="the model refused")
     if answer.finish_reason == "content_filter":
@@ -69,9 +72,11 @@ def parse_object(text: str) -> dict[str, Any]:
         value = json.loads(text, parse_constant=_not_json, parse_float=_finite)
         if not isinstance(value, dict):
             raise ValueError("The answer must be one JSON object.")
+        if is_deeper(value, MAX_DEPTH):
+            raise RecursionError
         return {_text(name): _storable(inner) for name, inner in value.items()}
     except RecursionError:
-        raise ValueError("The answer is nested too deeply.") from None
+        raise ValueError(f"The answer is nested more than {MAX_DEPTH} levels deep.") from None
 
 
 def _storable(value: Any) -> Any:

@@ -18,8 +18,9 @@ from flow.domain.insights.insights import (
     render_transcript,
 )
 from flow.domain.usage.events import CostControl, Owner
-from flow.insights.answer import judge
+from flow.errors import ChecksUnavailable
 from flow.insights.attempt import Asking, Attempts, Missed
+from flow.insights.checking import Checker
 from flow.insights.prompt import Question
 from flow.metering.request import Recording
 from flow.vendors.endpoint import Endpoint
@@ -45,6 +46,7 @@ class ExtractInsightsStep:
         capture_content: let PostHog have the transcript and the answer.
         time_limit_secs: for the whole step, with all its retries.
         first_pause_secs: before the first repetition after a vendor's error; doubles each time.
+        checker: checks the answers.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ExtractInsightsStep:
         capture_content: bool = False,
         time_limit_secs: float = TIME_LIMIT_SECS,
         first_pause_secs: float = 0.5,
+        checker: Checker | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._recorder = recorder
@@ -67,6 +70,7 @@ class ExtractInsightsStep:
         self._capture_content = capture_content
         self._time_limit_secs = time_limit_secs
         self._first_pause_secs = first_pause_secs
+        self._checker = checker or Checker()
 
     async def run(
         self, thread: Thread, owner: Owner, asking: Asking | None = None
@@ -99,6 +103,8 @@ class ExtractInsightsStep:
                 result = await self._ask(attempts, question, shown, asking.model)
         except TimeoutError:
             result = _failed("timeout", f"no usable answer in {self._time_limit_secs:g} s")
+        except ChecksUnavailable:
+            result = _failed("timeout", "the answer could not be checked in time")
         return _done(owner, result)
 
     async def _ask(
@@ -117,7 +123,7 @@ class ExtractInsightsStep:
                 await asyncio.sleep(self._pause_secs(vendor_errors, answer.retry_after_secs))
                 vendor_errors += 1
                 continue
-            verdict = await asyncio.to_thread(judge, answer, question.schema)
+            verdict = await self._checker.judge(answer, question.schema)
             if verdict.reason is None:
                 return InsightsResult(
                     "ok", verdict.data, model=answer.model, omitted_turns=shown.omitted_turns

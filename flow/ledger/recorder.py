@@ -107,8 +107,14 @@ class Recorder:
 
     def start(self) -> None:
         """Adopt what dead processes left and begin sending."""
+        Spool.remove_drafts(self._directory)
         for orphan in Spool.orphans(self._directory):
-            self._adopt(orphan)
+            try:
+                self._adopt(orphan)
+            except OSError as error:
+                # The file stays for another start; what was read of it already is sent once.
+                log.error("spool_adoption_failed", spool=orphan.path.name, error=str(error))
+                orphan.close()
         self._wake.set()
         self._task = asyncio.create_task(self._run(), name="usage-recorder")
 
@@ -272,9 +278,11 @@ class Recorder:
                 kind = ThreadTurn if line.op == "turn" else UsageEvent
                 return kind.from_json(line.event)
             reason = "the line is not whole"
+            if line.size > len(line.raw):
+                reason = f"the line of {line.size} bytes is too long; here is its beginning"
         except Exception as error:
             reason = f"not what its op says: {error!r}"
-        log.error("spool_line_unreadable", op=line.op, bytes=len(line.raw))
+        log.error("spool_line_unreadable", op=line.op, bytes=line.size)
         self._quarantine.keep(line.raw, reason)
         return None
 

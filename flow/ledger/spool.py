@@ -20,22 +20,36 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 from uuid import uuid4
 
+import structlog
 from pydantic_core import to_json
+
+log = structlog.get_logger(__name__)
 
 Op = Literal["open", "event", "drop", "turn"]
 
+MAX_LINE_BYTES = 4 << 20
+"""Far more than an event or a turn takes: what is longer was not written by a `Spool`."""
+MAX_READ_BYTES = 8 << 20
+BLOCK_BYTES = 1 << 16
+
 
 class Line(NamedTuple):
-    """One line of a spool; ``event`` is `None` when the line cannot be read."""
+    """One line of a spool, ``size`` bytes long; ``event`` is `None` when it cannot be read.
+
+    ``raw`` is cut after `MAX_LINE_BYTES`.
+    """
 
     op: Op
     event: dict[str, Any] | None
     raw: bytes
+    size: int
 
 
 class Spool:
@@ -59,16 +73,24 @@ class Spool:
 
     @classmethod
     def orphans(cls, directory: Path) -> Iterator[Self]:
-        """Every spool in ``directory`` whose process is gone, now locked by us."""
-        for path in sorted(directory.glob("*.jsonl")):
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_APPEND)
-            except FileNotFoundError:
-                continue
-            if _lock(fd) and _is_still(path, fd):
-                yield cls(path, fd)
-            else:
-                os.close(fd)
+        """Every spool in ``directory`` whose process is gone, now locked by us.
+
+        What has a spool's name and cannot be opened as a file is logged and left alone.
+        """
+        for path, fd in _abandoned(directory, "*.jsonl"):
+            yield cls(path, fd)
+
+    @staticmethod
+    def remove_drafts(directory: Path) -> None:
+        """Remove what processes left that died while they made or replaced their spool.
+
+        A draft holds nothing that is not in a spool too.
+        """
+        for path, fd in _abandoned(directory, "*.draft"):
+            with suppress(FileNotFoundError):
+                path.unlink()
+            os.close(fd)
+            log.info("spool_draft_removed", draft=path.name)
 
     @property
     def unsent_bytes(self) -> int:
@@ -86,13 +108,17 @@ class Spool:
         return raw
 
     def read(self, most: int) -> tuple[list[Line], int]:
-        """Up to ``most`` lines from the head, and the position after them for `advance`."""
+        """Up to ``most`` lines from the head, and the position after them for `advance`.
+
+        Fewer where they are long: not much more than `MAX_READ_BYTES` are read at a time, except
+        to find the end of a line that is too long.
+        """
         lines: list[Line] = []
         position = self._head
-        for raw in _lines(self._fd, position):
-            lines.append(_decode(raw))
-            position += len(raw)
-            if len(lines) == most:
+        for raw, size in _lines(self._fd, position):
+            lines.append(_decode(raw, size))
+            position += size
+            if len(lines) == most or position - self._head >= MAX_READ_BYTES:
                 break
         return lines, position
 
@@ -138,36 +164,38 @@ def encoded(op: Op, event: dict[str, Any]) -> bytes:
         return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
-def _decode(raw: bytes) -> Line:
-    try:
+def _decode(raw: bytes, size: int) -> Line:
+    # A line that was cut off, or nested too deeply, is none.
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
         line = json.loads(raw)
         if line["op"] in get_args(Op) and isinstance(line["event"], dict):
-            return Line(line["op"], line["event"], raw)
-    except (ValueError, TypeError, KeyError):
-        pass
-    return Line("event", None, raw)
+            return Line(line["op"], line["event"], raw, size)
+    return Line("event", None, raw, size)
 
 
-def _lines(fd: int, position: int, block: int = 1 << 16) -> Iterator[bytes]:
-    """Lines from ``position`` on; the last may lack its newline if its writer was cut off."""
-    rest = b""
-    while data := os.pread(fd, block, position):
+def _lines(fd: int, position: int) -> Iterator[tuple[bytes, int]]:
+    """Lines from ``position`` on and their sizes, each cut after `MAX_LINE_BYTES`.
+
+    The last may lack its newline if its writer was cut off.
+    """
+    head, size = b"", 0
+    while data := os.pread(fd, BLOCK_BYTES, position):
         position += len(data)
-        *whole, rest = (rest + data).splitlines(keepends=True) or [b""]
-        yield from whole
-        if rest.endswith(b"\n"):
-            yield rest
-            rest = b""
-    if rest:
-        yield rest
+        *whole, rest = data.split(b"\n")
+        for end in whole:
+            yield (head + end + b"\n")[:MAX_LINE_BYTES], size + len(end) + 1
+            head, size = b"", 0
+        head += rest[: MAX_LINE_BYTES - len(head)]
+        size += len(rest)
+    if size:
+        yield head, size
 
 
 def _locked_file(path: Path, content: bytes) -> int:
     """A locked file that appears under ``path`` only once it is locked and written."""
     draft = path.with_suffix(".draft")
-    fd = os.open(draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    fd = _locked_draft(draft)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         if content and os.write(fd, content) != len(content):
             raise OSError(errno.ENOSPC, "the spool's disk is full")
         draft.replace(path)
@@ -176,6 +204,36 @@ def _locked_file(path: Path, content: bytes) -> int:
         draft.unlink(missing_ok=True)
         raise
     return fd
+
+
+def _locked_draft(draft: Path) -> int:
+    """A new locked file. Another process may remove it before it is locked; not after."""
+    while True:
+        fd = os.open(draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if _is_still(draft, fd):
+            return fd
+        os.close(fd)
+
+
+def _abandoned(directory: Path, pattern: str) -> Iterator[tuple[Path, int]]:
+    """Files that no process holds, opened and now locked by us."""
+    for path in sorted(directory.glob(pattern)):
+        try:
+            # A pipe of that name would not open before somebody writes to it.
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.error("spool_skipped", file=path.name, error=str(error))
+            continue
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            log.error("spool_skipped", file=path.name, error="not a regular file")
+            os.close(fd)
+        elif _lock(fd) and _is_still(path, fd):
+            yield path, fd
+        else:
+            os.close(fd)
 
 
 def _lock(fd: int) -> bool:

@@ -11,6 +11,7 @@ import structlog
 
 from flow.domain.usage.events import (
     CostControl,
+    Failure,
     Kind,
     Outcome,
     Owner,
@@ -59,6 +60,8 @@ class Meter:
         self.owner = owner
         self.recorded = 0
         """How many events have come of it."""
+        self.failure: Failure | None = None
+        """What its last request failed by; ``None`` once one has not."""
         self._recorder = recorder
         self._control = control
         self._listener = on_closed
@@ -85,6 +88,7 @@ class Meter:
         """Record work that is known by its amount alone. ``known`` are fields of `UsageEvent`."""
         model = known.pop("model", None) or self.service.model
         self.recorded += 1
+        self.failure = None
         self._recorder.record(
             self._event(
                 model=model,
@@ -115,6 +119,8 @@ class Meter:
     def _closed(self, event: UsageEvent, opening: Opening, text: str) -> None:
         self.recorded += 1
         self._live.pop(event.id, None)
+        if event.outcome is not Outcome.INTERRUPTED:
+            self.failure = event.failure
         if event.note is not None and event.outcome is not Outcome.INTERRUPTED:
             log.warning(
                 "usage_noted",

@@ -9,7 +9,6 @@ from flow.domain.limits.budget import Tier
 from flow.telemetry.metrics import Metrics, known
 
 NO_BUDGET = "none"
-_REASONS = frozenset(EndReason)
 
 
 class CallWatch:
@@ -26,7 +25,7 @@ class CallWatch:
 
     def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
-        product, reason = known(product, self._metrics.products), known(reason, _REASONS)
+        product, reason = known(product, self._metrics.products), known(reason, frozenset(EndReason))
         self._metrics.calls_ended.labels(product, reason).inc()
 
     def saving(self, reason: str) -> None:

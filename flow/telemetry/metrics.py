@@ -206,6 +206,10 @@ class Metrics:
             "method",
         )
 
+        self.log_lines_dropped = self._counter(
+            "flow_log_lines_dropped", "Log lines dropped because nobody read standard error."
+        )
+
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)
 

@@ -63,6 +63,10 @@ class Rooms:
         self.providers = providers
         self._open_secs = open_secs
 
+    def has(self, transport: str) -> bool:
+        """Whether rooms of this transport can be opened here."""
+        return transport in self.providers
+
     def problems(self, transport: Transport) -> Iterator[FieldProblem]:
         """What keeps the bot out of a room that the caller names."""
         if transport.room_url is None and transport.token is not None:

@@ -92,9 +92,11 @@ class WebhookSender:
 
     async def _send(self, claimed: Claimed) -> Answer:
         url = httpx.URL(claimed.url)
-        problem = public_url.problem_of(claimed.url, allow_private=self._allow_private)
-        if problem is not None:
-            raise NotPublic(f"the URL {problem}")
+        # As it was written, and as it is understood here.
+        for written in (claimed.url, str(url)):
+            problem = public_url.problem_of(written, allow_private=self._allow_private)
+            if problem is not None:
+                raise NotPublic(f"the URL {problem}")
         host = url.raw_host.decode("ascii")
         port = url.port or {"http": 80, "https": 443}[url.scheme]
         assert self._resolve is not None

@@ -1,32 +1,116 @@
-"""Signs of life of the processes that run workflows, and taking up the work of those that died."""
+"""Names and signs of life of processes, and taking up the work of those that died.
+
+A name is what calls and workflows are kept under, so whoever starts with one takes up what was
+left under it. A process that holds the lock of a data folder knows that those who had the name in
+that folder are gone, and goes on at once. Where the name was another folder's, on another host,
+the database decides: as long as that one gives signs of life, nobody else gets the name.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
-from flow.errors import FlowError
+from flow.errors import ConfigurationError, FlowError
+from flow.workflows.identity import Identity
 
 log = structlog.get_logger(__name__)
 
 BEAT_SECS = 10.0
 # So long that a stalled process is not taken for a dead one.
 DEAD_SECS = 60
+# When the row of a process goes that had nothing to be taken up.
+FORGOTTEN_SECS = 24 * 60 * 60
 
 
 class Executors(Protocol):
-    """What a heartbeat needs of `flow.db.database.Database`."""
+    """What names and signs of life need of `flow.db.database.Database`."""
 
-    async def beat_executor(self, executor: str, dead_secs: int) -> list[str]:
-        """Say that an executor lives; those that have not for so long."""
+    async def claim_executor(
+        self, executor: str, home: str, instance: UUID, dead_secs: int
+    ) -> datetime | None:
+        """Take a name; else when the process of another folder that has it was heard of."""
+        ...
+
+    async def release_executor(self, executor: str, instance: UUID) -> bool:
+        """Leave a name to whoever wants it."""
+        ...
+
+    async def beat_executor(
+        self, executor: str, home: str, instance: UUID, dead_secs: int
+    ) -> list[str] | None:
+        """Say that an executor lives; those that have not for so long.
+
+        ``None``: another process has the name by now.
+        """
         ...
 
     async def forget_executor(self, executor: str, dead_secs: int) -> bool:
         """Forget an executor that is still dead."""
         ...
+
+
+@asynccontextmanager
+async def claimed(
+    executors: Executors,
+    identity: Identity,
+    *,
+    dead_secs: int = DEAD_SECS,
+    retry_secs: float = 1.0,
+) -> AsyncIterator[None]:
+    """Have a process's name to itself among all hosts, as long as the block lasts.
+
+    A process of another data folder may have died with the name: then this waits until its last
+    sign of life is ``dead_secs`` old.
+
+    Raises:
+        ConfigurationError: a process of another data folder has the name, and is alive.
+        DatabaseUnavailable: the database cannot be reached.
+    """
+    await _claim(executors, identity, dead_secs, retry_secs)
+    try:
+        yield
+    finally:
+        try:
+            await executors.release_executor(identity.name, identity.instance)
+        except FlowError as error:
+            log.warning("executor_name_kept", executor=identity.name, error=str(error))
+
+
+async def _claim(
+    executors: Executors, identity: Identity, dead_secs: int, retry_secs: float
+) -> None:
+    last: datetime | None = None
+    while heard_at := await executors.claim_executor(
+        identity.name, identity.home, identity.instance, dead_secs
+    ):
+        if last is None:
+            last = heard_at
+            log.warning(
+                "executor_name_in_use",
+                executor=identity.name,
+                last_heard=heard_at.isoformat(),
+                meaning="a host with another data folder has this name (FLOW_EXECUTOR_ID): waiting"
+                f" until it gives a sign of life, or has given none for {dead_secs} s",
+            )
+        elif heard_at > last:
+            raise ConfigurationError(
+                f"The name {identity.name} (FLOW_EXECUTOR_ID) is in use by another host, which was"
+                f" last heard of at {heard_at.isoformat(timespec='seconds')}: give this host a"
+                " name of its own, or stop the other one first."
+            )
+        await asyncio.sleep(retry_secs)
+
+
+async def nothing_to_recover(_: str) -> int:
+    """What a process that runs no workflows takes up of another."""
+    return 0
 
 
 class Heartbeat:
@@ -35,14 +119,21 @@ class Heartbeat:
     Args:
         recover: takes up what an executor had begun; how many workflows that were. May be
             repeated, and be done by several processes.
+        dead_secs: after so long without a sign of life another is dead and taken up.
     """
 
     def __init__(
-        self, executors: Executors, name: str, recover: Callable[[str], Awaitable[int]]
+        self,
+        executors: Executors,
+        identity: Identity,
+        recover: Callable[[str], Awaitable[int]],
+        *,
+        dead_secs: int = DEAD_SECS,
     ) -> None:
         self._executors = executors
-        self._name = name
+        self._identity = identity
         self._recover = recover
+        self._dead_secs = dead_secs
         self._was_away = True
 
     async def forever(self) -> None:
@@ -56,17 +147,25 @@ class Heartbeat:
 
         After the database was away nobody is taken for dead before all could say that they live.
         """
+        name, home, instance = self._identity.name, self._identity.home, self._identity.instance
         try:
-            dead = await self._executors.beat_executor(self._name, DEAD_SECS)
-            if not self._was_away:
+            dead = await self._executors.beat_executor(name, home, instance, self._dead_secs)
+            if dead is None:
+                log.error(
+                    "executor_name_lost",
+                    executor=name,
+                    meaning="this process was silent for so long that another host has its name by"
+                    " now: stop one of them, or give each a FLOW_EXECUTOR_ID of its own",
+                )
+            elif not self._was_away:
                 for executor in dead:
                     await self._bury(executor)
             self._was_away = False
         except FlowError as error:
             self._was_away = True
-            log.warning("heartbeat_missed", executor=self._name, error=str(error))
+            log.warning("heartbeat_missed", executor=name, error=str(error))
 
     async def _bury(self, executor: str) -> None:
         recovered = await self._recover(executor)
-        if await self._executors.forget_executor(executor, DEAD_SECS):
+        if await self._executors.forget_executor(executor, self._dead_secs):
             log.warning("executor_dead", executor=executor, workflows_recovered=recovered)

@@ -211,7 +211,7 @@ class Steps:
             return None
 
     async def _insights(self, thread: Thread) -> dict[str, Any]:
-        if not JoinRequest.model_validate(thread.join).insights.enabled:
+        if not JoinRequest.from_json(thread.join).insights.enabled:
             return {"status": "skipped", "reason": "disabled"}
         try:
             return await self._extract(thread, thread.owner)

@@ -1,7 +1,8 @@
 """What a process is called, now and when it has been killed and started again.
 
 A process takes the first free place of its data folder and keeps it by a lock that goes with it
-however it dies. Whoever has a place therefore knows that those who had it before are gone.
+however it dies. Whoever has a place therefore knows that those who had it before are gone. Of
+other folders it knows what the database does: see `flow.workflows.executors`.
 """
 
 from __future__ import annotations
@@ -9,23 +10,37 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """``name`` is the same at every start from a place of a folder; ``instance`` is of this one.
+
+    ``home`` is the id of the data folder.
+    """
+
+    name: str
+    home: str
+    instance: UUID = field(default_factory=uuid4)
 
 
 @contextmanager
-def executor_name(data_dir: Path, given: str | None = None) -> Iterator[str]:
-    """A name that no other living process has, as long as the block lasts.
+def identity(data_dir: Path, given: str | None = None) -> Iterator[Identity]:
+    """A name that no other living process of this folder has, as long as the block lasts.
 
     ``given`` takes the place of the host's name and the data folder's own id; a number follows
     either, since several processes may share a folder. Raises `OSError` when the disk does.
     """
     folder = data_dir / "executors"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    base = given or f"{socket.gethostname()}-{_id_of(folder)}"
+    home = made_once(folder / "id", lambda: uuid4().hex[:12])
+    base = given or f"{socket.gethostname()}-{home}"
     for place in count():
         fd = os.open(folder / f"{place}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -34,19 +49,25 @@ def executor_name(data_dir: Path, given: str | None = None) -> Iterator[str]:
             os.close(fd)
             continue
         try:
-            yield f"{base}-{place}"
+            yield Identity(f"{base}-{place}", home)
         finally:
             os.close(fd)
         return
 
 
-def _id_of(folder: Path) -> str:
-    """The folder's id, made once; whoever reads it finds it whole."""
-    path = folder / "id"
+def made_once(path: Path, make: Callable[[], str]) -> str:
+    """The text of a file, which is made where there is none; whoever reads it finds it whole.
+
+    Only this user can read it. Any number of processes may ask at once.
+    """
     if not path.exists():
-        draft = folder / f"id.{uuid4()}"
-        draft.write_text(uuid4().hex[:12])
-        with suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
+        draft = path.with_name(f"{path.name}.{uuid4()}")
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(fd, "w") as file:
+                file.write(make())
+            with suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            draft.unlink()
     return path.read_text().strip()

@@ -2,18 +2,73 @@
 
 create table public.workflow_executors (
   id text collate "C" primary key check (octet_length(id) between 1 and 255),
+  home text not null check (octet_length(home) between 1 and 255),
+  instance uuid,
   heartbeat_at timestamptz not null
 );
 comment on table public.workflow_executors is
-  'The processes that run workflows, each with its last sign of life.';
+  'The processes that have calls or run workflows, by their names, each with its last sign of life.';
+comment on column public.workflow_executors.home is
+  'The id of the data folder whose lock the process holds.';
+comment on column public.workflow_executors.instance is
+  'The run of the process that has the name; null once it has stopped by itself.';
 
-create function public.beat_executor(p_id text, p_dead_secs integer) returns jsonb
+-- A process holds the lock of its data folder, so whoever had the name there is gone. One of another
+-- folder may be alive as long as it was heard of lately.
+create function public.claim_executor(
+  p_id text, p_home text, p_instance uuid, p_dead_secs integer
+) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_heard_at timestamptz;
+begin
+  insert into public.workflow_executors as e (id, home, instance, heartbeat_at)
+  values (p_id, p_home, p_instance, now())
+  on conflict (id) do update
+  set home = excluded.home, instance = excluded.instance, heartbeat_at = excluded.heartbeat_at
+  where e.home = excluded.home or e.instance is null
+    or e.heartbeat_at < now() - make_interval(secs => p_dead_secs);
+  if found then
+    return jsonb_build_object('claimed', true);
+  end if;
+  select e.heartbeat_at into v_heard_at from public.workflow_executors e where e.id = p_id;
+  return jsonb_build_object('claimed', false, 'heard_at', v_heard_at);
+end
+$$;
+comment on function public.claim_executor is
+  'Takes a name for a process, unless one of another data folder has it that was heard of within so '
+  'many seconds: then it says when that was.';
+
+create function public.release_executor(p_id text, p_instance uuid) returns jsonb
+language sql
+set search_path = ''
+as $$
+  with released as (
+    update public.workflow_executors e set instance = null
+    where e.id = p_id and e.instance = p_instance
+    returning e.id
+  )
+  select to_jsonb(exists (select from released))
+$$;
+comment on function public.release_executor is
+  'A process has stopped: its name is free. What it left is taken up when it would count as dead.';
+
+create function public.beat_executor(
+  p_id text, p_home text, p_instance uuid, p_dead_secs integer
+) returns jsonb
 language plpgsql
 set search_path = ''
 as $$
 begin
-  insert into public.workflow_executors (id, heartbeat_at) values (p_id, now())
-  on conflict (id) do update set heartbeat_at = excluded.heartbeat_at;
+  insert into public.workflow_executors as e (id, home, instance, heartbeat_at)
+  values (p_id, p_home, p_instance, now())
+  on conflict (id) do update set heartbeat_at = excluded.heartbeat_at
+  where e.instance = excluded.instance;
+  if not found then
+    return null;
+  end if;
   return (
     select coalesce(jsonb_agg(e.id order by e.id), '[]') from public.workflow_executors e
     where e.heartbeat_at < now() - make_interval(secs => p_dead_secs)
@@ -21,7 +76,8 @@ begin
 end
 $$;
 comment on function public.beat_executor is
-  'A sign of life of an executor; gives those that have shown none for so long.';
+  'A sign of life of an executor; gives those that have shown none for so long. Null: another '
+  'process has the name by now.';
 
 create function public.forget_executor(p_id text, p_dead_secs integer) returns jsonb
 language sql
@@ -127,5 +183,6 @@ comment on function public.take_over_threads_of is
   'The same for the threads of a process that is known to be gone, whatever their leases say.';
 
 select flow.restrict_to_service_role(array['workflow_executors'], array[
-  'beat_executor', 'forget_executor', 'take_over_lost_threads', 'take_over_threads_of'
+  'claim_executor', 'release_executor', 'beat_executor', 'forget_executor', 'take_over_lost_threads',
+  'take_over_threads_of'
 ]);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -88,6 +89,49 @@ async def test_bodies(api: Api, subtests: pytest.Subtests) -> None:
             assert problem.get("code", "") == code
             assert problem.get("request_id") in {None, response.headers["x-request-id"]}
             assert len(response.content) < 20_000
+
+
+def a_pattern(pattern: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": {"items": {"pattern": pattern}}}}
+
+
+SCHEMAS: dict[str, tuple[dict[str, Any], int]] = {
+    "folded case": (a_pattern("(?i)" + "[ -\uffff]" * 1100), 422),
+    "out of range": (a_pattern("a{99999999999}"), 422),
+    "nested groups": (a_pattern("(" * 2_000 + ")" * 2_000), 422),
+    "fewer nested groups": (a_pattern("(" * 1_000 + ")" * 1_000), 422),
+    "nested repetitions": (a_pattern("((((((a{99}){99}){99}){99}){99}){99})"), 422),
+    "no expression": (a_pattern("["), 422),
+    "many patterns": (
+        {"type": "object", "anyOf": [{"pattern": rf"\p{{L}}{{99}}{n}"} for n in range(250)]},
+        422,
+    ),
+    "a reference out": ({"type": "object", "$ref": "http://127.0.0.1:9/"}, 422),
+    "a reference nowhere": ({"type": "object", "$ref": "#/$defs/none"}, 422),
+    "no type": ({"properties": {"a": {"type": "strin"}}}, 422),
+    "no object": ({"type": "array"}, 422),
+    "patterns": (a_pattern(r"^[\p{L} '-]{1,100}$"), 201),
+    "references": ({"type": "object", "properties": {"a": {"$ref": "#"}}}, 201),
+    "look-ahead": (a_pattern("^(?!x)"), 201),
+}
+
+
+async def test_schemas(api: Api, subtests: pytest.Subtests) -> None:
+    """Each has its answer, and others have theirs meanwhile."""
+    for case, (schema, status) in SCHEMAS.items():
+        with subtests.test(case):
+            body = {"insights": {"schema": schema}}
+            joining = asyncio.create_task(api.client.post("/api/bot/join", json=body, timeout=20))
+            while not joining.done():
+                began = time.perf_counter()
+                assert (await api.anonymous.get("/healthz")).status_code == 200
+                assert time.perf_counter() - began < 1
+            response = await joining
+            assert response.status_code == status, response.text
+            if status == 422:
+                [error] = response.json()["errors"]
+                assert error["field"].startswith("insights.schema")
+                assert len(error["message"]) < 400
 
 
 async def test_what_cannot_be_kept_is_named(api: Api) -> None:

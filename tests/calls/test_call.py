@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from structlog.testing import capture_logs
 
 from flow.domain.calls.thread import Status, Thread
 from flow.sandbox.all_vendors import Vendors, vendors
@@ -109,6 +110,8 @@ async def test_a_call_that_ends_in_mid_sentence_is_accounted(
         rows = await served.conserved(thread)
     assert thread.status is Status.COMPLETED
     assert thread.end_reason == ("ended_by_api" if hangup == "end_api" else "caller_hung_up")
+    if hangup == "end_api":
+        assert report.closed == "1000 ended_by_api"
     (generation,) = [r for r in rows if r["kind"] == "llm" and r["source"] == "bot"]
     assert (generation["provenance"], generation["outcome"]) == ("estimated", "interrupted")
     assert thread.usage_stats["interrupted_generations"] == 1
@@ -140,6 +143,41 @@ async def test_a_call_survives_a_vendors_fault_and_is_accounted(
     assert thread.status is Status.COMPLETED
 
 
+@pytest.mark.parametrize(
+    ("service", "route", "kind", "error_type", "status"),
+    [
+        ("stt", "*/transcriptions", "drop", "RemoteProtocolError", None),
+        ("tts", "*/speech", "drop", "RemoteProtocolError", None),
+        ("tts", "*/speech", "status", "InternalServerError", 500),
+    ],
+)
+async def test_of_vendors_that_fail_the_first_is_named_with_type_and_status(
+    service: str, route: str, kind: str, error_type: str, status: int | None, serving: Serve
+) -> None:
+    """The language model fails as well, later."""
+    script = replace(
+        SHORT,
+        lines=(SHORT.lines[0],) * 6,
+        patience_secs=4.0,
+    )
+    async with stood_in(script) as standing, serving(standing) as served:
+        fault = {"status": {"status": 500}}.get(kind, {})
+        standing.openai.faults.add(Fault(kind=kind, route=route, **fault))
+        standing.openai.faults.add(Fault(kind="status", status=500, route="*/chat/completions"))
+        with capture_logs() as logged:
+            report = await call(served.url, standing.api_key, script, join=JOIN)
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
+    assert thread.error is not None
+    found = {name: thread.error[name] for name in ("service", "provider", "http_status")}
+    assert found == {"service": service, "provider": "openai", "http_status": status}
+    assert thread.error["error_type"] == error_type
+    assert report.closed == f"1011 vendor_failure: {service}"
+    failures = [line for line in logged if line["event"] == "service_failed"]
+    assert failures[0]["service"] == service
+    assert all(line["error_type"] for line in failures)
+
+
 async def test_a_vendor_that_refuses_the_key_ends_the_call_as_failed_and_accounted(
     serving: Serve,
 ) -> None:
@@ -152,7 +190,15 @@ async def test_a_vendor_that_refuses_the_key_ends_the_call_as_failed_and_account
     assert report.ended_by == "service"
     assert thread.status is Status.FAILED
     assert thread.error is not None
-    assert thread.error["code"] == "vendor_failure"
+    assert thread.error == {
+        "code": "vendor_failure",
+        "service": "llm",
+        "provider": "openai",
+        "error_type": "AuthenticationError",
+        "http_status": 401,
+        "message": "the llm service failed: AuthenticationError, HTTP 401",
+    }
+    assert report.closed == "1011 vendor_failure: llm"
     failed = [row for row in rows if row["outcome"] == "error"]
     assert [row["failure"]["http_status"] for row in failed] == [401]
     events = [e for e in standing.posthog.unique_events if e.name == "$ai_generation"]
@@ -208,6 +254,7 @@ async def test_a_call_ends_after_its_longest_duration(serving: Serve) -> None:
         rows = await served.conserved(thread)
     assert report.ended_by == "service"
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "max_duration")
+    assert report.closed == "4001 max_duration"
     assert thread.insights is not None
     assert thread.insights["status"] == "skipped"
     assert [row["kind"] for row in rows] == ["call"]
@@ -221,6 +268,7 @@ async def test_a_caller_who_says_nothing_is_hung_up_on(serving: Serve) -> None:
         thread = await served.settled(report.workflow_thread_id)
         await served.conserved(thread)
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "idle_timeout")
+    assert report.closed == "4002 idle_timeout"
 
 
 async def test_no_other_party_being_down_breaks_a_call(serving: Serve) -> None:

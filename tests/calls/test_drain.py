@@ -117,6 +117,7 @@ async def test_workers_drain_and_what_they_carried_is_accounted(
         assert await serving.wait(60) == 0
         threads = await accounted(database, standing, reports)
     assert [thread.end_reason for thread in threads] == ["ended_by_api", "shutdown"]
+    assert [report.closed for report in reports] == ["1000 ended_by_api", "1012 shutdown"]
     assert {thread.status for thread in threads} == {Status.COMPLETED}
     for thread in threads:
         # One in which the caller had not spoken yet has nothing to extract.

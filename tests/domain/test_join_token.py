@@ -28,7 +28,7 @@ def test_a_token_opens_its_thread_until_it_expires(
     secret: bytes, thread: UUID, expires_at: datetime
 ) -> None:
     token = sign(secret, thread, expires_at)
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", token)
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,512}", token)
     check(secret, token, thread, expires_at - timedelta(seconds=1))
     with pytest.raises(Refused) as refused:
         check(secret, token, thread, expires_at)
@@ -52,14 +52,14 @@ def test_a_token_signed_with_another_secret_is_worth_nothing() -> None:
     assert code_of(sign(SECRET + b"!", THREAD, SOON)) == "invalid_token"
 
 
-@given(place=st.integers(min_value=0, max_value=50), to=st.sampled_from("AZaz09-_=+/. \0é"))
+@given(place=st.integers(min_value=0, max_value=220), to=st.sampled_from("AZaz09-_=+/. \0é"))
 def test_no_changed_character_goes_unnoticed(place: int, to: str) -> None:
     token = sign(SECRET, THREAD, SOON)
     changed = token[:place] + to + token[place + 1 :]
     assert changed == token or code_of(changed) == "invalid_token"
 
 
-@pytest.mark.parametrize("length", [0, 1, 5, 6, 20, 50])
+@pytest.mark.parametrize("length", [0, 1, 5, 6, 20, 50, 100, 150])
 def test_a_shortened_token_is_invalid(length: int) -> None:
     assert code_of(sign(SECRET, THREAD, SOON)[:length]) == "invalid_token"
 

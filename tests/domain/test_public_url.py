@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,12 @@ from flow.domain.webhooks.public_url import is_public, problem_of
         "https://[2606:2800:220:1:248:1893:25c8:1946]/hook",
         "https://xn--bcher-kva.example/",
         "https://1.example.com/",
+        "https://example.com:80/",
+        "https://example.com:443/",
+        "https://example.com:1024/",
+        "https://example.com:65535/",
+        "https://[::ffff:93.184.216.34]/",
+        "https://[64:ff9b::5db8:d822]/",
     ],
 )
 def test_a_public_url_is_taken(url: str) -> None:
@@ -74,15 +80,53 @@ def test_a_public_url_is_taken(url: str) -> None:
                 "[::127.0.0.1]",
                 "[2001:0:1::1]",
                 "192.0.0.8",
+                "192.0.0.9",
+                "192.88.99.1",
+                "192.88.99.255",
+                "192.175.48.1",
+                "192.31.196.1",
+                "192.52.193.1",
+                "198.18.0.1",
+                "240.0.0.1",
+                "[::ffff:192.88.99.1]",
+                "[64:ff9b::c058:6301]",
+                "[64:ff9b::7f00:1]",
+                "[2002:808:808::1]",
+                "[2001:20::1]",
+                "[2001:1::1]",
+                "[2001:db8::1]",
+                "[3fff::1]",
+                "[5f00::1]",
+                "[100::1]",
+                "[2620:4f:8000::1]",
+                "[ff0e::1]",
+                "[2606:2800:220:1:248:1893:25c8:1946%25eth0]",
             )
         ],
+        *[
+            (f"https://example.com:{port}/", "port")
+            for port in (0, 1, 22, 25, 79, 81, 442, 444, 587, 1023, 1720, 2049, 5060, 6000, 6667)
+        ],
+        ("https://93.184.216.34:22/", "port"),
     ],
 )
 def test_any_other_url_is_refused_with_the_reason(url: str, why: str) -> None:
     assert why in (problem_of(url) or "")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/hook", "http://localhost/", "https://a/"])
+@given(st.ip_addresses())
+def test_what_python_knows_to_be_special_is_not_public(address: IPv4Address | IPv6Address) -> None:
+    """The list is ours so that it is the same in every version of Python, and may be longer."""
+    if is_public(address):
+        embedded = getattr(address, "ipv4_mapped", None) or address
+        assert embedded.is_global or embedded in ip_network("64:ff9b::/96")
+        assert not embedded.is_multicast
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:8080/hook", "http://localhost/", "https://a/", "http://localhost:22/"],
+)
 def test_a_private_url_is_taken_where_that_is_allowed(url: str) -> None:
     assert problem_of(url) is not None
     assert problem_of(url, allow_private=True) is None

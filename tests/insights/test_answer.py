@@ -44,7 +44,7 @@ def test_a_detail_never_quotes_the_answer():
 
 
 def test_a_schema_that_cannot_be_evaluated_is_no_fault_of_the_answer():
-    assert judge(answer(), {"type": "object", "$ref": "#"}).reason == "unusable_schema"
+    assert judge(answer(), {"type": "object", "$ref": "#/none"}).reason == "unusable_schema"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,7 @@ def test_a_schema_that_cannot_be_evaluated_is_no_fault_of_the_answer():
         "[" * 100_000,
         '{"a":' * 100_000,
         '{"a": ' + "9" * 5000 + "}",
+        '{"a": ' * 65 + "1" + "}" * 65,
         '"a"',
         "null",
         "",

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from flow.domain.insights.insights import DEFAULT_SCHEMA
 from flow.domain.usage.events import Kind, Outcome, Provenance, Quantities
+from flow.insights.checking import Checker
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai.replies import Reply
 from tests.insights.conftest import TALK, Extraction, Vendor, a_thread, extracted
@@ -265,13 +266,28 @@ async def test_every_request_is_announced_before_it_goes_out(vendor, extract):
     assert all(event.quantities["input_tokens"] > 0 for event in done.begun)
 
 
-async def test_an_answer_that_cannot_be_judged_is_invalid_and_in_the_account(vendor, extract):
-    schema = {"type": "object", "properties": {"a": {"type": "number", "multipleOf": 0.01}}}
+@pytest.mark.parametrize(("step", "holds"), [(0.01, True), (7, False)])
+async def test_a_number_of_any_size_is_judged_and_in_the_account(vendor, extract, step, holds):
+    schema = {"type": "object", "properties": {"a": {"type": "number", "multipleOf": step}}}
     vendor.says += ['{"a": 1' + "0" * 400 + "}"] * 2
     done = await extract(wanted={"schema": schema})
-    assert (done.result.status, done.result.reason) == ("failed", "invalid_output")
+    assert done.result.data == ({"a": 10**400} if holds else None)
+    assert done.result.reason == (None if holds else "invalid_output")
     assert [event.quantities for event in done.events] == billed(vendor)
-    assert len(done.events) == 2
+    assert len(done.events) == (1 if holds else 2)
+
+
+async def test_an_answer_that_takes_too_long_to_judge_is_given_up_and_in_the_account(
+    vendor, extract
+):
+    either = {"anyOf": [{"$ref": "#/$defs/a"}] * 2}
+    schema = {"type": "object", "$defs": {"a": {"required": ["z"], "properties": {"a": either}}}}
+    vendor.says += ['{"a":' * 50 + "{}" + "}" * 50]
+    checker = Checker(answer_cpu_secs=0.2)
+    done = await extract(wanted={"schema": {**schema, **either}}, checker=checker)
+    assert (done.result.status, done.result.reason) == ("failed", "unusable_schema")
+    assert "too long" in (done.result.detail or "")
+    assert [event.quantities for event in done.events] == billed(vendor)
 
 
 async def test_hostile_answers_can_be_stored(vendor, extract):

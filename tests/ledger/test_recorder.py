@@ -18,7 +18,7 @@ from flow.db.database import Database, Recorded
 from flow.domain.usage.events import Outcome, Owner, Provenance, UsageEvent
 from flow.errors import DatabaseUnavailable
 from flow.ledger.recorder import Recorder
-from flow.ledger.spool import Spool
+from flow.ledger.spool import MAX_LINE_BYTES, Spool
 from tests.ledger.conftest import NewOwner, llm_event, priced
 
 Heard = list[tuple[Sequence[UsageEvent], Recorded]]
@@ -250,6 +250,45 @@ async def test_a_spool_with_a_torn_or_foreign_line_yields_the_rest_and_keeps_the
         assert await recorder.drain(owner.workflow_thread_id, 10)
     assert len(await ledger_of(database, owner)) == 1
     assert len((tmp_path / "quarantine.ndjson").read_text().splitlines()) == 2
+
+
+async def test_a_line_without_an_end_goes_to_the_quarantine_cut(
+    database: Database, new_owner: NewOwner, tmp_path: Path
+) -> None:
+    owner = await new_owner()
+    orphan = Spool.create(tmp_path)
+    orphan.append("event", llm_event(owner).to_json())
+    path = orphan.path
+    orphan.close()
+    with path.open("ab") as file:
+        file.write(b"x" * (60 << 20))
+    async with recording(database, tmp_path) as recorder:
+        assert await recorder.drain(owner.workflow_thread_id, 10)
+    assert len(await ledger_of(database, owner)) == 1
+    kept = json.loads((tmp_path / "quarantine.ndjson").read_text())
+    assert len(kept["line"]) == MAX_LINE_BYTES
+    assert str(60 << 20) in kept["reason"]
+    assert not path.exists()
+
+
+async def test_a_spool_that_cannot_be_read_is_left_and_keeps_no_service_from_starting(
+    database: Database, new_owner: NewOwner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    orphan = Spool.create(tmp_path)
+    orphan.append("event", {"n": 1})
+    orphan.close()
+    (tmp_path / "0.jsonl").mkdir()
+    monkeypatch.setattr(Spool, "read", unreadable)
+    recorder = Recorder(database, tmp_path, price=priced, on_recorded=lambda *_: None)
+    recorder.start()
+    monkeypatch.undo()
+    await recorder.close()
+    assert orphan.path.exists()
+    (again,) = Spool.orphans(tmp_path)
+    assert again.path == orphan.path
 
 
 async def test_an_event_whose_price_cannot_be_found_out_is_recorded_unpriced(

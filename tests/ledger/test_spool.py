@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flow.ledger.spool import Spool
+from flow.ledger.spool import BLOCK_BYTES, MAX_LINE_BYTES, MAX_READ_BYTES, Spool
 
 
 def events_of(spool: Spool) -> list[object]:
@@ -75,6 +78,132 @@ def test_a_torn_last_line_is_told_from_the_whole_ones(tmp_path: Path) -> None:
     torn.write_bytes(b'{"op":"event","event":{"n":1}}\n{"op":"event","ev')
     (orphan,) = Spool.orphans(tmp_path)
     assert events_of(orphan) == [{"n": 1}, None]
+
+
+@given(
+    sizes=st.lists(
+        st.one_of(st.integers(0, 200), st.integers(-3, 3).map(lambda n: BLOCK_BYTES + n)),
+        max_size=6,
+    )
+)
+def test_lines_of_any_length_are_found_whole(
+    sizes: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spool = Spool.create(tmp_path_factory.mktemp("spool"))
+    written = [spool.append("event", {"text": "x" * size}) for size in sizes]
+    lines, position = spool.read(100)
+    assert [(line.raw, line.size) for line in lines] == [(raw, len(raw)) for raw in written]
+    assert position == sum(map(len, written))
+    spool.close()
+
+
+def test_a_line_without_an_end_is_read_in_bounded_pieces_and_cut(tmp_path: Path) -> None:
+    size = 15 * MAX_LINE_BYTES
+    with (tmp_path / "0.jsonl").open("wb") as file:
+        file.write(b"x" * size + b"\n")
+        file.write(b'{"op":"event","event":{"n":1}}\n')
+    (orphan,) = Spool.orphans(tmp_path)
+    tracemalloc.start()
+    (first,), position = orphan.read(1)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (first.event, len(first.raw), first.size) == (None, MAX_LINE_BYTES, size + 1)
+    assert most < 5 * MAX_LINE_BYTES
+    orphan.advance(position)
+    assert events_of(orphan) == [{"n": 1}]
+
+
+def test_a_read_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path)
+    for _ in range(20):
+        spool.append("turn", {"content": "x" * (1 << 20)})
+    lines, position = spool.read(500)
+    assert MAX_READ_BYTES <= position < MAX_READ_BYTES + (2 << 20)
+    spool.advance(position)
+    rest, _ = spool.read(500)
+    assert len(lines) + len(rest) > len(lines)
+
+
+def test_a_line_that_nests_too_deeply_is_unreadable_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "0.jsonl").write_bytes(b"[" * 200_000 + b"\n")
+    (orphan,) = Spool.orphans(tmp_path)
+    assert events_of(orphan) == [None]
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def _socket(path: Path) -> None:
+    os.mknod(path, 0o600 | 0o140000)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "draft"])
+@pytest.mark.parametrize("make", [_folder, os.mkfifo, _dangling, _socket])
+def test_what_only_has_the_name_of_a_spool_is_skipped_with_a_log_line(
+    make: Callable[[Path], None],
+    suffix: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make(tmp_path / f"0.{suffix}")
+    (tmp_path / "1.jsonl").write_bytes(b'{"op":"event","event":{"n":1}}\n')
+    Spool.remove_drafts(tmp_path)
+    (orphan,) = Spool.orphans(tmp_path)
+    assert events_of(orphan) == [{"n": 1}]
+    assert capsys.readouterr().out.count("spool_skipped") == 1
+    assert os.path.lexists(tmp_path / f"0.{suffix}")
+
+
+DRAFTING = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_draft_is_removed_once_its_process_is_gone(tmp_path: Path) -> None:
+    draft = tmp_path / "0.draft"
+    with subprocess.Popen(
+        [sys.executable, "-c", DRAFTING, str(draft)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        Spool.remove_drafts(tmp_path)
+        assert draft.exists()
+        process.kill()
+        process.wait(10)
+    Spool.remove_drafts(tmp_path)
+    assert not draft.exists()
+
+
+def test_spools_that_are_made_while_drafts_are_removed_are_there(tmp_path: Path) -> None:
+    """A draft may be removed between its making and its lock: then it is made once more."""
+    stopped = threading.Event()
+
+    def remove() -> None:
+        while not stopped.is_set():
+            Spool.remove_drafts(tmp_path)
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for n in range(300):
+            spool = Spool.create(tmp_path)
+            spool.append("event", {"n": n})
+            assert spool.path.stat().st_size > 0
+            spool.close(remove=True)
+    finally:
+        stopped.set()
+        remover.join()
 
 
 def test_trimming_gives_the_disk_back(tmp_path: Path) -> None:

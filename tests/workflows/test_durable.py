@@ -15,6 +15,7 @@ from flow.db.database_url import url_of
 from flow.errors import ConfigurationError, DatabaseUnavailable
 from flow.workflows.durable import Executor, Finishing
 from flow.workflows.executors import Heartbeat
+from flow.workflows.identity import Identity
 from tests.workflows.conftest import Ended, Finishes
 
 PATIENCE_SECS = 30.0
@@ -96,7 +97,7 @@ async def test_the_living_take_up_what_the_dead_had_begun(
     steps, thread_id = Recorded(), uuid4()
     steps.free.clear()
     async with running(url, steps, "dead-0"):
-        await Heartbeat(finishes.database, "dead-0", nobody).once()
+        await Heartbeat(finishes.database, Identity("dead-0", "a"), nobody).once()
         await finishing.start(thread_id)
         await steps.until("first", "second")
     steps.free.set()

@@ -149,14 +149,3 @@ async def test_a_sweep_survives_workflows_that_cannot_be_reached(
     started.away = False
     age(postgres_url, thread_id, LOST_SECS + 10)
     assert (await swept(database, started)).ids == [thread_id]
-
-
-async def test_the_dead_are_named_to_the_living_until_they_are_forgotten(
-    database: Database,
-) -> None:
-    assert await database.beat_executor("a", 60) == []
-    assert await database.beat_executor("b", 60) == []
-    assert await database.beat_executor("b", -1) == ["a", "b"]
-    assert not await database.forget_executor("a", 60)
-    assert await database.forget_executor("a", -1)
-    assert await database.beat_executor("b", -1) == ["b"]

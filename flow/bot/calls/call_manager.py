@@ -127,7 +127,7 @@ class CallManager:
         if (session := self.registry.session(thread_id)) is None:
             return
         if end_requested:
-            session.end(Ending(EndReason.ENDED_BY_API))
+            session.end(EndReason.ENDED_BY_API)
         session.stand(standing)
 
     async def run(self, thread: Thread, connection: CallerConnection) -> Ending:
@@ -167,7 +167,7 @@ class CallManager:
         self._watch.started(lease.thread.product)
         try:
             with named(lease.thread, self._settings.joined):
-                return lease, await lease.open()
+                return lease, await lease.open(partial(self.registry.ending, thread_id))
         except BaseException as error:
             ending = lease.not_opened(error)
             over = self.registry.spawn(self._over(lease, ending))
@@ -178,7 +178,7 @@ class CallManager:
 
     async def _lease(self, thread: Thread, connection: CallerConnection, claim: str) -> CallLease:
         """The lease of a call that cannot move: it is over when its caller's connection is."""
-        join = JoinRequest.model_validate(thread.join)
+        join = JoinRequest.from_json(thread.join)
         await self._threads.claim_thread(thread.id, claim)
 
         async def end(ending: Ending) -> None:

@@ -5,7 +5,8 @@ Each makes a `CallerConnection` of what the API was given, and has the `CallMana
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from flow.bot.transports.spec import (
     OfferSpec,
     SocketSpec,
 )
+from flow.domain.calls.close_codes import close_of
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.media_stream import CarrierRequest, MediaStream
 from flow.domain.calls.thread import Thread
@@ -41,6 +43,29 @@ class Manager(Protocol):
         ...
 
 
+EndingOf = Callable[[], Ending | None]
+
+
+class CallSocket:
+    """An accepted WebSocket that tells its caller why the call ended when it is closed.
+
+    Args:
+        websocket: of Starlette.
+        ending: why the call ends, asked when the socket is closed.
+    """
+
+    def __init__(self, websocket: Any, ending: EndingOf) -> None:
+        self._websocket = websocket
+        self._ending = ending
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._websocket, name)
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
+        """Close it, whatever code and reason whoever closes it would give."""
+        await self._websocket.close(*close_of(self._ending()))
+
+
 class SocketCalls:
     """Calls over a WebSocket that the caller opens."""
 
@@ -55,12 +80,12 @@ class SocketCalls:
             Refused, Conflict: as for `CallManager.run`.
         """
 
-        async def accepted() -> BaseTransport:
+        async def accepted(ending: EndingOf) -> BaseTransport:
             await websocket.accept()
-            return self._spec.transport(websocket)
+            return self._spec.transport(CallSocket(websocket, ending))
 
         connection = CallerConnection(accepted, _caller_is_gone, _nothing_left)
-        await self._manager.run(thread, connection)
+        await _make_sure_closed(websocket, await self._manager.run(thread, connection))
 
 
 class OfferCalls:
@@ -88,7 +113,7 @@ class OfferCalls:
             )
         answers: list[dict[str, Any]] = []
 
-        async def answered() -> BaseTransport:
+        async def answered(_: EndingOf) -> BaseTransport:
             made = await self._spec.answering(request["sdp"], thread.id)
             self._connections[thread.id] = made
             answers.append(made.answer)
@@ -144,8 +169,8 @@ class MediaStreamCalls:
             Refused, Conflict: as for `CallManager.run`.
         """
 
-        async def started() -> BaseTransport:
-            return media_stream_transport(self._spec, websocket, stream)
+        async def started(ending: EndingOf) -> BaseTransport:
+            return media_stream_transport(self._spec, CallSocket(websocket, ending), stream)
 
         async def hang_up(ending: Ending) -> None:
             if ending.reason is EndReason.CALLER_HUNG_UP:
@@ -156,7 +181,15 @@ class MediaStreamCalls:
                 thread_id = str(thread.id)
                 log.warning("hang_up_failed", workflow_thread_id=thread_id, error=str(error))
 
-        await self._manager.run(thread, CallerConnection(started, _caller_is_gone, hang_up))
+        connection = CallerConnection(started, _caller_is_gone, hang_up)
+        await _make_sure_closed(websocket, await self._manager.run(thread, connection))
+
+
+async def _make_sure_closed(websocket: Any, ending: Ending) -> None:
+    """Close the socket of a call whose pipeline could not be made, or did not close it."""
+    with suppress(Exception):  # the caller has closed it meanwhile
+        if websocket.application_state.name == "CONNECTED":
+            await websocket.close(*close_of(ending))
 
 
 async def _nothing_left(_: Ending) -> None:

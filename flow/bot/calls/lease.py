@@ -24,6 +24,10 @@ class SignOfLife(Protocol):
         ...
 
 
+OpenTransport = Callable[[Callable[[], Ending | None]], Awaitable[BaseTransport]]
+"""Makes a call's transport; what it is given says why the call ends, for those that tell it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallLease:
     """A call as long as one process has it.
@@ -42,7 +46,7 @@ class CallLease:
 
     thread: Thread
     join: JoinRequest
-    open: Callable[[], Awaitable[BaseTransport]]
+    open: OpenTransport
     not_opened: Callable[[BaseException], Ending]
     touch: SignOfLife
     end: Callable[[Ending], Awaitable[None]]
@@ -64,7 +68,7 @@ class CallerConnection:
         close: what is left to do with the connection when the call is over; does not raise.
     """
 
-    open: Callable[[], Awaitable[BaseTransport]]
+    open: OpenTransport
     not_opened: Callable[[BaseException], Ending]
     close: Callable[[Ending], Awaitable[None]]
     wait_secs: float | None = None

@@ -30,6 +30,7 @@ MAX_START_CHARACTERS = 16_384
 _STREAM_SID = re.compile(r"MZ[0-9a-f]{32}")
 _FORMAT = {"encoding": "audio/x-mulaw", "sampleRate": SAMPLE_RATE, "channels": 1}
 _MAX_PAYLOAD = 4 * -(-SAMPLE_RATE * LONGEST_CHUNK_SECS // 3)
+_MAX_MESSAGE = _MAX_PAYLOAD + 2_048
 _WEBHOOK_OPENAPI = {
     "parameters": [
         {
@@ -113,7 +114,7 @@ class TwilioCallSerializer(TwilioFrameSerializer):
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
         """The audio frame in ``data``, or `None`."""
-        message = read_message(data) if isinstance(data, str) else {}
+        message = _message(data)
         if message.get("event") == "stop":
             self._stop()
             return None
@@ -158,6 +159,12 @@ def _connection(at: CallAddress) -> dict[str, str]:
     """``twiml_url`` is what Twilio is to be given as the call's webhook."""
     url = stream_url(at.base, at.thread_id, TRANSPORT.name)
     return {"url": url, "twiml_url": at.http(TRANSPORT.webhook)}
+
+
+def _message(data: str | bytes) -> dict[str, Any]:
+    if isinstance(data, str) and len(data) <= _MAX_MESSAGE:
+        return read_message(data)
+    return {}
 
 
 def _is_sound(message: dict[str, Any]) -> bool:

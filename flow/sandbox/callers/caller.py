@@ -49,6 +49,12 @@ class CallReport:
     ended_by: Literal["caller", "service"]
 
     @property
+    def closed(self) -> str:
+        """Code and reason that the WebSocket was closed with, in one text; empty without one."""
+        said = [event.detail for event in self.events if event.kind is EventKind.CLOSED]
+        return said[-1] if said else ""
+
+    @property
     def interrupted_after_secs(self) -> float | None:
         """For how long the bot had been speaking when it was first interrupted, if it was."""
         return self.interruptions[0].after_secs if self.interruptions else None

@@ -19,7 +19,9 @@ from flow.api.request_head_timeout import MAX_HEAD_BYTES, PatientProtocol
 
 async def slowly(request: Request) -> PlainTextResponse:
     await asyncio.sleep(0.4)
-    return PlainTextResponse((await request.body()).decode() or "nothing")
+    body = (await request.body()).decode() or "nothing"
+    said = request.headers.get("x-say")
+    return PlainTextResponse(body, headers={"x-said": said} if said else None)
 
 
 @asynccontextmanager
@@ -101,6 +103,86 @@ async def test_a_large_body_is_no_large_head() -> None:
     async with served() as port:
         answer = await exchange(port, head + b"a" * size)
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\nhOST: a\r\n",
+        b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n",
+        b"GET / HTTP/1.1\r\nHost: a/b\r\n",
+        b"GET / HTTP/1.1\r\nHost: a, b\r\nHost:\r\n",
+        b"GET / HTTP/1.1\r\nHost: a b\r\n",
+    ],
+    ids=["none", "two", "two-of-one", "two-in-1.0", "a-path", "two-values", "a-space"],
+)
+@pytest.mark.parametrize("upgrade", [False, True], ids=["request", "websocket"])
+async def test_a_request_names_one_host(head: bytes, upgrade: bool) -> None:
+    rest = b"Connection: close\r\n\r\n"
+    if upgrade:
+        rest = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    async with served() as port:
+        answer = await exchange(port, head + rest)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b'"code": "malformed_request"' in answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.0\r\n",
+        b"GET / HTTP/1.1\r\nHost:\r\n",
+        b"GET / HTTP/1.1\r\nHost: [::1]:80\r\n",
+        b"GET / HTTP/1.1\r\nHost: flow.example.com:8000\r\n",
+    ],
+)
+async def test_a_host_may_be_missing_where_it_may(head: bytes) -> None:
+    async with served() as port:
+        answer = await exchange(port, head + CLOSE)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + CLOSE
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"4;x=" + b"a" * 300_000 + b"\r\nslow\r\n0\r\n\r\n",),
+        (b"4;x=", *[b"a" * 3_000] * 5, b"\r\nslow\r\n0\r\n\r\n"),
+        (b"".join(b"1;x=%s\r\na\r\n" % (b"a" * 200) for _ in range(1_000)) + b"0\r\n\r\n",),
+        (b"4\r\nslow\r\n0\r\nX-Long: " + b"a" * 300_000 + b"\r\n\r\n",),
+        (b"4\r\nslow\r\nnone\r\n",),
+    ],
+    ids=["at-once", "in-pieces", "in-every-chunk", "in-the-trailer", "no-size"],
+)
+async def test_what_stands_between_chunks_is_bounded(pieces: tuple[bytes]) -> None:
+    async with served() as port:
+        answer = await exchange(port, CHUNKED, *pieces)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b'"code": "malformed_request"' in answer
+
+
+@pytest.mark.parametrize("size", [1, 7, 8_191, 8_192, 8_193])
+async def test_chunks_of_any_size_are_taken_and_trailers_are_no_headers(size: int) -> None:
+    body = (b"slow! " * 5_000)[: 20_000 if size > 1 else 4_000]
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    chunks = b"".join(b"%x;a=b\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    async with served() as port:
+        answer = await exchange(port, CHUNKED, chunks + b"0\r\nX-Say: trailer\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.partition(b"\r\n\r\n")[2] == body
+    assert b"x-said" not in answer
+
+
+async def test_a_second_request_that_is_malformed_is_not_answered_within_the_first() -> None:
+    async with served() as port:
+        answer = await exchange(port, START + b"\r\n" + b"GET / HTTP/1.1\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 400") == 0
 
 
 @pytest.mark.parametrize(
