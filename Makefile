@@ -8,8 +8,10 @@ SHELL := /bin/sh
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
+# Of tests, in the order they run in; which folders are in which is said in tests/conftest.py.
+LANES := unit db calls system
 # Calls in real time mostly wait: more test processes than processors finish sooner.
-WORKERS := 5
+CALL_WORKERS := 5
 SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.
@@ -38,8 +40,12 @@ demo: $(SYNCED) ## one whole call on this machine, without any account
 dev: $(SYNCED) ## the service with reloading and stand-ins
 	@.venv/bin/flow dev $(ARGS)
 
-test: $(SYNCED) node ## all tests; ARGS="tests/db -k join" for some
-	@.venv/bin/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+test: $(SYNCED) node ## all tests; LANE="unit db calls system" and ARGS="-k join" for some
+	@status=0; for lane in $(or $(LANE),$(LANES)); do \
+	  workers=logical; if [ $$lane = calls ]; then workers=$(CALL_WORKERS); fi; \
+	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers --dist loadgroup $(ARGS); \
+	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
+	done; exit $$status
 
 bench: $(SYNCED) ## how fast it is, against baselines; ARGS="p1 p5 --json FILE"
 	@.venv/bin/python -m tests.bench $(ARGS)
@@ -125,7 +131,8 @@ $(SYNCED): requirements.lock pyproject.toml | .uv/bin/uv
 	  .uv/bin/uv venv --quiet --python "$$python" .venv; \
 	fi
 	@.uv/bin/uv pip install --python .venv/bin/python --exact --require-hashes \
-	  --constraint requirements.lock --requirements pyproject.toml --group dev
+	  --constraint requirements.lock --requirements pyproject.toml --extra sandbox \
+	  --group dev
 	@.uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
 	  --editable .
 	@echo "$(CURDIR)" > $@

@@ -1,4 +1,6 @@
-"""A real Postgres for every test that asks for one.
+"""The lanes of the tests, and a real Postgres for every test that asks for one.
+
+A test's lane follows from the folder it lies in.
 
 One embedded server per test process, one migrated template in it, and for each test a database of
 its own copied from that template.
@@ -10,7 +12,7 @@ import asyncio
 import gc
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,87 +21,68 @@ import psycopg
 import pytest
 import structlog
 from psycopg.conninfo import make_conninfo
-from xdist.scheduler import LoadScopeScheduling
 
 from flow.db.database import Database
 from flow.db.embedded import running_postgres
 from flow.db.migrations import migrate
 from flow.db.postgres_transport import PostgresTransport
 
-# For each process one to begin with. It makes what tests share there, a Postgres above all, and
-# keeps calls waiting until the others have theirs: they would not have the time.
-FIRST_MODULES = (
-    "tests/api/test_auth.py",
-    "tests/api/test_budget_headers.py",
-    "tests/api/test_join.py",
-    "tests/api/test_limits.py",
-    "tests/api/test_threads.py",
-)
-# Begun at the end, one of them would be waited for alone.
-LONG_MODULES = (
-    "tests/db/test_admission.py",
-    "tests/db/test_embedded.py",
-    "tests/db/test_migrations.py",
-    "tests/db/test_transports.py",
-    "tests/test_bench.py",
-    "tests/test_chaos.py",
-    "tests/test_service.py",
-    "tests/workflows/test_durable.py",
-)
+TESTS = Path(__file__).parent
+LANES = {
+    "unit": {
+        "bot", "contract", "domain", "insights", "kit", "metering", "sandbox", "telemetry",
+        "vendors",
+    },
+    "db": {"api", "db", "ledger", "operate", "workflows"},
+    "calls": {"calls"},
+    "system": {"app", "demo", "."},
+    "smoke": {"smoke"},
+}  # fmt: skip
+"""Which folders are in which lane; ``.`` are the tests that lie in no folder."""
+PROGRAMS = {"bench", "chaos", "node"}
+"""Folders without tests."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes early, whole calls before all. They are in real time, which a machine
-    with other work may not keep: one that fails is held once more, and the run's summary says so.
-    """
-    items.sort(key=_late)
-    for item in items:
-        if _is_call(item.nodeid):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lane", choices=LANES, help="the tests of one lane alone")
+    parser.addoption("--no-skips", action="store_true", help="a skipped test has failed")
 
 
-class Scheduler(LoadScopeScheduling):
-    """Which tests one process runs after another: those of a module, mostly.
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the folders of other lanes before anything in them is imported."""
+    wanted = config.getoption("--lane")
+    if wanted is None or not collection_path.is_relative_to(TESTS):
+        return None
+    if collection_path == TESTS or collection_path.name.startswith("_"):
+        return None
+    folder = (
+        collection_path.relative_to(TESTS).parts[0]
+        if (collection_path.is_dir() or collection_path.parent != TESTS)
+        else "."
+    )
+    return True if folder in PROGRAMS or lane_of(folder) != wanted else None
 
-    Whole calls go to whichever process is free: a process that had all those of a module at the
-    end would be the last by minutes. One process has all that needs a Supabase project, which
-    takes half a minute to start.
-    """
 
-    def _split_scope(self, nodeid: str) -> str:
-        if _is_whole_call(nodeid):
-            return nodeid
-        return "supabase" if "[supabase" in nodeid else nodeid.partition("::")[0]
+def lane_of(folder: str) -> str:
+    """The lane of the tests in a folder."""
+    for lane, folders in LANES.items():
+        if folder in folders:
+            return lane
+    raise pytest.UsageError(f"tests/{folder} is in no lane: name it in {__file__}")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
-    """Have tests that share something run in the same process."""
-    return Scheduler(config, log)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test that was skipped for something missing here has not passed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.getoption("--no-skips"):
+        report.outcome = "failed"
+    return report
 
 
 def pytest_collection_finish() -> None:
     """Calls are in real time: no look for garbage is to go through all that tests have loaded."""
     gc.freeze()
-
-
-def _late(item: pytest.Item) -> tuple[bool, ...]:
-    nodeid = item.nodeid
-    return (
-        not nodeid.startswith(FIRST_MODULES),
-        not _is_call(nodeid),
-        _is_whole_call(nodeid),
-        not nodeid.startswith(LONG_MODULES),
-    )
-
-
-def _is_call(nodeid: str) -> bool:
-    return nodeid.startswith("tests/calls/")
-
-
-def _is_whole_call(nodeid: str) -> bool:
-    # Those of WebRTC stay together: their packages take long to load.
-    return _is_call(nodeid) and "test_webrtc" not in nodeid
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,13 @@ import structlog
 
 from flow.app import garbage_collection as garbage
 from flow.app.server import DRAIN
-from flow.app.service import Service, running
+from flow.app.service import Service, run_service
 from flow.errors import ConfigurationError, FlowError
 from flow.settings import Settings
 from flow.telemetry import logs as log
 
 if TYPE_CHECKING:
-    from flow.bot.transports.room import Media
+    from flow.bot.transports.room_media import RoomMedia
 
 logger = structlog.get_logger(__name__)
 
@@ -41,11 +41,11 @@ class Application:
 
     Args:
         operations_only: serve health and metrics, and nothing to customers.
-        media: as `flow.app.service.running` takes it.
+        media: as `flow.app.service.run_service` takes it.
     """
 
     def __init__(
-        self, settings: Settings, *, operations_only: bool = False, media: Media | None = None
+        self, settings: Settings, *, operations_only: bool = False, media: RoomMedia | None = None
     ) -> None:
         self._settings = settings
         self._media = media
@@ -69,7 +69,7 @@ class Application:
         await receive()
         try:
             self._service = await self._stack.enter_async_context(
-                running(self._settings, media=self._media)
+                run_service(self._settings, media=self._media)
             )
         except Exception as error:
             reason = str(error) if isinstance(error, FlowError) else repr(error)
@@ -120,15 +120,6 @@ def check(settings: Settings) -> None:
     if settings.openai_api_key is None and settings.openai_base_url is None:
         problems.append(
             "OPENAI_API_KEY is missing: set it, or set OPENAI_BASE_URL to a server of your own."
-        )
-    if (settings.twilio_account_sid is None) != (settings.twilio_auth_token is None):
-        problems.append(
-            "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN go together: set both or neither."
-        )
-    livekit = (settings.livekit_url, settings.livekit_api_key, settings.livekit_api_secret)
-    if any(livekit) and not all(livekit):
-        problems.append(
-            "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET go together: set all or none."
         )
     if settings.cost_controls is not None and not settings.debug:
         problems.append(

@@ -1,21 +1,25 @@
-"""What follows the calls of a service: durable workflows, sweeps and webhooks."""
+"""Background work of a process: finishing calls, sweeps, heartbeats, room calls and webhooks.
+
+`open_finishing` prepares what a call needs when it ends, `run_background` does the work. Calls are
+built between the two: they need the first, and the second holds calls from the queue.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from flow.app.resources import Ground
-from flow.db.database import Database
+from flow.app.clients import Clients
+from flow.app.resources import Resources
+from flow.domain.calls.room_call import Place
 from flow.domain.calls.thread import Thread
 from flow.insights.extract import ExtractInsightsStep
 from flow.ledger.recorder import Recorder
-from flow.settings import Settings
 from flow.vendors.endpoint import Endpoint
 from flow.vendors.posthog import capture_trace
 from flow.vendors.posthog_wrapper import PosthogWrapper
@@ -27,40 +31,54 @@ if TYPE_CHECKING:
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
     from flow.workflows.identity import Identity
     from flow.workflows.insights import CallInsights
-    from flow.workflows.room_queue import RoomWork
+    from flow.workflows.room_queue import RoomQueue
 
 logger = structlog.get_logger(__name__)
 
-# For what follows the last calls of a process that is asked to stop.
+# For the workflows of the last calls, when a process is asked to stop.
 DRAIN_SECS = 20.0
+
+HoldCall = Callable[[Place], Awaitable[bool]]
+"""Runs a call in a room to its end; ``False``: there is no room for it here and now."""
 
 
 @dataclass(frozen=True, slots=True)
-class AfterCalls:
-    """What a process's calls are told of: its name, and what to do when one is over.
+class DurableQueues:
+    """The queues that DBOS keeps in the Postgres at ``url``: calls to finish, calls in rooms."""
 
-    ``rooms`` takes calls in rooms from the queue, where there is one.
+    url: str
+    finishing: Finishing
+    rooms: RoomQueue
+
+
+@dataclass(frozen=True, slots=True)
+class CallFinishing:
+    """How the calls of this process are finished.
+
+    Attributes:
+        executor: the name of this process, and its data folder.
+        finish: called by each call when it is over.
+        steps: the steps of a call's workflow.
+        queues: ``None`` where no Postgres keeps workflows.
     """
 
-    name: str
+    executor: Identity
     finish: FinishCall
-    rooms: RoomWork | None
+    steps: Steps
+    queues: DurableQueues | None
 
 
 @asynccontextmanager
-async def after_calls(
-    ground: Ground, recorder: Recorder, openai: Endpoint
-) -> AsyncIterator[AfterCalls]:
-    """Finish calls, those of this process's forerunner first, as long as the block lasts.
-
-    With ``FLOW_WORKFLOWS=off`` other processes run the workflows that are started here. When
-    the block is left, what was started here is waited for, within bounds.
+async def open_finishing(
+    resources: Resources, recorder: Recorder, openai: Endpoint
+) -> AsyncIterator[CallFinishing]:
+    """Prepare to finish calls, and deliver webhooks, as long as the block lasts.
 
     Without the URL of a Postgres to keep workflows in, the process that had a call finishes it
-    by itself, and what a killed process left half done is begun anew by the sweep.
+    by itself, and the sweep begins anew what a killed process left unfinished.
 
     Args:
-        openai: where insights are asked for.
+        openai: where insights are requested.
 
     Raises:
         ConfigurationError: a living process on another host has the name of this one.
@@ -70,39 +88,67 @@ async def after_calls(
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
     from flow.workflows.identity import identity
 
-    settings, database = ground.settings, ground.database
+    settings, database = resources.settings, resources.database
     async with AsyncExitStack() as stack:
-        webhooks = await stack.enter_async_context(_delivering(ground))
-        insights = _insights(ground, openai, recorder)
-        steps = Steps(database, recorder, insights, lambda thread: _tell(ground, webhooks, thread))
-        own = stack.enter_context(identity(settings.data_dir, settings.executor_id))
-        await stack.enter_async_context(claimed(database, own))
-        name = own.name
-        # Whoever had this name is gone, and no call of this process has been claimed under it.
-        free = [] if ground.url is None else await database.room_calls.free_of(name)
-        left = await database.take_over_threads_of(name)
-        finishing: Finishing | InThisProcess
-        rooms: RoomWork | None = None
-        if ground.url is None:
-            finishing = InThisProcess(steps)
-            _beat(stack, database, own)
-            _sweep(stack, settings, database, finishing)
-        else:
-            finishing, rooms = await _durable(stack, ground, ground.url, own, steps)
-            for place in free:
-                await rooms.queue.put(place)
-        finish = FinishCall(database, recorder, finishing.start)
-        until_left(stack, finish.take_up(left), "take-up")
-        yield AfterCalls(name, finish, rooms)
+        webhooks = await stack.enter_async_context(_delivering(resources))
+        insights = _insights(resources, openai, recorder)
+        steps = Steps(
+            database, recorder, insights, lambda thread: _settled(resources, webhooks, thread)
+        )
+        executor = stack.enter_context(identity(settings.data_dir, settings.executor_id))
+        await stack.enter_async_context(claimed(database, executor))
+        queues = None
+        if resources.url is not None:
+            queues = await stack.enter_async_context(_open_queues(resources.url))
+        start = InThisProcess(steps).start if queues is None else queues.finishing.start
+        yield CallFinishing(executor, FinishCall(database, recorder, start), steps, queues)
 
 
 @asynccontextmanager
-async def _delivering(ground: Ground) -> AsyncIterator[Deliverer]:
-    """Webhooks are delivered for as long as the block lasts."""
+async def run_background(
+    resources: Resources, clients: Clients, finishing: CallFinishing, hold: HoldCall | None
+) -> AsyncIterator[None]:
+    """Finish calls as long as the block lasts, those this process's predecessor left first.
+
+    With ``FLOW_WORKFLOWS=off`` other processes run the workflows that are started here. Leaving
+    the block waits, within bounds, for the workflows that were started here.
+
+    Args:
+        hold: holds calls from the room queue, where there is one.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached.
+    """
+    from flow.workflows.finish import InThisProcess
+
+    database, queues = resources.database, finishing.queues
+    async with AsyncExitStack() as stack:
+        # Whoever had this name is gone, and this process has claimed no call yet.
+        name = finishing.executor.name
+        free = [] if queues is None else await database.room_calls.free_of(name)
+        left = await database.take_over_threads_of(name)
+        if queues is None:
+            _beat(stack, resources, finishing.executor)
+            _sweep(stack, resources, InThisProcess(finishing.steps))
+        elif resources.settings.workflows == "on":
+            assert hold is not None, "where there is a room queue, its calls can be held"
+            await _run_workflows(stack, resources, clients, finishing, queues, hold)
+        else:
+            _beat(stack, resources, finishing.executor)
+        if queues is not None:
+            for place in free:
+                await queues.rooms.put(place)
+        _run_until_left(stack, finishing.finish.take_up(left), "take-up")
+        yield
+
+
+@asynccontextmanager
+async def _delivering(resources: Resources) -> AsyncIterator[Deliverer]:
+    """Deliver webhooks as long as the block lasts."""
     from flow.workflows.deliver import Deliverer
 
-    sender = WebhookSender(allow_private=ground.settings.webhooks_allow_private)
-    deliverer = Deliverer(ground.database.webhooks, sender.send, registry=ground.registry)
+    sender = WebhookSender(allow_private=resources.settings.webhooks_allow_private)
+    deliverer = Deliverer(resources.database.webhooks, sender.send, registry=resources.registry)
     deliverer.start()
     try:
         yield deliverer
@@ -111,33 +157,33 @@ async def _delivering(ground: Ground) -> AsyncIterator[Deliverer]:
         await sender.aclose()
 
 
-def _insights(ground: Ground, openai: Endpoint, recorder: Recorder) -> CallInsights:
+def _insights(resources: Resources, openai: Endpoint, recorder: Recorder) -> CallInsights:
     from flow.workflows.insights import CallInsights
 
-    settings = ground.settings
+    settings, posthog = resources.settings, resources.posthog
     step = ExtractInsightsStep(
         openai,
         settings.insights_model,
         recorder,
-        wrapper=None if ground.posthog is None else PosthogWrapper(ground.posthog, ground.price),
+        wrapper=None if posthog is None else PosthogWrapper(posthog, resources.price),
         capture_content=settings.capture_content,
     )
     return CallInsights(
         step,
-        ground.products.insights,
+        resources.products.insights,
         settings.insights_model,
-        standing=ground.database.get_thread_standing,
-        enabled=lambda owner: ground.flag.enabled(owner.api_key_id, owner.team_id),
-        forced=ground.forced,
+        standing=resources.database.get_thread_standing,
+        enabled=lambda owner: resources.flag.enabled(owner.api_key_id, owner.team_id),
+        forced=resources.forced_cost_controls,
     )
 
 
-def _tell(ground: Ground, webhooks: Deliverer, thread: Thread) -> None:
-    """A thread is settled: its webhook is due, and its trace complete."""
+def _settled(resources: Resources, webhooks: Deliverer, thread: Thread) -> None:
+    """Deliver the webhook of a settled thread, and capture its trace."""
     webhooks.nudge()
     started = thread.connected_at or thread.created_at
     capture_trace(
-        ground.posthog,
+        resources.posthog,
         thread.owner,
         started_at=started,
         ended_at=thread.ended_at or started,
@@ -145,76 +191,72 @@ def _tell(ground: Ground, webhooks: Deliverer, thread: Thread) -> None:
     )
 
 
-async def _durable(
-    stack: AsyncExitStack, ground: Ground, url: str, own: Identity, steps: Steps
-) -> tuple[Finishing, RoomWork]:
+@asynccontextmanager
+async def _open_queues(url: str) -> AsyncIterator[DurableQueues]:
     from flow.db.database_url import url_of
     from flow.workflows.durable import Finishing
-    from flow.workflows.room_queue import RoomQueue, RoomWork
+    from flow.workflows.room_queue import RoomQueue
 
     url = url_of(url, connect_timeout=3, application_name="flow-workflows")
     finishing = await Finishing.open(url)
-    stack.push_async_callback(finishing.close)
-    settings = ground.settings
-    rooms = RoomWork(
-        RoomQueue(finishing.client),
-        at_once=settings.max_calls,
-        per_key=settings.room_calls_per_key,
-    )
-    if settings.workflows == "on":
-        await _run_workflows(stack, ground, url, own, finishing, steps, rooms)
-    else:
-        _beat(stack, ground.database, own)
-    return finishing, rooms
+    try:
+        yield DurableQueues(url, finishing, RoomQueue(finishing.client))
+    finally:
+        await finishing.close()
 
 
 async def _run_workflows(
     stack: AsyncExitStack,
-    ground: Ground,
-    url: str,
-    own: Identity,
-    finishing: Finishing,
-    steps: Steps,
-    rooms: RoomWork,
+    resources: Resources,
+    clients: Clients,
+    finishing: CallFinishing,
+    queues: DurableQueues,
+    hold: HoldCall,
 ) -> None:
     from flow.workflows.durable import Executor
     from flow.workflows.executors import Heartbeat
+    from flow.workflows.room_queue import RoomWork
+    from flow.workflows.room_watch import RoomWatch
 
-    database = ground.database
-    executor = await Executor.launch(url, own.name, steps.all, rooms)
-    stack.push_async_callback(executor.close)
-    until_left(stack, Heartbeat(database, own, executor.recover).forever(), "heartbeat")
-    _sweep(stack, ground.settings, database, finishing)
-    stack.push_async_callback(_drained, finishing)
+    settings, database, executor = resources.settings, resources.database, finishing.executor
+    rooms = RoomWork(
+        queues.rooms, hold, at_once=settings.max_calls, per_key=settings.room_calls_per_key
+    )
+    engine = await Executor.launch(queues.url, executor.name, finishing.steps.all, rooms)
+    stack.push_async_callback(engine.close)
+    _run_until_left(stack, Heartbeat(database, executor, engine.recover).forever(), "heartbeat")
+    _sweep(stack, resources, queues.finishing)
+    stack.push_async_callback(_drain, queues.finishing)
+    watch = RoomWatch(database.room_calls, queues.rooms.put, clients.rooms.close)
+    _run_until_left(stack, watch.forever(), "room-watch")
 
 
-def _beat(stack: AsyncExitStack, database: Database, own: Identity) -> None:
-    """Signs of life of a process that runs no workflows, and so takes up nothing of others."""
+def _beat(stack: AsyncExitStack, resources: Resources, executor: Identity) -> None:
+    """Give signs of life of a process that runs no workflows, and so recovers none."""
     from flow.workflows.executors import FORGOTTEN_SECS, Heartbeat, nothing_to_recover
 
-    beat = Heartbeat(database, own, nothing_to_recover, dead_secs=FORGOTTEN_SECS)
-    until_left(stack, beat.forever(), "heartbeat")
+    heartbeat = Heartbeat(
+        resources.database, executor, nothing_to_recover, dead_secs=FORGOTTEN_SECS
+    )
+    _run_until_left(stack, heartbeat.forever(), "heartbeat")
 
 
 def _sweep(
-    stack: AsyncExitStack,
-    settings: Settings,
-    database: Database,
-    finishing: Finishing | InThisProcess,
+    stack: AsyncExitStack, resources: Resources, finishing: Finishing | InThisProcess
 ) -> None:
     from flow.workflows.sweep import Sweep
 
-    sweep = Sweep(database, finishing, settings.join_token_secs)
-    until_left(stack, sweep.forever(), "sweep")
+    sweep = Sweep(resources.database, finishing, resources.settings.join_token_secs)
+    _run_until_left(stack, sweep.forever(), "sweep")
 
 
-async def _drained(finishing: Finishing) -> None:
+async def _drain(finishing: Finishing) -> None:
     if not await finishing.settled(DRAIN_SECS):
         logger.warning("workflows_left", meaning="another process, or the next start, goes on")
 
 
-def until_left(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
-    """Do some work on the side until the block is left."""
+def _run_until_left(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Run a task that is cancelled when the stack is left."""
     task = asyncio.create_task(work, name=name)
 
     async def stop() -> None:

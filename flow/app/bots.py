@@ -1,16 +1,16 @@
-"""The bots of a service: what their calls are made of."""
+"""The bots of a service: the calls that run in this process, over any transport."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
+from uuid import UUID
 
-from flow.app.background import AfterCalls
-from flow.app.clients import Outside
-from flow.app.resources import Ground
-from flow.app.usage_recording import Announcer
+from flow.app.background import CallFinishing
+from flow.app.clients import Clients
+from flow.app.resources import Resources
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Thread
 from flow.domain.limits.budget import Standing
@@ -19,62 +19,124 @@ from flow.ledger.recorder import Recorder
 from flow.settings import Settings
 
 if TYPE_CHECKING:
-    from flow.bot.calls.call_manager import Calls
+    from flow.api.dependencies import Transports
+    from flow.bot.calls.call_manager import CallManager
+    from flow.bot.calls.registry import CallRegistry
+    from flow.bot.calls.room_calls import RoomCalls
+    from flow.bot.calls.room_leases import RoomLeases
     from flow.bot.cost_control import Spending
     from flow.bot.pipeline import BotSettings
+    from flow.bot.transports.room_media import RoomMedia
 
-# For calls of a service that nobody has drained before.
-GRACE_SECS = 10.0
+Contents = dict[UUID, tuple[list[object], str]]
 
 
-@asynccontextmanager
-async def talking(
-    ground: Ground, outside: Outside, recorder: Recorder, announcer: Announcer, after: AfterCalls
-) -> AsyncIterator[Calls]:
-    """The calls of this process; leaving the block ends those that do not end by themselves."""
-    from flow.bot.calls.call_manager import Calls
-    from flow.bot.calls.registry import Roster
+async def build_calls(
+    resources: Resources,
+    clients: Clients,
+    recorder: Recorder,
+    finishing: CallFinishing,
+    registry: CallRegistry,
+    contents: Contents,
+) -> CallManager:
+    """The calls of this process, warmed up.
+
+    Args:
+        contents: receives prompts and answers, where the operator wants them captured.
+    """
+    from flow.bot.calls.call_manager import CallManager
     from flow.bot.join_resolver import Resolver
+    from flow.bot.transports import TRANSPORTS
     from flow.bot.warmup import rehearse
 
-    settings = ground.settings
-    bot = await _bot_settings(ground, outside, announcer)
-    resolver = Resolver(ground.products, bot_defaults(settings), outside.models)
-    roster = Roster(settings.max_calls)
-    calls = Calls(
-        roster=roster,
-        threads=ground.database,
+    settings = resources.settings
+    bot = await _bot_settings(resources, clients, contents)
+    resolver = Resolver(resources.products, bot_defaults(settings), clients.models)
+    calls = CallManager(
+        registry=registry,
+        threads=resources.database,
         recorder=recorder,
         settings=bot,
         resolver=resolver,
-        spending=_spending(ground),
-        finish=after.finish,
-        name=after.name,
-        telephone=outside.telephone,
-        watch=ground.watch,
+        transports=TRANSPORTS,
+        spending=_cost_control(resources),
+        finish=finishing.finish,
+        name=finishing.executor.name,
+        watch=resources.watch,
     )
-    announcer.calls = calls
-    with suppress(FlowError):  # a service without a default bot has nothing to rehearse
+    with suppress(FlowError):  # a service without a default bot has nothing to warm up
         join = resolver.resolve(JoinRequest())
-        await rehearse(join, bot, ground.products.for_call(join.product))
-    try:
-        yield calls
-    finally:
-        await roster.close(0 if roster.capacity.draining else GRACE_SECS)
+        await rehearse(join, bot, resources.products.for_call(join.product))
+    return calls
 
 
-async def _bot_settings(ground: Ground, outside: Outside, announcer: Announcer) -> BotSettings:
+def build_room_calls(
+    resources: Resources,
+    clients: Clients,
+    recorder: Recorder,
+    finishing: CallFinishing,
+    calls: CallManager,
+    media: RoomMedia | None,
+) -> tuple[RoomCalls, RoomLeases | None]:
+    """The calls in rooms, and the leases by which processes share them.
+
+    Without the URL of a Postgres there is no queue, so no lease: calls run where they are joined.
+    """
+    from flow.bot.calls.room_calls import RoomCalls
+    from flow.bot.calls.room_leases import RoomLeases
+    from flow.bot.transports import TRANSPORTS, of_kind
+    from flow.bot.transports.room_media import InstalledRoomMedia
+    from flow.bot.transports.spec import RoomSpec
+
+    specs = of_kind(RoomSpec, TRANSPORTS)
+    media = media or InstalledRoomMedia(specs)
+    if finishing.queues is None:
+        return RoomCalls(specs, clients.rooms, media, calls), None
+    leases = RoomLeases(
+        rooms=clients.rooms,
+        media=media,
+        manager=calls,
+        records=resources.database.room_calls,
+        queue=finishing.queues.rooms,
+        finish=finishing.finish,
+        stored=recorder.drain,
+        rejoin_secs=resources.settings.rejoin_grace_secs,
+    )
+    return RoomCalls(specs, clients.rooms, media, calls, leases), leases
+
+
+def build_transports(clients: Clients, calls: CallManager) -> Transports:
+    """The ways in which callers connect, for the API."""
+    from flow.api.dependencies import Transports
+    from flow.bot.calls.connections import MediaStreamCalls, OfferCalls, SocketCalls
+    from flow.bot.transports import TRANSPORTS, of_kind
+    from flow.bot.transports.spec import MediaStreamSpec, OfferSpec, SocketSpec
+
+    sockets, offers = of_kind(SocketSpec, TRANSPORTS), of_kind(OfferSpec, TRANSPORTS)
+    streams = of_kind(MediaStreamSpec, TRANSPORTS)
+    return Transports(
+        specs=TRANSPORTS,
+        sockets={name: SocketCalls(spec, calls) for name, spec in sockets.items()},
+        offers={name: OfferCalls(spec, calls) for name, spec in offers.items()},
+        streams={
+            name: MediaStreamCalls(streams[name], carrier, calls)
+            for name, carrier in clients.carriers.items()
+        },
+    )
+
+
+async def _bot_settings(resources: Resources, clients: Clients, contents: Contents) -> BotSettings:
     from flow.bot.pipeline import BotSettings
     from flow.bot.speech_detection import ListeningModels
 
-    settings = ground.settings
+    settings = resources.settings
     return BotSettings(
-        endpoints=outside.models,
+        endpoints=clients.models,
         models=await asyncio.to_thread(ListeningModels, settings.turn_detection),
         idle_timeout_secs=settings.idle_timeout_secs,
         interrupted_streams=settings.interrupted_streams,
-        contents=announcer.contents if settings.capture_content else None,
-        joined=None if ground.tracing is None else ground.tracing.joined,
+        contents=contents if settings.capture_content else None,
+        joined=None if resources.tracing is None else resources.tracing.joined,
     )
 
 
@@ -91,18 +153,18 @@ def bot_defaults(settings: Settings) -> dict[str, dict[str, str]]:
     }
 
 
-def _spending(ground: Ground) -> Callable[[Thread, JoinRequest, Standing], Spending]:
+def _cost_control(resources: Resources) -> Callable[[Thread, JoinRequest, Standing], Spending]:
     from flow.bot.cost_control import Spending
 
-    def spending(thread: Thread, join: JoinRequest, standing: Standing) -> Spending:
+    def cost_control(thread: Thread, join: JoinRequest, standing: Standing) -> Spending:
         return Spending(
-            ground.products.for_call(thread.product),
+            resources.products.for_call(thread.product),
             cache_key=str(thread.id),
             join_mode=join.save_mode,
             standing=standing,
-            enabled=lambda: ground.flag.enabled(thread.api_key_id, thread.team_id),
-            forced=ground.forced,
-            on_engaged=ground.watch.saving,
+            enabled=lambda: resources.flag.enabled(thread.api_key_id, thread.team_id),
+            forced=resources.forced_cost_controls,
+            on_engaged=resources.watch.saving,
         )
 
-    return spending
+    return cost_control

@@ -1,4 +1,4 @@
-"""Those a service asks and is asked by, as the settings name them."""
+"""Clients of outside services, built from the settings."""
 
 from __future__ import annotations
 
@@ -7,65 +7,76 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from flow.app.resources import Ground
+from flow.app.resources import Resources
+from flow.app.transport_settings import check_transports, set_up
 from flow.errors import AuthUnavailable, ConfigurationError
 from flow.settings import Settings
-from flow.vendors.daily import Daily
 from flow.vendors.endpoint import Endpoint
-from flow.vendors.livekit import LiveKit
 from flow.vendors.openai import openai_endpoint
 from flow.vendors.quota_source import QuotaSource
 from flow.vendors.rooms import Rooms
-from flow.vendors.twilio import Twilio
 from flow.vendors.unkey import DebugKeys, KeyVerifier
 from flow.workflows.identity import made_once
+
+if TYPE_CHECKING:
+    from flow.bot.transports.spec import Carrier
 
 SECRET_BYTES = 32
 NO_KEY = "not-needed"
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
-    """``models`` has each vendor's endpoint by the vendor's name; OpenAI's is always there."""
+class Clients:
+    """Clients of outside services; ``None`` where the settings name none.
+
+    ``models`` maps a model vendor's name to its endpoint; OpenAI's is always there.
+    ``carriers`` are the telephone companies, by the name of their transport.
+    """
 
     models: dict[str, Endpoint]
     keys: KeyVerifier | DebugKeys
     quotas: QuotaSource | None
-    telephone: Twilio | None
+    carriers: dict[str, Carrier]
     rooms: Rooms
 
 
 @asynccontextmanager
-async def outside(ground: Ground) -> AsyncIterator[Outside]:
-    """Clients of all of them, for as long as the block lasts."""
-    settings = ground.settings
+async def open_clients(resources: Resources) -> AsyncIterator[Clients]:
+    """Open the clients; leaving the block closes them.
+
+    Raises:
+        ConfigurationError: some settings of a transport are missing, and some are not.
+    """
+    settings = resources.settings
     async with AsyncExitStack() as stack:
-        models = _models(ground)
+        models = _model_endpoints(resources)
         stack.push_async_callback(models["openai"].close)
-        telephone = _telephone(settings)
-        if telephone is not None:
-            stack.push_async_callback(telephone.aclose)
+        check_transports(settings)
+        carriers = _carriers(settings)
+        for carrier in carriers.values():
+            stack.push_async_callback(carrier.aclose)
         rooms = _rooms(settings)
         stack.push_async_callback(rooms.aclose)
-        keys = _keys(ground)
+        keys = _keys(resources)
         stack.push_async_callback(keys.aclose)
         with suppress(AuthUnavailable):
-            # The SDK is slow at its first call, which is not to be a customer's.
+            # The SDK is slow at its first call: better now than in a customer's join.
             await keys.check()
-        quotas = _quotas(ground)
+        quotas = _quotas(resources)
         if quotas is not None:
             stack.push_async_callback(quotas.aclose)
-        yield Outside(models, keys, quotas, telephone, rooms)
+        yield Clients(models, keys, quotas, carriers, rooms)
 
 
 def secret_of(settings: Settings) -> bytes:
-    """The signing secret: the operator's, or one made once and kept in the data folder.
+    """The secret that signs join tokens: the operator's, or one kept in the data folder.
 
     Raises:
-        ConfigurationError: the file in the data folder is not whole.
+        ConfigurationError: the file in the data folder is truncated.
     """
     if settings.secret is not None:
         return settings.secret.get_secret_value().encode()
@@ -77,46 +88,55 @@ def secret_of(settings: Settings) -> bytes:
     return secret.encode()
 
 
-def _models(ground: Ground) -> dict[str, Endpoint]:
-    """OpenAI, and every other vendor whose key is in the environment."""
+def _model_endpoints(resources: Resources) -> dict[str, Endpoint]:
+    """The endpoints of OpenAI and of every other vendor whose key is in the environment."""
     from flow.bot.vendors import VENDORS
 
-    settings = ground.settings
+    settings = resources.settings
     key = settings.openai_api_key or SecretStr(NO_KEY)
     openai = openai_endpoint(key, settings.openai_base_url)
     endpoints = {"openai": openai}
     for name, vendor in VENDORS.items():
-        given = os.environ.get(vendor.key, "")
+        api_key = os.environ.get(vendor.key, "")
         url = os.environ.get(vendor.base_url_variable) or vendor.base_url
-        if given and url and name != "openai":
-            endpoints[name] = openai.elsewhere(SecretStr(given), url)
+        if api_key and url and name != "openai":
+            endpoints[name] = openai.elsewhere(SecretStr(api_key), url)
     return endpoints
 
 
-def _keys(ground: Ground) -> KeyVerifier | DebugKeys:
-    settings = ground.settings
+def _keys(resources: Resources) -> KeyVerifier | DebugKeys:
+    settings = resources.settings
     if settings.unkey_root_key is not None:
         root_key = settings.unkey_root_key.get_secret_value()
-        return KeyVerifier(root_key, base_url=settings.unkey_base_url, registry=ground.registry)
+        return KeyVerifier(root_key, base_url=settings.unkey_base_url, registry=resources.registry)
     return DebugKeys(settings.debug_api_key.get_secret_value())
 
 
-def _quotas(ground: Ground) -> QuotaSource | None:
-    url, token = ground.settings.quota_url, ground.settings.quota_token
-    return None if url is None else QuotaSource(url, token=token, registry=ground.registry)
+def _quotas(resources: Resources) -> QuotaSource | None:
+    url, token = resources.settings.quota_url, resources.settings.quota_token
+    return None if url is None else QuotaSource(url, token=token, registry=resources.registry)
 
 
-def _telephone(settings: Settings) -> Twilio | None:
-    if settings.twilio_account_sid is None or settings.twilio_auth_token is None:
-        return None
-    return Twilio(settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_base_url)
+def _carriers(settings: Settings) -> dict[str, Carrier]:
+    """The telephone companies that the settings name, by the name of their transport."""
+    from flow.bot.transports import TRANSPORTS, of_kind
+    from flow.bot.transports.spec import MediaStreamSpec
+
+    return {
+        name: spec.carrier(values)
+        for name, spec in of_kind(MediaStreamSpec, TRANSPORTS).items()
+        if (values := set_up(spec, settings)) is not None
+    }
 
 
 def _rooms(settings: Settings) -> Rooms:
-    daily = livekit = None
-    if settings.daily_api_key is not None:
-        daily = Daily(settings.daily_api_key, settings.daily_api_url)
-    url, key, secret = settings.livekit_url, settings.livekit_api_key, settings.livekit_api_secret
-    if url is not None and key is not None and secret is not None:
-        livekit = LiveKit(url, key, secret)
-    return Rooms(daily, livekit)
+    from flow.bot.transports import TRANSPORTS, of_kind
+    from flow.bot.transports.spec import RoomSpec
+
+    return Rooms(
+        {
+            name: spec.provider(values)
+            for name, spec in of_kind(RoomSpec, TRANSPORTS).items()
+            if (values := set_up(spec, settings)) is not None
+        }
+    )

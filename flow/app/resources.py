@@ -1,4 +1,4 @@
-"""What every other part of a service stands on: settings, prices, database, analytics, metrics."""
+"""Shared resources of a process: settings, products, prices, database, analytics and metrics."""
 
 from __future__ import annotations
 
@@ -31,8 +31,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """``url`` is that of the Postgres, where it is known; ``registry`` holds the metrics."""
+class Resources:
+    """What every part of a service is built from.
+
+    Attributes:
+        price: the event with its cost, or without one where no price is known.
+        registry: holds the process's metrics.
+        url: the Postgres connection string; ``None`` if only Supabase's API is known.
+        posthog: ``None`` without an API key.
+    """
 
     settings: Settings
     products: Products
@@ -49,15 +56,15 @@ class Ground:
     flag: FeatureFlag
 
     @property
-    def forced(self) -> bool | None:
-        """What the environment says in place of the feature flag."""
-        said = self.settings.cost_controls
-        return None if said is None else said == "on"
+    def forced_cost_controls(self) -> bool | None:
+        """Whether cost controls are on; ``None``: the feature flag decides."""
+        setting = self.settings.cost_controls
+        return None if setting is None else setting == "on"
 
 
 @asynccontextmanager
-async def ground(settings: Settings) -> AsyncIterator[Ground]:
-    """The ground for as long as the block lasts.
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Open the resources; leaving the block closes them.
 
     Raises:
         ConfigurationError: a file of prices or products cannot be used, or a vendor has a service
@@ -88,7 +95,7 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
         stack.push_async_callback(shutdown_posthog, posthog)
         flag = FeatureFlag(posthog, registry=registry)
         stack.push_async_callback(flag.aclose)
-        yield Ground(
+        yield Resources(
             settings=settings,
             products=products,
             price=pricer.price,
@@ -113,7 +120,7 @@ def _metrics(registry: CollectorRegistry, products: Products) -> Metrics:
 
 
 def _tracing(settings: Settings) -> Tracing | None:
-    """Where spans go, if anywhere; OpenTelemetry's exporter is not even imported otherwise."""
+    """The exporter of spans, where one is configured; otherwise OpenTelemetry is not imported."""
     if settings.otel_exporter_otlp_endpoint is None:
         return None
     from flow.telemetry.tracing import Tracing

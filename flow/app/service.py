@@ -1,7 +1,6 @@
-"""A service, put together.
+"""The service: everything that is shared in a process is built here and passed on as values.
 
-Everything that is shared in a process is made here and passed on as values. Things are closed
-in the opposite order of making, so that what a call still has to say finds somebody to hear it.
+Parts are closed in the opposite order of building, so that calls end before what they report to.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from flow.app.background import after_calls
-from flow.app.bots import bot_defaults, talking
-from flow.app.clients import outside, secret_of
-from flow.app.resources import Ground, ground
-from flow.app.room_calls import in_rooms
+from flow.app.background import open_finishing, run_background
+from flow.app.bots import bot_defaults, build_calls, build_room_calls, build_transports
+from flow.app.clients import open_clients, secret_of
+from flow.app.resources import Resources, open_resources
 from flow.app.start_warnings import warn
-from flow.app.usage_recording import recording
+from flow.app.usage_recording import UsagePublisher, open_recorder
 from flow.db.database import Database
 from flow.domain.pricing.unpriced import of_configuration
 from flow.domain.products.product import ModelName
@@ -32,17 +30,20 @@ from flow.telemetry import logs as log
 from flow.telemetry.exposition import exposed
 
 if TYPE_CHECKING:
-    from flow.bot.calls.registry import Roster
-    from flow.bot.transports.room import Media
+    from flow.bot.calls.registry import CallRegistry
+    from flow.bot.transports.room_media import RoomMedia
 
 logger = structlog.get_logger(__name__)
+
+# For running calls when a service is left that nobody has drained before.
+GRACE_SECS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """A running service: its ASGI app, and the parts that commands and tests look into.
 
-    ``operations`` is an ASGI app too: health and metrics alone.
+    ``operations`` is the ASGI app of health and metrics alone.
     """
 
     app: Any
@@ -50,21 +51,23 @@ class Service:
     database: Database
     recorder: Recorder
     registry: CollectorRegistry
-    roster: Roster
+    calls: CallRegistry
     drain_secs: float
 
     async def drain(self) -> None:
-        """Take no more calls and wait for those that run; the time over, end them."""
-        logger.info("draining", calls=self.roster.capacity.running, within_secs=self.drain_secs)
-        await self.roster.close(self.drain_secs)
-        logger.info("drained", calls=self.roster.capacity.running)
+        """Refuse new calls and wait for the running ones; after ``drain_secs`` end those left."""
+        logger.info("draining", calls=self.calls.capacity.running, within_secs=self.drain_secs)
+        await self.calls.close(self.drain_secs)
+        logger.info("drained", calls=self.calls.capacity.running)
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, media: Media | None = None) -> AsyncIterator[Service]:
-    """A running service; leaving the context ends its calls and brings their usage home.
+async def run_service(
+    settings: Settings, *, media: RoomMedia | None = None
+) -> AsyncIterator[Service]:
+    """Run a service; leaving the block ends its calls and records their usage.
 
-    ``media`` takes the place of what carries sound into the rooms of Daily and LiveKit.
+    ``media`` takes the place of what carries sound into the rooms of vendors.
 
     Raises:
         ConfigurationError: the settings do not allow a start.
@@ -73,67 +76,82 @@ async def running(settings: Settings, *, media: Media | None = None) -> AsyncIte
     # Pipecat takes seconds to import, and only a process that serves calls needs it.
     from flow.api.app import create_app, create_operations_app
     from flow.api.dependencies import Services
+    from flow.bot.calls.registry import CallRegistry
 
     async with AsyncExitStack() as stack:
-        base = await stack.enter_async_context(ground(settings))
-        warn(settings, _unpriced(base))
-        recorder, announcer = await stack.enter_async_context(recording(base))
-        others = await stack.enter_async_context(outside(base))
-        after = await stack.enter_async_context(
-            after_calls(base, recorder, others.models["openai"])
+        resources = await stack.enter_async_context(open_resources(settings))
+        warn(settings, _unpriced(resources))
+        running = CallRegistry(settings.max_calls)
+        publisher = UsagePublisher(resources, running)
+        recorder = await stack.enter_async_context(open_recorder(resources, publisher))
+        clients = await stack.enter_async_context(open_clients(resources))
+        finishing = await stack.enter_async_context(
+            open_finishing(resources, recorder, clients.models["openai"])
         )
-        calls = await stack.enter_async_context(talking(base, others, recorder, announcer, after))
-        rooms = await stack.enter_async_context(
-            in_rooms(base, others, recorder, calls, after, media)
+        calls = await build_calls(
+            resources, clients, recorder, finishing, running, publisher.contents
         )
+        room_calls, leases = build_room_calls(resources, clients, recorder, finishing, calls, media)
+        hold = None if leases is None else leases.hold
+        await stack.enter_async_context(run_background(resources, clients, finishing, hold))
+        stack.push_async_callback(_end_calls, running)
         registry = await stack.enter_async_context(
-            exposed(base.registry, lambda: _sample(base, recorder, calls.roster))
+            exposed(resources.registry, lambda: _sample(resources, recorder, running))
         )
         services = Services(
-            database=base.database,
-            keys=others.keys,
+            database=resources.database,
+            keys=clients.keys,
             calls=calls,
-            products=base.products,
-            has_price=base.has_price,
-            quotas=others.quotas,
-            telephone=others.telephone,
-            rooms=rooms,
+            products=resources.products,
+            has_price=resources.has_price,
+            quotas=clients.quotas,
+            transports=build_transports(clients, calls),
+            rooms=room_calls,
             secret=secret_of(settings),
             registry=registry,
-            metrics=base.metrics,
-            traces=base.tracing,
+            metrics=resources.metrics,
+            traces=resources.tracing,
             public_url=settings.public_url,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
         )
-        # Only a reply that is cut off needs it, which takes longer to come about.
-        counting = asyncio.create_task(asyncio.to_thread(warm_up), name="vocabulary")
-        stack.push_async_callback(asyncio.wait, [counting])
+        # Only a reply that is cut off needs the tokenizer, later than it takes to load.
+        tokenizer = asyncio.create_task(asyncio.to_thread(warm_up), name="tokenizer")
+        stack.push_async_callback(asyncio.wait, [tokenizer])
         yield Service(
             app=create_app(services),
             operations=create_operations_app(services),
-            database=base.database,
+            database=resources.database,
             recorder=recorder,
             registry=registry,
-            roster=calls.roster,
+            calls=running,
             drain_secs=settings.drain_secs,
         )
 
 
-def _unpriced(base: Ground) -> dict[str, ModelName]:
+async def _end_calls(calls: CallRegistry) -> None:
+    """End the calls that are left; those of a drained service have had their time."""
+    await calls.close(0 if calls.capacity.draining else GRACE_SECS)
+
+
+def _unpriced(resources: Resources) -> dict[str, ModelName]:
     """The configured models without a price, by where they are set."""
     from flow.workflows.insights import PROVIDER
 
-    insights = ModelName(PROVIDER, base.settings.insights_model)
-    return of_configuration(base.products, bot_defaults(base.settings), insights, base.has_price)
+    settings = resources.settings
+    insights = ModelName(PROVIDER, settings.insights_model)
+    return of_configuration(
+        resources.products, bot_defaults(settings), insights, resources.has_price
+    )
 
 
-def _sample(base: Ground, recorder: Recorder, roster: Roster) -> None:
-    base.metrics.spool_events.set(recorder.depth)
-    base.metrics.spool_oldest_secs.set(base.flushes.oldest_secs)
-    capacity = roster.capacity
-    base.metrics.calls_running.set(capacity.running)
-    base.metrics.calls_capacity.set(capacity.most)
-    base.metrics.draining.set(capacity.draining)
-    base.metrics.log_lines_dropped.inc(log.take_dropped())
-    base.watch.show_tiers(roster.tiers)
+def _sample(resources: Resources, recorder: Recorder, calls: CallRegistry) -> None:
+    """Set the gauges, right before the metrics are read."""
+    metrics, capacity = resources.metrics, calls.capacity
+    metrics.spool_events.set(recorder.depth)
+    metrics.spool_oldest_secs.set(resources.flushes.oldest_secs)
+    metrics.calls_running.set(capacity.running)
+    metrics.calls_capacity.set(capacity.most)
+    metrics.draining.set(capacity.draining)
+    metrics.log_lines_dropped.inc(log.take_dropped())
+    resources.watch.show_tiers(calls.tiers)

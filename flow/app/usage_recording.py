@@ -1,4 +1,4 @@
-"""The recorder of a service, and who hears what it brought to the ledger."""
+"""The recorder of a service, and the publisher of what it has recorded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 from uuid import UUID
 
-from flow.app.resources import Ground
+from flow.app.resources import Resources
 from flow.db.database import Recorded
 from flow.domain.limits.budget import Standing
 from flow.domain.usage.events import UsageEvent
@@ -17,53 +17,57 @@ from flow.telemetry.usage import count_usage
 from flow.vendors.posthog import capture_llm_generation
 
 
-class Hearing(Protocol):
-    """Running calls: see `flow.bot.calls.call_manager.Calls`."""
+class RunningCalls(Protocol):
+    """The calls of this process: see `flow.bot.calls.registry`."""
 
-    def heard(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
-        """What the ledger says of a thread."""
+    def update(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
+        """Pass on what the ledger says of a thread, if its call runs here."""
         ...
 
 
-class Announcer:
-    """Tells metrics, analytics and running calls of what has reached the ledger.
+class UsagePublisher:
+    """Publishes recorded usage to metrics, PostHog and the calls that run in this process.
 
-    ``contents`` are prompts and answers of events that are still to be recorded, where the
-    operator wants them captured; ``calls`` are there as soon as there can be any.
+    ``contents`` holds the prompts and answer of events that are not recorded yet, by event id,
+    where the operator wants them captured. An event's content is dropped when it is published.
     """
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, resources: Resources, calls: RunningCalls) -> None:
+        self._metrics = resources.metrics
+        self._posthog = resources.posthog
+        self._calls = calls
         self.contents: dict[UUID, tuple[list[object], str]] = {}
-        self.calls: Hearing | None = None
 
     def __call__(self, events: Sequence[UsageEvent], recorded: Recorded) -> None:
-        """A batch was recorded."""
-        count_usage(self._ground.metrics, events, recorded.new)
+        """Publish one recorded batch."""
+        count_usage(self._metrics, events, recorded.new)
         for event in events:
-            kept = self.contents.pop(event.id, None)
-            said = kept and Content(kept[0], [{"role": "assistant", "content": kept[1]}])
-            capture_llm_generation(self._ground.posthog, event, content=said)
-        if self.calls is not None:
-            for thread_id, account in recorded.threads.items():
-                self.calls.heard(
-                    thread_id, end_requested=account.end_requested, standing=account.standing
-                )
+            capture_llm_generation(self._posthog, event, content=self._content(event))
+        for thread_id, account in recorded.threads.items():
+            self._calls.update(
+                thread_id, end_requested=account.end_requested, standing=account.standing
+            )
+
+    def _content(self, event: UsageEvent) -> Content | None:
+        content = self.contents.pop(event.id, None)
+        if content is None:
+            return None
+        messages, answer = content
+        return Content(messages, [{"role": "assistant", "content": answer}])
 
 
 @asynccontextmanager
-async def recording(ground: Ground) -> AsyncIterator[tuple[Recorder, Announcer]]:
-    """A running recorder; leaving the block brings home what it has."""
-    announcer = Announcer(ground)
+async def open_recorder(resources: Resources, publisher: UsagePublisher) -> AsyncIterator[Recorder]:
+    """Run a recorder; leaving the block waits, within bounds, until its events are recorded."""
     recorder = Recorder(
-        ground.database,
-        ground.settings.data_dir / "spool",
-        price=ground.price,
-        on_recorded=announcer,
-        watch=ground.flushes,
+        resources.database,
+        resources.settings.data_dir / "spool",
+        price=resources.price,
+        on_recorded=publisher,
+        watch=resources.flushes,
     )
     recorder.start()
     try:
-        yield recorder, announcer
+        yield recorder
     finally:
         await recorder.close()

@@ -9,7 +9,7 @@ import structlog
 from flow.app import garbage_collection as garbage
 from flow.app.application import SERVER_OPTIONS
 from flow.app.serve import serve
-from flow.app.service import running
+from flow.app.service import run_service
 from flow.app.stop_signals import stop_signals
 from flow.errors import ConfigurationError
 from flow.settings import Settings
@@ -43,7 +43,7 @@ async def _until_stopped(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     with stop_signals(lambda: loop.call_soon_threadsafe(stopped.set)):
         # The whole service but its server: nobody can connect to it.
-        async with running(settings) as service:
+        async with run_service(settings) as service:
             garbage.collect_the_rest()
             logger.info("worker_ready")
             await stopped.wait()

@@ -34,13 +34,13 @@ async def rehearse(join: JoinRequest, settings: BotSettings, product: Product) -
     built = await asyncio.to_thread(
         build_pipeline, join, nobody, stage, SPEECH, _Unrecorded(), settings, spending
     )
-    pipebuilt = await RunningPipebuilt.start(built.worker, "rehearsal")
+    pipeline = await RunningPipeline.start(built.worker, "rehearsal")
     try:
         # Not cancelled: it is to hear the silence first.
         await built.worker.queue_frame(EndFrame(reason="the rehearsal is over"))
-        await asyncio.wait({pipebuilt.task}, timeout=LONGEST_SECS)
+        await asyncio.wait({pipeline.task}, timeout=LONGEST_SECS)
     finally:
-        await pipebuilt.stop(LONGEST_SECS)
+        await pipeline.stop(LONGEST_SECS)
         await built.close()
 
 

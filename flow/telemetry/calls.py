@@ -25,8 +25,8 @@ class CallWatch:
 
     def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
-        product, reason = known(product, self._metrics.products), known(reason, frozenset(EndReason))
-        self._metrics.calls_ended.labels(product, reason).inc()
+        product = known(product, self._metrics.products)
+        self._metrics.calls_ended.labels(product, reason.value).inc()
 
     def saving(self, reason: str) -> None:
         """Save mode went on in a running call, for a reason of `flow.domain.products.save_mode`."""

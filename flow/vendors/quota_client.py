@@ -1,6 +1,6 @@
-"""One question to the operator's own billing service: may this team go on?
+"""Requests to the operator's own billing service: may this team go on?
 
-The question::
+The request::
 
     GET {url}?team_id=T&api_key_id=K&product=P
     Accept: application/json
@@ -8,13 +8,13 @@ The question::
 
 The URL is the operator's and may have a query of its own; the three values are percent-encoded.
 
-The answer is status 200 and a body as `flow.vendors.quota_answer` describes it, in UTF-8,
+The answer is status 200 and a body as `flow.vendors.quota_state` describes it, in UTF-8,
 uncompressed, at most 64 KiB, however labelled. Other answers:
 
 - 402 Payment Required means limited, whatever its body says.
 - Any other 4xx but 408 and 429 is a refusal: the source will not answer this question.
-- Everything else is a failure: 408, 429, 5xx, a redirect (not followed, so that the token goes
-  where it is meant to go), no whole answer in time, and an answer that is not as agreed.
+- Everything else is a failure: 408, 429, 5xx, a redirect (not followed, so that no other host gets
+  the token), no whole answer in time, and a malformed answer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pydantic import SecretStr
 
 from flow.errors import ConfigurationError
 from flow.kit.tls import trusted
-from flow.vendors.quota_answer import MalformedAnswer, QuotaState, read
+from flow.vendors.quota_state import MalformedAnswer, QuotaState, parse_quota_state
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -51,14 +51,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The source answered that it will not say."""
+    """The source refused to answer, with this HTTP status."""
 
     status: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The source said nothing that can be relied on."""
+    """The source gave no answer that can be relied on."""
 
     reason: str
 
@@ -67,7 +67,7 @@ Answer: TypeAlias = QuotaState | Refusal | Failure
 
 
 class QuotaClient:
-    """Asks without retries, within ``time_limit_secs`` from connecting to the body's end.
+    """Asks once, without retries, within ``time_limit_secs`` from connecting to the body's end.
 
     Raises:
         ConfigurationError: the URL or the token cannot be used.
@@ -76,7 +76,7 @@ class QuotaClient:
     def __init__(self, url: str, token: SecretStr | None, *, time_limit_secs: float) -> None:
         self._prefix = _prefix(url, token)
         self._time_limit_secs = time_limit_secs
-        # Unpacking would make 64 MiB of 64 KiB before anybody could count them.
+        # Decompression would make 64 MiB of 64 KiB before the size is checked.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         if token is not None:
             headers["authorization"] = f"Bearer {_header_safe(token)}"
@@ -102,7 +102,7 @@ class QuotaClient:
         except MalformedAnswer as error:
             return Failure(f"malformed answer: {error}")
         except Exception as error:
-            # Whatever it was, it was not a yes.
+            # Whatever failed, the team must not go on because of it.
             return Failure(type(error).__name__)
 
     async def aclose(self) -> None:
@@ -114,7 +114,7 @@ class QuotaClient:
         async with self._http.stream("GET", url) as response:
             status = response.status_code
             if status == 200:
-                return read(await _body(response))
+                return parse_quota_state(await _body(response))
         if status == 402:
             return _LIMITED
         if 400 <= status < 500 and status not in _FAILURES_4XX:

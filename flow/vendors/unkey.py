@@ -1,11 +1,11 @@
-"""Which API keys are good, as Unkey says, and what holds when Unkey says nothing.
+"""Verification of API keys by Unkey, with a cache that bridges its outages.
 
 `KeyVerifier` asks Unkey about a key and remembers good answers, under these rules:
 
 - An answer is reused for as long as the caller allows: seconds, not minutes.
-- Unkey failing (no answer, 5xx, a rate-limited workspace, a refused root key, an answer that
-  contradicts itself) fails **open** for a key it called good within the last ten minutes, and
-  **closed** for every other. Both are logged and counted.
+- While Unkey fails (no answer, 5xx, a rate-limited workspace, a refused root key, an answer that
+  contradicts itself), verification fails **open** for a key that Unkey called good within the last
+  ten minutes, and **closed** for every other. Both are logged and counted.
 - A refusal is final at once: it drops what was remembered.
 
 Secrets are remembered only as SHA-256 digests, and never logged.
@@ -18,17 +18,19 @@ import hmac
 import math
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from typing import TypeVar
 
+import stamina
 import structlog
+from cachetools import LRUCache, TTLCache
 from prometheus_client import CollectorRegistry, Counter
 
 from flow.errors import AuthUnavailable, Refused
+from flow.kit.single_flight import SingleFlight
 from flow.vendors.unkey_client import Answer, Failure, Good, Refusal, UnkeyClient, VerifiedKey
 
 __all__ = ["DebugKeys", "KeyVerifier", "VerifiedKey"]
@@ -42,15 +44,16 @@ REFUSAL_SECS = 1.0
 CONTACT_SECS = 60.0
 MAX_KNOWN = 10_000
 MAX_REFUSALS = 1_000
-# Beyond this, strangers wait for each other, so that a flood of made-up keys leaves connections
+# Beyond this, unknown keys wait for each other, so that a flood of made-up keys leaves connections
 # for keys that are known.
-MAX_STRANGERS = 32
-_PAUSES_SECS = (0.1, 0.3)
+MAX_UNKNOWN_AT_ONCE = 32
+# Pauses of 0.1 and 0.3 s.
+ATTEMPTS = 3
+FIRST_PAUSE_SECS = 0.1
+PAUSE_FACTOR = 3.0
 
 _PLAUSIBLE_SECRET = re.compile(r"[\x21-\x7e]{1,512}")
 _PROBE = "flow_readiness_probe"
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -65,6 +68,10 @@ class _Known:
 
     def may_go_on(self, now: float) -> bool:
         return now < self.good.expires_at and self.age(now) <= REUSE_SECS
+
+
+class _Transient(Exception):
+    """Unkey failed in a way that another attempt may mend."""
 
 
 class KeyVerifier:
@@ -92,10 +99,10 @@ class KeyVerifier:
         self._unkey = UnkeyClient(root_key, base_url, clock=clock, wall_clock=wall_clock)
         self._clock = clock
         self._time_limit_secs = time_limit_secs
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._refused: OrderedDict[bytes, tuple[Refusal, float]] = OrderedDict()
-        self._flights: dict[bytes, asyncio.Task[Answer]] = {}
-        self._strangers = asyncio.Semaphore(MAX_STRANGERS)
+        self._known: LRUCache[bytes, _Known] = LRUCache(MAX_KNOWN)
+        self._refused: TTLCache[bytes, Refusal] = TTLCache(MAX_REFUSALS, REFUSAL_SECS, timer=clock)
+        self._questions: SingleFlight[bytes, Answer] = SingleFlight()
+        self._unknown = asyncio.Semaphore(MAX_UNKNOWN_AT_ONCE)
         self._last_contact = -math.inf
         outcomes = Counter(
             "flow_key_verifications",
@@ -118,8 +125,8 @@ class KeyVerifier:
         digest = sha256(secret.encode()).digest()
         if (known := self._remembered(digest, max_age_secs)) is not None:
             return known
-        refusal, refused_at = self._refused.get(digest, (None, -math.inf))
-        if refusal is not None and self._clock() - refused_at < REFUSAL_SECS:
+        refusal = self._refused.get(digest)
+        if refusal is not None:
             raise refusal.error()
         return self._settle(digest, await self._ask_once(digest, secret))
 
@@ -136,11 +143,8 @@ class KeyVerifier:
             raise AuthUnavailable
 
     async def aclose(self) -> None:
-        """Stop asking and close the connections."""
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        """End questions under way and close the connections."""
+        await self._questions.aclose()
         await self._unkey.aclose()
 
     def _remembered(self, digest: bytes, max_age_secs: float) -> VerifiedKey | None:
@@ -150,18 +154,13 @@ class KeyVerifier:
         fresh = known.age(now) <= max_age_secs
         if not fresh and now >= known.ask_again_at:
             return None
-        self._known.move_to_end(digest)
         self._outcome("remembered" if fresh else "reused").inc()
         return known.good.key
 
     async def _ask_once(self, digest: bytes, secret: str) -> Answer:
-        """One question at a time per key; a caller who gives up does not end it for the others."""
-        flight = self._flights.get(digest)
-        if flight is None:
-            flight = asyncio.create_task(self._ask(digest, secret))
-            self._flights[digest] = flight
-            flight.add_done_callback(lambda _: self._flights.pop(digest, None))
-        return await asyncio.shield(flight)
+        """Unkey's answer; callers with the same key share one question."""
+        answer = await self._questions.run(digest, lambda: self._ask(digest, secret))
+        return Failure("closed") if answer is None else answer
 
     async def _ask(self, digest: bytes, secret: str) -> Answer:
         answer: Answer
@@ -170,21 +169,30 @@ class KeyVerifier:
                 if digest in self._known:
                     answer = await self._unkey.ask(secret)
                 else:
-                    answer = await self._ask_patiently(secret)
+                    answer = await self._ask_with_retries(secret)
         except TimeoutError:
             answer = Failure("timeout")
         self._remember(digest, answer)
         return answer
 
-    async def _ask_patiently(self, secret: str) -> Answer:
-        """A stranger has nothing to fall back on, so a passing failure is worth a retry or two."""
-        async with self._strangers:
-            for pause in _PAUSES_SECS:
-                answer = await self._unkey.ask(secret)
-                if not (isinstance(answer, Failure) and answer.transient):
-                    return answer
-                await asyncio.sleep(pause)
-            return await self._unkey.ask(secret)
+    async def _ask_with_retries(self, secret: str) -> Answer:
+        """For an unknown key: no earlier answer bridges a transient failure."""
+        answer: Answer = Failure("not asked")
+        with suppress(_Transient):
+            async with self._unknown:
+                async for attempt in stamina.retry_context(
+                    on=_Transient,
+                    attempts=ATTEMPTS,
+                    timeout=None,
+                    wait_initial=FIRST_PAUSE_SECS,
+                    wait_exp_base=PAUSE_FACTOR,
+                    wait_jitter=0,
+                ):
+                    with attempt:
+                        answer = await self._unkey.ask(secret)
+                        if isinstance(answer, Failure) and answer.transient:
+                            raise _Transient(answer.reason)
+        return answer
 
     def _remember(self, digest: bytes, answer: Answer) -> None:
         if isinstance(answer, Failure):
@@ -193,10 +201,10 @@ class KeyVerifier:
         self._last_contact = self._clock()
         if isinstance(answer, Refusal):
             self._known.pop(digest, None)
-            _put(self._refused, digest, (answer, self._clock()), MAX_REFUSALS)
+            self._refused[digest] = answer
             self._outcome("refused").inc()
         else:
-            _put(self._known, digest, _Known(answer), MAX_KNOWN)
+            self._known[digest] = _Known(answer)
             self._outcome("verified").inc()
 
     def _remember_failure(self, digest: bytes, failure: Failure) -> None:
@@ -252,10 +260,3 @@ class DebugKeys:
 
     async def aclose(self) -> None:
         """Return at once: there is nothing to close."""
-
-
-def _put(store: OrderedDict[bytes, T], digest: bytes, value: T, most: int) -> None:
-    store[digest] = value
-    store.move_to_end(digest)
-    if len(store) > most:
-        store.popitem(last=False)

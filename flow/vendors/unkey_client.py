@@ -1,4 +1,4 @@
-"""Unkey's own client, with its answers put into Flow's words.
+"""A client of Unkey, over its SDK, whose answers are Flow's own types.
 
 Every outcome about a key is an HTTP 200 (``valid`` and ``code`` tell); any other status is about
 Unkey itself or our root key, and never a reason to let somebody in.

@@ -98,9 +98,7 @@ class FinishCall:
         self._usage = usage
         self._start = start
 
-    async def __call__(
-        self, thread_id: UUID, ending: Ending, save: Save | None = None
-    ) -> bool:
+    async def __call__(self, thread_id: UUID, ending: Ending, save: Save | None = None) -> bool:
         """Note the ending and hand the thread over; errors leave it to the sweep.
 
         ``save`` notes the ending of a call that may have passed to another process. ``False``: it

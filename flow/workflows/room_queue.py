@@ -89,10 +89,9 @@ class RoomWork:
         per_key: how many calls in rooms one key may have at once, in all processes.
     """
 
-    def __init__(self, queue: RoomQueue, *, at_once: int, per_key: int) -> None:
-        self.queue = queue
-        self.hold: Hold | None = None
-        """Set while calls can be held here."""
+    def __init__(self, queue: RoomQueue, hold: Hold, *, at_once: int, per_key: int) -> None:
+        self._queue = queue
+        self._hold = hold
         self._at_once = at_once
         self._per_key = per_key
 
@@ -129,7 +128,7 @@ class RoomWork:
     async def take(self, place: Place) -> None:
         """Hold the call, or leave it to a process that has room, which may be this one later."""
         try:
-            if self.hold is not None and await self.hold(place):
+            if await self._hold(place):
                 return
         except Exception:
             # Its silence is noticed, and the call taken up anew.
@@ -139,7 +138,7 @@ class RoomWork:
         pause = min(LONGEST_PAUSE_SECS, RETRY_SECS * 1.3**place.tries)
         while True:
             try:
-                await self.queue.put(later, after_secs=pause)
+                await self._queue.put(later, after_secs=pause)
             except Unavailable as error:
                 log.warning("room_call_waits", error=str(error), **_which(place))
                 await asyncio.sleep(RETRY_SECS)

@@ -18,7 +18,7 @@ from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.callers.caller import open_socket
 from flow.sandbox.callers.script import AfterBot
 from flow.settings import Settings
-from tests.calls.conftest import SECRET, _listening, running
+from tests.calls.conftest import SECRET, _listening, run_service
 from tests.chaos.conservation import FINAL, conserved
 from tests.chaos.experiment import Findings, Scale
 from tests.chaos.postgres import Postgres
@@ -157,7 +157,7 @@ async def _tasks_left(world: World, scale: Scale, standing: Vendors) -> list[str
 async def _inside(world: World, standing: Vendors) -> AsyncIterator[str]:
     known: dict[str, Any] = {k.lower(): v for k, v in standing.environment.items()}
     own = {"database_url": world.postgres.url, "secret": SECRET, "data_dir": world.data("inside")}
-    async with running(Settings(**(known | own))) as service, _listening(service) as url:
+    async with run_service(Settings(**(known | own))) as service, _listening(service) as url:
         yield url
 
 

@@ -226,7 +226,8 @@ async def test_a_team_does_not_go_on_with_another_teams_answer(world: World) -> 
 async def test_one_more_than_fits_forgets_the_one_unused_longest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.vendors.quota_memory.MAX_KNOWN", 2)
+    monkeypatch.setattr("flow.vendors.quota_source.MAX_KNOWN", 2)
+    world.source = world.another(world.url, token=SecretStr(TOKEN))
     for team in ("a", "b", "a", "c", "a"):
         await world.check(at(team_id=team))
     assert world.asked == 3

@@ -393,6 +393,7 @@ async def test_a_flood_of_made_up_keys_forgets_no_good_one(
 ) -> None:
     monkeypatch.setattr("flow.vendors.unkey.MAX_KNOWN", 10)
     monkeypatch.setattr("flow.vendors.unkey.MAX_REFUSALS", 10)
+    world.keys = world.verifier()
     key_id = world.unkey.add_key(SECRET)
     await world.verify()
     flood = (world.verify(f"made_up_{n}") for n in range(60))
@@ -420,6 +421,7 @@ async def test_one_more_key_than_fits_forgets_the_one_unused_longest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flow.vendors.unkey.MAX_KNOWN", 2)
+    world.keys = world.verifier()
     for name in ("a", "b", "c"):
         world.unkey.add_key(name)
     for name in ("a", "b", "a", "c", "a"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -92,7 +92,7 @@ class CallManager:
         recorder: CallRecorder,
         settings: BotSettings,
         resolver: Resolver,
-        transports: dict[str, BotTransportSpec],
+        transports: Mapping[str, BotTransportSpec],
         spending: Callable[[Thread, JoinRequest, Standing], Spending],
         finish: Finish,
         name: str,
@@ -121,14 +121,6 @@ class CallManager:
     async def end(self, thread_id: UUID) -> bool:
         """Hang up a call that runs in this process, or is about to; False if it does not."""
         return self.registry.end(thread_id, EndReason.ENDED_BY_API)
-
-    def heard(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
-        """Take in what the database says of a thread, if its call runs here."""
-        if (session := self.registry.session(thread_id)) is None:
-            return
-        if end_requested:
-            session.end(EndReason.ENDED_BY_API)
-        session.stand(standing)
 
     async def run(self, thread: Thread, connection: CallerConnection) -> Ending:
         """Run the thread's call over this connection to its end.

@@ -12,7 +12,7 @@ from uuid import UUID
 from flow.bot.session import CallSession
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.ending import Ending, EndReason
-from flow.domain.limits.budget import Tier
+from flow.domain.limits.budget import Standing, Tier
 from flow.errors import Conflict
 
 FOLLOW_UP_SECS = 60.0
@@ -70,6 +70,14 @@ class CallRegistry:
         else:
             session.end(reason)
         return True
+
+    def update(self, thread_id: UUID, *, end_requested: bool, standing: Standing) -> None:
+        """Pass on what the ledger says of a thread, if its call runs here."""
+        if (session := self._sessions.get(thread_id)) is None:
+            return
+        if end_requested:
+            session.end(EndReason.ENDED_BY_API)
+        session.stand(standing)
 
     def reserve(self, thread_id: UUID) -> None:
         """Give a thread's call a place.

@@ -142,7 +142,7 @@ class RoomCalls:
             found.append(await self.invite(thread, transport, until))
             room = found[0].room
             await self._media.prepare(room.type)
-            return self._media.enter(room)
+            return self._media.enter_room(room)
 
         async def leave(_: Ending) -> None:
             if found:

@@ -168,7 +168,7 @@ class RoomLeases:
             raise _LeftToOthers from error
 
         async def enter(_: Callable[[], Ending | None]) -> BaseTransport:
-            return self._media.enter(room)
+            return self._media.enter_room(room)
 
         if taken.is_under_way:
             log.info("room_call_rejoined", workflow_thread_id=str(thread.id), attempt=place.attempt)

@@ -20,10 +20,10 @@ class RoomMedia(Protocol):
         ...
 
     async def prepare(self, transport: str) -> None:
-        """Make `enter` quick."""
+        """Make `enter_room` quick."""
         ...
 
-    def enter(self, room: Room) -> RoomTransport:
+    def enter_room(self, room: Room) -> RoomTransport:
         """A transport that enters the room when its pipeline starts."""
         ...
 
@@ -42,6 +42,6 @@ class InstalledRoomMedia:
         """Import the vendor's package, which takes a second, so in a thread."""
         await asyncio.to_thread(import_module, self._specs[transport].pipecat_module)
 
-    def enter(self, room: Room) -> RoomTransport:
+    def enter_room(self, room: Room) -> RoomTransport:
         """A transport that enters the room when its pipeline starts."""
         return self._specs[room.type].transport(room)

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """A room and the bot's way into it.

@@ -49,7 +49,7 @@ class TransportSpec:
     options: tuple[str, ...] = ()
     connection: Callable[[CallAddress], dict[str, str]] | None = None
     has_rooms: bool = False
-    room_url_problem: Callable[[str], str | None] = lambda url: None
+    room_url_problem: Callable[[str], str | None] = lambda _: None
 
     def absence(self, given: Collection[str]) -> str | None:
         """Which of its settings are missing from those ``given``, in words, or ``None``."""

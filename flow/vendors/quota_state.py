@@ -1,19 +1,23 @@
-"""What a billing service's answer says about a team's quota.
+"""The state of a team's quota: read from a billing service's answer, and refused when limited.
 
 ::
 
     {"limited": false, "resource": "ai_credits", "used": "120.5", "limit": "1000",
      "resets_at": "2026-12-01T00:00:00Z"}
 
-Only ``limited`` is required, as a JSON boolean. ``resource`` is up to 100 printable characters;
-``used`` and ``limit`` are numbers, or strings of a number, from 0 and below 10^100; ``resets_at``
-is a time as in RFC 3339. Each of these may be null or left out. Members of other names are
-ignored. Anything else, a name that stands twice too, makes the answer a malformed one.
+The answer is a JSON object. Only ``limited`` is required, as a JSON boolean. ``resource`` is up to
+100 printable characters; ``used`` and ``limit`` are numbers, or strings of a number, from 0 and
+below 10^100; ``resets_at`` is a time as in RFC 3339. Each of these may be null or left out. Members
+of other names are ignored. Anything else, a name that stands twice too, makes the answer malformed.
+
+Read by hand, not with pydantic: its JSON parser keeps the last of two equal names, and its types
+take more forms of numbers and times than these.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +25,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from flow.domain.limits.quota import plain
+from flow.errors import Refused
+
+DEFAULT_RETRY_SECS = 60
+MAX_RETRY_SECS = 24 * 3600
 MAX_RESOURCE = 100
 MAX_DIGITS = 100
 
@@ -34,9 +43,15 @@ _RFC3339 = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class QuotaState:
-    """How far a team has got, in units of ``resource``; ``None``: the source did not say.
+    """How much of its quota a team has used.
 
-    ``limited``: the team must not go on, until ``resets_at`` (UTC).
+    Attributes:
+        limited: the team must not go on, until ``resets_at``.
+        resource: what is counted.
+        used, limit: in units of ``resource``, from 0 on.
+        resets_at: in UTC.
+
+    ``None``: the billing service did not say.
     """
 
     limited: bool
@@ -45,16 +60,54 @@ class QuotaState:
     limit: Decimal | None
     resets_at: datetime | None
 
+    def refusal(self, product: str, now: float) -> Refused:
+        """The error ``quota_exceeded`` for a call of ``product``; ``now`` is seconds since 1970."""
+        retry_after_secs = DEFAULT_RETRY_SECS
+        if self.resets_at is not None:
+            left_secs = math.ceil(self.resets_at.timestamp() - now)
+            retry_after_secs = min(max(left_secs, 1), MAX_RETRY_SECS)
+        return Refused("quota_exceeded", self._sentence(), retry_after_secs, self._limit(product))
+
+    def _sentence(self) -> str:
+        resource = self.resource and self.resource.replace("_", " ")
+        if self.limit is None:
+            quota = f"quota of {resource}" if resource else "quota"
+        else:
+            quota = f"quota of {plain(self.limit)}" + (f" {resource}" if resource else "")
+        used = "" if self.used is None else f": {plain(self.used)} used"
+        anew = ""
+        if self.resets_at is not None:
+            resets_at = self.resets_at.isoformat(timespec="seconds").replace("+00:00", "Z")
+            anew = f" It starts anew at {resets_at}."
+        return (
+            f"The billing service says that this team's {quota} is used up{used}.{anew}"
+            " Whoever handles the team's billing can raise it."
+        )
+
+    def _limit(self, product: str) -> dict[str, Any]:
+        """The limit that was reached; amounts are strings, which keep every digit."""
+        return {
+            "resource": self.resource or "external",
+            "scope": "team",
+            "product": product,
+            "used": None if self.used is None else plain(self.used),
+            "reserved": None,
+            "limit": None if self.limit is None else plain(self.limit),
+            "limited": self.limited,
+            "resets_at": self.resets_at,
+            "source": "external",
+        }
+
 
 class MalformedAnswer(ValueError):
-    """The answer is not as agreed; the message says in what, and quotes nothing of it."""
+    """The answer breaks the protocol; the message says where, and quotes nothing of it."""
 
 
-def read(body: bytes) -> QuotaState:
-    """The state that the body of an answer tells.
+def parse_quota_state(body: bytes) -> QuotaState:
+    """The state in the body of an answer.
 
     Raises:
-        MalformedAnswer: the body is not as agreed.
+        MalformedAnswer: the body breaks the protocol.
     """
     said = _object(body)
     limited = said.get("limited")
@@ -71,7 +124,7 @@ def read(body: bytes) -> QuotaState:
 
 @dataclass(frozen=True, slots=True)
 class _Number:
-    """A number as it is written; an endless one that nobody asked for is never worked out."""
+    """A number as it is written: the digits of an ignored member are never converted."""
 
     text: str
 
