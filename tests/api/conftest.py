@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from flow.api.app import Services, create_app
 from flow.api.dependencies import utc_now
+from flow.app.application import SERVER_OPTIONS
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.join_request import JoinRequest
@@ -243,9 +244,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, services: Services) -> None:
         super().__init__(
-            uvicorn.Config(
-                create_app(services), port=0, lifespan="off", log_config=None, access_log=False
-            )
+            uvicorn.Config(create_app(services), port=0, lifespan="off", **SERVER_OPTIONS)
         )
         self._task: asyncio.Task[None] | None = None
 
