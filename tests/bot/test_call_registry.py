@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from flow.bot.calls.registry import Roster
+from flow.errors import Conflict, Refused
 
 
 class Session:
@@ -51,3 +53,82 @@ def test_the_end_of_a_call_that_never_began_is_not_the_next_one_s() -> None:
     roster.reserve(thread_id)
     roster.begin(thread_id, called, can_move=True)
     assert session.ended is None
+
+
+NO_PLACE = [
+    pytest.param(1, False, "at_capacity", id="full"),
+    pytest.param(9, True, "shutting_down", id="closing"),
+]
+
+
+@pytest.mark.parametrize(("most", "is_closing", "code"), NO_PLACE)
+async def test_a_place_is_given_only_where_there_is_one(
+    most: int, is_closing: bool, code: str
+) -> None:
+    """Whoever asked before may come second."""
+    roster, first = Roster(most), uuid4()
+    roster.reserve(first)
+    if is_closing:
+        roster.leave(first)
+        await roster.close(0)
+    with pytest.raises(Refused) as refused:
+        roster.reserve(uuid4())
+    assert refused.value.code == code
+    assert roster.capacity.running == (0 if is_closing else 1)
+
+
+def test_a_call_has_one_place_and_a_free_one_is_given_again() -> None:
+    roster, thread_id = Roster(2), uuid4()
+    roster.reserve(thread_id)
+    with pytest.raises(Conflict):
+        roster.reserve(thread_id)
+    roster.reserve(uuid4())
+    roster.leave(thread_id)
+    roster.reserve(uuid4())
+    assert roster.capacity.full == "at_capacity"
+
+
+@pytest.mark.parametrize(("can_move", "reason"), [(False, "shutdown"), (True, "handed_over")])
+@pytest.mark.parametrize("begins", ["before", "late"])
+async def test_a_call_is_ended_by_a_shutdown_also_if_it_begins_late_in_it(
+    begins: str, can_move: bool, reason: str
+) -> None:
+    roster, thread_id, session = Roster(2), uuid4(), Session()
+    called: Any = session
+    roster.reserve(thread_id)
+    if begins == "before":
+        roster.begin(thread_id, called, can_move=can_move)
+    closing = asyncio.create_task(roster.close(0))
+    await asyncio.sleep(0.01)
+    if begins == "late":
+        roster.begin(thread_id, called, can_move=can_move)
+    assert session.ended == reason
+    assert not closing.done()
+    roster.leave(thread_id)
+    await asyncio.wait_for(closing, 5)
+
+
+async def test_a_shutdown_lets_calls_go_on_for_its_grace_time() -> None:
+    roster, thread_id, session = Roster(2), uuid4(), Session()
+    called: Any = session
+    roster.reserve(thread_id)
+    roster.begin(thread_id, called, can_move=False)
+    closing = asyncio.create_task(roster.close(30))
+    await asyncio.sleep(0.01)
+    assert session.ended is None
+    assert roster.capacity.draining
+    roster.leave(thread_id)
+    await asyncio.wait_for(closing, 5)
+    assert session.ended is None
+
+
+async def test_a_shutdown_waits_for_what_is_left_to_do_for_a_call_that_is_over() -> None:
+    roster, thread_id, free = Roster(2), uuid4(), asyncio.Event()
+    roster.reserve(thread_id)
+    roster.spawn(free.wait())
+    roster.leave(thread_id)
+    closing = asyncio.create_task(roster.close(0))
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    free.set()
+    await asyncio.wait_for(closing, 5)
