@@ -68,11 +68,13 @@ async def test_work_that_is_open_at_the_close_is_recorded_by_the_next_process(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_work_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends_by", ["record", "discard"])
+async def test_work_that_is_over_leaves_nothing(ends_by: str, tmp_path: Path) -> None:
     ledger, event = Ledger(), llm_event(OWNER)
     first = await started(ledger, tmp_path)
     first.begin(event)
-    first.discard(event)
+    first.begin(event)
+    getattr(first, ends_by)(event)
     await first.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -194,3 +194,8 @@ def test_translations_are_transcriptions() -> None:
     request = form(model="whisper-1", file=wav(1))
     other = HttpRequest("POST", "/v1/audio/translations", request.headers, request.body)
     assert opened(OpenAITranscription(), other).opening.model == "whisper-1"
+
+
+def test_a_report_of_no_seconds_is_a_report() -> None:
+    event = transcribed({"text": "", "usage": {"type": "duration", "seconds": 0}})
+    assert event.provenance is Provenance.REPORTED
