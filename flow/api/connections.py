@@ -232,5 +232,4 @@ def require_transport(thread: Thread, wanted: str) -> None:
 
 
 def _transport(thread: Thread) -> str:
-    transport: str = thread.join["transport"]["type"]
-    return transport
+    return thread.join.transport.type

@@ -25,8 +25,8 @@ from flow.domain.products.product import Products
 from flow.errors import ConfigurationError
 from flow.insights.checking import Checker
 from flow.telemetry.metrics import Metrics
+from flow.vendors.key_verifier import VerifiedKey
 from flow.vendors.quota_source import QuotaState
-from flow.vendors.unkey import VerifiedKey
 
 MIN_SECRET_BYTES = 16
 

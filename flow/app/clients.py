@@ -14,13 +14,13 @@ from flow.app.resources import Resources
 from flow.errors import AuthUnavailable, ConfigurationError
 from flow.settings import Settings
 from flow.vendors.daily import Daily
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.key_verifier import DebugKeys, KeyVerifier
 from flow.vendors.livekit import LiveKit
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.meeting_rooms import MeetingRooms
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.quota_source import QuotaSource
-from flow.vendors.rooms import Rooms
 from flow.vendors.twilio import Twilio
-from flow.vendors.unkey import DebugKeys, KeyVerifier
 from flow.workflows.identity import made_once
 
 SECRET_BYTES = 32
@@ -38,7 +38,7 @@ class Clients:
     keys: KeyVerifier | DebugKeys
     quotas: QuotaSource | None
     telephone: Twilio | None
-    rooms: Rooms
+    rooms: MeetingRooms
 
 
 @asynccontextmanager
@@ -115,11 +115,11 @@ def _telephone(settings: Settings) -> Twilio | None:
     return Twilio(settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_base_url)
 
 
-def _rooms(settings: Settings) -> Rooms:
+def _rooms(settings: Settings) -> MeetingRooms:
     daily = livekit = None
     if settings.daily_api_key is not None:
         daily = Daily(settings.daily_api_key, settings.daily_api_url)
     url, key, secret = settings.livekit_url, settings.livekit_api_key, settings.livekit_api_secret
     if url is not None and key is not None and secret is not None:
         livekit = LiveKit(url, key, secret)
-    return Rooms(daily, livekit)
+    return MeetingRooms(daily, livekit)

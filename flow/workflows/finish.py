@@ -16,7 +16,6 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.room import NOBODY_CAME
 from flow.domain.calls.room_call import PROCESS_LOST
 from flow.domain.calls.thread import Status, Thread
@@ -214,7 +213,7 @@ class Steps:
             return None
 
     async def _insights(self, thread: Thread) -> dict[str, Any]:
-        if not JoinRequest.from_json(thread.join).insights.enabled:
+        if not thread.join.insights.enabled:
             return {"status": "skipped", "reason": "disabled"}
         try:
             return await self._extract(thread, thread.owner)

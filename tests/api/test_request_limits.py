@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from flow.api.request_size import MAX_BODY_BYTES, RequestSize
 from flow.errors import Refused
-from flow.vendors.unkey import VerifiedKey
+from flow.vendors.unkey_client import VerifiedKey
 from tests.api.conftest import ServeApi
 
 

@@ -21,7 +21,7 @@ from flow.domain.usage.events import Owner
 from flow.metering.request import Recording
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.openai_client import openai_endpoint
 from tests.bot.test_warmup import PARTS
 from tests.notebook import Notebook
 

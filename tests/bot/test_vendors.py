@@ -27,7 +27,7 @@ from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.openai_client import openai_endpoint
 from tests.bot.test_warmup import PARTS
 from tests.notebook import Notebook
 

@@ -289,7 +289,7 @@ class Calls:
         ending = failed
         try:
             owner = thread.owner
-            join = JoinRequest.from_json(thread.join) if visit is None else visit.join
+            join = thread.join if visit is None else visit.join
             said = () if visit is None else thread.transcript
             spending = self._spending(thread, join, await self._standing(thread.id))
             made = transport()

@@ -25,9 +25,9 @@ from flow.kit.tls import trusted
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
 from flow.sandbox.webhooks import WebhookReceiver
-from flow.vendors.webhook_address import Address
+from flow.vendors.webhook_resolver import Address
+from flow.vendors.webhook_sender import WebhookSender
 from flow.vendors.webhook_signing import new_secret
-from flow.vendors.webhooks import WebhookSender
 
 SECRET = new_secret()
 PAYLOAD = '{"type": "thread.completed", "timestamp": "2026-11-21T12:00:00Z", "data": {"né": 1}}'

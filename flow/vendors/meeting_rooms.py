@@ -1,4 +1,4 @@
-"""The rooms of calls, at whichever vendor a join names."""
+"""The meeting rooms of calls, at Daily or LiveKit as a join names."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from flow.vendors.livekit import LiveKit
 OPEN_SECS = 10.0
 
 
-class Rooms:
-    """Opens and closes the rooms of threads.
+class MeetingRooms:
+    """Opens, enters and closes the rooms of threads.
 
     Args:
-        daily, livekit: the vendors that are set up here.
-        open_secs: how long opening a room may take in all.
+        daily, livekit: the vendors that are configured.
+        open_secs: how long opening or entering a room may take, with all requests.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Rooms:
     async def meet(
         self, thread_id: UUID, transport: Transport, until: datetime, longest_secs: int
     ) -> Meeting:
-        """The room of a thread, opened if it is not, and new ways into it.
+        """The room of a thread, opened if it is not, with new tokens for bot and caller.
 
-        ``until`` is when the caller must have come, ``longest_secs`` how long the call may then
-        last. A room that the caller named is taken as it is. The transport has no `problems`.
+        ``until`` is when the caller must have entered, ``longest_secs`` how long the call may then
+        last. A room that the caller named is used as it is. The transport must have no `problems`.
 
         Raises:
             TransportUnavailable: the vendor does not open it, or not in time.
@@ -75,9 +75,9 @@ class Rooms:
             raise TransportUnavailable("The room could not be opened in time.") from None
 
     async def enter(self, kept: OpenRoom, *, again: bool) -> Room:
-        """The room with a new way in for the bot; ``again`` puts one out that may be in it still.
+        """The room with a new token for the bot; ``again`` ejects an earlier bot that may be in it.
 
-        At LiveKit whoever enters puts out another of the same name by entering.
+        LiveKit ejects an earlier participant of the same name by itself.
 
         Raises:
             TransportUnavailable: the vendor does not give it, or is not set up here.
@@ -101,7 +101,7 @@ class Rooms:
         raise TransportUnavailable(f"'{room.type}' is not set up here.")
 
     async def close(self, room: Room) -> None:
-        """Close a room that Flow made, with whoever is left in it; leave others as they are.
+        """Close a room that Flow opened, ejecting all participants; leave other rooms alone.
 
         Raises:
             TransportUnavailable: the vendor does not do it.
@@ -121,7 +121,7 @@ class Rooms:
         if transport.type == "daily":
             return Meeting(Room("daily", transport.room_url, transport.token))
         assert self._livekit is not None
-        # Ours, not as the caller spelt it.
+        # The configured URL, not the caller's spelling of it.
         return Meeting(Room("livekit", self._livekit.url, transport.token))
 
     async def _at_daily(self, name: str, until: datetime, lasts_until: datetime) -> Meeting:
