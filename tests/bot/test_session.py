@@ -350,3 +350,12 @@ async def test_a_database_that_never_answers_holds_up_no_note_of_the_seconds(
         call.clock.now += 7
         await until(lambda: call.book.begun[-1].quantities.seconds("call_seconds") == 7)
         free.set()
+
+
+async def test_of_many_reasons_to_end_a_call_the_first_stands(owner: Owner) -> None:
+    async with held(owner) as call:
+        await call.connected()
+        call.session.end("idle_timeout")
+        call.session.end("shutdown", {"code": "late"})
+        ending = await call.over()
+    assert (ending.reason, ending.error) == ("idle_timeout", None)

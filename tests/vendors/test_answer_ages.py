@@ -144,7 +144,7 @@ async def test_a_key_goes_on_in_an_outage_by_the_age_of_the_question(
 async def test_unknown_keys_wait_for_each_other_so_that_known_ones_have_a_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flow.vendors.unkey.MAX_UNKNOWN_AT_ONCE", 2)
+    monkeypatch.setattr(f"{KeyVerifier.__module__}.MAX_UNKNOWN_AT_ONCE", 2)
     unkey, free, most = UnkeySandbox(), asyncio.Event(), [0, 0]
 
     async def holds(scope: Scope, receive: Receive, send: Send) -> None:
