@@ -244,6 +244,11 @@ def test_translations_are_transcriptions() -> None:
     assert opened(OpenAITranscription(), other).opening.model == "whisper-1"
 
 
+def test_a_report_of_no_seconds_is_a_report() -> None:
+    event = transcribed({"text": "", "usage": {"type": "duration", "seconds": 0}})
+    assert event.provenance is Provenance.REPORTED
+
+
 def test_a_voice_that_says_nothing_teaches_nothing() -> None:
     voice = OpenAISpeech()
     before = sentence(voice).opening.estimate
