@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     drain_secs: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     room_calls_per_key: Annotated[int, Field(ge=1, le=100_000)] = 100
     rejoin_grace_secs: Annotated[int, Field(ge=0, le=3600)] = 120
+    turn_silence_secs: Annotated[float, Field(ge=0.1, le=5)] = 0.6
+    heartbeat_secs: Annotated[float, Field(ge=0.5, le=10)] = 5.0
+    sweep_secs: Annotated[float, Field(ge=1, le=300)] = 15.0
     idle_timeout_secs: Annotated[float, Field(gt=0, le=3600)] = 60.0
     join_token_secs: Annotated[int, Field(ge=5, le=3600)] = 300
     debug_api_key: SecretStr = SecretStr("flow_debug_key_not_a_secret")

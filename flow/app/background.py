@@ -227,7 +227,9 @@ async def _run_workflows(
     _run_until_left(stack, Heartbeat(database, executor, engine.recover).forever(), "heartbeat")
     _sweep(stack, resources, queues.finishing)
     stack.push_async_callback(_drain, queues.finishing)
-    watch = RoomWatch(database.room_calls, queues.rooms.put, clients.rooms.close)
+    watch = RoomWatch(
+        database.room_calls, queues.rooms.put, clients.rooms.close, settings.heartbeat_secs
+    )
     _run_until_left(stack, watch.forever(), "room-watch")
 
 
@@ -246,7 +248,8 @@ def _sweep(
 ) -> None:
     from flow.workflows.sweep import Sweep
 
-    sweep = Sweep(resources.database, finishing, resources.settings.join_token_secs)
+    settings = resources.settings
+    sweep = Sweep(resources.database, finishing, settings.join_token_secs, settings.sweep_secs)
     _run_until_left(stack, sweep.forever(), "sweep")
 
 

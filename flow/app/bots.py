@@ -132,8 +132,11 @@ async def _bot_settings(resources: Resources, clients: Clients, contents: Conten
     settings = resources.settings
     return BotSettings(
         endpoints=clients.models,
-        models=await asyncio.to_thread(ListeningModels, settings.turn_detection),
+        models=await asyncio.to_thread(
+            ListeningModels, settings.turn_detection, settings.turn_silence_secs
+        ),
         idle_timeout_secs=settings.idle_timeout_secs,
+        heartbeat_secs=settings.heartbeat_secs,
         interrupted_streams=settings.interrupted_streams,
         contents=contents if settings.capture_content else None,
         joined=None if resources.tracing is None else resources.tracing.joined,

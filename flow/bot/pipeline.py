@@ -49,7 +49,7 @@ class BotSettings:
     ``interrupted_streams`` says how a generation that a caller cut off is counted: ``estimate``
     or ``drain`` (see `MeteredTransport`). ``contents`` receives the messages and output of each
     generation by event id, where capturing content is switched on. ``joined`` is there where
-    calls are traced.
+    calls are traced. ``heartbeat_secs`` are from one sign of life of a call to the next.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -58,6 +58,7 @@ class BotSettings:
     interrupted_streams: Literal["estimate", "drain"]
     contents: dict[UUID, tuple[list[object], str]] | None
     joined: Joined | None = None
+    heartbeat_secs: float = 5.0
     vendors: Mapping[str, Vendor] = field(default_factory=lambda: VENDORS)
 
 

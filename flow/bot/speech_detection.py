@@ -28,14 +28,16 @@ class ListeningModels:
     """Makes what a call listens with. Loading takes a third of a second: not on the event loop.
 
     Args:
-        turn_detection: how the end of a caller's turn is told: by so much ``silence``, or by
-            ``smart`` turn detection, whose model is loaded only for it.
+        turn_detection: how the end of a caller's turn is told: by ``silence``, or by ``smart`` turn
+            detection, whose model is loaded only for it.
+        silence_secs: how much silence that is.
     """
 
-    def __init__(self, turn_detection: TurnDetection) -> None:
+    def __init__(self, turn_detection: TurnDetection, silence_secs: float = SILENCE_SECS) -> None:
         # Sessions are made by Pipecat's own classes, which know the files and options.
         self._voice = SileroVADAnalyzer()._model.session
         self._turn = LocalSmartTurnAnalyzerV3()._session if turn_detection == "smart" else None
+        self._silence_secs = silence_secs
 
     def vad(self) -> VADAnalyzer:
         """Voice activity detection for one call."""
@@ -44,7 +46,7 @@ class ListeningModels:
     def turn_stop(self) -> BaseUserTurnStopStrategy:
         """What tells the end of a caller's turn in one call."""
         if self._turn is None:
-            return SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=SILENCE_SECS)
+            return SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=self._silence_secs)
         return TurnAnalyzerUserTurnStopStrategy(turn_analyzer=SharedSmartTurn(self._turn))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Protocol
 from uuid import UUID
 
@@ -15,11 +16,11 @@ from flow.errors import FlowError, Unavailable
 
 log = structlog.get_logger(__name__)
 
-WATCH_SECS = 2.5
-# Three signs of life missed: a process that stalls for longer loses its calls.
-SILENT_SECS = 15
-# Before that, after the database was away, every bot had time to say that it lives.
-SETTLE_SECS = 10.0
+# All in signs of life of a call. A process that stalls for longer than is missed loses its calls.
+MISSED = 3
+LOOKS = 2
+# After the database was away, every bot has time for these to say that it lives.
+SETTLING = 2
 CLOSE_SECS = 15.0
 # Whoever had the call closes its room, and takes some seconds.
 OVER_SECS = 20
@@ -47,6 +48,7 @@ class RoomWatch:
     Args:
         put: has a free call taken up; asking again changes nothing.
         close: closes a room that Flow made, or raises `TransportUnavailable`.
+        heartbeat_secs: from one sign of life of a call to the next.
     """
 
     def __init__(
@@ -54,10 +56,14 @@ class RoomWatch:
         calls: Calls,
         put: Callable[[Place], Awaitable[None]],
         close: Callable[[Room], Awaitable[None]],
+        heartbeat_secs: float = 5.0,
     ) -> None:
         self._calls = calls
         self._put = put
         self._close = close
+        self._silent_secs = ceil(MISSED * heartbeat_secs)
+        self._settle_secs = SETTLING * heartbeat_secs
+        self._watch_secs = heartbeat_secs / LOOKS
         self._waiting: set[Place] = set()
         self._trust_from = 0.0
         self._close_from = 0.0
@@ -65,10 +71,10 @@ class RoomWatch:
     async def forever(self) -> None:
         """Watch closely."""
         now = asyncio.get_running_loop().time
-        self._trust_from = now() + SETTLE_SECS
+        self._trust_from = now() + self._settle_secs
         while True:
             await self.once(now())
-            await asyncio.sleep(WATCH_SECS)
+            await asyncio.sleep(self._watch_secs)
 
     async def once(self, now: float) -> None:
         """Have calls taken up and rooms closed; ``now`` is the clock of a loop, in seconds.
@@ -82,11 +88,11 @@ class RoomWatch:
                 self._close_from = now + CLOSE_SECS
                 await self._close_left()
         except FlowError as error:
-            self._trust_from = now + SETTLE_SECS
+            self._trust_from = now + self._settle_secs
             log.warning("room_watch_missed", error=str(error))
 
     async def _take_up(self) -> None:
-        found = await self._calls.free_silent(SILENT_SECS)
+        found = await self._calls.free_silent(self._silent_secs)
         for place in found:
             if place not in self._waiting:
                 thread_id = str(place.thread_id)

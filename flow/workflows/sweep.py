@@ -14,7 +14,6 @@ from flow.errors import FlowError, NotFound
 
 log = structlog.get_logger(__name__)
 
-SWEEP_SECS = 15.0
 # How long a caller that connects at the last moment may take.
 UNUSED_SECS = 60.0
 # Beyond a call's lease: heartbeats that a database was away for are given time to come.
@@ -69,19 +68,27 @@ class Sweep:
 
     Args:
         waiting_secs: how long a caller may take to connect.
+        sweep_secs: from one sweep to the next.
     """
 
-    def __init__(self, threads: Threads, finishing: Finishing, waiting_secs: float) -> None:
+    def __init__(
+        self,
+        threads: Threads,
+        finishing: Finishing,
+        waiting_secs: float,
+        sweep_secs: float = 15.0,
+    ) -> None:
         self._threads = threads
         self._finishing = finishing
         self._unused_secs = waiting_secs + UNUSED_SECS
+        self._sweep_secs = sweep_secs
         self._was_away = True
 
     async def forever(self) -> None:
         """Sweep a few times a minute."""
         while True:
             await self.once(datetime.now(UTC))
-            await asyncio.sleep(SWEEP_SECS)
+            await asyncio.sleep(self._sweep_secs)
 
     async def once(self, now: datetime) -> None:
         """Expire and take up what is due; a database that is away is only logged.

@@ -28,11 +28,12 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.products.product import Product, Products
-from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEvent
 from flow.errors import FieldProblem, InvalidInput, Refused
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
 from flow.vendors.key_verifier import KeyVerifier
+from tests.events import an_event
 
 SECRET = b"a secret for the tests only"
 PRODUCTS = Products(
@@ -164,8 +165,8 @@ class Clock:
 async def spend(api: Api, thread_id: str, cost: str | None, **given: Any) -> UsageEvent:
     """Record one generation of the thread at this cost in USD, or unpriced."""
     thread = await api.database.get_workflow_thread_data(UUID(thread_id))
-    owner = Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable)
-    event = UsageEvent(
+    owner = thread.owner
+    event = an_event(
         **{
             "owner": owner,
             "kind": Kind.LLM,

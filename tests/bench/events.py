@@ -12,7 +12,8 @@ from uuid import uuid4
 from flow.db.database import Database
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Thread
-from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Kind, Quantities, UsageEvent
+from tests import events
 
 
 async def threads(database: Database, keys: int, per_key: int) -> list[list[Thread]]:
@@ -59,12 +60,9 @@ def an_event(thread: Thread, chance: random.Random) -> UsageEvent:
             "cost": Cost(audio_seconds=Decimal("0.00037")),
         },
     }[kind]
-    return UsageEvent(
-        owner=thread.owner,
+    return events.an_event(
+        thread.owner,
         kind=kind,
-        source="bot",
-        provider="openai",
-        provenance=Provenance.REPORTED,
         price_version="bench",
         occurred_at=datetime.now(UTC),
         latency_secs=0.8,

@@ -8,6 +8,7 @@ import pytest
 
 from flow.domain.usage.events import Owner
 from flow.domain.usage.token_estimates import warm_up
+from tests.events import an_owner
 from tests.notebook import Notebook
 
 
@@ -24,4 +25,4 @@ def notebook() -> Notebook:
 
 @pytest.fixture
 def owner() -> Owner:
-    return Owner(uuid4(), uuid4(), "team_a", "voice_bot", True)
+    return an_owner(workflow_thread_id=uuid4(), api_key_id=uuid4(), team_id="team_a")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import pytest
 from anthropic import AsyncAnthropic
@@ -19,16 +18,17 @@ from flow.bot.vendors.anthropic import VENDOR
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import Product, Products
-from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError, InvalidInput
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts
 from flow.sandbox.server import Served
 from flow.vendors.model_endpoint import Endpoint
+from tests.events import an_owner
 from tests.notebook import Notebook
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+OWNER = an_owner(team_id="team_a")
 CHOICE = Choice("anthropic", "claude-haiku-4-5", {"max_tokens": 200, "temperature": None})
 HELLO: Any = [{"role": "user", "content": "hello"}]
 LONG = "A sentence of a system prompt that is as long as it has to be. " * 120

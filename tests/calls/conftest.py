@@ -29,7 +29,8 @@ from flow.settings import Settings
 from flow.workflows.durable import Executor
 
 SECRET = "a secret of the tests, and of nothing else"
-SETTLE_SECS = 30.0
+# However slow the machine is: a test that waits for so long has failed.
+SETTLE_SECS = 90.0
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ import pytest
 from flow.db.database import Database
 from flow.domain.calls.thread import Status
 from flow.domain.limits.api_key import ApiKey
-from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Quantities
 from flow.sandbox.all_vendors import TEAM, Vendors, vendors
 from tests.calls.processes import flow_serve
+from tests.events import an_event
 
 PRODUCTS = """
 [voice_bot]
@@ -95,14 +96,9 @@ async def key_of(database: Database, processes: Processes, secret: str) -> ApiKe
 
 async def spend(database: Database, thread_id: UUID, usd: str) -> None:
     thread = await database.get_workflow_thread_data(thread_id)
-    event = UsageEvent(
-        owner=thread.owner,
-        kind=Kind.LLM,
-        source="bot",
-        provider="openai",
-        model="gpt-4.1",
+    event = an_event(
+        thread.owner,
         quantities=Quantities(input_tokens=10),
-        provenance=Provenance.REPORTED,
         cost=Cost(input_tokens=Decimal(usd)),
     )
     assert (await database.record_usage([event])).new

@@ -30,12 +30,15 @@ SHORT = Script(
     insights=NO_INSIGHTS,
     hang_up=SOON,
     token_secs=0.005,
+    # A bot that says nothing for shorter is on a machine with other work.
+    patience_secs=60.0,
 )
-TALE = " ".join(f"And then, on day {n}, we went a little further up the river." for n in range(40))
+TALE = " ".join(f"On day {n} we went up the river." for n in range(60))
 LONG = replace(
     SHORT,
     lines=(Line("Please tell me a very long story.", TALE, SOON),),
-    hang_up=Interrupt(5.0),
+    # The tale does not end: silence is a machine with other work.
+    hang_up=Interrupt(4.0, silent_secs=60.0),
     token_secs=0.03,
 )
 JOIN: dict[str, Any] = {"bot": {"system_prompt": SHORT.system_prompt, "greeting": SHORT.greeting}}

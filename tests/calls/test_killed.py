@@ -25,7 +25,7 @@ from tests.calls.holding import held_at, somebody_waits
 from tests.calls.processes import flow_serve, flow_worker
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
-SETTLE_SECS = 60.0
+SETTLE_SECS = 90.0
 ENDS = "new.status = 'ended' and old.status = 'in_call'"
 INSIGHTS = "new.insights is distinct from old.insights"
 SETTLES = "new.status in ('completed', 'failed')"
@@ -49,9 +49,9 @@ class Left:
 
     async def conserved(self) -> list[dict[str, Any]]:
         """The ledger's rows once they agree with the bill, which the last spool may yet bring."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SETTLE_SECS):
             lines = await self.standing.openai.bill.settled()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SETTLE_SECS):
             while True:
                 rows = await self.database.get_thread_usage(self.thread_id)
                 thread = await self.database.get_workflow_thread_data(self.thread_id)

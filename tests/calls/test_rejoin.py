@@ -144,7 +144,7 @@ async def room_process(
 
 @pytest.mark.parametrize(
     ("end", "holders", "unheld_secs"),
-    [(FlowProcess.killed, 1, 10), (FlowProcess.stopped, 2, 0)],
+    [(FlowProcess.killed, 1, 4), (FlowProcess.stopped, 2, 0)],
     ids=["killed", "stopped"],
 )
 async def test_another_process_goes_on_with_the_conversation(
@@ -156,7 +156,8 @@ async def test_another_process_goes_on_with_the_conversation(
     tmp_path: Path,
 ) -> None:
     """Of a process that was killed, and of one that was told to stop and gives its call away."""
-    async with world(database, postgres_url, tmp_path, FLOW_DRAIN_SECS="0") as at:
+    quick = {"FLOW_DRAIN_SECS": "0", "FLOW_HEARTBEAT_SECS": "2"}
+    async with world(database, postgres_url, tmp_path, **quick) as at:
         at.standing.posthog.flags[COST_CONTROLS] = True
         key_id = await key_of(at.http, database)
         # Whatever is said costs more than this.

@@ -25,7 +25,7 @@ from flow.sandbox.faults import Fault
 from flow.sandbox.livekit import LiveKitSandbox
 from flow.sandbox.server import Served
 from tests.calls.building import Building, ByRoom, Guest
-from tests.calls.conftest import Serve, Serving, quantity
+from tests.calls.conftest import SETTLE_SECS, Serve, Serving, quantity
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
 KINDS: tuple[str, ...] = ("daily", "livekit")
@@ -53,13 +53,13 @@ class House:
         return await self.served.service.database.get_workflow_thread_data(thread_id)
 
     async def until(self, joined: dict[str, Any], status: Status) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SETTLE_SECS):
             while (await self.thread(joined)).status is not status:
                 await asyncio.sleep(0.02)
 
     async def closed(self, name: str) -> None:
         """Wait until the vendor has deleted the room."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SETTLE_SECS):
             while name not in self.vendor.deleted:
                 await asyncio.sleep(0.02)
 

@@ -23,8 +23,9 @@ from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
 from tests.workflows.conftest import age
 
+HEARTBEAT_SECS = 1.0
 # More than from one sign of life to the next.
-STALLED_SECS = 7.0
+STALLED_SECS = 2.0
 LAPSED_SECS = 600
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def has_lived_on(postgres_url: str, thread_id: UUID) -> bool:
     """Whether the call has given a sign of life after its connection."""
     with psycopg.connect(postgres_url) as connection:
         found = connection.execute(
-            "select heartbeat_at > connected_at + interval '1 second' from workflow_threads"
+            "select heartbeat_at > connected_at + interval '1.5 seconds' from workflow_threads"
             " where id = %s",
             [thread_id],
         ).fetchone()
@@ -54,7 +55,13 @@ async def test_its_seconds_are_counted_to_its_last_accepted_sign_of_life(
 ) -> None:
     async with (
         stood_in(replace(SHORT, lines=())) as standing,
-        flow_serve(standing, postgres_url, tmp_path, FLOW_WORKFLOWS="off") as process,
+        flow_serve(
+            standing,
+            postgres_url,
+            tmp_path,
+            FLOW_WORKFLOWS="off",
+            FLOW_HEARTBEAT_SECS=str(HEARTBEAT_SECS),
+        ) as process,
         httpx.AsyncClient(base_url=process.url, trust_env=False) as http,
     ):
         key = {"Authorization": f"Bearer {standing.api_key}"}

@@ -111,7 +111,11 @@ async def test_what_the_bot_said_too_much_is_cleared_when_the_caller_interrupts(
         LONG,
         lines=(
             Line("Please tell me a very long story.", TALE),
-            Line("Hello, are you open today?", "Yes, we are open until six.", Interrupt(5.0)),
+            Line(
+                "Hello, are you open today?",
+                "Yes, we are open until six.",
+                Interrupt(4.0, silent_secs=60.0),
+            ),
         ),
         hang_up=AfterBot(0.5),
     )

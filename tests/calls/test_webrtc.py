@@ -23,7 +23,7 @@ from flow.sandbox.all_vendors import vendors
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.speech.recognition import Ears
 from flow.sandbox.speech.synthesis import recordings, synthesize
-from tests.calls.conftest import Serve, Serving, quantity
+from tests.calls.conftest import SETTLE_SECS, Serve, Serving, quantity
 from tests.calls.webrtc import SAMPLE_RATE, Caller, candidates_of, without_candidates
 
 QUESTION = "Are you open today?"
@@ -81,7 +81,7 @@ class Line:
 
     async def until(self, status: Status) -> None:
         database = self.served.service.database
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SETTLE_SECS):
             while (await database.get_workflow_thread_data(UUID(self.thread_id))).status != status:
                 await asyncio.sleep(0.05)
 

@@ -8,15 +8,15 @@ import logging
 import sys
 import time
 from decimal import Decimal
-from uuid import UUID
 
 import psutil
 from pydantic import SecretStr
 
-from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Quantities
 from flow.sandbox.posthog import PROJECT_KEY
 from flow.telemetry import logs as log
 from flow.vendors.posthog import capture_llm_generation, get_posthog_client, shutdown_posthog
+from tests.events import an_event, an_owner
 
 ROUNDS = 3
 
@@ -28,18 +28,13 @@ async def main(url: str, events: int) -> None:
     lost: list[int] = []
     client = get_posthog_client(SecretStr(PROJECT_KEY), url, on_lost=lambda _, n: lost.append(n))
     assert client is not None
-    owner = Owner(UUID(int=1), UUID(int=2), "team", "voice_bot", True)
+    owner = an_owner(team_id="team")
     memory = [_memory()]
     longest = cpu = 0.0
     for n in range(ROUNDS * events):
-        event = UsageEvent(
-            owner=owner,
-            kind=Kind.LLM,
-            source="bot",
-            provider="openai",
-            model="gpt-4.1",
+        event = an_event(
+            owner,
             quantities=Quantities(input_tokens=100, output_tokens=20),
-            provenance=Provenance.REPORTED,
             cost=Cost(input_tokens=Decimal("0.0002"), output_tokens=Decimal("0.00016")),
         )
         begun, begun_cpu = time.perf_counter(), time.thread_time()

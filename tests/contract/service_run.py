@@ -34,6 +34,8 @@ from flow.bot.vendors.spec import Choice
 from flow.domain.usage.units import Kind
 
 RATE_IN, RATE_OUT = 16_000, 24_000
+# For what must come, however slow the machine is.
+PATIENCE_SECS = 60.0
 SENTENCE = "This is a sentence of a reasonable length, spoken by a machine that never tires of it."
 MESSAGES: list[Any] = [{"role": "user", "content": "Tell me everything, please."}]
 
@@ -102,7 +104,7 @@ class ServiceRun:
 
     async def until(self, condition: Callable[[ServiceRun], bool]) -> None:
         """Wait until something is so."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECS):
             while not condition(self):
                 self._end.changed.clear()
                 await self._end.changed.wait()
@@ -145,10 +147,10 @@ async def running(services: CallServices, kind: Kind, choice: Choice) -> AsyncIt
     await runner.add_workers(worker)
     task = asyncio.create_task(runner.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECS):
             await end.started.wait()
         yield ServiceRun(kind, worker, end)
     finally:
         await worker.cancel(reason="the test is over")
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, PATIENCE_SECS)
         await services.close()

@@ -16,16 +16,17 @@ from flow.bot.services import CallServices
 from flow.bot.vendors import VENDORS
 from flow.db.database import Recorded
 from flow.domain.calls.thread import ThreadTurn
-from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.token_estimates import warm_up
 from flow.domain.usage.units import Kind
 from flow.ledger.recorder import Recorder
 from flow.sandbox.faults import Fault
-from tests.contract.service_run import ServiceRun, running
+from tests.contract.service_run import PATIENCE_SECS, ServiceRun, running
 from tests.contract.vendors import ROWS, WHOLE, Row, Running, assert_conserved, uncovered
+from tests.events import an_owner
 from tests.notebook import Notebook
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+OWNER = an_owner(team_id="team_a")
 AT_ONCE = {"retry-after-ms": "1"}
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -48,7 +49,7 @@ class Case:
 
     async def events(self, count: int = 1) -> list[UsageEvent]:
         """All events, once there are ``count`` and nothing is under way."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECS):
             while self.notebook.open or len(self.notebook.events) < count:
                 await asyncio.sleep(0.005)
             await self.vendor.bill.settled()
@@ -89,7 +90,7 @@ async def test_whole_work_is_counted_as_it_is_billed(row: Row) -> None:
 async def test_a_barge_in_before_any_output(row: Row) -> None:
     async with case(row, Fault(kind="delay", delay_secs=0.4)) as c:
         await c.run.ask()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECS):
             while not c.notebook.begun:
                 await asyncio.sleep(0.005)
         await c.run.interrupt()
@@ -130,7 +131,7 @@ async def test_hanging_up_in_mid_output(row: Row) -> None:
 async def test_hanging_up_before_any_output(row: Row) -> None:
     async with case(row, Fault(kind="delay", delay_secs=0.4)) as c:
         await c.run.ask()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECS):
             while not c.notebook.begun:
                 await asyncio.sleep(0.005)
         await c.run.hang_up()

@@ -14,6 +14,8 @@ from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission, Terms
 from flow.domain.usage.events import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from tests import events
+from tests.events import an_owner
 
 JOIN = JoinRequest.from_json(
     {"product": "voice_bot", "metadata": {"order": 7}, "bot": {"llm": {"temperature": 0.7}}}
@@ -101,36 +103,31 @@ async def move(database: Database, thread: Thread, status: Status) -> Thread:
     return await database.finish_thread(thread.id, status) if status.is_final else thread
 
 
-def owner_of(thread: Thread) -> Owner:
-    """Whom the thread's usage belongs to."""
-    return Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable)
-
-
 def an_event(thread: Thread, **given: Any) -> UsageEvent:
     """One priced generation of the thread, with some fields given."""
-    return _event(owner_of(thread), given)
+    return _priced(thread.owner, given)
 
 
 def a_request(key: ApiKey, **given: Any) -> UsageEvent:
     """One priced generation by a request of the key to the gateway, which has no thread."""
     known = {"source": "gateway", "request_id": "req_1", "trace_id": "the caller's"}
-    return _event(Owner(None, key.id, key.team_id, "gateway", True), known | given)
+    return _priced(an_owner_of(key), known | given)
 
 
-def _event(owner: Owner, given: dict[str, Any]) -> UsageEvent:
+def an_owner_of(key: ApiKey, **given: Any) -> Owner:
+    """Whom a request of the key to the gateway belongs to."""
+    known = {"api_key_id": key.id, "team_id": key.team_id, "product": "gateway"}
+    return an_owner(workflow_thread_id=None, **(known | given))
+
+
+def _priced(owner: Owner, given: dict[str, Any]) -> UsageEvent:
     known: dict[str, Any] = {
-        "owner": owner,
-        "kind": Kind.LLM,
-        "source": "bot",
-        "provider": "openai",
-        "model": "gpt-4.1",
         "quantities": Quantities(input_tokens=100, cache_read_tokens=20, output_tokens=30),
-        "provenance": Provenance.REPORTED,
         "cost": Cost(input_tokens=Decimal("0.0002"), output_tokens=Decimal("0.00024")),
         "price_version": "2026-11",
         "occurred_at": datetime(2026, 11, 21, 12, tzinfo=UTC),
     }
-    return UsageEvent(**(known | given))
+    return events.an_event(owner, **(known | given))
 
 
 def account_of(thread_id: UUID, events: Iterable[UsageEvent]) -> dict[str, Any]:

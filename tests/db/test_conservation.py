@@ -20,7 +20,7 @@ from flow.db.database import Database
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.usage.events import Cost, Kind, Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.units import UNITS, Measure
-from tests.db.making import a_key, a_thread, account_of, an_event, owner_of
+from tests.db.making import a_key, a_thread, account_of, an_event
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -93,7 +93,10 @@ async def test_ledger_rollup_and_usage_stats_agree_to_the_last_digit(
     made, plans = sent
     key = await a_key(direct)
     threads = [await a_thread(direct, key, billable=n > 0) for n in range(3)]
-    owners = [*map(owner_of, threads), replace(owner_of(threads[1]), workflow_thread_id=None)]
+    owners = [
+        *(thread.owner for thread in threads),
+        replace(threads[1].owner, workflow_thread_id=None),
+    ]
     events = [an_event(threads[0], owner=owners[n], **WORK[work]) for n, work in made]
     rotten = [an_event(threads[0], cost=Cost(output_tokens=Decimal("NaN")))] if poison else []
 
@@ -223,7 +226,7 @@ async def test_a_rejected_event_is_kept_once_as_it_came(
     direct: Database, sql: psycopg.Connection
 ) -> None:
     thread = await a_thread(direct, await a_key(direct))
-    lost = an_event(thread, owner=replace(owner_of(thread), workflow_thread_id=uuid4()))
+    lost = an_event(thread, owner=replace(thread.owner, workflow_thread_id=uuid4()))
     malformed = an_event(thread, cost=Cost(input_tokens=Decimal("NaN")))
     for _ in range(2):
         await direct.record_usage([lost, malformed, an_event(thread)])

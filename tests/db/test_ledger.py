@@ -24,7 +24,7 @@ from flow.domain.usage.events import (
     UsageEvent,
 )
 from flow.domain.usage.units import UNITS, Measure
-from tests.db.making import a_key, a_thread, account_of, an_event, as_read, owner_of
+from tests.db.making import a_key, a_thread, account_of, an_event, as_read
 
 COUNTED = [unit.name for unit in UNITS.values() if unit.measure is not Measure.SECONDS]
 
@@ -214,7 +214,7 @@ async def test_an_event_the_ledger_cannot_hold_does_not_hold_up_the_rest(
 async def test_an_event_of_a_thread_that_does_not_exist_is_rejected(database: Database) -> None:
     thread = await a_thread(database, await a_key(database))
     good = an_event(thread)
-    lost = replace(good, id=uuid4(), owner=replace(owner_of(thread), workflow_thread_id=uuid4()))
+    lost = replace(good, id=uuid4(), owner=replace(thread.owner, workflow_thread_id=uuid4()))
     recorded = await database.record_usage([lost, good])
     assert (recorded.new, set(recorded.rejected)) == ({good.id}, {lost.id})
     assert "no thread" in recorded.rejected[lost.id]
@@ -230,7 +230,7 @@ async def test_an_event_cannot_name_another_owner_than_its_threads(
     database: Database, lie: dict[str, Any]
 ) -> None:
     thread = await a_thread(database, await a_key(database))
-    event = an_event(thread, owner=replace(owner_of(thread), **lie))
+    event = an_event(thread, owner=replace(thread.owner, **lie))
     recorded = await database.record_usage([event])
     assert (recorded.new, set(recorded.rejected)) == (frozenset(), {event.id})
     assert "contradicts" in recorded.rejected[event.id]

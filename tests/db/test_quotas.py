@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import Any
@@ -16,9 +17,9 @@ from flow.db.database import Database
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import LimitState, Terms
-from flow.domain.usage.events import Cost, Kind, Owner, Quantities
+from flow.domain.usage.events import Cost, Kind, Quantities
 from flow.errors import InvalidInput, Refused
-from tests.db.making import a_join, a_key, a_thread, an_event, move, owner_of, spend
+from tests.db.making import a_join, a_key, a_thread, an_event, move, spend
 
 CREDITS = Terms({"ai_credits": ["voice_bot", "survey"], "gold": ["gold_bot"]})
 FEB = datetime(2027, 2, 14, 12, tzinfo=UTC)
@@ -147,8 +148,8 @@ async def test_a_limit_of_another_product_refuses_nothing(direct: Database, team
 
 async def test_insights_free_of_charge_cost_no_credits(direct: Database, team: str) -> None:
     thread = await a_thread(direct, key := await a_key(direct, team))
-    owner = owner_of(thread)
-    free = Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, False)
+    owner = thread.owner
+    free = replace(thread.owner, billable=False)
     await direct.operating.set_budget(key.id, Decimal(10))
     await spend(direct, thread, "1", owner=owner)
     recorded = await spend(direct, thread, "2", owner=free, source="insights")
@@ -181,7 +182,7 @@ async def test_nothing_but_insights_may_be_free_on_a_call_that_is_not(
     direct: Database, thread_billable: bool, event_billable: bool, source: str, is_taken: bool
 ) -> None:
     thread = await a_thread(direct, await a_key(direct), billable=thread_billable)
-    owner = Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, event_billable)
+    owner = replace(thread.owner, billable=event_billable)
     event = an_event(thread, owner=owner, source=source)
     recorded = await direct.record_usage([event])
     assert recorded.new == ({event.id} if is_taken else set())
@@ -193,13 +194,9 @@ async def test_insights_differ_in_nothing_else_from_their_call(
     direct: Database, field: str
 ) -> None:
     thread = await a_thread(direct, await a_key(direct))
-    facts: dict[str, Any] = {
-        "api_key_id": thread.api_key_id,
-        "team_id": thread.team_id,
-        "product": thread.product,
-    }
-    facts[field] = uuid4() if field == "api_key_id" else "another"
-    event = an_event(thread, owner=Owner(thread.id, **facts, billable=False), source="insights")
+    told = uuid4() if field == "api_key_id" else "another"
+    owner = replace(thread.owner, **{field: told, "billable": False})
+    event = an_event(thread, owner=owner, source="insights")
     assert set((await direct.record_usage([event])).rejected) == {event.id}
 
 
@@ -471,7 +468,7 @@ async def test_months_days_and_ledger_agree_and_credits_are_cents_of_billable_co
 
 def _made(thread: Thread, given: dict[str, Any]) -> Any:
     billable = thread.billable and not given["is_free"]
-    owner = Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, billable)
+    owner = replace(thread.owner, billable=billable)
     unit = "call_seconds" if given["kind"] is Kind.CALL else "audio_seconds"
     return an_event(
         thread,

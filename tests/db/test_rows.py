@@ -24,6 +24,7 @@ from flow.domain.usage.events import (
     UsageEvent,
 )
 from flow.domain.usage.units import UNITS, Measure
+from tests.events import an_event, an_owner
 
 text = st.text(max_size=8)
 usd = st.decimals(0, 1_000, places=9)
@@ -83,11 +84,9 @@ def test_an_event_can_be_told_from_what_is_sent_of_it(event: UsageEvent) -> None
 
 
 def test_what_is_unknown_or_zero_is_not_sent() -> None:
-    event = UsageEvent(
-        owner=Owner(uuid4(), uuid4(), "team", "voice_bot", False),
+    event = an_event(
+        an_owner(workflow_thread_id=uuid4(), api_key_id=uuid4(), team_id="team", billable=False),
         kind=Kind.TTS,
-        source="bot",
-        provider="openai",
         model="gpt-4o-mini-tts",
         quantities=Quantities(characters=90, audio_seconds=Decimal("0.0")),
         provenance=Provenance.MEASURED,

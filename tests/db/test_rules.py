@@ -12,7 +12,7 @@ import pytest
 from flow.db.database import Database
 from flow.domain.calls.thread import Thread
 from flow.domain.usage.events import UsageEvent
-from tests.db.making import a_key, a_thread, an_event, owner_of
+from tests.db.making import a_key, a_thread, an_event
 
 TABLES = [
     "api_keys",
@@ -43,7 +43,7 @@ async def thread(direct: Database) -> Thread:
 
 def a_request(thread: Thread) -> UsageEvent:
     """An event of the thread's key that belongs to no thread."""
-    return an_event(thread, owner=replace(owner_of(thread), workflow_thread_id=None))
+    return an_event(thread, owner=replace(thread.owner, workflow_thread_id=None))
 
 
 def refused(sql: psycopg.Connection, statement: str) -> str:

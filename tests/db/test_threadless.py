@@ -17,7 +17,7 @@ from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Tier
 from flow.domain.limits.quota import Terms
 from flow.domain.usage.events import Cost, Owner, UsageEvent
-from tests.db.making import a_key, a_request, a_thread, an_event, owner_of
+from tests.db.making import a_key, a_request, a_thread, an_event, an_owner_of
 
 TERMS = Terms(buckets={"ai_credits": ["gateway"]})
 
@@ -60,7 +60,7 @@ async def test_a_request_counts_for_its_key_and_team_once_and_for_no_thread(
 
 
 def _unbilled(key: ApiKey) -> Owner:
-    return Owner(None, key.id, key.team_id, "gateway", False)
+    return an_owner_of(key, billable=False)
 
 
 async def test_a_request_comes_back_with_its_ids(direct: Database, sql: psycopg.Connection) -> None:
@@ -96,7 +96,7 @@ async def test_an_id_is_one_events_own_with_a_thread_or_without(database: Databa
     taken, free = an_event(thread), a_request(key)
     await database.record_usage([taken, free])
     twins = [
-        replace(free, owner=owner_of(thread)),
+        replace(free, owner=thread.owner),
         replace(free, owner=replace(free.owner, api_key_id=other.id)),
         a_request(key, id=taken.id),
     ]

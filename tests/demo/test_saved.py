@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from flow.demo.saved import Saved, saved
 from flow.domain.usage.events import (
     Cost,
     CostControl,
     Kind,
-    Owner,
-    Provenance,
     Quantities,
     UsageEvent,
 )
+from tests.events import an_event
 
 RATES = {"gpt-4.1": Decimal("0.002"), "gpt-4.1-mini": Decimal("0.0004")}
 
@@ -28,16 +26,11 @@ def price(event: UsageEvent) -> UsageEvent:
 
 
 SAVED = price(
-    UsageEvent(
-        owner=Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True),
-        kind=Kind.LLM,
-        source="bot",
-        provider="openai",
+    an_event(
         model="gpt-4.1-mini",
         requested_model="gpt-4.1",
         sent_model="gpt-4.1-mini",
         quantities=Quantities(input_tokens=100, output_tokens=10),
-        provenance=Provenance.REPORTED,
         control=CostControl(True, "budget_engage", "engage"),
     )
 )

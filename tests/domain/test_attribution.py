@@ -20,15 +20,10 @@ from flow.domain.usage.attribution import (
     control_properties,
     with_attribution,
 )
-from flow.domain.usage.events import CostControl, Owner
+from flow.domain.usage.events import CostControl
+from tests.events import an_owner
 
-OWNER = Owner(
-    workflow_thread_id=UUID(int=1),
-    api_key_id=UUID(int=2),
-    team_id="acme",
-    product="voice_bot",
-    billable=True,
-)
+OWNER = an_owner()
 SAVED = CostControl(True, "budget_engage", "engage")
 SAID = {
     "ai_product": "voice_bot",

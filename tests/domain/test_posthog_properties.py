@@ -19,10 +19,8 @@ from flow.domain.usage.events import (
     Failure,
     Kind,
     Outcome,
-    Owner,
     Provenance,
     Quantities,
-    UsageEvent,
 )
 from flow.domain.usage.posthog_properties import (
     MAX_CONTENT_CHARS,
@@ -31,13 +29,11 @@ from flow.domain.usage.posthog_properties import (
     trace_properties,
 )
 from flow.domain.usage.units import UNITS, Measure
+from tests.events import an_event, an_owner
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", False)
-LLM = UsageEvent(
-    owner=OWNER,
-    kind=Kind.LLM,
-    source="bot",
-    provider="openai",
+OWNER = an_owner(billable=False)
+LLM = an_event(
+    OWNER,
     model="gpt-4.1-2025-04-14",
     requested_model="gpt-4.1",
     quantities=Quantities(
@@ -49,7 +45,6 @@ LLM = UsageEvent(
         input_audio_tokens=30,
         output_audio_tokens=15,
     ),
-    provenance=Provenance.REPORTED,
     cost=Cost(
         input_tokens=Decimal("0.0002"),
         cache_read_tokens=Decimal("0.0005"),

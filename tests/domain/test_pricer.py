@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from flow.domain.pricing.catalogue import Catalogue
 from flow.domain.pricing.price_book import PriceBook
 from flow.domain.pricing.pricer import Pricer
-from flow.domain.usage.events import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Kind, Outcome, Provenance, Quantities, UsageEvent
+from tests.events import an_event, an_owner
 
 NOVEMBER = datetime(2026, 11, 15, 12, tzinfo=UTC)
-OWNER = Owner(uuid4(), uuid4(), "team", "voice_bot", billable=True)
+OWNER = an_owner(workflow_thread_id=uuid4(), api_key_id=uuid4(), team_id="team")
 TOKENS = Quantities(input_tokens=1000, cache_read_tokens=2000, output_tokens=300)
 MINUTE = Quantities(audio_seconds=Decimal(60))
 
@@ -81,10 +82,9 @@ def operator(catalogue: Catalogue) -> Pricer:
 def event(kind: Kind, provider: str, model: str, quantities: Quantities, **more: Any) -> UsageEvent:
     more.setdefault("occurred_at", NOVEMBER)
     more.setdefault("provenance", Provenance.REPORTED)
-    return UsageEvent(
-        owner=OWNER,
+    return an_event(
+        OWNER,
         kind=kind,
-        source="bot",
         provider=provider,
         model=model,
         quantities=quantities,

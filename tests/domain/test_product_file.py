@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,8 +19,9 @@ from flow.domain.pricing.pricer import Pricer
 from flow.domain.products.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
 from flow.domain.products.product_file import read_products
 from flow.domain.products.save_mode import SaveMode
-from flow.domain.usage.events import Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Quantities
 from flow.errors import ConfigurationError
+from tests.events import an_event, an_owner
 
 VENDORS = vendors_by_kind()
 BOT = "[bot]\nbillable = true\n"
@@ -604,14 +604,11 @@ def pricer() -> Pricer:
 def usd(pricer: Pricer, name: str, quantities: Quantities) -> Decimal:
     """What this much of a language model costs now."""
     model = ModelName.parse(name)
-    event = UsageEvent(
-        owner=Owner(UUID(int=1), UUID(int=2), "team", "voice_bot", billable=True),
-        kind=Kind.LLM,
-        source="bot",
+    event = an_event(
+        an_owner(team_id="team"),
         provider=model.provider,
         model=model.model,
         quantities=quantities,
-        provenance=Provenance.REPORTED,
         occurred_at=datetime(2026, 11, 15, tzinfo=UTC),
     )
     cost = pricer.price(event).cost

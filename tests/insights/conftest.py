@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread, Turn
 from flow.domain.insights.insights import InsightsResult
-from flow.domain.usage.events import Owner, UsageEvent
+from flow.domain.usage.events import UsageEvent
 from flow.insights.extract import ExtractInsightsStep
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.replies import Reply
@@ -54,10 +54,6 @@ def a_thread(*said: str, **insights: Any) -> Thread:
     )
 
 
-def owner_of(thread: Thread) -> Owner:
-    return Owner(thread.id, thread.api_key_id, thread.team_id, thread.product, thread.billable)
-
-
 @dataclass
 class Vendor:
     """The stand-in. ``says`` are its next replies; after those it answers by itself."""
@@ -93,7 +89,7 @@ async def extracted(
     """Run the step on a thread."""
     notebook = Notebook()
     step = ExtractInsightsStep(endpoint, model, notebook, **options)
-    result = await step.run(thread, owner_of(thread))
+    result = await step.run(thread, thread.owner)
     assert notebook.open == set()
     return Extraction(result, notebook.events, notebook.begun)
 

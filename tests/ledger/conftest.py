@@ -10,7 +10,8 @@ import pytest
 
 from flow.db.database import Database
 from flow.domain.calls.join_request import JoinRequest
-from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Owner, Quantities, UsageEvent
+from tests.events import an_event
 
 NewOwner = Callable[[], Awaitable[Owner]]
 
@@ -29,21 +30,16 @@ def new_owner(database: Database) -> NewOwner:
             idempotency_key=None,
             fingerprint="f",
         )
-        return Owner(joined.thread.id, key.id, key.team_id, "voice_bot", True)
+        return joined.thread.owner
 
     return make
 
 
 def llm_event(owner: Owner, *, cost: Cost | None = None) -> UsageEvent:
     """One generation; unpriced unless ``cost`` is given."""
-    return UsageEvent(
-        owner=owner,
-        kind=Kind.LLM,
-        source="bot",
-        provider="openai",
-        model="gpt-4.1",
+    return an_event(
+        owner,
         quantities=Quantities(input_tokens=100, output_tokens=10),
-        provenance=Provenance.REPORTED,
         cost=cost,
         price_version="test 1" if cost else None,
     )

@@ -11,13 +11,14 @@ import pytest
 
 from flow.db.database import Recorded
 from flow.domain.calls.thread import ThreadTurn
-from flow.domain.usage.events import Outcome, Owner, Provenance, UsageEvent
+from flow.domain.usage.events import Outcome, Provenance, UsageEvent
 from flow.errors import DatabaseUnavailable
 from flow.ledger.recorder import Recorder
 from flow.ledger.spool import Spool
+from tests.events import an_owner
 from tests.ledger.conftest import llm_event, priced
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+OWNER = an_owner(team_id="team_a")
 THREAD = UUID(int=1)
 NO_DISK = OSError(5, "Input/output error")
 

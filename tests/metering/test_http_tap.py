@@ -11,7 +11,7 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities
+from flow.domain.usage.events import Outcome, Provenance, Quantities
 from flow.domain.usage.units import Kind
 from flow.metering.meter import Meter, Service
 from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport, error_name
@@ -27,9 +27,10 @@ from flow.vendors.openai_client import (
     openai_endpoint,
     retry_after_secs,
 )
+from tests.events import an_owner
 from tests.notebook import Notebook
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
+OWNER = an_owner()
 AT_ONCE = {"retry-after-ms": "1"}
 
 

@@ -15,16 +15,17 @@ import pytest
 
 from flow.domain.products.product import Saving
 from flow.domain.products.save_mode import saving_request
-from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.metering.meter import Meter, Service
 from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
 from flow.metering.wires.http import Exchange, HttpRequest
 from flow.metering.wires.openai_chat import OpenAIChat
+from tests.events import an_owner
 from tests.metering.wires.reading import EVENT_STREAM, event_stream
 from tests.notebook import Notebook
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
+OWNER = an_owner()
 REQUEST = {"model": "gpt-4.1", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 REPORT = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
 BILLED = Quantities(input_tokens=10, output_tokens=5)

@@ -7,7 +7,6 @@ import weakref
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from flow.domain.usage.events import (
     Failure,
     Outcome,
-    Owner,
     Provenance,
     Quantities,
     UsageEvent,
@@ -34,9 +32,10 @@ from flow.metering.evidence import (
 )
 from flow.metering.meter import Meter, Service
 from flow.metering.request import RULES, Ended, Known, MeteredRequest
+from tests.events import an_owner
 from tests.notebook import Notebook
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+OWNER = an_owner(team_id="team_a")
 PROMPT = Opening(Quantities(input_tokens=100), model="gpt-4.1", stream=True)
 SENTENCE = Opening(
     Quantities(characters=30, audio_seconds=Decimal(2)), sent=Quantities(characters=30)

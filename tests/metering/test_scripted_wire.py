@@ -13,16 +13,17 @@ import httpx2
 import pytest
 
 from flow.domain.pricing.pricer import Pricer
-from flow.domain.usage.events import Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Kind, Outcome, Provenance, Quantities, UsageEvent
 from flow.metering.evidence import Evidence, Opening, Output
 from flow.metering.meter import Meter, Service
 from flow.metering.taps import http as tap_module
 from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
 from flow.metering.wires.http import HttpAnswer, HttpRequest
 from flow.metering.wires.openai_chat import OpenAIChat
+from tests.events import an_owner
 from tests.notebook import Notebook
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
+OWNER = an_owner()
 URL = "https://api.openai.com/v1/chat/completions"
 SSE = {"content-type": "text/event-stream"}
 USAGE = {"prompt_tokens": 30, "completion_tokens": 7, "total_tokens": 37}

@@ -5,22 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from flow.domain.usage.events import Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Kind, Outcome, Provenance, Quantities
 from flow.sandbox.bill import Amounts, Line, WorkKind
 from flow.sandbox.reconcile import reconcile
+from tests.events import an_event
 
-EVENT = UsageEvent(
-    owner=Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True),
-    kind=Kind.LLM,
-    source="bot",
-    provider="openai",
-    model="gpt-4.1",
+EVENT = an_event(
     quantities=Quantities(),
-    provenance=Provenance.REPORTED,
 )
 LLM = {"input_tokens": 60, "cache_read_tokens": 40, "output_tokens": 10, "reasoning_tokens": 4}
 ASKED = Amounts(prompt_tokens=100, cached_tokens=40, completion_tokens=10, reasoning_tokens=4)

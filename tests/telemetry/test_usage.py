@@ -16,26 +16,20 @@ from flow.domain.usage.events import (
     Failure,
     Kind,
     Outcome,
-    Owner,
     Provenance,
     Quantities,
-    UsageEvent,
 )
 from flow.domain.usage.units import UNITS, Measure, Unit, component_of
 from flow.telemetry.calls import CallWatch
 from flow.telemetry.metrics import Metrics
 from flow.telemetry.usage import count_usage, status_class
+from tests.events import an_event, an_owner
 from tests.telemetry.exposition import Scraped
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
-EVENT = UsageEvent(
-    owner=OWNER,
-    kind=Kind.LLM,
-    source="bot",
-    provider="openai",
-    model="gpt-4.1",
+OWNER = an_owner()
+EVENT = an_event(
+    OWNER,
     quantities=Quantities(input_tokens=100, output_tokens=7, reasoning_tokens=3),
-    provenance=Provenance.REPORTED,
     cost=Cost(input_tokens=Decimal("0.0002"), output_tokens=Decimal("0.000056")),
 )
 

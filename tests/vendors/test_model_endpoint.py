@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from uuid import UUID
 
 import httpx2
 import openai
@@ -19,8 +18,9 @@ from flow.domain.usage.events import CostControl, Owner
 from flow.errors import ConfigurationError
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_client, openai_endpoint
+from tests.events import an_owner
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
+OWNER = an_owner()
 KEY = SecretStr("sk-test")
 GATEWAY = "http://gateway.example/v1"
 ANSWER = {

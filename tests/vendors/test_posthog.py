@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from posthog import Posthog
@@ -21,10 +21,8 @@ from flow.domain.usage.events import (
     Failure,
     Kind,
     Outcome,
-    Owner,
     Provenance,
     Quantities,
-    UsageEvent,
 )
 from flow.domain.usage.posthog_properties import Content, generation_properties
 from flow.sandbox.faults import Fault
@@ -38,17 +36,13 @@ from flow.vendors.posthog import (
     shutdown_posthog,
     trace_uuid,
 )
+from tests.events import an_event, an_owner
 
 WHEN = datetime(2026, 11, 1, 12, 30, 1, 250_000, tzinfo=UTC)
-OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
-EVENT = UsageEvent(
-    owner=OWNER,
-    kind=Kind.LLM,
-    source="bot",
-    provider="openai",
-    model="gpt-4.1",
+OWNER = an_owner()
+EVENT = an_event(
+    OWNER,
     quantities=Quantities(input_tokens=100, cache_read_tokens=20, output_tokens=7),
-    provenance=Provenance.REPORTED,
     cost=Cost(
         input_tokens=Decimal("0.0002"),
         cache_read_tokens=Decimal("0.00001"),

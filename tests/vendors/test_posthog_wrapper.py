@@ -22,9 +22,7 @@ from flow.domain.usage.attribution import attribution_properties, control_proper
 from flow.domain.usage.events import (
     CostControl,
     Failure,
-    Kind,
     Outcome,
-    Owner,
     Provenance,
     Quantities,
     UsageEvent,
@@ -36,8 +34,9 @@ from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
 from flow.vendors.posthog_wrapper import LedgerCapture, PosthogWrapper
+from tests.events import an_event, an_owner
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
+OWNER = an_owner()
 CONTROL = CostControl(True, "budget_engage", "engage")
 SECRET = "my card is 4111 1111"
 price = Pricer.read().price
@@ -67,12 +66,10 @@ class Metering(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         answer = await super().handle_async_request(request)
         body = await answer.aread()
-        event = UsageEvent(
+        event = an_event(
+            OWNER,
             id=self.next_id,
-            owner=OWNER,
-            kind=Kind.LLM,
             source="insights",
-            provider="openai",
             model="gpt-4.1-mini",
             requested_model="gpt-4.1-mini",
             quantities=Quantities(),

@@ -17,9 +17,10 @@ import pytest
 from flow.db.database import Database
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread, Turn
-from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Cost, Owner, Quantities, UsageEvent
 from flow.ledger.recorder import Recorder
 from flow.workflows.finish import Steps
+from tests.events import an_event
 
 
 @dataclass
@@ -44,14 +45,11 @@ class Model:
         await self.free.wait()
         if self.failure is not None:
             raise self.failure
-        event = UsageEvent(
-            owner=owner,
-            kind=Kind.LLM,
+        event = an_event(
+            owner,
             source="insights",
-            provider="openai",
             model="gpt-4.1-mini",
             quantities=Quantities(input_tokens=10, output_tokens=5),
-            provenance=Provenance.REPORTED,
             cost=Cost(input_tokens=Decimal("0.01"), output_tokens=Decimal("0.02")),
             price_version="test",
         )

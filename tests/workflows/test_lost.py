@@ -12,9 +12,10 @@ import pytest
 
 from flow.db.database import Database
 from flow.domain.calls.thread import Status
-from flow.domain.usage.events import Kind, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Kind, Provenance, Quantities
 from flow.errors import DatabaseUnavailable
 from flow.workflows.sweep import LOST_SECS, MISSING_SECS, Sweep
+from tests.events import an_event
 from tests.workflows.conftest import Ended, age, in_call
 
 NOW = datetime.now(UTC)
@@ -43,10 +44,9 @@ class Started:
 async def account(database: Database, thread_id: UUID) -> None:
     """Bring the call's own seconds to the ledger, as a replayed spool does."""
     owner = (await database.get_workflow_thread_data(thread_id)).owner
-    call = UsageEvent(
-        owner=owner,
+    call = an_event(
+        owner,
         kind=Kind.CALL,
-        source="bot",
         provider="flow",
         model="call",
         quantities=Quantities(call_seconds=Decimal(3)),

@@ -215,7 +215,14 @@ class CallManager:
             spending,
             thread.transcript,
         )
-        return CallSession(lease, pipeline, transport, self._recorder, spending)
+        return CallSession(
+            lease,
+            pipeline,
+            transport,
+            self._recorder,
+            spending,
+            heartbeat_secs=self._settings.heartbeat_secs,
+        )
 
     async def _standing(self, thread_id: UUID) -> Standing:
         try:

@@ -13,8 +13,6 @@ from flow.sandbox.callers.frames import Audio, Data, Frame, Interruption, Text, 
 from flow.sandbox.callers.playback import Playback, Turn
 from flow.sandbox.callers.script import AfterBot, Cue, Interrupt, Script
 
-_TOO_LATE_SECS = 1.5
-
 
 class EventKind(StrEnum):
     """What can happen on a call, as the caller sees it."""
@@ -140,7 +138,7 @@ class Conversation:
         turn = self.playback.turn(self._my_turn_ended, now)
         if turn is None:
             return now - self._my_turn_ended >= self._script.patience_secs
-        return _has_come(cue, turn, now)
+        return _has_come(cue, turn)
 
     def _notice_bot(self, now: float) -> None:
         turn = self.playback.turn(0.0, now)
@@ -154,11 +152,11 @@ class Conversation:
         self._on_event(CallerEvent(kind, at_secs, detail))
 
 
-def _has_come(cue: Cue, turn: Turn, now: float) -> bool:
-    """Whether it is time; a bot that was too brief to be interrupted is answered instead."""
+def _has_come(cue: Cue, turn: Turn) -> bool:
+    """Whether it is time."""
     match cue:
         case AfterBot(silent_secs):
             return turn.silent_secs >= silent_secs
-        case Interrupt(speaking_secs):
-            long_enough = now - turn.started >= speaking_secs
-            return (turn.is_speaking and long_enough) or turn.silent_secs >= _TOO_LATE_SECS
+        case Interrupt(speaking_secs, too_brief_secs):
+            long_enough = turn.spoken_secs >= speaking_secs
+            return (turn.is_speaking and long_enough) or turn.silent_secs >= too_brief_secs

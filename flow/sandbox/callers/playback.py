@@ -22,11 +22,13 @@ _OVERLAP_SECS = 1.0
 class Turn:
     """The bot's turn so far: when it began to speak, and for how long it has been silent.
 
-    ``silent_secs`` is 0 while more of its speech has arrived than has sounded.
+    ``silent_secs`` is 0 while more of its speech has arrived than has sounded; ``spoken_secs`` is
+    how much of it has sounded, without the gaps of a machine that did not keep up.
     """
 
     started: float
     silent_secs: float
+    spoken_secs: float
 
     @property
     def is_speaking(self) -> bool:
@@ -80,7 +82,8 @@ class Playback:
         ]
         if not spoken:
             return None
-        return Turn(spoken[0][0], max(now - self._spoken[-1][1], 0.0))
+        sounded = sum(min(end, now) - start for start, end in spoken)
+        return Turn(spoken[0][0], max(now - self._spoken[-1][1], 0.0), sounded)
 
 
 def _is_loud(audio: Audio) -> bool:

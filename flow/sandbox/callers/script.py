@@ -17,9 +17,13 @@ class AfterBot:
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """When the bot has been speaking for so many seconds and still is."""
+    """When so many seconds of the bot's speech have sounded and it still speaks.
+
+    A bot that was too brief for that is answered when it has been silent for so many seconds.
+    """
 
     speaking_secs: float = 4.0
+    silent_secs: float = 1.5
 
 
 Cue = AfterBot | Interrupt

@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
-from uuid import UUID
 
-from flow.domain.usage.events import Failure, Owner, UsageEvent
+from flow.domain.usage.events import Failure, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.metering.evidence import Evidence, Opening, Output, Reported
 from flow.metering.meter import Meter, Service
 from flow.metering.request import Ended
 from flow.metering.wires.http import Exchange, HttpAnswer, HttpRequest, HttpWire
+from tests.events import an_owner
 from tests.notebook import Notebook
 
-OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
+OWNER = an_owner(team_id="team_a")
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 JSON = "application/json"
 
