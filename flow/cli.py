@@ -6,7 +6,8 @@ Each command imports what it needs when it runs, so that ``flow --help`` answers
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, NoReturn
 
 import typer
@@ -47,7 +48,8 @@ def demo(
     ] = False,
 ) -> None:
     """Make one real call on this machine, and account for it."""
-    from flow.demo import run
+    with _extra_sandbox("demo"):
+        from flow.demo import run
 
     raise typer.Exit(run(live=live, as_json=as_json))
 
@@ -58,7 +60,8 @@ def dev(
     reload: Annotated[bool, typer.Option(help="Start anew when the code changes.")] = True,
 ) -> None:
     """Serve on this machine, with stand-ins for the vendors and a key."""
-    from flow.dev import run
+    with _extra_sandbox("dev"):
+        from flow.dev import run
 
     run(port=port, reload=reload)
 
@@ -138,6 +141,18 @@ def migrate() -> None:
 cli.add_typer(commands.keys)
 cli.add_typer(webhook_commands.webhooks)
 cli.command()(commands.usage)
+
+
+@contextmanager
+def _extra_sandbox(command: str) -> Iterator[None]:
+    """Say what to install where an import fails for want of the extra ``flow[sandbox]``."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _fail(
+            f"`flow {command}` needs the extra flow[sandbox], of which {error.name} is missing"
+            f" here: install 'flow[sandbox]', or use `make {command}`."
+        )
 
 
 def _fail(sentence: str) -> NoReturn:

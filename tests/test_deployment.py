@@ -80,8 +80,8 @@ def test_what_is_copied_into_the_image_is_not_ignored() -> None:
     text = (ROOT / "Dockerfile").read_text("utf-8")
     copied = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ")]
     named = {name for names in copied for name in names if not name.startswith(("-", "/"))}
-    assert named == kept
-    assert all((ROOT / name).exists() for name in named)
+    assert named == kept != set()
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_everything_that_an_image_installs_is_locked_by_its_hash() -> None:

@@ -130,6 +130,57 @@ def test_every_imported_distribution_is_a_declared_dependency() -> None:
     assert undeclared == set()
 
 
+def test_the_service_imports_nothing_of_the_extra_that_the_stand_ins_need() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    vendors = [line for name, lines in extras.items() if name != "sandbox" for line in lines]
+    of_service, of_sandbox = (
+        {canonicalize_name(Requirement(line).name) for line in lines}
+        for lines in ([*project["dependencies"], *vendors], extras["sandbox"])
+    )
+    distributions = importlib.metadata.packages_distributions()
+    modules = {
+        module
+        for module, names in distributions.items()
+        if (owners := set(map(canonicalize_name, names))) & of_sandbox and not owners & of_service
+    }
+    paths = [
+        path
+        for path in sorted((ROOT / "flow").rglob("*.py"))
+        if path.relative_to(ROOT / "flow").parts[0] not in {"sandbox", "demo", "dev.py"}
+    ]
+    assert "espeakng_loader" in modules
+    assert {str(path) for path in paths if _imported(path) & modules} == set()
+
+
+def test_the_service_starts_without_the_extra_of_the_stand_ins() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('espeakng_loader', 'python_multipart', 'multipart', 'flow.sandbox'):\n"
+        "    sys.modules[name] = None\n"
+        "import flow.app.application, flow.app.worker, flow.app.bots, flow.bot.warmup\n"
+        "import flow.api.app, flow.workflows.durable, flow.bot.calls.call_manager\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", ["demo", "dev"])
+def test_without_its_extra_a_command_says_what_to_install(command: str) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['espeakng_loader'] = None\n"
+        f"sys.argv = ['flow', '{command}']\n"
+        "from flow.cli import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"flow: `flow {command}` needs the extra flow[sandbox], of which espeakng_loader is"
+        " missing here: install 'flow[sandbox]', or use `make " + command + "`.\n"
+    )
+
+
 def test_the_lock_satisfies_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     asked = project["project"]["dependencies"] + [

@@ -26,8 +26,8 @@ from flow.domain.products.product import Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput
 from flow.insights.checking import Checker
 from flow.telemetry.metrics import Metrics
+from flow.vendors.key_verifier import VerifiedKey
 from flow.vendors.quota_source import QuotaState
-from flow.vendors.unkey import VerifiedKey
 
 MIN_SECRET_BYTES = 16
 
@@ -139,8 +139,7 @@ class Transports:
 
 def transport_of(thread: Thread) -> str:
     """The name of the transport that a thread was joined for."""
-    transport: str = thread.join["transport"]["type"]
-    return transport
+    return thread.join.transport.type
 
 
 class Rooms(Protocol):

@@ -207,7 +207,7 @@ async def _admitted(services: Services, key: ApiKey, asked: _Asked) -> Joined:
         return await services.database.join_thread(
             key,
             uuid4(),
-            asked.join.to_json(),
+            asked.join,
             billable=product.billable,
             idempotency_key=asked.idempotency_key,
             fingerprint=asked.content,

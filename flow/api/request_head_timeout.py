@@ -16,9 +16,9 @@ import asyncio
 import json
 import re
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_SECS = 15.0
 # More than the application takes (`flow.api.request_size`), which refuses with all its headers on.
@@ -54,6 +54,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     _waiting: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _running: RequestResponseCycle | None = None
     _problem: _Problem | None = None
     _lingering: asyncio.TimerHandle | None = None
     _lingered_bytes = 0
@@ -72,6 +73,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._wait_no_more()
         if self._lingering is not None:
             self._lingering.cancel()
+        self._nobody_listens()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -87,6 +89,7 @@ class PatientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request is there; a connection may bring one after another."""
         self._wait()
+        self._head_bytes = 0
         self._is_chunked = False
         super().on_message_begin()
 
@@ -175,9 +178,7 @@ class PatientProtocol(HttpToolsProtocol):
         answers = self._may_answer()
         if answers:
             self.transport.write(_problem(status, code, detail))
-        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._nobody_listens()
         if answers and self.transport.can_write_eof():
             self.transport.write_eof()
             self.flow.resume_reading()
@@ -189,6 +190,19 @@ class PatientProtocol(HttpToolsProtocol):
         self._lingered_bytes += size
         if self._lingered_bytes > MAX_LINGER_BYTES:
             self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _nobody_listens(self) -> None:
+        """Tell the request that is being answered, which need not be the last that has arrived.
+
+        uvicorn tells the last one only; the answer to another would be written to what is closed.
+        """
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _may_answer(self) -> bool:
         if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]

@@ -139,7 +139,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
         for turn in thread.transcript
     ]
     return ExactJSONResponse(
-        ThreadView(**_summary(thread), request=thread.join, transcript=transcript)
+        ThreadView(**_summary(thread), request=thread.join.to_json(), transcript=transcript)
     )
 
 

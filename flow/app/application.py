@@ -24,6 +24,7 @@ SECRET_CHARACTERS = 32
 SERVER_OPTIONS: Mapping[str, Any] = {
     "log_config": None,
     "http": "flow.api.request_head_timeout:PatientProtocol",
+    "ws": "flow.api.websocket_protocol:RefusableWebSocketProtocol",
     "ws_max_size": 256 * 1024,
     # Sound hardly gets smaller, and compressing it takes more time than all else about a frame.
     "ws_per_message_deflate": False,

@@ -20,10 +20,10 @@ from flow.domain.calls.room_call import Place
 from flow.domain.calls.thread import Thread
 from flow.insights.extract import ExtractInsightsStep
 from flow.ledger.recorder import Recorder
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.posthog import capture_trace
 from flow.vendors.posthog_wrapper import PosthogWrapper
-from flow.vendors.webhooks import WebhookSender
+from flow.vendors.webhook_sender import WebhookSender
 
 if TYPE_CHECKING:
     from flow.workflows.deliver import Deliverer

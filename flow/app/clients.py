@@ -15,11 +15,11 @@ from flow.app.resources import Resources
 from flow.app.transport_settings import check_transports, set_up
 from flow.errors import AuthUnavailable, ConfigurationError
 from flow.settings import Settings
-from flow.vendors.endpoint import Endpoint
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.key_verifier import DebugKeys, KeyVerifier
+from flow.vendors.meeting_rooms import MeetingRooms
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.quota_source import QuotaSource
-from flow.vendors.rooms import Rooms
-from flow.vendors.unkey import DebugKeys, KeyVerifier
 from flow.workflows.identity import made_once
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Clients:
     keys: KeyVerifier | DebugKeys
     quotas: QuotaSource | None
     carriers: dict[str, Carrier]
-    rooms: Rooms
+    rooms: MeetingRooms
 
 
 @asynccontextmanager
@@ -129,11 +129,11 @@ def _carriers(settings: Settings) -> dict[str, Carrier]:
     }
 
 
-def _rooms(settings: Settings) -> Rooms:
+def _rooms(settings: Settings) -> MeetingRooms:
     from flow.bot.transports import TRANSPORTS, of_kind
     from flow.bot.transports.spec import RoomSpec
 
-    return Rooms(
+    return MeetingRooms(
         {
             name: spec.provider(values)
             for name, spec in of_kind(RoomSpec, TRANSPORTS).items()

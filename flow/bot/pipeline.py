@@ -34,7 +34,7 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Turn
 from flow.domain.usage.events import Kind, Owner
 from flow.metering.request import Recording
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 
 SYSTEM_PROMPT = (
     "You are a helpful assistant on a phone call. Your words are spoken aloud: answer in short,"

@@ -27,7 +27,7 @@ from flow.metering.evidence import Opening
 from flow.metering.meter import Meter, Service
 from flow.metering.request import Recording
 from flow.metering.taps.http import MeteredTransport, Shape
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 
 _KINDS = ((LLMService, Kind.LLM), (STTService, Kind.STT), (TTSService, Kind.TTS))
 _OUTPUT = (LLMTextFrame, FunctionCallsStartedFrame, TranscriptionFrame, TTSAudioRawFrame)

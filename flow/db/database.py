@@ -22,6 +22,7 @@ from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
 from flow.db.transport import TypedCalls
 from flow.db.webhooks import Webhooks
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Pulse, Status, Thread, ThreadTurn, Turn
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing
@@ -88,7 +89,7 @@ class Database(TypedCalls):
         self,
         key: ApiKey,
         thread_id: UUID,
-        join: dict[str, Any],
+        join: JoinRequest,
         *,
         billable: bool,
         idempotency_key: str | None,
@@ -99,7 +100,7 @@ class Database(TypedCalls):
     ) -> Joined:
         """Create a thread of ``key`` in state ``created``, or find the one created before.
 
-        ``join`` is the accepted request as JSON and names the product. ``fingerprint`` identifies
+        ``join`` is the accepted request and names the product. ``fingerprint`` identifies
         its content: the same idempotency key with the same fingerprint gives the first thread,
         whatever the limits have become. Otherwise every limit is checked, and what ``admission``
         asks for is reserved, under a lock that racing joins share.
@@ -120,7 +121,7 @@ class Database(TypedCalls):
             "join_thread",
             p_api_key_id=str(key.id),
             p_thread_id=str(thread_id),
-            p_join=join,
+            p_join=join.to_json(),
             p_billable=billable,
             p_idempotency_key=idempotency_key,
             p_fingerprint=fingerprint,
@@ -137,7 +138,7 @@ class Database(TypedCalls):
             raise rows.refusal(refused)
         if row["replayed"]:
             return rows.joined(row)
-        owner = Owner(thread_id, key.id, row["team_id"], join["product"], billable)
+        owner = Owner(thread_id, key.id, row["team_id"], join.product, billable)
         return rows.newly_joined(row, thread_id, owner, join)
 
     async def find_join(

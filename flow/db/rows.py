@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Pulse, Status, Thread, Turn
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
@@ -92,7 +93,7 @@ def thread(row: Mapping[str, Any]) -> Thread:
         product=row["product"],
         billable=row["billable"],
         status=Status(row["status"]),
-        join=_floats(row["join"]),
+        join=JoinRequest.from_json(_floats(row["join"])),
         transcript=tuple(_turn(turn) for turn in row["transcript"]),
         insights=_floats(row["insights"]),
         usage_stats=row["usage_stats"],
@@ -137,7 +138,7 @@ def joined(row: Mapping[str, Any]) -> Joined:
 
 
 def newly_joined(
-    row: Mapping[str, Any], thread_id: UUID, owner: Owner, join: dict[str, Any]
+    row: Mapping[str, Any], thread_id: UUID, owner: Owner, join: JoinRequest
 ) -> Joined:
     """The thread that ``join_thread`` made: what was asked for, and nothing has happened yet."""
     known = row["budget"]
@@ -152,7 +153,7 @@ def newly_joined(
         transcript=(),
         insights=None,
         usage_stats=row["usage_stats"],
-        metadata=join.get("metadata", {}),
+        metadata=join.metadata,
         error=None,
         end_reason=None,
         end_requested=False,

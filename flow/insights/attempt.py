@@ -16,8 +16,8 @@ from flow.metering.meter import Meter, Service
 from flow.metering.request import Recording
 from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
 from flow.metering.wires.openai_chat import OpenAIChat
-from flow.vendors.endpoint import Endpoint
-from flow.vendors.openai import failure_of, may_pass, openai_client, retry_after_secs
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import failure_of, may_pass, openai_client, retry_after_secs
 from flow.vendors.posthog_wrapper import PosthogWrapper
 
 SOURCE = "insights"

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from flow.domain.calls.join_request import Insights
 from flow.domain.calls.thread import Thread
 from flow.domain.insights.insight_schema import schema_problem
 from flow.domain.insights.insights import (
@@ -23,7 +24,7 @@ from flow.insights.attempt import Asking, Attempts, Missed
 from flow.insights.checking import Checker
 from flow.insights.prompt import Question
 from flow.metering.request import Recording
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.posthog_wrapper import PosthogWrapper
 
 log = structlog.get_logger(__name__)
@@ -82,8 +83,8 @@ class ExtractInsightsStep:
         Asks nobody when insights are switched off, when nobody said anything, or when the
         customer's schema cannot be used.
         """
-        wanted = thread.join.get("insights") or {}
-        schema = wanted.get("schema") or DEFAULT_SCHEMA
+        wanted = thread.join.insights
+        schema = wanted.json_schema or DEFAULT_SCHEMA
         if (settled := _without_asking(thread, wanted, schema)) is not None:
             return _done(owner, settled)
         asking = asking or Asking(self._model, self._model, CostControl())
@@ -97,7 +98,7 @@ class ExtractInsightsStep:
             capture_content=self._capture_content,
             asking=asking,
         )
-        question = Question.about(shown.text, schema, wanted.get("instructions"))
+        question = Question.about(shown.text, schema, wanted.instructions)
         try:
             async with asyncio.timeout(self._time_limit_secs):
                 result = await self._ask(attempts, question, shown, asking.model)
@@ -145,9 +146,9 @@ _WORTH_REPEATING: frozenset[Reason] = frozenset({"invalid_output", "truncated"})
 
 
 def _without_asking(
-    thread: Thread, wanted: dict[str, Any], schema: dict[str, Any]
+    thread: Thread, wanted: Insights, schema: dict[str, Any]
 ) -> InsightsResult | None:
-    if wanted.get("enabled") is False:
+    if not wanted.enabled:
         return InsightsResult("skipped", reason="disabled")
     if not has_words(thread.transcript):
         return InsightsResult("skipped", reason="empty_transcript")

@@ -304,7 +304,7 @@ def _which(item: Item) -> dict[str, Any]:
 def _cut_off(event: UsageEvent) -> UsageEvent:
     return replace(
         event,
-        provenance=Provenance.ESTIMATED,
+        provenance=Provenance.ESTIMATED if event.quantities else Provenance.UNMETERED,
         outcome=Outcome.INTERRUPTED,
         note="the process ended while this was running",
     )

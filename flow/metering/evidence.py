@@ -75,10 +75,15 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
+class EndOfAnswer:
+    """The vendor says that nothing more comes, whether the work is done or not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The vendor says that the work failed, or says something that cannot be read."""
 
     failure: Failure
 
 
-Evidence = Sent | Output | Served | Reported | Completed | Failed
+Evidence = Sent | Output | Served | Reported | Completed | EndOfAnswer | Failed

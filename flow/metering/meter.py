@@ -65,12 +65,20 @@ class Meter:
         self._recorder = recorder
         self._control = control
         self._listener = on_closed
+        self._given_ids: set[UUID] = set()
         self._live: dict[UUID, MeteredRequest] = {}
 
     def open(
         self, opening: Opening, *, asked_for: str | None = None, event_id: UUID | None = None
     ) -> MeteredRequest:
-        """A request goes out. ``asked_for`` is the model that was meant, where another is asked."""
+        """A request goes out. ``asked_for`` is the model that was meant, where another is asked.
+
+        An ``event_id`` holds for one request: one that is sent again has an id of its own.
+        """
+        if event_id in self._given_ids:
+            event_id = None
+        elif event_id is not None:
+            self._given_ids.add(event_id)
         model = opening.model or self.service.model
         meant = asked_for or model
         event = self._event(

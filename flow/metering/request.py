@@ -25,6 +25,7 @@ from flow.domain.usage.units import UNITS, Measure
 from flow.metering.evidence import (
     NOTHING,
     Completed,
+    EndOfAnswer,
     Evidence,
     Failed,
     Opening,
@@ -36,6 +37,7 @@ from flow.metering.evidence import (
 
 log = structlog.get_logger(__name__)
 
+LONGEST_NAME = 200
 RENEWED_CHARACTERS = 32
 """How much more text puts a new estimate on record, should the process die."""
 
@@ -67,6 +69,7 @@ class Known(Enum):
     PARTLY_REPORTED = "the vendor reported less than there was"
     COUNTED = "all that is billed was counted on the wire"
     GUESSED = "some of it can only be estimated"
+    UNKNOWN = "nothing tells how much there was"
     NOTHING = "no vendor bills it"
 
 
@@ -87,6 +90,10 @@ RULES: dict[tuple[Known, Ended], tuple[Provenance, Outcome]] = {
     (Known.GUESSED, Ended.INCOMPLETE): (Provenance.ESTIMATED, Outcome.ERROR),
     (Known.GUESSED, Ended.BROKEN): (Provenance.ESTIMATED, Outcome.ERROR),
     (Known.GUESSED, Ended.ABANDONED): (Provenance.ESTIMATED, Outcome.INTERRUPTED),
+    (Known.UNKNOWN, Ended.DONE): (Provenance.UNMETERED, Outcome.OK),
+    (Known.UNKNOWN, Ended.INCOMPLETE): (Provenance.UNMETERED, Outcome.ERROR),
+    (Known.UNKNOWN, Ended.BROKEN): (Provenance.UNMETERED, Outcome.ERROR),
+    (Known.UNKNOWN, Ended.ABANDONED): (Provenance.UNMETERED, Outcome.INTERRUPTED),
     (Known.NOTHING, Ended.BROKEN): (Provenance.MEASURED, Outcome.ERROR),
     (Known.NOTHING, Ended.REFUSED): (Provenance.MEASURED, Outcome.ERROR),
 }
@@ -127,6 +134,8 @@ class MeteredRequest:
         self._report: Reported | None = None
         self._failure: Failure | None = None
         self._is_complete = False
+        self._is_outdated = False
+        self._is_over = False
         self._is_answered = False
         self.is_closed = False
         recorder.begin(self._event)
@@ -137,9 +146,10 @@ class MeteredRequest:
         return self._event.id
 
     @property
-    def is_complete(self) -> bool:
-        """Whether the vendor has said that the work is done."""
-        return self._is_complete
+    def is_whole(self) -> bool:
+        """Whether the vendor has said that the work is done, and all that it says of it."""
+        is_told = self._report is not None and self._report.is_final
+        return self._is_complete and (is_told or self._is_over)
 
     def answered(self) -> None:
         """The vendor has begun to answer, and not with an error."""
@@ -156,17 +166,20 @@ class MeteredRequest:
                 # Some vendors send an empty or all-zero report after the real one.
                 if evidence.quantities or self._report is None or not self._report.quantities:
                     self._report = evidence
+                    self._is_outdated = False
             case Served():
                 self._event = replace(
                     self._event,
-                    model=evidence.model or self._event.model,
-                    service_tier=evidence.service_tier or self._event.service_tier,
+                    model=_name(evidence.model) or self._event.model,
+                    service_tier=_name(evidence.service_tier) or self._event.service_tier,
                 )
             case Sent():
                 self._sent = _added(self._sent, evidence.quantities)
                 self._renew(_most(self._event.quantities, self._sent))
             case Completed():
                 self._is_complete = True
+            case EndOfAnswer():
+                self._is_over = True
             case Failed():
                 self._failure = self._failure or evidence.failure
 
@@ -207,6 +220,7 @@ class MeteredRequest:
             self._audio_seconds += output.audio_seconds
         if not output.text:
             return
+        self._is_outdated = True
         self._text.append(output.text)
         self._unrenewed += output.text
         if len(self._unrenewed) >= RENEWED_CHARACTERS:
@@ -228,10 +242,13 @@ class MeteredRequest:
         counted = self._counted()
         if self._report is not None:
             return self._reported(self._report, counted)
-        if counted is None or not self._is_answered or not self._covers(counted, ended):
-            note = "the vendor reported no usage" if self._text_is_billed else None
-            return self._guess(), Known.GUESSED, note
-        return counted, Known.COUNTED, None
+        if counted and self._is_answered and self._covers(counted, ended):
+            return counted, Known.COUNTED, None
+        guess = self._guess()
+        if not guess:
+            return NOTHING, Known.UNKNOWN, "nothing told how much was used"
+        note = "the vendor reported no usage" if self._text_is_billed else None
+        return guess, Known.GUESSED, note
 
     @property
     def _text_is_billed(self) -> bool:
@@ -250,7 +267,8 @@ class MeteredRequest:
         more than had arrived."""
         if self._text_is_billed:
             return False
-        return ended is Ended.DONE or all(unit in self._sent for unit in self._opening.estimate)
+        known = counted if ended is Ended.DONE else self._sent
+        return all(unit in known for unit in self._opening.estimate)
 
     def _guess(self) -> Quantities:
         """The estimate, and as much more as was counted."""
@@ -269,14 +287,15 @@ class MeteredRequest:
             if not has_input and guess["input_tokens"]:
                 missing["input_tokens"] = guess["input_tokens"]
             said = guess["output_tokens"]
-            is_whole = self._is_complete and report.is_final and reported["output_tokens"]
+            is_last = report.is_final and not self._is_outdated
+            is_whole = self._is_complete and is_last and reported["output_tokens"]
             if said > reported["output_tokens"] and not is_whole:
                 missing["output_tokens"] = said
         # A report is of one measure; what was counted in another stands beside it.
         measures = {UNITS[unit].measure for unit in reported}
         beside = {
             unit: amount
-            for unit, amount in (counted or NOTHING).items()
+            for unit, amount in (counted or self._sent).items()
             if UNITS[unit].measure not in measures
         }
         quantities = Quantities({**beside, **reported, **missing})
@@ -284,6 +303,12 @@ class MeteredRequest:
             return quantities, Known.REPORTED, report.note
         note = "the vendor reported only part of the usage"
         return quantities, Known.PARTLY_REPORTED, f"{note}; {report.note}" if report.note else note
+
+
+def _name(told: str | None) -> str | None:
+    """A name that a vendor gave, if it is fit to be one."""
+    is_name = told and len(told) <= LONGEST_NAME and told.isprintable()
+    return told if is_name else None
 
 
 def _added(one: Quantities, other: Quantities) -> Quantities:

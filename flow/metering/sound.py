@@ -7,11 +7,18 @@ from decimal import Decimal
 
 MICROSECOND = Decimal("0.000001")
 TYPICAL_CHARACTERS_A_SECOND = Decimal(15)
+TYPICAL_BYTES_A_SECOND = 8_000
+"""Of compressed speech, 64 kbit/s: between Opus in WebM at 32 and MP3 and AAC at 128."""
 
 
 def pcm_seconds(size: int, sample_rate: int, channels: int = 1) -> Decimal:
     """Seconds of 16-bit sound in ``size`` bytes, to the microsecond."""
     return (Decimal(size) / (2 * channels * sample_rate)).quantize(MICROSECOND)
+
+
+def compressed_seconds(size: int) -> Decimal:
+    """About how many seconds of sound a compressed file of ``size`` bytes holds."""
+    return (Decimal(size) / TYPICAL_BYTES_A_SECOND).quantize(MICROSECOND)
 
 
 def seconds_of(wav: bytes) -> Decimal | None:

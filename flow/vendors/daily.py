@@ -1,16 +1,16 @@
-"""Daily: making a private room for a call, letting two parties in, and closing it.
+"""Daily: creating a private room for a call, tokens for its two parties, and deleting it.
 
 The API is https://docs.daily.co/reference/rest-api.
 """
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import httpx
+import stamina
 from pydantic import SecretStr
 
 from flow.errors import TransportUnavailable
@@ -18,10 +18,17 @@ from flow.kit.tls import trusted
 
 API_URL = "https://api.daily.co/v1"
 ANSWER_SECS = 5.0
-PAUSES_SECS = (0.3, 1.0)
+# Pauses of 0.3 and 0.9 s.
+ATTEMPTS = 3
+FIRST_PAUSE_SECS = 0.3
+PAUSE_FACTOR = 3.0
 
 BOT, CALLER = "flow-bot", "caller"
-_PASSING = frozenset({408, 429})
+_TRANSIENT = frozenset({408, 429})
+
+
+class _Transient(TransportUnavailable):
+    """A failure that may be over at the next attempt."""
 
 
 class Daily:
@@ -30,7 +37,7 @@ class Daily:
     Args:
         api_url: where its REST API is, with the version.
         answer_secs: how long an attempt may take.
-        pauses_secs: between attempts, of which there is one more.
+        first_pause_secs: between the first two of three attempts.
     """
 
     def __init__(
@@ -39,9 +46,9 @@ class Daily:
         api_url: str,
         *,
         answer_secs: float = ANSWER_SECS,
-        pauses_secs: tuple[float, ...] = PAUSES_SECS,
+        first_pause_secs: float = FIRST_PAUSE_SECS,
     ) -> None:
-        self._pauses_secs = pauses_secs
+        self._first_pause_secs = first_pause_secs
         self._http = httpx.AsyncClient(
             base_url=api_url,
             verify=trusted(),
@@ -115,23 +122,31 @@ class Daily:
         await self._http.aclose()
 
     async def _ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """The answer, after as many attempts as it takes and there are.
+        """The answer, which is no transient failure, after up to three attempts.
 
-        Asking again does no harm: a room is made, found and deleted by its name.
+        Repeating is safe: a room is created, found and deleted by its name.
         """
-        for pause_secs in (*self._pauses_secs, None):
-            try:
-                answer = await self._http.request(method, path, json=body)
-            except httpx.HTTPError as error:
-                problem = type(error).__name__
-            else:
-                if answer.status_code < 500 and answer.status_code not in _PASSING:
-                    return answer
-                problem = str(answer.status_code)
-            if pause_secs is None:
-                raise TransportUnavailable(f"Daily does not answer now ({problem}).")
-            await asyncio.sleep(pause_secs)
+        async for attempt in stamina.retry_context(
+            on=_Transient,
+            attempts=ATTEMPTS,
+            timeout=None,
+            wait_initial=self._first_pause_secs,
+            wait_exp_base=PAUSE_FACTOR,
+            wait_jitter=0,
+        ):
+            with attempt:
+                return await self._ask_once(method, path, body)
         raise AssertionError("the last attempt returns or raises")
+
+    async def _ask_once(self, method: str, path: str, body: Any) -> httpx.Response:
+        try:
+            answer = await self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            problem = type(error).__name__
+            raise _Transient(f"Daily does not answer now ({problem}).") from error
+        if answer.status_code >= 500 or answer.status_code in _TRANSIENT:
+            raise _Transient(f"Daily does not answer now ({answer.status_code}).")
+        return answer
 
 
 def _content(answer: httpx.Response, what: str) -> Any:

@@ -1,7 +1,7 @@
-"""A feature flag at PostHog, for each API key, known without waiting.
+"""A feature flag at PostHog, evaluated for each API key, and read without waiting.
 
 PostHog is asked in the background, and its last answer holds until it is too old to trust. Where
-nothing is known the value is unknown, which whoever asks takes for off: a feature fails closed.
+there is none the value is unknown, which callers take for off: a feature fails closed.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
+from cachetools import LRUCache
 from posthog import Posthog
 from posthog.types import to_values
 from prometheus_client import CollectorRegistry, Counter
@@ -76,7 +76,7 @@ class FeatureFlag:
         self._fresh_secs = fresh_secs
         self._clock = clock
         self._wait_secs = wait_secs
-        self._known: OrderedDict[tuple[UUID, str], _Known] = OrderedDict()
+        self._known: LRUCache[tuple[UUID, str], _Known] = LRUCache(MAX_KEYS)
         self._asking: set[asyncio.Future[bool | None]] = set()
         self._paused_until = -math.inf
         self._is_failing = False
@@ -124,10 +124,9 @@ class FeatureFlag:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _of(self, key_id: UUID, team_id: str) -> _Known:
-        known = self._known.setdefault((key_id, team_id), _Known())
-        self._known.move_to_end((key_id, team_id))
-        if len(self._known) > MAX_KEYS:
-            self._known.popitem(last=False)
+        known = self._known.get((key_id, team_id))
+        if known is None:
+            known = self._known[key_id, team_id] = _Known()
         return known
 
     def _trusted(self, known: _Known) -> bool | None:

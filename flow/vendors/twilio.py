@@ -1,8 +1,7 @@
-"""Twilio: telling its requests from anybody else's, and hanging up one of its calls."""
+"""Twilio: verifying the signatures of its requests, and hanging up its calls."""
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 from base64 import b64encode
@@ -10,6 +9,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 import httpx
+import stamina
 from pydantic import SecretStr
 
 from flow.errors import Unavailable
@@ -17,9 +17,12 @@ from flow.kit.tls import trusted
 
 API_URL = "https://api.twilio.com"
 ANSWER_SECS = 5.0
-PAUSES_SECS = (0.5, 2.0)
+# Pauses of 0.5 and 2 s.
+ATTEMPTS = 3
+FIRST_PAUSE_SECS = 0.5
+PAUSE_FACTOR = 4.0
 
-_PASSING = frozenset({408, 429})
+_TRANSIENT = frozenset({408, 429})
 _CALL_SID = re.compile(r"CA[0-9a-f]{32}")
 
 
@@ -28,13 +31,17 @@ def is_call_sid(text: str) -> bool:
     return _CALL_SID.fullmatch(text) is not None
 
 
+class _Transient(Unavailable):
+    """A failure that may be over at the next attempt."""
+
+
 class Twilio:
     """One Twilio account.
 
     Args:
         base_url: where its REST API is.
         answer_secs: how long an attempt may take.
-        pauses_secs: between attempts, of which there is one more.
+        first_pause_secs: between the first two of three attempts.
     """
 
     def __init__(
@@ -44,9 +51,9 @@ class Twilio:
         base_url: str,
         *,
         answer_secs: float = ANSWER_SECS,
-        pauses_secs: tuple[float, ...] = PAUSES_SECS,
+        first_pause_secs: float = FIRST_PAUSE_SECS,
     ) -> None:
-        self._pauses_secs = pauses_secs
+        self._first_pause_secs = first_pause_secs
         self._token = auth_token.get_secret_value()
         self._calls = f"{base_url}/2010-04-01/Accounts/{quote(account_sid, safe='')}/Calls"
         self._http = httpx.AsyncClient(
@@ -54,7 +61,7 @@ class Twilio:
         )
 
     def signed(self, signature: str, url: str, parameters: Iterable[tuple[str, str]]) -> bool:
-        """Whether Twilio made ``signature`` for a POST of form ``parameters`` to ``url``.
+        """Whether ``signature`` is Twilio's for a POST of form ``parameters`` to ``url``.
 
         The rule is at https://www.twilio.com/docs/usage/security#validating-requests: HMAC-SHA1
         over the whole URL followed by each parameter's name and value, in the order of names. A
@@ -73,29 +80,31 @@ class Twilio:
         """
         if not is_call_sid(call_sid):
             raise ValueError("that is no id of a Twilio call")
-        for pause_secs in (*self._pauses_secs, None):
-            problem = await self._try_to_hang_up(call_sid)
-            if problem is None:
-                return
-            if pause_secs is None or not _passes(problem):
-                raise Unavailable(f"Twilio did not hang up: {problem}")
-            await asyncio.sleep(pause_secs)
+        async for attempt in stamina.retry_context(
+            on=_Transient,
+            attempts=ATTEMPTS,
+            timeout=None,
+            wait_initial=self._first_pause_secs,
+            wait_exp_base=PAUSE_FACTOR,
+            wait_jitter=0,
+        ):
+            with attempt:
+                await self._complete(call_sid)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
-    async def _try_to_hang_up(self, call_sid: str) -> int | str | None:
-        """``None`` when it is done, or the status or kind of error that says why it is not."""
+    async def _complete(self, call_sid: str) -> None:
+        """One attempt to end the call; raises `_Transient`, or `Unavailable`."""
         try:
             answer = await self._http.post(
                 f"{self._calls}/{call_sid}.json", data={"Status": "completed"}
             )
         except httpx.HTTPError as error:
-            return type(error).__name__
-        return None if answer.is_success or answer.status_code == 404 else answer.status_code
-
-
-def _passes(problem: int | str) -> bool:
-    """Whether a problem may be gone at the next attempt."""
-    return isinstance(problem, str) or problem >= 500 or problem in _PASSING
+            raise _Transient(f"Twilio did not hang up: {type(error).__name__}") from error
+        status = answer.status_code
+        if answer.is_success or status == 404:
+            return
+        problem = f"Twilio did not hang up: {status}"
+        raise _Transient(problem) if status >= 500 or status in _TRANSIENT else Unavailable(problem)

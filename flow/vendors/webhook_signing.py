@@ -20,7 +20,9 @@ def new_secret() -> str:
     return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
-def signed(event_id: UUID, at: datetime, payload: str, keys: Sequence[str]) -> dict[str, str]:
+def signature_headers(
+    event_id: UUID, at: datetime, payload: str, keys: Sequence[str]
+) -> dict[str, str]:
     """The headers of one attempt, with a signature for each key; ``at`` is the attempt's time.
 
     A receiver takes the message if any of the signatures is right.

@@ -17,7 +17,6 @@ from uuid import UUID
 import structlog
 
 from flow.domain.calls.ending import Ending, EndReason
-from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.usage.events import Owner
 from flow.errors import CallTakenOver, FlowError, NotFound, Unavailable
@@ -209,7 +208,7 @@ class Steps:
             return None
 
     async def _insights(self, thread: Thread) -> dict[str, Any]:
-        if not JoinRequest.from_json(thread.join).insights.enabled:
+        if not thread.join.insights.enabled:
             return {"status": "skipped", "reason": "disabled"}
         try:
             return await self._extract(thread, thread.owner)

@@ -12,7 +12,7 @@ import structlog
 from flow.domain.calls.thread import Thread
 from flow.domain.limits.budget import Standing, Tier
 from flow.domain.products.product import Product
-from flow.domain.products.save_mode import SaveMode, decide
+from flow.domain.products.save_mode import decide
 from flow.domain.usage.events import CostControl, Owner
 from flow.errors import Unavailable
 from flow.insights.attempt import Asking
@@ -67,9 +67,8 @@ class CallInsights:
 
     async def _control(self, thread: Thread) -> CostControl:
         standing = await self._known_standing(thread.id)
-        mode = thread.join.get("save_mode")
         return decide(
-            join=SaveMode(mode) if mode else None,
+            join=thread.join.save_mode,
             key=standing.save_mode,
             product=self._product.save_mode,
             tier=standing.tier,

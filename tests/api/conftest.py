@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from flow.api.app import Services, create_app
 from flow.api.dependencies import Transports, utc_now
+from flow.app.application import SERVER_OPTIONS
 from flow.bot.transports import TRANSPORTS
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
@@ -31,7 +32,7 @@ from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, 
 from flow.errors import FieldProblem, InvalidInput, Refused
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
-from flow.vendors.unkey import KeyVerifier
+from flow.vendors.key_verifier import KeyVerifier
 
 SECRET = b"a secret for the tests only"
 PRODUCTS = Products(
@@ -247,9 +248,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, services: Services) -> None:
         super().__init__(
-            uvicorn.Config(
-                create_app(services), port=0, lifespan="off", log_config=None, access_log=False
-            )
+            uvicorn.Config(create_app(services), port=0, lifespan="off", **SERVER_OPTIONS)
         )
         self._task: asyncio.Task[None] | None = None
 

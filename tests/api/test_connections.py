@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -47,6 +48,20 @@ async def test_the_url_of_a_join_leads_to_its_call(api: Api) -> None:
         assert await socket.recv() == f"{answer['workflow_thread_id']} hello"
         assert socket.response is not None
         assert socket.response.headers["x-request-id"]
+
+
+async def test_a_refused_handshake_is_no_error_in_the_log(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    assert (await refused(url_of(api, thread_id, "nonsense")))[0] == 401
+    await asyncio.sleep(0.1)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_socket_at_a_path_that_has_none_is_not_found(api: Api) -> None:
+    status, problem = await refused(f"{api.url.replace('http', 'ws')}/api/threads")
+    assert (status, problem["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "%00", "A" * 5000])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -25,8 +26,8 @@ async def slowly(request: Request) -> PlainTextResponse:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[int]:
-    app = Starlette(routes=[Route("/", slowly, methods=["GET", "POST"])])
+async def served(app: Starlette | None = None) -> AsyncIterator[int]:
+    app = app or Starlette(routes=[Route("/", slowly, methods=["GET", "POST"])])
     options: dict[str, Any] = {"lifespan": "off", "log_config": None, "http": PatientProtocol}
     server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
     serving = asyncio.create_task(server.serve())
@@ -177,6 +178,46 @@ async def test_chunks_of_any_size_are_taken_and_trailers_are_no_headers(size: in
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.partition(b"\r\n\r\n")[2] == body
     assert b"x-said" not in answer
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b"\0nonsense\r\n\r\n", START + b"X-Long: " + b"a" * MAX_HEAD_BYTES]
+)
+def test_nothing_is_written_to_a_caller_who_has_gone_with_more_to_answer(tail: bytes) -> None:
+    """On the event loop of production, which refuses to."""
+    failed: list[BaseException] = []
+
+    async def answers(request: Request) -> PlainTextResponse:
+        await asyncio.sleep(0.2)
+        return PlainTextResponse("late")
+
+    class Watched(Starlette):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await super().__call__(scope, receive, send)
+            except Exception as error:
+                failed.append(error)
+
+    async def leave() -> None:
+        async with served(Watched(routes=[Route("/", answers)])) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write((START + b"\r\n") * 3 + tail)
+            await asyncio.sleep(0.05)
+            writer.transport.abort()
+            await asyncio.sleep(0.5)
+
+    uvloop.run(leave())
+    assert failed == []
+
+
+async def test_many_requests_at_once_are_all_answered() -> None:
+    """Their heads together are longer than one may be."""
+    head = START + b"X-Padding: " + b"a" * 500 + b"\r\n"
+    many = 3 * MAX_HEAD_BYTES // len(head)
+    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("nothing"))])
+    async with served(app) as port:
+        answer = await exchange(port, (head + b"\r\n") * many + head + CLOSE)
+    assert answer.count(b"HTTP/1.1 200 ") == many + 1
 
 
 async def test_a_second_request_that_is_malformed_is_not_answered_within_the_first() -> None:

@@ -40,7 +40,7 @@ from flow.domain.usage.token_estimates import warm_up
 from flow.ledger.recorder import Recorder
 from flow.sandbox.speech.synthesis import recordings
 from flow.telemetry import logs as log
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.posthog import capture_llm_generation, get_posthog_client, shutdown_posthog
 from tests.bench import lines
 from tests.bench.measure import percentile
@@ -151,7 +151,7 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
         models.microphone = microphone = lines.Microphone(speech, lags)
         stage = lines.Stage(microphone, lags, takes_in_directly=True)
         joined = await database.join_thread(
-            key, uuid4(), JOIN.to_json(), billable=True, idempotency_key=None, fingerprint=""
+            key, uuid4(), JOIN, billable=True, idempotency_key=None, fingerprint=""
         )
         owner = joined.thread.owner
         begun = time.perf_counter()

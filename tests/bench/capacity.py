@@ -192,7 +192,7 @@ class _Bench:
         joined = await self._database.join_thread(
             key,
             uuid4(),
-            JoinRequest().to_json() | {"product": "voice_bot"},
+            JoinRequest(product="voice_bot"),
             billable=True,
             idempotency_key=str(uuid4()),
             fingerprint="bench",

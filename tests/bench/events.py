@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from flow.db.database import Database
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Thread
 from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEvent
 
@@ -23,7 +24,7 @@ async def threads(database: Database, keys: int, per_key: int) -> list[list[Thre
             await database.join_thread(
                 key,
                 uuid4(),
-                {"product": "voice_bot"},
+                JoinRequest(product="voice_bot"),
                 billable=True,
                 idempotency_key=None,
                 fingerprint="",

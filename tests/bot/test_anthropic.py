@@ -25,7 +25,7 @@ from flow.errors import ConfigurationError, InvalidInput
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts
 from flow.sandbox.server import Served
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 from tests.notebook import Notebook
 
 OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)

@@ -13,16 +13,22 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pipecat.frames.frames import TTSSpeakFrame
+from pipecat.frames.frames import ErrorFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
-from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
+from pipecat.processors.aggregators.llm_response_universal import (
+    AssistantTurnStoppedMessage,
+    LLMAssistantAggregator,
+    LLMContextAggregatorPair,
+)
+from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.pipeline import CallPipeline
+from flow.bot.service_failures import FAILURES_IN_A_ROW
 from flow.bot.services import CallServices
 from flow.bot.session import CallSession
 from flow.bot.warmup import EmptyStage
@@ -52,6 +58,17 @@ class Book(Notebook):
 
     def record_turn(self, thread_id: UUID, turn: Turn) -> None:
         raise AssertionError("nobody said anything")
+
+
+class TurnBook(Book):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[Turn] = []
+
+    def record_turn(self, thread_id: UUID, turn: Turn) -> None:
+        self.turns.append(turn)
 
 
 @dataclass
@@ -107,6 +124,8 @@ class Held:
     clock: Clock
     book: Book
     spoken: Witness
+    worker: PipelineWorker
+    assistant: LLMAssistantAggregator
 
     async def connected(self) -> None:
         """The caller comes, and the database knows."""
@@ -133,6 +152,7 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
     """A lease as the database's answers are told of it; nothing else of it is a session's."""
     assert owner.workflow_thread_id is not None
     now = datetime.now(UTC)
+    join = JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60})
     thread = Thread(
         id=owner.workflow_thread_id,
         api_key_id=owner.api_key_id,
@@ -140,7 +160,7 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
         product=owner.product,
         billable=owner.billable,
         status=Status.CONNECTING,
-        join={},
+        join=join,
         transcript=(),
         insights=None,
         usage_stats={},
@@ -153,7 +173,6 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
         ended_at=None,
         completed_at=None,
     )
-    join = JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60})
     others: Any = None
     return CallLease(
         thread, join, others, others, touch=partial(threads.touch_thread, thread.id), end=others
@@ -161,18 +180,19 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
 
 
 @asynccontextmanager
-async def held(owner: Owner) -> AsyncIterator[Held]:
+async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
     clock, spoken = Clock(), Witness()
-    threads, stage, book = Threads(clock), Stage(), Book()
+    threads, stage, book = Threads(clock), Stage(), book or Book()
     worker = PipelineWorker(
         Pipeline([spoken]), idle_timeout_secs=None, enable_rtvi=False, enable_turn_tracking=False
     )
     pair = LLMContextAggregatorPair(LLMContext())
+    assistant = pair.assistant()
     spending = Spending(Product("voice_bot", billable=True), cache_key="a call")
     services = CallServices(owner, book, {}, control=spending.control)
     session = CallSession(
         lease_of(owner, threads),
-        CallPipeline(worker, pair.user(), pair.assistant(), IdleWatch(60.0), services),
+        CallPipeline(worker, pair.user(), assistant, IdleWatch(60.0), services),
         stage,
         book,
         spending,
@@ -182,7 +202,7 @@ async def held(owner: Owner) -> AsyncIterator[Held]:
     running = asyncio.create_task(session.run())
     await asyncio.wait_for(spoken.started.wait(), 10)
     try:
-        yield Held(session, running, stage, threads, clock, book, spoken)
+        yield Held(session, running, stage, threads, clock, book, spoken, worker, assistant)
     finally:
         session.end(EndReason.SHUTDOWN)
         await asyncio.wait({running}, timeout=10)
@@ -291,3 +311,54 @@ async def test_a_caller_who_comes_after_the_end_hears_and_costs_nothing(owner: O
     assert (call.book.begun, call.book.events) == ([], [])
     assert call.threads.asked[Status.IN_CALL] == 0
     assert call.spoken.of(TTSSpeakFrame) == []
+
+
+async def fails(call: Held, times: int = 1, service: FrameProcessor | None = None) -> None:
+    for _ in range(times):
+        await call.worker._call_event_handler(
+            "on_pipeline_error", ErrorFrame("no", exception=TimeoutError(), processor=service)
+        )
+
+
+async def speaks(call: Held, said: str) -> None:
+    """The bot's turn is over, in which it has said this much."""
+    message = AssistantTurnStoppedMessage(
+        content=said, interrupted=False, timestamp="2026-11-30T00:00:00Z"
+    )
+    await call.assistant._call_event_handler("on_assistant_turn_stopped", message)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_over"), [("Hello.", False), ("", True), (None, True)], ids=["said", "empty", "not"]
+)
+async def test_failures_in_a_row_are_forgotten_once_the_bot_has_spoken(
+    owner: Owner, said: str | None, is_over: bool
+) -> None:
+    async with held(owner, TurnBook()) as call:
+        await call.connected()
+        await fails(call, FAILURES_IN_A_ROW - 1)
+        if said is not None:
+            await speaks(call, said)
+            await asyncio.sleep(0.01)
+        await fails(call)
+        await asyncio.sleep(0.01)
+        assert (call.session.ending is not None) == is_over
+        await fails(call, FAILURES_IN_A_ROW - 1)
+        ending = await call.over()
+        assert ending.reason == "vendor_failure"
+
+
+async def test_the_service_that_is_named_failed_first_since_the_bot_last_spoke(
+    owner: Owner,
+) -> None:
+    early, late, later = Witness(), Witness(), Witness()
+    async with held(owner, TurnBook()) as call:
+        await call.connected()
+        await fails(call, 1, early)
+        await speaks(call, "Hello.")
+        await asyncio.sleep(0.01)
+        await fails(call, 1, late)
+        await fails(call, FAILURES_IN_A_ROW - 1, later)
+        ending = await call.over()
+    assert ending.error is not None
+    assert ending.error["service"] == late.name

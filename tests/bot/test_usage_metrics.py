@@ -103,6 +103,32 @@ def tokens(processor: str = "service", **counts: int | None) -> LLMUsageMetricsD
             Provenance.REPORTED,
         ),
         (
+            tokens(cache_read_input_tokens=30, cache_creation_input_tokens=50),
+            Kind.LLM,
+            Quantities(
+                input_tokens=20, cache_read_tokens=30, cache_write_tokens=50, output_tokens=20
+            ),
+            Provenance.REPORTED,
+        ),
+        (
+            tokens(
+                cache_read_input_tokens=30,
+                input_audio_tokens=60,
+                cache_read_input_audio_tokens=10,
+                output_audio_tokens=15,
+            ),
+            Kind.LLM,
+            Quantities(
+                input_tokens=70,
+                input_audio_tokens=50,
+                cache_read_tokens=30,
+                cache_read_audio_tokens=10,
+                output_tokens=20,
+                output_audio_tokens=15,
+            ),
+            Provenance.REPORTED,
+        ),
+        (
             TTSUsageMetricsData(processor="tts", model="m", value=42),
             Kind.TTS,
             Quantities(characters=42),
@@ -115,7 +141,7 @@ def tokens(processor: str = "service", **counts: int | None) -> LLMUsageMetricsD
             Provenance.MEASURED,
         ),
     ],
-    ids=["llm-gross", "llm-cached", "llm-net", "tts", "stt"],
+    ids=["llm-gross", "llm-cached", "llm-net", "llm-written", "llm-sound", "tts", "stt"],
 )
 async def test_a_usage_frame_becomes_one_event(
     data: MetricsData,
@@ -137,6 +163,22 @@ async def test_a_frame_seen_twice_or_coming_back_is_counted_once(
 ) -> None:
     frame = MetricsFrame(data=[tokens()])
     await run([counting(owner, notebook), Echo()], [frame, frame])
+    assert len(notebook.events) == 1
+
+
+class EchoAnew(Pass):
+    """Sends what every metrics frame says back upstream, in a frame with an id of its own."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, MetricsFrame) and direction is FrameDirection.DOWNSTREAM:
+            await self.push_frame(MetricsFrame(data=frame.data), FrameDirection.UPSTREAM)
+
+
+async def test_a_frame_that_goes_upstream_is_not_counted_though_its_id_is_new(
+    owner: Owner, notebook: Notebook
+) -> None:
+    await run([counting(owner, notebook), EchoAnew()], [MetricsFrame(data=[tokens()])])
     assert len(notebook.events) == 1
 
 

@@ -14,7 +14,7 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product_file import read_products
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.openai_client import openai_endpoint
 
 PARTS = {
     "llm": {"provider": "openai", "model": "gpt-4.1"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flow.db.database import Database
-from flow.domain.thread import Status
+from flow.domain.calls.thread import Status
 from flow.workflows.executors import DEAD_SECS
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import SHORT, stood_in

@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from flow.bot.services import CallServices
+from flow.bot.vendors import VENDORS
 from flow.db.database import Recorded
 from flow.domain.calls.thread import ThreadTurn
 from flow.domain.usage.events import Outcome, Owner, Provenance, Quantities, UsageEvent
@@ -21,13 +22,17 @@ from flow.domain.usage.units import Kind
 from flow.ledger.recorder import Recorder
 from flow.sandbox.faults import Fault
 from tests.contract.service_run import ServiceRun, running
-from tests.contract.vendors import ROWS, Row, Running, assert_conserved, uncovered
+from tests.contract.vendors import ROWS, WHOLE, Row, Running, assert_conserved, uncovered
 from tests.notebook import Notebook
 
 OWNER = Owner(UUID(int=1), UUID(int=2), "team_a", "voice_bot", True)
 AT_ONCE = {"retry-after-ms": "1"}
 
-pytestmark = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+of_each_protocol = pytest.mark.parametrize("row", WHOLE, ids=lambda row: row.name)
+interruptible = pytest.mark.parametrize(
+    "row", [row for row in WHOLE if row.kind is not Kind.STT], ids=lambda row: row.name
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,6 +70,7 @@ def outcomes(events: Sequence[UsageEvent]) -> list[Outcome]:
     return [event.outcome for event in events]
 
 
+@every_row
 async def test_whole_work_is_counted_as_it_is_billed(row: Row) -> None:
     async with case(row) as c:
         for n in range(2):
@@ -79,6 +85,7 @@ async def test_whole_work_is_counted_as_it_is_billed(row: Row) -> None:
     assert_conserved(events, c.vendor.bill)
 
 
+@of_each_protocol
 async def test_a_barge_in_before_any_output(row: Row) -> None:
     async with case(row, Fault(kind="delay", delay_secs=0.4)) as c:
         await c.run.ask()
@@ -94,6 +101,7 @@ async def test_a_barge_in_before_any_output(row: Row) -> None:
     assert_conserved(events, c.vendor.bill, spared=1)
 
 
+@every_row
 async def test_a_barge_in_in_mid_output(row: Row) -> None:
     async with case(row, Fault(kind="slow_tokens", delay_secs=0.01)) as c:
         await c.run.ask()
@@ -107,6 +115,7 @@ async def test_a_barge_in_in_mid_output(row: Row) -> None:
     assert_conserved(events, c.vendor.bill)
 
 
+@of_each_protocol
 async def test_hanging_up_in_mid_output(row: Row) -> None:
     async with case(row, Fault(kind="slow_tokens", delay_secs=0.01)) as c:
         await c.run.ask()
@@ -117,6 +126,7 @@ async def test_hanging_up_in_mid_output(row: Row) -> None:
     assert_conserved(events, c.vendor.bill)
 
 
+@of_each_protocol
 async def test_hanging_up_before_any_output(row: Row) -> None:
     async with case(row, Fault(kind="delay", delay_secs=0.4)) as c:
         await c.run.ask()
@@ -128,6 +138,7 @@ async def test_hanging_up_before_any_output(row: Row) -> None:
     assert c.notebook.events[0].quantities
 
 
+@of_each_protocol
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 async def test_a_refusal_costs_nothing_and_stands_in_the_ledger(row: Row, status: int) -> None:
     async with case(row, Fault(kind="status", status=status, headers=AT_ONCE)) as c:
@@ -140,9 +151,8 @@ async def test_a_refusal_costs_nothing_and_stands_in_the_ledger(row: Row, status
     assert c.vendor.bill.lines == []
 
 
+@interruptible
 async def test_a_refusal_before_a_barge_in_is_all_there_is(row: Row) -> None:
-    if row.kind is Kind.STT:
-        pytest.skip("nobody interrupts the caller")
     refused = Fault(kind="status", status=429, headers={"retry-after": "5"})
     async with case(row, refused) as c:
         await c.run.ask()
@@ -152,6 +162,7 @@ async def test_a_refusal_before_a_barge_in_is_all_there_is(row: Row) -> None:
     assert outcomes(c.notebook.events) == [Outcome.ERROR]
 
 
+@every_row
 async def test_each_attempt_that_is_repeated_is_a_row_of_its_own(row: Row) -> None:
     async with case(row, Fault(kind="status", status=500, times=2, headers=AT_ONCE)) as c:
         await c.run.ask()
@@ -161,6 +172,7 @@ async def test_each_attempt_that_is_repeated_is_a_row_of_its_own(row: Row) -> No
     assert_conserved(events, c.vendor.bill)
 
 
+@of_each_protocol
 async def test_a_connection_that_is_lost_and_made_again(row: Row) -> None:
     async with case(row, Fault(kind="drop", times=1)) as c:
         await c.run.ask()
@@ -171,6 +183,7 @@ async def test_a_connection_that_is_lost_and_made_again(row: Row) -> None:
     assert_conserved(events, c.vendor.bill, spared=1)
 
 
+@of_each_protocol
 @pytest.mark.parametrize("fault", ["cut", "stall"])
 async def test_an_answer_that_breaks_off(row: Row, fault: str) -> None:
     async with case(row, Fault(kind=fault, chunks=1)) as c:
@@ -183,6 +196,7 @@ async def test_an_answer_that_breaks_off(row: Row, fault: str) -> None:
     assert_conserved(events, c.vendor.bill)
 
 
+@of_each_protocol
 async def test_an_answer_that_makes_no_sense(row: Row) -> None:
     async with case(row, Fault(kind="malformed")) as c:
         await c.run.ask()
@@ -214,6 +228,7 @@ def _recorder(ledger: _Ledger, directory: Path) -> Recorder:
     return Recorder(ledger, directory, price=lambda event: event, on_recorded=lambda *_: None)
 
 
+@of_each_protocol
 async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
     row: Row, tmp_path: Path
 ) -> None:
@@ -246,5 +261,16 @@ async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
     assert event.quantities
 
 
-def test_every_service_is_held_to_it(row: Row) -> None:
+def test_every_service_is_held_to_it() -> None:
     assert uncovered() == set()
+    whole = {(row.vendor, row.kind) for row in WHOLE}
+    assert {(row.protocol_of or row.vendor, row.kind) for row in ROWS} == whole
+
+
+@every_row
+def test_a_row_that_shares_a_protocol_is_metered_as_the_one_it_names(row: Row) -> None:
+    own, named = (
+        VENDORS[vendor].services[row.kind] for vendor in (row.vendor, row.protocol_of or row.vendor)
+    )
+    assert own.make.__qualname__ == named.make.__qualname__
+    assert (own.tap, own.wire) == (named.tap, named.wire)

@@ -20,8 +20,8 @@ from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.server import Served
-from flow.vendors.endpoint import Endpoint
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import openai_endpoint
 
 TIMEOUT_SECS = 1.0
 REPLY = " ".join(f"Sentence number {n} tells you a little more." for n in range(12))
@@ -40,7 +40,12 @@ class Running:
 class Row:
     """One service of one vendor.
 
-    ``options`` are what a join says of it beside the model; ``serve`` starts its stand-in.
+    Attributes:
+        serve: starts its stand-in.
+        options: what a join says of it beside the model.
+        protocol_of: the vendor whose protocol and stand-in it shares, and whose row is held to all
+            of the contract. This row is held to what differs between vendors of one protocol: what
+            is sent whole, how an attempt is refused, and that it is in the account under its name.
     """
 
     vendor: str
@@ -48,6 +53,7 @@ class Row:
     model: str
     serve: Callable[[], Any]
     options: dict[str, Any] = field(default_factory=dict)
+    protocol_of: str | None = None
 
     @property
     def choice(self) -> Choice:
@@ -76,14 +82,22 @@ async def anthropic_stand_in() -> AsyncIterator[Running]:
         await endpoint.close()
 
 
-CHAT = ("openai", "groq", "deepseek", "openrouter", "cerebras", "together")
+OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
-    *(Row(vendor, Kind.LLM, "gpt-4.1", openai_stand_in) for vendor in CHAT),
+    Row("openai", Kind.LLM, "gpt-4.1", openai_stand_in),
+    *(
+        Row(vendor, Kind.LLM, "gpt-4.1", openai_stand_in, protocol_of="openai")
+        for vendor in OPENAIS_CHAT
+    ),
     Row("anthropic", Kind.LLM, "claude-haiku-4-5", anthropic_stand_in),
     Row("openai", Kind.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
     Row("openai", Kind.STT, "whisper-1", openai_stand_in, {"language": "en"}),
     Row("openai", Kind.TTS, "gpt-4o-mini-tts", openai_stand_in, {"voice": "alloy"}),
 )
+
+
+WHOLE = tuple(row for row in ROWS if row.protocol_of is None)
+"""Rows of a protocol of their own."""
 
 
 def uncovered() -> set[tuple[str, Kind]]:

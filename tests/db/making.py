@@ -9,12 +9,15 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from flow.db.database import Database, Joined, Recorded
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission, Terms
 from flow.domain.usage.events import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
 
-JOIN = {"product": "voice_bot", "metadata": {"order": 7}, "bot": {"llm": {"temperature": 0.7}}}
+JOIN = JoinRequest.from_json(
+    {"product": "voice_bot", "metadata": {"order": 7}, "bot": {"llm": {"temperature": 0.7}}}
+)
 
 
 async def a_key(database: Database, team_id: str = "team_1") -> ApiKey:
@@ -35,7 +38,7 @@ async def a_thread(
     joined = await database.join_thread(
         key,
         uuid4(),
-        JOIN | {"product": product},
+        JOIN.model_copy(update={"product": product}),
         billable=billable,
         idempotency_key=idempotency_key,
         fingerprint="same",
@@ -63,7 +66,7 @@ async def a_join(
     return await database.join_thread(
         key,
         uuid4(),
-        JOIN | {"product": product},
+        JOIN.model_copy(update={"product": product}),
         billable=billable,
         idempotency_key=idempotency_key,
         fingerprint="same",

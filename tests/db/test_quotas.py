@@ -140,9 +140,9 @@ async def test_credits_limit_the_billable_products_of_their_bucket(
 async def test_a_limit_of_another_product_refuses_nothing(direct: Database, team: str) -> None:
     key = await a_key(direct, team)
     terms = Terms(concurrency={"voice_bot": 1, "survey": 1})
-    await a_join(direct, key, terms=terms)
-    await a_join(direct, key, terms=terms, product="survey")
-    await a_join(direct, key, terms=terms, product="gold_bot")
+    products = ("voice_bot", "survey", "gold_bot")
+    joined = [await a_join(direct, key, terms=terms, product=product) for product in products]
+    assert [one.thread.product for one in joined] == list(products)
 
 
 async def test_insights_free_of_charge_cost_no_credits(direct: Database, team: str) -> None:

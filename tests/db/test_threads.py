@@ -74,7 +74,7 @@ async def test_a_join_creates_a_thread_with_an_empty_account(database: Database)
     assert (thread.product, thread.billable) == ("voice_bot", False)
     assert thread.status is Status.CREATED
     assert (thread.join, thread.metadata) == (JOIN, {"order": 7})
-    assert isinstance(thread.join["bot"]["llm"]["temperature"], float)
+    assert isinstance(thread.join.bot.llm.temperature, float)
     assert thread.usage_stats == account_of(thread_id, [])
     assert (thread.connected_at, thread.ended_at, thread.completed_at) == (None, None, None)
     assert await database.get_workflow_thread_data(thread_id, key.id) == thread

@@ -77,3 +77,15 @@ async def test_a_sign_of_life_renews_moves_and_hears_what_is_asked(database: Dat
         await database.touch_thread(thread.id, Status.CREATED)
     with pytest.raises(NotFound):
         await database.touch_thread(uuid4())
+
+
+async def test_of_a_turn_that_is_sent_again_with_other_words_the_first_stays(
+    database: Database,
+) -> None:
+    thread = await a_thread(database, await a_key(database))
+    first = Turn(0, "user", "Yes.", T0)
+    await database.save_turns([ThreadTurn(thread.id, first)])
+    again = Turn(0, "assistant", "No.", T0 + timedelta(seconds=9), interrupted=True)
+    await database.save_turns([ThreadTurn(thread.id, again)])
+    saved = await database.get_workflow_thread_data(thread.id)
+    assert saved.transcript == (first,)

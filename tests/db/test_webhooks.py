@@ -29,7 +29,7 @@ TO_THE_END = (Status.CONNECTING, Status.IN_CALL, Status.ENDED, Status.EXTRACTING
 
 async def told_thread(database: Database, key: ApiKey, url: str | None = URL) -> Thread:
     """A thread whose end somebody is to be told of."""
-    join = JOIN | {"webhook_url": url}
+    join = JOIN.model_copy(update={"webhook_url": url})
     made = await database.join_thread(
         key, uuid4(), join, billable=True, idempotency_key=None, fingerprint="f"
     )

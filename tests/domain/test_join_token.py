@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from uuid import UUID, uuid4
 
+import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flow.domain.calls.join_token import check, sign
+from flow.domain.calls.trace_parent import TraceParent
 from flow.errors import Refused
 
 SECRET = b"a secret of at least 16 bytes"
@@ -73,3 +76,55 @@ def code_of(token: str) -> str:
     with pytest.raises(Refused) as refused:
         check(SECRET, token, THREAD, NOW)
     return refused.value.code
+
+
+CALL = "CA17"
+
+
+@pytest.mark.parametrize(
+    ("signed_for", "shown_by"),
+    [("", CALL), (CALL, ""), (CALL, CALL + "0"), (CALL, CALL[:-1]), (CALL + ".", CALL)],
+)
+def test_a_bearer_is_no_part_of_anything_else(signed_for: str, shown_by: str) -> None:
+    token = sign(SECRET, THREAD, SOON, bearer=signed_for)
+    check(SECRET, token, THREAD, NOW, signed_for)
+    with pytest.raises(Refused) as refused:
+        check(SECRET, token, THREAD, NOW, shown_by)
+    assert refused.value.code == "invalid_token"
+
+
+def test_the_parts_of_two_tokens_make_no_third() -> None:
+    """Whoever has a short token and a token of a trace gets no longer one out of them."""
+    trace = TraceParent.from_header("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    later = NOW + timedelta(days=365)
+    tokens = [
+        sign(SECRET, THREAD, SOON),
+        sign(SECRET, THREAD, SOON, trace=trace),
+        sign(SECRET, THREAD, later, bearer=CALL),
+        sign(SECRET, uuid4(), later),
+        sign(b"a secret of somebody else's", THREAD, later),
+    ]
+    parts = [token.split(".") for token in tokens]
+    for head, body, signature in product(*zip(*parts, strict=True)):
+        token = f"{head}.{body}.{signature}"
+        if token not in tokens:
+            assert code_of(token) == "invalid_token"
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS384", "HS512"])
+def test_a_token_does_not_choose_how_it_is_checked(algorithm: str) -> None:
+    claims = {"sub": str(THREAD), "exp": int(SOON.timestamp())}
+    key = None if algorithm == "none" else SECRET
+    assert code_of(jwt.encode(claims, key, algorithm)) == "invalid_token"
+
+
+def test_a_token_of_the_same_secret_for_something_else_is_worth_nothing() -> None:
+    claims = {"sub": str(THREAD), "exp": int(SOON.timestamp())}
+    assert code_of(jwt.encode(claims, SECRET, "HS256")) == "invalid_token"
+
+
+def test_a_token_brings_its_trace_back() -> None:
+    trace = TraceParent.from_header("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert trace is not None
+    assert check(SECRET, sign(SECRET, THREAD, SOON, trace=trace), THREAD, NOW) == trace
+    assert check(SECRET, sign(SECRET, THREAD, SOON), THREAD, NOW) is None

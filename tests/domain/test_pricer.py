@@ -247,6 +247,29 @@ def test_a_sibling_has_its_own_price_and_not_the_operator_s(operator: Pricer) ->
     assert priced.price_version.startswith("genai-prices")
 
 
+@pytest.mark.parametrize("served", ["", "unknown", "gpt-4.1-nano-2025-04-14", "gpt-4.1-nano"])
+@pytest.mark.parametrize("outcome", [Outcome.OK, Outcome.ERROR, Outcome.INTERRUPTED])
+def test_what_save_mode_sent_is_priced_as_sent_whatever_the_vendor_names(
+    catalogue: Catalogue, served: str, outcome: Outcome
+) -> None:
+    """The operator pays half a dollar for a million, and a hundred for the model that was meant."""
+    text = OPERATOR.replace('"gpt-4.1"', '"gpt-4.1-nano"').replace('"1"', '"0.5"')
+    dear = OPERATOR.replace('input_tokens = "1"', 'input_tokens = "100"')
+    books = [PriceBook.parse(t, name="operator", where="prices.toml") for t in (text, dear)]
+    sent = event(
+        Kind.LLM,
+        "openai",
+        served,
+        Quantities(input_tokens=1_000_000),
+        requested_model="gpt-4.1",
+        sent_model="gpt-4.1-nano",
+        outcome=outcome,
+    )
+    priced = Pricer(tuple(books), catalogue).price(sent)
+    assert priced.cost == Cost(input_tokens=Decimal("0.5"))
+    assert priced.price_version == "operator 2026-11-01 openai/gpt-4.1-nano"
+
+
 def test_the_operator_s_price_holds_for_the_same_model_under_a_path(catalogue: Catalogue) -> None:
     text = OPERATOR.replace('"openai"', '"google"').replace("gpt-4.1", "gemini-2.5-flash")
     pricer = Pricer((PriceBook.parse(text, name="operator", where="prices.toml"),), catalogue)

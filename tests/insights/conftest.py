@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import SecretStr
 
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread, Turn
 from flow.domain.insights.insights import InsightsResult
 from flow.domain.usage.events import Owner, UsageEvent
@@ -18,8 +19,8 @@ from flow.insights.extract import ExtractInsightsStep
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.replies import Reply
 from flow.sandbox.server import Served
-from flow.vendors.endpoint import Endpoint
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import openai_endpoint
 from tests.notebook import Notebook
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -38,7 +39,7 @@ def a_thread(*said: str, **insights: Any) -> Thread:
         product="voice_bot",
         billable=True,
         status=Status.EXTRACTING,
-        join={"insights": insights} if insights else {},
+        join=JoinRequest.from_json({"insights": insights} if insights else {}),
         transcript=tuple(turns),
         insights=None,
         usage_stats={},

@@ -15,7 +15,7 @@ from flow.domain.usage.events import Cost, Outcome, Quantities, UsageEvent
 from flow.sandbox.faults import Fault
 from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
 from flow.sandbox.server import Served
-from flow.vendors.openai import openai_endpoint
+from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
 from flow.vendors.posthog_wrapper import PosthogWrapper
 from tests.insights.conftest import TALK, Extraction, Vendor, a_thread, extracted

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from flow.db.database import Database
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
 
 NewOwner = Callable[[], Awaitable[Owner]]
@@ -23,7 +24,7 @@ def new_owner(database: Database) -> NewOwner:
         joined = await database.join_thread(
             key,
             uuid4(),
-            {"product": "voice_bot"},
+            JoinRequest(product="voice_bot"),
             billable=True,
             idempotency_key=None,
             fingerprint="f",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -242,3 +243,73 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
     fd = os.open("/dev/full", os.O_RDWR | os.O_APPEND)
     with pytest.raises(OSError, match="No space left"):
         Spool(tmp_path / "full.jsonl", fd).append("event", {"n": 1})
+
+
+def test_a_line_that_was_written_in_part_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has room for half of it, and for all of the next one."""
+    spool = Spool.create(tmp_path)
+    spool.append("event", {"n": 1})
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+    with pytest.raises(OSError, match="disk is full"):
+        spool.append("event", {"n": 2})
+    monkeypatch.undo()
+    spool.append("event", {"n": 3})
+    assert events_of(spool) == [{"n": 1}, {"n": 3}]
+    assert spool.path.stat().st_size == spool.unsent_bytes
+
+
+@pytest.mark.parametrize("becomes", ["replaced", "removed"])
+def test_a_file_that_is_no_spool_any_more_once_it_is_locked_is_left_alone(
+    becomes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process trims or removes it between the moment it is opened and the lock."""
+    path = tmp_path / "0.jsonl"
+    path.write_bytes(b'{"op":"event","event":{"n":1}}\n')
+    lock = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.undo()
+        if becomes == "replaced":
+            (tmp_path / "other").write_bytes(b"")
+            (tmp_path / "other").replace(path)
+        else:
+            path.unlink()
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert list(Spool.orphans(tmp_path)) == []
+
+
+def test_a_spool_that_cannot_be_replaced_is_kept_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool.create(tmp_path)
+    still_open = spool.append("open", {"call": 1})
+    spool.append("event", {"n": 1})
+    _, position = spool.read(2)
+    spool.append("event", {"n": 2})
+    spool.advance(position)
+    monkeypatch.setattr(os, "write", lambda fd, data: len(data) - 1)
+    with pytest.raises(OSError, match="disk is full"):
+        spool.trim([still_open], threshold=0)
+    monkeypatch.undo()
+    assert events_of(spool) == [{"n": 2}]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"]
+    spool.append("event", {"n": 3})
+    spool.close()
+    (orphan,) = Spool.orphans(tmp_path)
+    assert events_of(orphan) == [{"call": 1}, {"n": 1}, {"n": 2}, {"n": 3}]
+
+
+@pytest.mark.parametrize("short_of", [0, 1])
+def test_open_lines_are_only_moved_when_enough_has_been_sent(short_of: int, tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path)
+    still_open = spool.append("open", {"call": 1})
+    _, position = spool.read(1)
+    spool.advance(position)
+    inode = spool.path.stat().st_ino
+    spool.trim([still_open], threshold=position - short_of)
+    assert (spool.path.stat().st_ino != inode) == bool(short_of)

@@ -68,7 +68,7 @@ async def test_turns_arrive_though_the_database_is_away_and_leave_the_disk(
         recorder.record_turn(owner.workflow_thread_id, turn(0, SECRET))
         recorder.record(llm_event(owner))
         assert SECRET in on_disk(tmp_path)
-        assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+        assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
         assert await recorder.drain(owner.workflow_thread_id, 10)
         assert SECRET not in on_disk(tmp_path)
         assert str(call.id) in on_disk(tmp_path)

@@ -98,12 +98,14 @@ async def test_a_line_nobody_can_read_does_not_wait_for_ever(
     with spool.open("r+b") as file:
         file.write(b"x" * (size - 1))
     watched.clock.now += 5
-    watched.recorder.record(llm_event(owner))
+    watched.recorder.record(second := llm_event(owner))
     watched.recorder.start()
     async with asyncio.timeout(20):
         while watched.watch.oldest_secs:
             await asyncio.sleep(0.05)
     await watched.recorder.close(1)
+    readable = await database.get_thread_usage(owner.workflow_thread_id)
+    assert [row["id"] for row in readable] == [str(second.id)]
 
 
 def test_of_many_that_wait_the_oldest_is_known() -> None:

@@ -21,7 +21,7 @@ from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Reply, ToolCall
 from flow.sandbox.server import Served
-from flow.vendors.openai import openai_client, openai_endpoint
+from flow.vendors.openai_client import openai_client, openai_endpoint
 from tests.notebook import Notebook
 
 LONG = " ".join(f"Sentence number {n} tells you a little more." for n in range(30))

@@ -19,8 +19,8 @@ from flow.metering.wires.openai_chat import OpenAIChat
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
-from flow.vendors.endpoint import Endpoint
-from flow.vendors.openai import (
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import (
     failure_of,
     may_pass,
     openai_client,

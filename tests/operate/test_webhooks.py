@@ -25,7 +25,7 @@ async def a_key(terminal: Terminal, name: str = "Ada") -> ApiKey:
 
 async def told(terminal: Terminal, key: ApiKey) -> UUID:
     """A thread that is over, and of which somebody is to be told."""
-    join = JOIN | {"webhook_url": URL}
+    join = JOIN.model_copy(update={"webhook_url": URL})
     made = await terminal.database.join_thread(
         key, uuid4(), join, billable=True, idempotency_key=None, fingerprint="f"
     )

@@ -210,6 +210,7 @@ def test_a_caller_may_hang_up_on_a_bot_that_is_speaking():
 def test_a_call_without_lines_is_a_caller_who_only_listens():
     call = run(script(hang_up=AfterBot(1.0)), Polite(greeting=2.0, reply=1.0))
     assert call.hung_up_at == pytest.approx(3.0, abs=0.05)
+    assert len(call.sent) == round(call.hung_up_at / CHUNK_SECS) * CHUNK_BYTES
     assert not any(call.sent)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +33,12 @@ def test_a_quick_run_says_what_it_found_and_against_what_bar(tmp_path: Path) -> 
     measures = [one for one in report["measures"] if one["id"].startswith("P")]
     carried = [one for one in report["measures"] if one not in measures]
     assert [one["id"] for one in measures] == ["P2", "P4", "P4", "P4", "P5", "P5"]
-    assert len(carried) > 1
-    assert all(one["value"] >= 0 for one in carried)
+    assert {one["id"] for one in carried} == {"carry"}
+    assert Counter(one["unit"] for one in carried) == {"ms CPU": 8, "calls": 6}
+    whole = {one["what"]: one["value"] for one in carried if one["unit"] == "ms CPU"}
+    assert whole["finishing: insights, settling, the workflow"] > 0
+    at_once = [one["value"] for one in carried if one["what"].startswith("calls at once")]
+    assert 0 < at_once[0] < at_once[1] < at_once[2]
     for one in measures[1:]:
         assert one["value"] > 0
         assert one["passed"] in (True, False)

@@ -24,8 +24,7 @@ async def domain(
 ) -> AsyncIterator[tuple[Daily, DailySandbox]]:
     stand_in = DailySandbox()
     async with Served(stand_in) as url:
-        pauses = (0.0, 0.0)
-        daily = Daily(SecretStr(key), f"{url}/v1", answer_secs=answer_secs, pauses_secs=pauses)
+        daily = Daily(SecretStr(key), f"{url}/v1", answer_secs=answer_secs, first_pause_secs=0)
         yield daily, stand_in
         await daily.aclose()
 

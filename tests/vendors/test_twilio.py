@@ -68,7 +68,7 @@ def test_both_sides_sign_alike_whatever_the_parameters(parameters: dict[str, str
 async def account(token: str = AUTH_TOKEN) -> AsyncIterator[tuple[Twilio, TwilioSandbox]]:
     stand_in = TwilioSandbox()
     async with Served(stand_in) as url:
-        twilio = Twilio(ACCOUNT_SID, SecretStr(token), url, answer_secs=0.5, pauses_secs=(0.0, 0.0))
+        twilio = Twilio(ACCOUNT_SID, SecretStr(token), url, answer_secs=0.5, first_pause_secs=0)
         yield twilio, stand_in
         await twilio.aclose()
 

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from flow.db.database import Database
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread, Turn
 from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.ledger.recorder import Recorder
@@ -91,7 +92,12 @@ async def in_call(database: Database, claim: str = "somebody/1") -> UUID:
     """A thread whose call is running, with two turns said."""
     key = await database.resolve_api_key(f"key_{uuid4().hex}", "team_1", "A key")
     joined = await database.join_thread(
-        key, uuid4(), {"product": "voice_bot"}, billable=True, idempotency_key=None, fingerprint=""
+        key,
+        uuid4(),
+        JoinRequest(product="voice_bot"),
+        billable=True,
+        idempotency_key=None,
+        fingerprint="",
     )
     thread_id = joined.thread.id
     await database.claim_thread(thread_id, claim)

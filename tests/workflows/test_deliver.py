@@ -29,8 +29,8 @@ from flow.errors import DatabaseUnavailable
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served, gone
 from flow.sandbox.webhooks import WebhookReceiver
+from flow.vendors.webhook_sender import WebhookSender
 from flow.vendors.webhook_signing import new_secret
-from flow.vendors.webhooks import WebhookSender
 from flow.workflows.deliver import Deliverer
 from tests.db.making import JOIN, a_key
 
@@ -64,7 +64,7 @@ class Receiving:
 
 async def over(database: Database, key: ApiKey, url: str = "https://hooks.example.com/") -> UUID:
     """A thread that has failed, and of which somebody is to be told."""
-    join = JOIN | {"webhook_url": url}
+    join = JOIN.model_copy(update={"webhook_url": url})
     made = await database.join_thread(
         key, uuid4(), join, billable=True, idempotency_key=None, fingerprint="f"
     )
@@ -312,7 +312,7 @@ import asyncio, sys
 from prometheus_client import CollectorRegistry
 from flow.db.database import Database
 from flow.db.postgres_transport import PostgresTransport
-from flow.vendors.webhooks import WebhookSender
+from flow.vendors.webhook_sender import WebhookSender
 from flow.workflows.deliver import Deliverer
 
 async def main():

@@ -28,7 +28,7 @@ ARRIVAL_SECS = 10.0
 
 
 class Rooms(Protocol):
-    """The vendors' rooms: see `flow.vendors.rooms`."""
+    """The vendors' rooms: see `flow.vendors.meeting_rooms`."""
 
     def has(self, transport: str) -> bool:
         """Whether rooms of this transport can be opened here."""
@@ -130,7 +130,7 @@ class RoomCalls:
             meeting = await self.invite(thread, transport, until)
             kept = replace(meeting.room, token=None)
             trace = None if thread.trace is None else thread.trace.to_header()
-            end = lasts_until(until, thread.join["max_duration_secs"])
+            end = lasts_until(until, thread.join.longest_secs)
             await self._queue.put(thread, OpenRoom(kept, end, trace), until)
             return meeting
         return await self._begin_here(thread, transport, until)
@@ -159,7 +159,7 @@ class RoomCalls:
         Raises:
             TransportUnavailable: the vendor does not give one.
         """
-        longest_secs: int = thread.join["max_duration_secs"]
+        longest_secs: int = thread.join.longest_secs
         return await self._rooms.meet(thread.id, transport, until, longest_secs)
 
     async def _close(self, thread_id: UUID, room: Room) -> None:

@@ -20,7 +20,7 @@ from flow.bot.transports.room import RoomTransport
 from flow.domain.calls.media_stream import CarrierRequest, MediaStream
 from flow.domain.calls.room import Room
 from flow.domain.calls.transport_spec import TransportSpec
-from flow.vendors.rooms import RoomProvider
+from flow.vendors.meeting_rooms import RoomProvider
 
 
 @dataclass(frozen=True, slots=True)

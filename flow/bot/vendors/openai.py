@@ -11,7 +11,7 @@ from flow.bot.vendors.spec import Build, ServiceSpec, Tap, Vendor, pipecat_class
 from flow.domain.usage.units import Kind
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
-from flow.vendors.openai import http_client, openai_client
+from flow.vendors.openai_client import http_client, openai_client
 
 
 def compatible_chat(service: str) -> ServiceSpec:

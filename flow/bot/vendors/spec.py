@@ -15,7 +15,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError
 from flow.metering.wires.http import HttpWire
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,12 @@ class JoinRequest(Part):
     def _is_small(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         return value if _is_stored(info) else _bounded(value, MAX_METADATA_BYTES)
 
+    @property
+    def longest_secs(self) -> int:
+        """How long the call may last; known once the join is resolved."""
+        assert self.max_duration_secs is not None, "the join was not resolved"
+        return self.max_duration_secs
+
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
         """What `to_json` gave. It was judged when it was taken in, and is not judged again."""

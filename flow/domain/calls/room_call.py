@@ -84,7 +84,7 @@ class Taken:
 
     def join(self, back: str = BACK) -> JoinRequest:
         """The join for what is left of the call: a bot that comes back says so, and no greeting."""
-        join = JoinRequest.from_json(self.thread.join)
+        join = self.thread.join
         if self.elapsed_secs is None:
             return join
         assert join.max_duration_secs is not None, "the join was not resolved"

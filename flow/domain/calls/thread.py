@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID
 
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.trace_parent import TraceParent
 from flow.domain.usage.events import Owner
 
@@ -103,7 +104,7 @@ class Pulse:
 class Thread:
     """A row of ``workflow_threads`` with its transcript.
 
-    ``join`` is the accepted join request as JSON; ``usage_stats`` the running account (for
+    ``join`` is the accepted join request; ``usage_stats`` the running account (for
     reading; the ledger is the truth); ``insights`` what was extracted, or
     ``{"status": "skipped" | "failed", "reason": ...}``. ``trace`` is the span of the join, known
     only where its token was shown: it is in the token, and not in the database.
@@ -115,7 +116,7 @@ class Thread:
     product: str
     billable: bool
     status: Status
-    join: dict[str, Any]
+    join: JoinRequest
     transcript: tuple[Turn, ...]
     insights: dict[str, Any] | None
     usage_stats: dict[str, Any]

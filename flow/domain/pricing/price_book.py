@@ -55,7 +55,7 @@ class PriceBook:
         """The book written in ``text``.
 
         Raises:
-            ConfigurationError: one sentence for each mistake, with file, line and entry.
+            ConfigurationError: one sentence for each mistake, with file, entry and field.
         """
         return cls(name, read_lines(text, where))
 

@@ -1,4 +1,4 @@
-"""What a price file says: dated prices with a source, in TOML.
+"""Price files: dated prices with a source, in TOML, validated by pydantic.
 
 ::
 
@@ -31,19 +31,29 @@ wherever that price is, rates that it lacks::
 It is for every tier, unless it names one.
 
 A line is never changed once it has been used: a new price is a new line with a later date, and
-what happened before keeps its old one.
+earlier usage keeps the old one.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from flow.domain.pricing.model_names import is_release
 from flow.domain.pricing.price_times import PriceTimes
@@ -51,6 +61,7 @@ from flow.domain.pricing.rates import Multiple, Rate, Rates
 from flow.domain.pricing.service_tier import normal_tier
 from flow.domain.usage.units import UNITS, Measure
 from flow.errors import ConfigurationError
+from flow.kit.toml_errors import mistake, path_of, sentence_of, suggestion
 
 _PER = {
     "per_unit": 1,
@@ -60,9 +71,6 @@ _PER = {
     "per_hour": 3600,
 }
 _OF_TIME = ("per_minute", "per_hour")
-_TEXTS = ("vendor", "model", "source", "service_tier", "note")
-_TIMES = ("weekdays", "hours", "except_on")
-_REQUIRED = ("vendor", "model", "effective_from", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,70 +113,58 @@ class PriceLine:
 
 
 def read_lines(text: str, where: str) -> tuple[PriceLine, ...]:
-    """The prices written in ``text``, which came from the file ``where``.
+    """The prices in ``text``, which is that of the file ``where``.
 
     Raises:
-        ConfigurationError: one sentence for each mistake, with file, line and entry.
+        ConfigurationError: one sentence for each mistake, with the file, the number of the entry
+            and the path of the field.
     """
     try:
         data = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{where} is not TOML: {error}.") from None
-    reader = _Reader(where, text)
-    lines = tuple(reader.read(data))
-    if reader.mistakes:
-        raise ConfigurationError("\n".join(reader.mistakes))
-    return lines
+    entries = data.get("price", [])
+    if not isinstance(entries, list) or set(data) - {"price"}:
+        raise ConfigurationError(f"{where}: only [[price]] entries are known.")
+    lines: dict[int, PriceLine] = {}
+    mistakes: list[str] = []
+    for number, fields in enumerate(entries, start=1):
+        entry = f"{where}: entry {number}{_named(fields)}"
+        try:
+            line = _Entry.model_validate(fields).line()
+        except ValidationError as error:
+            mistakes += [f"{entry}: {_problem(one)}." for one in error.errors()]
+            continue
+        mistakes += [f"{entry}: {twin}." for twin in _twins(line, lines)]
+        lines[number] = line
+    if mistakes:
+        raise ConfigurationError("\n".join(mistakes))
+    return tuple(lines.values())
 
 
-class _Mistake(ValueError):
-    """Something is wrong with one entry."""
+def _named(fields: Any) -> str:
+    if isinstance(fields, Mapping) and fields.get("vendor") and fields.get("model"):
+        return f", {fields['vendor']}/{fields['model']}"
+    return ""
 
 
-class _Reader:
-    """Reads entries and collects what is wrong with them."""
+def _problem(error: ErrorDetails) -> str:
+    *table, name = error["loc"] or ("the entry",)
+    if error["type"] == "missing":
+        return f"{path_of(error['loc'])} is missing"
+    if error["type"] == "extra_forbidden":
+        known = _MultipleTable if table else _Entry
+        return f"{path_of(error['loc'])} is not known: {suggestion(str(name), known.model_fields)}"
+    sentence = sentence_of(error)
+    return f"{path_of(error['loc'])}: {sentence}" if error["loc"] else sentence
 
-    def __init__(self, where: str, text: str) -> None:
-        self._where = where
-        self._headers = [
-            number
-            for number, line in enumerate(text.splitlines(), start=1)
-            if re.match(r"\s*\[\[\s*price\s*\]\]", line)
-        ]
-        self._read: list[tuple[int, PriceLine]] = []
-        self.mistakes: list[str] = []
 
-    def read(self, data: Mapping[str, Any]) -> Iterator[PriceLine]:
-        entries = data.get("price", [])
-        if not isinstance(entries, list) or set(data) - {"price"}:
-            self.mistakes.append(f"{self._where}: only [[price]] entries are known.")
+def _twins(line: PriceLine, lines: Mapping[int, PriceLine]) -> Iterator[str]:
+    for number, other in lines.items():
+        if _meet(line, other):
+            at = " at some of these times" if line.times else ""
+            yield f"entry {number} already has a price for this from the same day on{at}"
             return
-        for number, entry in enumerate(entries, start=1):
-            try:
-                line = _line(entry)
-                self._refuse_twin(line)
-            except _Mistake as mistake:
-                self.mistakes.append(f"{self._place(number, entry)}: {mistake}.")
-            else:
-                self._read.append((number, line))
-                yield line
-
-    def _refuse_twin(self, line: PriceLine) -> None:
-        for number, other in self._read:
-            if _meet(line, other):
-                at = " at some of these times" if line.times else ""
-                raise _Mistake(
-                    f"entry {number} already has a price for this from the same day on{at}"
-                )
-
-    def _place(self, number: int, entry: Any) -> str:
-        at = ""
-        if number <= len(self._headers):
-            at = f" (line {self._headers[number - 1]})"
-        what = ""
-        if isinstance(entry, Mapping) and entry.get("vendor") and entry.get("model"):
-            what = f", {entry['vendor']}/{entry['model']}"
-        return f"{self._where}: entry {number}{at}{what}"
 
 
 def _meet(line: PriceLine, other: PriceLine) -> bool:
@@ -184,101 +180,129 @@ def _meet(line: PriceLine, other: PriceLine) -> bool:
     return line.times.meet(other.times)
 
 
-def _line(entry: Any) -> PriceLine:
-    if not isinstance(entry, Mapping):
-        raise _Mistake("is not a table")
-    if unknown := set(entry) - {*_TEXTS, *_REQUIRED, *_TIMES, *_PER, "multiples"}:
-        raise _Mistake(f"{', '.join(sorted(unknown))} is not known")
-    if missing := [name for name in _REQUIRED if name not in entry]:
-        raise _Mistake(f"{', '.join(missing)} is missing")
-    for name in _TEXTS:
-        if name in entry and not (isinstance(entry[name], str) and entry[name].strip()):
-            raise _Mistake(f"{name} must be text")
-    rates, multiples = _rates(entry), _multiples(entry)
-    if bool(rates) == bool(multiples):
-        raise _Mistake(
-            f"one rate or more is needed in {', '.join(_PER)}, or multiples in place of them"
-        )
-    vendor = entry["vendor"].strip().lower()
-    return PriceLine(
-        vendor=vendor,
-        model=entry["model"].strip().lower(),
-        service_tier=normal_tier(vendor, entry.get("service_tier")),
-        effective_from=_day(entry["effective_from"], "effective_from"),
-        source=entry["source"],
-        rates=Rates(rates),
-        multiples=multiples,
-        times=_times(entry),
-        note=entry.get("note"),
-    )
+def _text(value: str) -> str:
+    if not value.strip():
+        raise mistake("must be text that says something")
+    return value
 
 
-def _rates(entry: Mapping[str, Any]) -> dict[str, Rate]:
-    rates: dict[str, Rate] = {}
-    for table, per in _PER.items():
-        for unit, usd in _table(entry, table, '{ output_tokens = "10" }'):
-            if table in _OF_TIME and UNITS[unit].measure is not Measure.SECONDS:
-                raise _Mistake(f"{table}.{unit} is not a unit of time")
-            if unit in rates:
-                raise _Mistake(f"{unit} has a second rate in {table}")
-            rates[unit] = Rate(_number(usd, f"{table}.{unit}", "USD "), per)
-    return rates
+def _not_empty(value: list[Any]) -> list[Any]:
+    if not value:
+        raise mistake("must not be empty")
+    return value
 
 
-def _multiples(entry: Mapping[str, Any]) -> dict[str, Multiple]:
-    multiples: dict[str, Multiple] = {}
-    example = '{ of = "input_tokens", factor = "2" }'
-    for unit, multiple in _table(entry, "multiples", f"{{ cache_write_tokens = {example} }}"):
-        name = f"multiples.{unit}"
-        if not isinstance(multiple, Mapping) or set(multiple) != {"of", "factor"}:
-            raise _Mistake(f"{name} must be a table such as {example}")
-        if multiple["of"] not in UNITS or multiple["of"] == unit:
-            raise _Mistake(f"{name}.of must be another unit, not {multiple['of']!r}")
-        multiples[unit] = Multiple(multiple["of"], _number(multiple["factor"], f"{name}.factor"))
-    return multiples
+def _unit(value: str) -> str:
+    if value not in UNITS:
+        raise mistake(f"is not a unit: {suggestion(value, UNITS)}")
+    return value
 
 
-def _table(entry: Mapping[str, Any], name: str, example: str) -> Iterator[tuple[str, Any]]:
-    table = entry.get(name, {})
-    if not isinstance(table, Mapping):
-        raise _Mistake(f"{name} must be a table such as {example}")
-    for unit, value in table.items():
-        if unit not in UNITS:
-            raise _Mistake(f"{name}.{unit} is not known; units are {', '.join(UNITS)}")
-        yield unit, value
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | float):
+        raise mistake("must be a number from 0 on")
+    return value
 
 
-def _number(value: Any, name: str, of: str = "") -> Decimal:
-    if isinstance(value, str | int | Decimal) and not isinstance(value, bool):
-        try:
-            number = Decimal(value)
-        except InvalidOperation:
-            number = Decimal("NaN")
-        if number.is_finite() and number >= 0:
-            return number
-    raise _Mistake(f"{name} must be a number {of and 'of ' + of}from 0 on, not {value!r}")
-
-
-def _times(entry: Mapping[str, Any]) -> PriceTimes | None:
-    given = {name: entry[name] for name in _TIMES if name in entry}
-    for name, value in given.items():
-        if not isinstance(value, list) or not value:
-            raise _Mistake(f"{name} must be a list, and not empty")
-    if not given:
-        return None
-    days = [_day(day, "except_on") for day in given.get("except_on", ())]
-    try:
-        return PriceTimes.parse(given.get("weekdays"), given.get("hours"), days)
-    except (TypeError, ValueError) as error:
-        raise _Mistake(f"weekdays and hours: {error}") from None
-
-
-def _day(value: Any, name: str) -> date:
+def _day(value: Any) -> Any:
+    """A TOML date, or text of one; a date with a time is no day."""
     if isinstance(value, str):
         try:
             return date.fromisoformat(value)
         except ValueError:
-            pass
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return value
-    raise _Mistake(f"{name} must be a day such as 2026-11-01, not {value}")
+            raise mistake("must be a day such as 2026-11-01") from None
+    if isinstance(value, datetime):
+        raise mistake("must be a day such as 2026-11-01")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Unit = Annotated[str, AfterValidator(_unit)]
+Number = Annotated[Decimal, BeforeValidator(_number), Field(strict=False, ge=0)]
+Day = Annotated[date, BeforeValidator(_day)]
+Usd = dict[Unit, Number]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _MultipleTable(_Table):
+    """How often the rate of another unit: ``{ of = "input_tokens", factor = "2" }``."""
+
+    of: Unit
+    factor: Number
+
+
+class _Entry(_Table):
+    """One ``[[price]]`` of a file."""
+
+    vendor: Text
+    model: Text
+    effective_from: Day
+    source: Text
+    service_tier: Text | None = None
+    note: Text | None = None
+    per_unit: Usd = {}
+    per_thousand: Usd = {}
+    per_million: Usd = {}
+    per_minute: Usd = {}
+    per_hour: Usd = {}
+    multiples: dict[Unit, _MultipleTable] = {}
+    weekdays: Annotated[list[str], AfterValidator(_not_empty)] | None = None
+    hours: Annotated[list[str], AfterValidator(_not_empty)] | None = None
+    except_on: Annotated[list[Day], AfterValidator(_not_empty)] | None = None
+
+    @model_validator(mode="after")
+    def _one_rate_a_unit(self) -> Self:
+        rates = [(table, unit) for table in _PER for unit in getattr(self, table)]
+        first = dict[str, str]()
+        for table, unit in rates:
+            if first.setdefault(unit, table) != table:
+                raise mistake(f"{unit} has a second rate in {table}")
+            if table in _OF_TIME and UNITS[unit].measure is not Measure.SECONDS:
+                raise mistake(f"{table}.{unit} is not a unit of time")
+        for unit, multiple in self.multiples.items():
+            if multiple.of == unit:
+                raise mistake(f"multiples.{unit}.of must be another unit")
+        if bool(rates) == bool(self.multiples):
+            tables = ", ".join(_PER)
+            raise mistake(f"one rate or more is needed in {tables}, or multiples in place of them")
+        return self
+
+    @model_validator(mode="after")
+    def _times_can_be_read(self) -> Self:
+        try:
+            self._times()
+        except ValueError as error:
+            raise mistake(f"weekdays and hours: {error}") from None
+        return self
+
+    def _times(self) -> PriceTimes | None:
+        if self.weekdays is None and self.hours is None and self.except_on is None:
+            return None
+        return PriceTimes.parse(self.weekdays, self.hours, self.except_on or ())
+
+    def line(self) -> PriceLine:
+        """The price that the entry gives."""
+        vendor = self.vendor.strip().lower()
+        return PriceLine(
+            vendor=vendor,
+            model=self.model.strip().lower(),
+            service_tier=normal_tier(vendor, self.service_tier),
+            effective_from=self.effective_from,
+            source=self.source,
+            rates=Rates(
+                {
+                    unit: Rate(usd, per)
+                    for table, per in _PER.items()
+                    for unit, usd in getattr(self, table).items()
+                }
+            ),
+            multiples={
+                unit: Multiple(multiple.of, multiple.factor)
+                for unit, multiple in self.multiples.items()
+            },
+            times=self._times(),
+            note=self.note,
+        )

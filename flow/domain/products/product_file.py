@@ -1,4 +1,4 @@
-"""What a product file says, in TOML. The operator's file replaces the shipped one as a whole.
+"""Product files, in TOML. The operator's file replaces the shipped one as a whole.
 
 ::
 
@@ -28,48 +28,39 @@
     instruction = "Answer in one or two short sentences."
     prompt_cache = true                  # keep cached prompts for longer
 
-``insights`` is what the step after a call may use: ``calls`` is false, and it has none of what
-only a call has. Nobody asks for its models in a join, so one without a price is not refused: the
-start of the service warns of it, unless ``unpriced`` says ``"allow"``. A file without it gets the
-shipped one. What is left out has the default of `flow.domain.products.product.Product`.
+``insights`` is what the step after a call may use: its ``calls`` is false, and it has no field that
+only a call needs. No join asks for its models, so one without a price is not refused: the start of
+the service warns of it, unless ``unpriced`` says ``"allow"``. A file without it gets the shipped
+one. A field that is left out has the default of `flow.domain.products.product.Product`.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flow.domain.products.product import CALL_FIELDS, INSIGHTS, Product, Products
-from flow.domain.products.product_fields import (
-    Check,
-    Place,
-    bucket,
-    choice,
-    fields,
-    flag,
-    name,
-    names,
-    text,
-    usd,
-    whole,
-)
-from flow.domain.products.product_models import Parts, models, saving
-from flow.domain.products.save_mode import SaveMode
-from flow.errors import ConfigurationError
-from flow.kit.toml_lines import KeyLines
-from flow.kit.toml_lines import Path as KeyPath
+from pydantic import ValidationError
 
-__all__ = ["Parts", "read_products"]
+from flow.domain.products.product import INSIGHTS, Product, Products
+from flow.domain.products.product_tables import (
+    InsightsTable,
+    ProductTable,
+    Vendors,
+    name_problem,
+    problems_of,
+)
+from flow.errors import ConfigurationError
+
+__all__ = ["Vendors", "read_products"]
 
 _SHIPPED = "products.toml"
-_LONGEST_CALL_SECS = 14_400
 
 
-def read_products(path: Path | None, vendors: Parts) -> Products:
+def read_products(path: Path | None, vendors: Vendors) -> Products:
     """The products of the operator's file, or the shipped ones without it.
 
     Args:
@@ -78,7 +69,7 @@ def read_products(path: Path | None, vendors: Parts) -> Products:
 
     Raises:
         ConfigurationError: the file cannot be read, or one sentence for each mistake in it, with
-            file, line and key.
+            the file and the path of the field.
     """
     if path is None:
         return Products(_shipped(vendors))
@@ -86,126 +77,66 @@ def read_products(path: Path | None, vendors: Parts) -> Products:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"The product file {path} cannot be read: {error}.") from None
-    products = _File(str(path), text, vendors).read()
+    products = _parse(text, str(path), vendors)
     if all(product.name != INSIGHTS for product in products):
         products += [product for product in _shipped(vendors) if product.name == INSIGHTS]
     return Products(products)
 
 
-def _shipped(vendors: Parts) -> list[Product]:
+def _shipped(vendors: Vendors) -> list[Product]:
     text = resources.files("flow.domain.products").joinpath(_SHIPPED).read_text("utf-8")
-    return _File(_SHIPPED, text, vendors).read()
+    return _parse(text, _SHIPPED, vendors)
 
 
-def _checks(vendors: Parts) -> dict[str, Check]:
-    """What each field of a product may hold."""
-    return {
-        "billable": flag,
-        "calls": flag,
-        "aliases": names,
-        "credit_bucket": bucket,
-        "max_duration_secs": whole(5, _LONGEST_CALL_SECS),
-        "reservation_usd": usd,
-        "reservation_secs": whole(0, _LONGEST_CALL_SECS),
-        "concurrency_per_key": whole(1, 1_000_000),
-        "on_exceeded": choice("finish", "wrap_up"),
-        "wrap_up_secs": whole(1, 120),
-        "goodbye": text(1_000),
-        "save_mode": choice("off", "auto", "on", of=SaveMode),
-        "unpriced": choice("refuse", "allow"),
-        "llm": models("llm", vendors),
-        "stt": models("stt", vendors),
-        "tts": models("tts", vendors),
-        "saving": saving(vendors),
-    }
-
-
-class _File:
-    """One product file, read once; collects what is wrong with it."""
-
-    def __init__(self, where: str, text: str, vendors: Parts) -> None:
-        self._where = where
+def _parse(text: str, where: str, vendors: Vendors) -> list[Product]:
+    try:
+        data = tomllib.loads(text, parse_float=_number)
+    # Endless integers and brackets are no TOMLDecodeError.
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{where} is not TOML: {error}.") from None
+    products: list[Product] = []
+    mistakes: list[str] = []
+    for name, fields in data.items():
+        if not isinstance(fields, Mapping):
+            mistakes.append(f"{name} is no product: each is one table, such as [voice_bot]")
+            continue
+        if problem := name_problem(name):
+            mistakes.append(problem)
+        table = InsightsTable if name == INSIGHTS else ProductTable
         try:
-            self._data = tomllib.loads(text, parse_float=_number)
-        # Endless integers and brackets are no TOMLDecodeError.
-        except (ValueError, RecursionError) as error:
-            raise ConfigurationError(f"{where} is not TOML: {error}.") from None
-        self._lines = KeyLines(text)
-        self._checks = _checks(vendors)
-        self._mistakes: list[tuple[int, str]] = []
+            products.append(table.model_validate(fields, context=vendors).product(name))
+        except ValidationError as error:
+            mistakes += problems_of(error, name)
+    mistakes += [*_alias_problems(products, data), *_call_problems(data)]
+    if mistakes:
+        ends = ("" if one.endswith("?") else "." for one in mistakes)
+        raise ConfigurationError(
+            "\n".join(f"{where}: {one}{end}" for one, end in zip(mistakes, ends, strict=True))
+        )
+    return products
 
-    def read(self) -> list[Product]:
-        """The file's products in its order.
 
-        Raises:
-            ConfigurationError: one sentence for each mistake.
-        """
-        products = [self._product(name, table) for name, table in self._data.items()]
-        self._check_aliases(products)
-        self._check_calls()
-        if self._mistakes:
-            self._mistakes.sort(key=lambda mistake: mistake[0])
-            raise ConfigurationError("\n".join(said for _, said in self._mistakes))
-        return products
+def _alias_problems(products: list[Product], data: Mapping[str, Any]) -> Iterator[str]:
+    """No name may mean two products."""
+    taken = {name: name for name in (INSIGHTS, *data)}
+    for product in products:
+        for alias in product.aliases:
+            other = taken.setdefault(alias, product.name)
+            if other != product.name or alias == product.name:
+                yield f"{product.name}.aliases: {alias!r} is the product {other!r} already"
 
-    def _product(self, called: str, table: Any) -> Product:
-        place = Place(self._note, (called,))
-        if not isinstance(table, Mapping):
-            place.note("is no product: each is one table, such as [voice_bot]")
-            return Product(called, billable=False)
-        name(called, place)
-        if "billable" not in table:
-            place.note("billable is missing: say whether its usage is charged to the team")
-        if called == INSIGHTS and table.get("calls", True) is True:
-            place.at("calls").note("must be false: no call is joined for insights")
-        checks = self._checks
-        if table.get("calls") is False:
-            checks = {**checks, **dict.fromkeys(CALL_FIELDS, _no_calls)}
-        return Product(**{"name": called, "billable": False, **fields(table, place, checks)})
 
-    def _check_aliases(self, products: list[Product]) -> None:
-        """No name may stand for two products."""
-        taken = {called: called for called in (INSIGHTS, *self._data)}
-        for product in products:
-            for alias in product.aliases:
-                other = taken.setdefault(alias, product.name)
-                if other != product.name or alias == product.name:
-                    index = self._data[product.name]["aliases"].index(alias)
-                    Place(self._note, (product.name, "aliases", index)).note(
-                        f"{alias!r} is the product {other!r} already"
-                    )
-
-    def _check_calls(self) -> None:
-        if not any(
-            called != INSIGHTS and isinstance(table, Mapping) and table.get("calls") is not False
-            for called, table in self._data.items()
-        ):
-            self._note((), "no product takes calls: write a table such as [voice_bot]")
-
-    def _note(self, path: KeyPath, wrong: str) -> None:
-        line = self._lines.line(path)
-        where = self._where if line is None else f"{self._where}, line {line}"
-        if keys := ".".join(_written(key) for key in path if isinstance(key, str)):
-            where = f"{where}, {keys}"
-        end = "" if wrong.endswith("?") else "."
-        mistake = line or 0, f"{where}: {wrong}{end}"
-        if mistake not in self._mistakes:  # a vendor may be wrong on both sides of a line
-            self._mistakes.append(mistake)
+def _call_problems(data: Mapping[str, Any]) -> Iterator[str]:
+    if not any(
+        name != INSIGHTS and isinstance(table, Mapping) and table.get("calls") is not False
+        for name, table in data.items()
+    ):
+        yield "no product takes calls: write a table such as [voice_bot]"
 
 
 def _number(digits: str) -> Decimal:
-    """An exact number; one too large for any is refused where it stands, like NaN itself."""
+    """An exact number; one too large for any is NaN, which every field refuses."""
     try:
         return Decimal(digits)
     except InvalidOperation:
         return Decimal("NaN")
-
-
-def _no_calls(_: Any, place: Place) -> None:
-    place.note(f"is for calls, and {place.path[0]!r} takes none: remove it")
-
-
-def _written(key: str) -> str:
-    """A key as TOML has it: in quotes unless it is plain."""
-    plain = key.isascii() and key.replace("-", "_").isidentifier()
-    return key if plain else f'"{key}"'

@@ -218,13 +218,14 @@ class Failure:
 
     @property
     def consumed_nothing(self) -> bool:
-        """Whether no vendor bills this: it refused by status, or the request never left.
+        """Whether no vendor bills this: it refused or sent elsewhere by status, or the request
+        never left.
 
         In any other case (no answer in time, a connection that closed) the vendor may have
         done the work, and then bills it.
         """
         if self.http_status is not None:
-            return self.http_status >= 400
+            return self.http_status >= 300
         return self.type.startswith(_NEVER_LEFT)
 
 

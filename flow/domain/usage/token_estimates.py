@@ -38,6 +38,9 @@ IMAGE = 765
 IMAGE_LOW_DETAIL = 85
 DOCUMENT = 2_000
 
+DEEPEST = 40
+"""How deep content may be nested in content; what is deeper is nobody's protocol."""
+
 _OLDER = ("gpt-3.5", "gpt-35", "gpt-4-", "text-embedding-")
 
 
@@ -88,19 +91,19 @@ def _message_tokens(message: Any, model: str) -> int:
     return total
 
 
-def _content_tokens(content: Any, model: str) -> int:
-    if content is None:
+def _content_tokens(content: Any, model: str, deepest: int = DEEPEST) -> int:
+    if content is None or not deepest:
         return 0
     if isinstance(content, str):
         return count_tokens(content, model)
     if _is_list(content):
-        return sum(_content_tokens(part, model) for part in content)
+        return sum(_content_tokens(part, model, deepest - 1) for part in content)
     if isinstance(content, Mapping):
-        return _part_tokens(content, model)
+        return _part_tokens(content, model, deepest - 1)
     return count_tokens(_json(content), model)
 
 
-def _part_tokens(part: Mapping[Any, Any], model: str) -> int:
+def _part_tokens(part: Mapping[Any, Any], model: str, deepest: int) -> int:
     kind = str(part.get("type", ""))
     if "image" in kind:
         image = part.get("image_url")
@@ -109,18 +112,18 @@ def _part_tokens(part: Mapping[Any, Any], model: str) -> int:
     if "audio" in kind:
         return 0
     if kind in ("document", "file", "input_file"):
-        return _document_tokens(part.get("source"), model)
+        return _document_tokens(part.get("source"), model, deepest)
     if kind == "tool_use":
         return PER_TOOL_CALL + _call_tokens(part, model)
     for key in ("text", "content", "refusal", "thinking"):
         if key in part:
-            return _content_tokens(part[key], model)
+            return _content_tokens(part[key], model, deepest)
     return count_tokens(_json(part), model)
 
 
-def _document_tokens(source: Any, model: str) -> int:
+def _document_tokens(source: Any, model: str, deepest: int) -> int:
     if isinstance(source, Mapping) and source.get("type") in ("text", "content"):
-        return _content_tokens(source.get("data") or source.get("content"), model)
+        return _content_tokens(source.get("data") or source.get("content"), model, deepest)
     return DOCUMENT
 
 
@@ -177,5 +180,7 @@ def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
 def _json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError):
         return str(value)
+    except RecursionError:  # nobody's protocol
+        return ""

@@ -46,6 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -81,6 +82,9 @@ class ReportedTokens:
     cache_write_1h_tokens: int | None = None
 
 
+MOST = 10**9
+"""More tokens than one piece of work can have; the ledger takes no more than 2**31 of a unit."""
+
 _NET = ("anthropic", "aws", "bedrock", "amazon")
 _GEMINI = ("google", "gemini", "vertex")
 
@@ -100,7 +104,7 @@ def normalise(reported: ReportedTokens, counting: Counting) -> Quantities:
         ContradictoryUsage: the report contradicts itself or lacks what it is about; the
             message holds the numbers. `certain` then gives what can be kept.
     """
-    _refuse_negative(reported)
+    _refuse_impossible(reported)
     read, write = reported.cache_read_tokens or 0, reported.cache_write_tokens or 0
     if counting is not Counting.NET and _says_net(reported, read + write):
         counting = Counting.NET
@@ -143,34 +147,34 @@ def certain(reported: ReportedTokens, counting: Counting) -> Quantities:
     """What can be kept of a report, contradictory or not; never raises.
 
     Prompt and completion are kept as they are; what is said to be a part of one of them is cut
-    to what fits into it; a negative number counts as nothing. A report that `normalise` accepts
-    gives the same here.
+    to what fits into it; a number that cannot be counts as nothing. A report that `normalise`
+    accepts gives the same here.
     """
     try:
         return normalise(reported, counting)
     except ContradictoryUsage:
         pass
-    prompt, output = _at_least_0(reported.prompt_tokens), _at_least_0(reported.completion_tokens)
+    prompt, output = _possible(reported.prompt_tokens), _possible(reported.completion_tokens)
     if _says_net(reported, (reported.cache_read_tokens or 0) + (reported.cache_write_tokens or 0)):
         counting = Counting.NET
-    read, write = _at_least_0(reported.cache_read_tokens), _at_least_0(reported.cache_write_tokens)
+    read, write = _possible(reported.cache_read_tokens), _possible(reported.cache_write_tokens)
     uncached = prompt
     if counting is not Counting.NET:
         read = min(read, prompt)
         write = min(write, prompt - read)
         uncached = prompt - read - write
-    cached_audio = min(_at_least_0(reported.cache_read_audio_tokens), read)
-    heard = _at_least_0(reported.input_audio_tokens) - cached_audio
+    cached_audio = min(_possible(reported.cache_read_audio_tokens), read)
+    heard = _possible(reported.input_audio_tokens) - cached_audio
     return Quantities(
         input_tokens=uncached,
         cache_read_tokens=read,
         cache_write_tokens=write,
         output_tokens=output,
-        reasoning_tokens=min(_at_least_0(reported.reasoning_tokens), output),
-        input_audio_tokens=min(_at_least_0(heard), uncached),
-        output_audio_tokens=min(_at_least_0(reported.output_audio_tokens), output),
+        reasoning_tokens=min(_possible(reported.reasoning_tokens), output),
+        input_audio_tokens=min(_possible(heard), uncached),
+        output_audio_tokens=min(_possible(reported.output_audio_tokens), output),
         cache_read_audio_tokens=cached_audio,
-        cache_write_1h_tokens=min(_at_least_0(reported.cache_write_1h_tokens), write),
+        cache_write_1h_tokens=min(_possible(reported.cache_write_1h_tokens), write),
     )
 
 
@@ -281,11 +285,13 @@ def _says_net(reported: ReportedTokens, cached: int) -> bool:
     return total == prompt + completion + cached and cached != (reported.reasoning_tokens or 0)
 
 
-def _refuse_negative(reported: ReportedTokens) -> None:
+def _refuse_impossible(reported: ReportedTokens) -> None:
     for name in ReportedTokens.__slots__:
         value = getattr(reported, name)
         if value is not None and value < 0:
             raise ContradictoryUsage(f"{name} is negative: {value}")
+        if value is not None and value > MOST:
+            raise ContradictoryUsage(f"{name} is more than any work has: {Decimal(value):.3e}")
 
 
 def _both(reported: ReportedTokens, beside: int) -> tuple[int, int]:
@@ -349,8 +355,8 @@ def _audio(reported: ReportedTokens, uncached: int, read: int, write: int) -> tu
     return min(audio - cached, uncached), cached
 
 
-def _at_least_0(value: int | None) -> int:
-    return max(value or 0, 0)
+def _possible(value: int | None) -> int:
+    return value if value is not None and 0 <= value <= MOST else 0
 
 
 def _sum(usage: Mapping[str, Any], *names: str) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence
 from flow.metering.meter import Meter
 from flow.metering.request import Ended, MeteredRequest
-from flow.metering.wires.http import FREE, Exchange, HttpAnswer, HttpRequest, HttpWire
+from flow.metering.wires.http import FREE, Exchange, Free, HttpAnswer, HttpRequest, HttpWire
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +87,7 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         """Send one attempt and meter it."""
         event_id = request.headers.get(EVENT_ID_HEADER)
         request, seen, asked_for = await self._prepared(request)
-        exchange = self._wire.open(seen)
+        exchange = self._opened(seen)
         if exchange is None or exchange is FREE:
             if exchange is None and seen.method == "POST":
                 log.error("unmetered_request", path=seen.path)
@@ -96,7 +96,7 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         work = self._meter.open(
             exchange.opening,
             asked_for=self._asked_for or asked_for,
-            event_id=UUID(event_id) if event_id is not None else None,
+            event_id=_uuid(event_id),
         )
         try:
             answer = await self._inner.handle_async_request(request)
@@ -107,7 +107,7 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         except BaseException:
             work.closed(Ended.ABANDONED)
             raise
-        if answer.status_code >= 400:
+        if not answer.is_success:  # What a redirect leads to is a request of its own.
             status = answer.status_code
             work.closed(Ended.REFUSED, Failure(error_name(status), f"HTTP {status}", status))
             return answer
@@ -130,6 +130,13 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         """Close what is behind it."""
         await self._inner.aclose()
 
+    def _opened(self, request: HttpRequest) -> Exchange | Free | None:
+        try:
+            return self._wire.open(request)
+        except Exception:
+            log.exception("reader_failed", reader=type(self._wire).__name__)
+            return None
+
     async def _prepared(
         self, request: httpx2.Request
     ) -> tuple[httpx2.Request, HttpRequest, str | None]:
@@ -141,12 +148,12 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         headers["accept-encoding"] = "gzip, deflate"
         seen = HttpRequest(request.method, request.url.path, _lower(headers), body)
         asked_for = seen.json.get("model")
-        if self._shape is not None and isinstance(asked_for, str):
-            shaped = self._shape(seen.json, self._meter.service.provider)
-            if shaped != seen.json:
-                body = json.dumps(shaped, ensure_ascii=False, separators=(",", ":")).encode()
-                headers["content-length"] = str(len(body))
-                seen = HttpRequest(request.method, request.url.path, _lower(headers), body)
+        shaped = self._shaped(seen.json)
+        if shaped != seen.json:
+            # In ASCII, which takes halves of characters as well.
+            body = json.dumps(shaped, separators=(",", ":")).encode()
+            headers["content-length"] = str(len(body))
+            seen = HttpRequest(request.method, request.url.path, _lower(headers), body)
         sent = httpx2.Request(
             request.method,
             request.url,
@@ -155,6 +162,16 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
             extensions=request.extensions,
         )
         return sent, seen, asked_for if isinstance(asked_for, str) else None
+
+    def _shaped(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._shape is None or not isinstance(request.get("model"), str):
+            return request
+        try:
+            return self._shape(request, self._meter.service.provider)
+        except Exception:
+            # It is for the vendor to refuse a request that makes no sense.
+            log.exception("shape_failed")
+            return request
 
 
 class _MeteredBody(httpx2.AsyncByteStream):
@@ -197,18 +214,23 @@ class _MeteredBody(httpx2.AsyncByteStream):
         """The client is done with the answer, at its end or before it."""
         if self._reader.done():
             return
-        self._is_abandoned = True
-        if self._drain:
+        self._is_abandoned = not self._work.is_whole
+        if self._is_abandoned and self._drain:
             asyncio.get_running_loop().call_later(DRAIN_SECS, self._reader.cancel)
-        else:
-            self._reader.cancel()
+            return
+        self._work.closed(Ended.ABANDONED if self._is_abandoned else Ended.DONE)
+        self._reader.cancel()
+        try:
             await asyncio.gather(self._reader, return_exceptions=True)
+        finally:
+            # A task that is cancelled before its first step never takes one.
+            await self._answer.aclose()
 
     async def _read(self) -> None:
         assert isinstance(self._answer.stream, httpx2.AsyncByteStream)
         try:
             async for part in self._answer.stream:
-                self._take(self._exchange.body(self._decoder(part)))
+                self._take(self._in_body(part))
                 self._parts.put_nowait(part)
         except asyncio.CancelledError:
             self._work.closed(Ended.ABANDONED)
@@ -226,6 +248,9 @@ class _MeteredBody(httpx2.AsyncByteStream):
             self._parts.put_nowait(None)
             await self._answer.aclose()
 
+    def _in_body(self, part: bytes) -> Iterator[Evidence]:
+        yield from self._exchange.body(self._decoder(part))
+
     def _take(self, evidence: Iterable[Evidence]) -> None:
         try:
             for one in evidence:
@@ -237,9 +262,35 @@ class _MeteredBody(httpx2.AsyncByteStream):
 
 def _decoder(encoding: str) -> Callable[[bytes], bytes]:
     if encoding.strip().lower() in ("gzip", "deflate", "x-gzip"):
-        inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        return lambda data: inflate.decompress(data)
+        return _Inflater().decode
     return lambda data: data
+
+
+class _Inflater:
+    """Undoes gzip and deflate, which some servers send without the header that belongs to it.
+
+    What cannot be inflated is nothing.
+    """
+
+    def __init__(self) -> None:
+        self._inflate: Any = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._is_first = True
+
+    def decode(self, data: bytes) -> bytes:
+        """What this part of the body holds."""
+        is_first, self._is_first = self._is_first, self._is_first and not data
+        try:
+            return self._inflate.decompress(data) if self._inflate else b""
+        except zlib.error:
+            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if is_first else None
+            return self.decode(data)
+
+
+def _uuid(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        return None
 
 
 def _lower(headers: httpx2.Headers) -> dict[str, str]:

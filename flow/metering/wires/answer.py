@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flow.domain.usage.vendor_reports import Counting, ReportedTokens, accepted
-from flow.metering.evidence import Evidence, Opening, Reported
+from flow.metering.evidence import EndOfAnswer, Evidence, Opening, Reported
 from flow.metering.wires.http import HttpAnswer, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
@@ -44,6 +44,7 @@ class JsonExchange(ABC):
 
     def _data(self, data: str) -> Iterator[Evidence]:
         if data.strip() == "[DONE]":
+            yield EndOfAnswer()
             return
         event = parsed(data)
         if isinstance(event, Mapping):

@@ -18,13 +18,15 @@ from typing import Any
 from flow.domain.usage.events import Quantities
 from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
-from flow.metering.sound import SpeakingPace, pcm_seconds, seconds_of
-from flow.metering.wires.answer import JsonExchange, report
+from flow.metering.sound import SpeakingPace, compressed_seconds, pcm_seconds, seconds_of
+from flow.metering.wires.answer import JsonExchange, report, within
 from flow.metering.wires.http import HttpAnswer, HttpRequest, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
 SPEECH_PATH = "/audio/speech"
 TRANSCRIPTION_PATHS = ("/audio/transcriptions", "/audio/translations")
+TEXT_FORMATS = (b"text", b"srt", b"vtt")
+"""The formats of a transcription that hold nothing but it, and no usage."""
 PCM_RATE = 24_000
 """Speech in the format ``pcm`` is 16-bit mono of this many samples a second."""
 
@@ -83,7 +85,7 @@ class SpeechExchange:
             yield Completed()
         else:
             yield unreadable("the sound")
-        if self._is_pcm:
+        if self._is_pcm and self._bytes:
             self._pace.learn(self._characters, pcm_seconds(self._bytes, PCM_RATE))
 
     def _sound(self, data: bytes) -> Iterator[Evidence]:
@@ -125,23 +127,25 @@ class TranscriptionExchange(JsonExchange):
     """One segment of sound and its text."""
 
     def __init__(self, fields: Mapping[str, bytes]) -> None:
-        seconds = seconds_of(fields.get("file", b""))
-        sent = Quantities(audio_seconds=seconds) if seconds is not None else Quantities()
+        sound = fields.get("file", b"")
+        seconds = seconds_of(sound)
+        guess = compressed_seconds(len(sound)) if seconds is None else seconds
         super().__init__(
             Opening(
-                estimate=sent,
-                sent=sent,
+                estimate=Quantities(audio_seconds=guess),
+                sent=Quantities(audio_seconds=seconds or 0),
                 model=fields.get("model", b"").decode("utf-8", "replace") or None,
                 stream=fields.get("stream", b"").lower() == b"true",
             )
         )
-        self._is_json = fields.get("response_format", b"json") in (b"json", b"verbose_json")
+        self._is_json = fields.get("response_format") not in TEXT_FORMATS
+        self._is_counted = seconds is not None
 
     def _event(self, event: Mapping[str, Any]) -> Iterator[Evidence]:
         if event.get("type") == "transcript.text.delta":
             yield Output()
         elif event.get("type") == "transcript.text.done":
-            yield from _reported(event)
+            yield from self._reported(event)
             yield Completed()
 
     def _whole(self, answer: Any) -> Iterator[Evidence]:
@@ -150,20 +154,20 @@ class TranscriptionExchange(JsonExchange):
             yield unreadable("the transcript")
             return
         yield Output()
-        if self._is_json:  # text, srt and vtt report nothing
-            yield from _reported(answer)
+        if self._is_json:
+            yield from self._reported(answer)
         yield Completed()
 
-
-def _reported(answer: Mapping[str, Any]) -> Iterator[Reported]:
-    usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
-        return
-    if usage.get("type") == "duration":
-        if (seconds := _seconds(usage.get("seconds"))) is not None:
+    def _reported(self, answer: Mapping[str, Any]) -> Iterator[Reported]:
+        usage = answer.get("usage")
+        if isinstance(usage, Mapping) and usage.get("type") != "duration":
+            yield from report(from_openai_usage(usage), Counting.GROSS)
+            return
+        seconds = _seconds(within(usage, "seconds"))
+        if seconds is None and not self._is_counted:  # verbose_json tells how long the sound is
+            seconds = _seconds(answer.get("duration"))
+        if seconds is not None:
             yield Reported(Quantities(audio_seconds=seconds))
-    else:
-        yield from report(from_openai_usage(usage), Counting.GROSS)
 
 
 def _seconds(value: Any) -> Decimal | None:

@@ -52,7 +52,8 @@ class ChatExchange(JsonExchange):
         super().__init__(_opening(request))
         self._counting = counting
         self._writes_for_an_hour = writes_for_an_hour(request)
-        self._is_finished = False
+        self._begun: set[str] = set()
+        self._finished: set[str] = set()
 
     def _event(self, event: Mapping[str, Any]) -> Iterator[Evidence]:
         return self._read(event)
@@ -73,9 +74,12 @@ class ChatExchange(JsonExchange):
         for choice in objects(chunk.get("choices")):
             if generated := _generated(choice.get("delta") or choice.get("message")):
                 yield Output(generated)
+            which = str(choice.get("index"))
+            self._begun.add(which)
             if choice.get("finish_reason"):
-                self._is_finished = True
-                yield Completed()
+                self._finished.add(which)
+                if self._is_finished:
+                    yield Completed()
         usage = chunk.get("usage") or within(chunk, "x_groq", "usage")
         if isinstance(usage, Mapping):
             # The chunk that is there for the usage has no choices, and is the last one.
@@ -84,6 +88,11 @@ class ChatExchange(JsonExchange):
                 from_openai_usage(usage), all_for_an_hour=self._writes_for_an_hour
             )
             yield from report(tokens, self._counting, is_final=is_final)
+
+    @property
+    def _is_finished(self) -> bool:
+        """Whether no choice that has begun goes on."""
+        return bool(self._finished) and self._begun == self._finished
 
 
 def _opening(request: Mapping[str, Any]) -> Opening:

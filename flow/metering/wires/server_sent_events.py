@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class EventStream:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._is_begun = False
         self._type = ""
         self._data: list[str] = []
 
@@ -46,6 +48,8 @@ class EventStream:
         yield from self._dispatch()
 
     def _take(self, line: bytes) -> None:
+        if not self._is_begun:
+            line, self._is_begun = line.removeprefix(BOM_UTF8), True
         name, _, value = line.partition(b":")
         text = value.removeprefix(b" ").decode("utf-8", "replace")
         if name == b"data":

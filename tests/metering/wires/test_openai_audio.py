@@ -105,9 +105,42 @@ def test_a_contradiction_is_noted_with_both_numbers() -> None:
     assert event.quantities["input_audio_tokens"] == 30
 
 
-def test_sound_of_an_unknown_kind_has_no_length() -> None:
-    exchange = opened(OpenAITranscription(), form(model="whisper-1", file=b"ID3..."))
-    assert exchange.opening.estimate == Quantities()
+def test_sound_of_an_unknown_kind_has_a_length_by_its_size_and_is_not_counted() -> None:
+    exchange = opened(OpenAITranscription(), form(model="whisper-1", file=b"ID3.." * 3200))
+    assert exchange.opening.estimate == Quantities(audio_seconds=Decimal(2))
+    assert exchange.opening.sent == Quantities()
+
+
+def of_webm(**fields: str) -> Exchange:
+    sound = b"\x1aE\xdf\xa3" * 8_000
+    return opened(OpenAITranscription(), form(model="whisper-1", file=sound, **fields))
+
+
+@pytest.mark.parametrize("name", ["text", "srt", "vtt", "json"])
+def test_sound_of_an_unknown_kind_is_estimated_where_nothing_is_reported(name: str) -> None:
+    answer = {"text": SAID} if name == "json" else SAID.encode()
+    event = transcribed(answer, of_webm(response_format=name))
+    assert event.quantities == Quantities(audio_seconds=Decimal(4))
+    assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.OK)
+
+
+def test_a_verbose_transcript_tells_how_long_such_sound_was() -> None:
+    answer = {"text": SAID, "duration": 7.5, "segments": []}
+    event = transcribed(answer, of_webm(response_format="verbose_json"))
+    assert event.quantities == Quantities(audio_seconds=Decimal("7.5"))
+    assert event.provenance is Provenance.REPORTED
+
+
+def test_a_transcript_in_any_form_of_json_reports() -> None:
+    answer = {"text": SAID, "segments": [], "usage": TRANSCRIPT_USAGE}
+    event = transcribed(answer, segment(response_format="diarized_json"))
+    assert event.provenance is Provenance.REPORTED
+    assert event.quantities["output_tokens"]
+
+
+def test_no_sound_at_all_is_no_sound_for_free() -> None:
+    event = transcribed(b"", opened(OpenAITranscription(), form(model="whisper-1")))
+    assert (event.provenance, event.quantities) == (Provenance.UNMETERED, Quantities())
 
 
 @given(
@@ -194,3 +227,18 @@ def test_translations_are_transcriptions() -> None:
     request = form(model="whisper-1", file=wav(1))
     other = HttpRequest("POST", "/v1/audio/translations", request.headers, request.body)
     assert opened(OpenAITranscription(), other).opening.model == "whisper-1"
+
+
+def test_a_voice_that_says_nothing_teaches_nothing() -> None:
+    voice = OpenAISpeech()
+    before = sentence(voice).opening.estimate
+    read(sentence(voice, response_format="pcm"), b"", content_type="audio/pcm")
+    assert sentence(voice).opening.estimate == before
+
+
+def test_the_characters_of_compressed_speech_stand_beside_what_is_reported() -> None:
+    exchange = sentence(stream_format="sse", response_format="mp3")
+    told = read(exchange, event_stream(SPEECH_EVENTS), content_type=EVENT_STREAM)
+    event = ended(exchange.opening, told, kind=Kind.TTS)
+    assert event.quantities["characters"] == len(SPEECH_REQUEST["input"])
+    assert event.provenance is Provenance.REPORTED

@@ -75,6 +75,51 @@ def test_a_late_report_of_nothing_does_not_take_the_real_one_s_place(late: Any) 
     assert (event.provenance, event.outcome) == (Provenance.REPORTED, Outcome.OK)
 
 
+def test_a_report_that_text_follows_is_not_the_last_word_on_the_output() -> None:
+    early = chat_chunk(usage={"prompt_tokens": 10, "completion_tokens": 1})
+    event = event_of(early, *TEXT)
+    assert event.quantities == Quantities(input_tokens=10, output_tokens=count_tokens(SAID))
+    assert event.provenance is Provenance.ESTIMATED
+
+
+@pytest.mark.parametrize("tokens", [10**30, 10**400, 1e30])
+def test_a_number_that_cannot_be_is_none_and_noted(tokens: float) -> None:
+    usage = {"prompt_tokens": tokens, "completion_tokens": 9}
+    event = event_of(*TEXT, chat_chunk(usage=usage))
+    estimate = exchange().opening.estimate
+    assert event.quantities == estimate.replaced(output_tokens=9)
+    assert event.provenance is Provenance.ESTIMATED
+    assert event.note is not None
+    assert "e+" in event.note
+
+
+@pytest.mark.parametrize("name", ["x\0y", "m" * 5_000, "two\nlines", 7, ""])
+def test_a_name_that_is_none_does_not_stand_for_the_model_s(name: Any) -> None:
+    usage = chat_chunk(usage=FIELD_USAGE) | {"model": name, "service_tier": name}
+    event = event_of(*TEXT, usage)
+    assert (event.model, event.service_tier) == ("gpt-4.1-2025-04-14", "default")
+
+
+def test_of_several_choices_the_last_one_ends_the_work() -> None:
+    def choice(index: int, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+        return {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+
+    usage = {"prompt_tokens": 10, "completion_tokens": 2}
+    cut_off = event_of(
+        choice(0, content="one"),
+        choice(1, content="two"),
+        choice(0, "stop") | {"usage": usage},
+        how=Ended.ABANDONED,
+        n=2,
+    )
+    assert cut_off.provenance is Provenance.ESTIMATED
+    whole = event_of(
+        choice(0, content="one"), choice(1, content="two"), choice(0, "stop"),
+        choice(1, "stop") | {"usage": usage}, n=2,
+    )  # fmt: skip
+    assert (whole.provenance, whole.outcome) == (Provenance.REPORTED, Outcome.OK)
+
+
 def test_half_a_report_is_completed_and_noted() -> None:
     event = event_of(*TEXT, chat_chunk(usage={"prompt_tokens": 0, "completion_tokens": 9}))
     estimate = exchange().opening.estimate

@@ -39,6 +39,8 @@ def one(data: str, kind: str = "") -> list[ServerSentEvent]:
         (b"data: a\n", one("a")),
         (b"data: a\r", one("a")),
         (b"data: \xff\n\n", one("\ufffd")),
+        (b"\xef\xbb\xbfdata: a\n\n", one("a")),
+        (b"\xef\xbb\xbfevent: x\ndata: a\n\n", one("a", "x")),
         (b"", []),
         (b"event: x\n\n", []),
     ],

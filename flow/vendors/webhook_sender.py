@@ -1,11 +1,10 @@
 """Sending one webhook: one signed POST to a URL that a customer chose, and so never trusted.
 
-- The host is resolved and judged here, and the connection goes to the judged address
-  (`flow.vendors.webhook_address`), under the name that the URL says: ``Host``, TLS server name
-  and certificate are the name's.
+- The host is resolved and checked (`flow.vendors.webhook_resolver`), and the connection goes to
+  the checked address. ``Host``, TLS server name and certificate are those of the URL's host name.
 - No redirect is followed, no cookie kept, no proxy of the environment used, and no connection
-  used twice: one customer's request has nothing of another's.
-- The status decides: 2xx is a success, 410 the wish for no more, all else a failure. The body
+  reused: one customer's request carries nothing of another's.
+- The status decides: 2xx is a success, 410 ends the subscription, all else is a failure. The body
   is not read.
 """
 
@@ -22,8 +21,14 @@ import httpx
 from flow.domain.webhooks import public_url
 from flow.domain.webhooks.webhook import Answer, Claimed, Outcome
 from flow.kit.tls import trusted
-from flow.vendors.webhook_address import Address, NotPublic, Resolve, SystemResolver, judged
-from flow.vendors.webhook_signing import signed
+from flow.vendors.webhook_resolver import (
+    Address,
+    NotPublic,
+    Resolve,
+    SystemResolver,
+    resolve_public,
+)
+from flow.vendors.webhook_signing import signature_headers
 
 TIME_LIMIT_SECS = 10.0
 CONNECT_SECS = 4.0
@@ -100,7 +105,7 @@ class WebhookSender:
         host = url.raw_host.decode("ascii")
         port = url.port or {"http": 80, "https": 443}[url.scheme]
         assert self._resolve is not None
-        found = await judged(host, port, self._resolve, allow_private=self._allow_private)
+        found = await resolve_public(host, port, self._resolve, allow_private=self._allow_private)
         *others, last = found[:TRIED_ADDRESSES]
         for address in others:
             try:
@@ -114,7 +119,9 @@ class WebhookSender:
             "POST",
             url,
             headers={
-                **signed(claimed.event_id, self._now(), claimed.payload, claimed.secrets),
+                **signature_headers(
+                    claimed.event_id, self._now(), claimed.payload, claimed.secrets
+                ),
                 "content-type": "application/json",
                 "user-agent": AGENT,
                 "connection": "close",

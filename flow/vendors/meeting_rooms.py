@@ -1,4 +1,4 @@
-"""The rooms of calls, at whichever vendor a join names."""
+"""The meeting rooms of calls, at Daily or LiveKit as a join names."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class RoomProvider(Protocol):
         ...
 
 
-class Rooms:
-    """Opens and closes the rooms of threads.
+class MeetingRooms:
+    """Opens, enters and closes the rooms of threads.
 
     Args:
         providers: the vendors that are set up here, by the name of their transport.
@@ -77,10 +77,10 @@ class Rooms:
     async def meet(
         self, thread_id: UUID, transport: Transport, until: datetime, longest_secs: int
     ) -> Meeting:
-        """The room of a thread, opened if it is not, and new ways into it.
+        """The room of a thread, opened if it is not, with new tokens for bot and caller.
 
-        ``until`` is when the caller must have come, ``longest_secs`` how long the call may then
-        last. A room that the caller named is taken as it is. The transport has no `problems`.
+        ``until`` is when the caller must have entered, ``longest_secs`` how long the call may then
+        last. A room that the caller named is used as it is. The transport must have no `problems`.
 
         Raises:
             TransportUnavailable: the vendor does not open it, or not in time.
@@ -99,7 +99,7 @@ class Rooms:
             raise TransportUnavailable("The room could not be opened in time.") from None
 
     async def enter(self, kept: OpenRoom, *, again: bool) -> Room:
-        """The room with a new way in for the bot; ``again`` puts one out that may be in it still.
+        """The room with a new token for the bot; ``again`` ejects an earlier bot that may be in it.
 
         Raises:
             TransportUnavailable: the vendor does not give it, or is not set up here.
@@ -117,7 +117,7 @@ class Rooms:
         return replace(room, token=token)
 
     async def close(self, room: Room) -> None:
-        """Close a room that Flow made, with whoever is left in it; leave others as they are.
+        """Close a room that Flow opened, ejecting all participants; leave other rooms alone.
 
         Raises:
             TransportUnavailable: the vendor does not do it.

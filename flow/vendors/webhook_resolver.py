@@ -1,7 +1,7 @@
-"""The addresses a customer's URL may be called at: judged here, and connected to as they are.
+"""DNS resolution for webhooks: a customer's host name must resolve to public addresses only.
 
-A name is resolved once for each attempt, and what it resolved to is what is connected to, so a
-name server that answers differently the next time (DNS rebinding) gains nothing.
+A name is resolved once for each attempt, and the connection goes to the addresses found, so a name
+server that answers differently the next time (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RESOLVERS = 8
 
 
 class NotPublic(Exception):
-    """The URL, or an address its name stands for, does not lead out into the internet."""
+    """The URL, or an address that its host resolves to, is not public."""
 
 
 class SystemResolver:
-    """Asks the system, with threads of its own: names that hang hold up nobody else's work."""
+    """Resolves by the system, in threads of its own: a name that hangs blocks no other work."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="webhook-resolver")
@@ -38,17 +38,17 @@ class SystemResolver:
         return list(dict.fromkeys(found))
 
     def close(self) -> None:
-        """Let go of the threads, at once."""
+        """Release the threads, without waiting for them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-async def judged(
+async def resolve_public(
     host: str, port: int, resolve: Resolve, *, allow_private: bool
 ) -> Sequence[Address]:
-    """Where the host is, if all of it is public.
+    """The addresses of the host, all of which are public.
 
     Raises:
-        NotPublic: one of its addresses is not, which a well-meant name has no reason for.
+        NotPublic: one of its addresses is not.
         OSError: it has no address.
     """
     try:

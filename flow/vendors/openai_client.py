@@ -1,4 +1,4 @@
-"""OpenAI's SDK: the one place that makes its clients, and what its errors mean."""
+"""Clients of OpenAI's SDK, and the meaning of its errors. Only this module creates them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import openai
 from pydantic import SecretStr
 
 from flow.domain.usage.events import Failure
-from flow.vendors.endpoint import Endpoint
+from flow.vendors.model_endpoint import Endpoint
 
 DIRECT_BASE_URL = "https://api.openai.com/v1"
 
@@ -26,7 +26,7 @@ def openai_endpoint(
     """OpenAI's API, or a gateway in its place.
 
     ``base_url=None`` is OpenAI itself. Any other base URL counts as a gateway, whose requests
-    carry the owner's attribution; OpenAI itself is told nothing.
+    carry the owner's attribution; requests to OpenAI itself do not.
 
     Raises:
         ConfigurationError: there is no API key.
@@ -71,12 +71,12 @@ def openai_client(
 
 
 def http_client(endpoint: Endpoint, transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncClient:
-    """What the SDK sends with. Its timeout becomes that of a client which is given none."""
+    """The SDK's HTTP client over ``transport``; a client that is given no timeout uses its."""
     return openai.DefaultAsyncHttpxClient(transport=transport, timeout=endpoint.timeout)
 
 
 def failure_of(error: Exception) -> Failure:
-    """What is fit to be kept of an error that an OpenAI client raised.
+    """The type, status and code of an error that an OpenAI client raised.
 
     The vendor's own message is left out: it may quote the prompt.
     """
@@ -90,8 +90,8 @@ def failure_of(error: Exception) -> Failure:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed a little later: what the SDK itself would repeat,
-    but for an account that has run out of credit."""
+    """Whether the same request may succeed a little later: where the SDK itself would retry,
+    except for an account that has run out of credit."""
     if isinstance(error, openai.APIStatusError):
         passing = error.status_code in {408, 409, 429} or error.status_code >= 500
         return passing and error.code != "insufficient_quota"
@@ -99,7 +99,7 @@ def may_pass(error: Exception) -> bool:
 
 
 def retry_after_secs(error: Exception) -> float | None:
-    """The seconds the vendor asked to be left alone, where it said so in seconds."""
+    """The vendor's ``Retry-After``, where it is in seconds."""
     if not isinstance(error, openai.APIStatusError):
         return None
     try:

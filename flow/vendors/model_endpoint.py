@@ -1,7 +1,7 @@
-"""One vendor's HTTP API: where it is, the key for it, and the pool that all its clients share.
+"""The HTTP API of a vendor of models: base URL, API key, and the pool that its clients share.
 
-A pool is made once a process (an SSL context alone costs some 28 ms). Each client goes through a
-transport of its own, bound to whose work it does.
+A pool is made once a process (an SSL context alone costs some 28 ms). Each client has a transport
+of its own, bound to the owner of its work.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from flow.kit.tls import trusted
 
 
 class Endpoint:
-    """Where a vendor's API is.
+    """A vendor's API, and the connections to it.
 
     Args:
         base_url: as the vendor's SDK takes it.
-        is_gateway: whether requests are to carry whose work they are. A vendor is told nothing.
+        is_gateway: whether requests carry their owner's attribution; a vendor gets none.
         timeout_secs: bounds the wait for a connection's next bytes, not the whole answer.
         pool: connections; a new one by default.
 
@@ -70,9 +70,9 @@ class Endpoint:
     def transport(
         self, owner: Owner, control: Callable[[], CostControl] = CostControl
     ) -> httpx2.AsyncBaseTransport:
-        """The way to the API for ``owner``'s work; closing it leaves the pool open."""
-        told = owner if self.is_gateway else None
-        return AttributedTransport(self._pool, self.base_url, told, control)
+        """A transport to the API for ``owner``'s work; closing it leaves the pool open."""
+        attributed = owner if self.is_gateway else None
+        return AttributedTransport(self._pool, self.base_url, attributed, control)
 
     async def close(self) -> None:
         """Close the pool, and with it every client that uses it."""
@@ -80,7 +80,7 @@ class Endpoint:
 
 
 class AttributedTransport(httpx2.AsyncBaseTransport):
-    """One owner's way through the connection pool that all share.
+    """One owner's transport over the shared connection pool.
 
     Every request to ``origin`` carries ``owner``'s attribution and no other; a request to
     anywhere else (a redirect) carries none, nor does any when ``owner`` is ``None``.
@@ -104,7 +104,7 @@ class AttributedTransport(httpx2.AsyncBaseTransport):
         request.headers = httpx2.Headers(with_attribution(request.headers, owner, self._control()))
         if self._pool.is_closed:
             raise httpx2.ConnectError("The connection pool is closed.", request=request)
-        # Redirects, netrc and cookies are the business of the client in front of us.
+        # Redirects, netrc and cookies are up to the client that uses this transport.
         answer = await self._pool.send(request, stream=True, auth=None, follow_redirects=False)
         return httpx2.Response(
             answer.status_code,
@@ -114,7 +114,7 @@ class AttributedTransport(httpx2.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Nothing: the pool belongs to the process, not to one client."""
+        """Do nothing: the pool belongs to the process, not to one client."""
 
 
 class _Body(httpx2.AsyncByteStream):

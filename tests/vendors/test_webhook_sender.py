@@ -25,9 +25,9 @@ from flow.kit.tls import trusted
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
 from flow.sandbox.webhooks import WebhookReceiver
-from flow.vendors.webhook_address import Address
+from flow.vendors.webhook_resolver import Address
+from flow.vendors.webhook_sender import WebhookSender
 from flow.vendors.webhook_signing import new_secret
-from flow.vendors.webhooks import WebhookSender
 
 SECRET = new_secret()
 PAYLOAD = '{"type": "thread.completed", "timestamp": "2026-11-21T12:00:00Z", "data": {"né": 1}}'
@@ -370,3 +370,47 @@ async def test_what_is_shown_of_a_webhook_holds_neither_secret_nor_payload() -> 
     shown = repr(replace(a_webhook("https://hooks.example.com/"), attempt=2))
     assert SECRET not in shown
     assert PAYLOAD not in shown
+
+
+MAY_HAVE_BEEN_READ = [
+    httpx.ReadTimeout,
+    httpx.ReadError,
+    httpx.WriteError,
+    httpx.WriteTimeout,
+    httpx.RemoteProtocolError,
+]
+
+
+class Breaking(Wire):
+    """Every connection is made, and then breaks."""
+
+    def __init__(self, error: type[httpx.TransportError]) -> None:
+        super().__init__()
+        self._error = error
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        raise self._error("no")
+
+
+@pytest.mark.parametrize("error", MAY_HAVE_BEEN_READ)
+async def test_what_may_have_been_read_is_not_sent_to_the_next_address(
+    error: type[httpx.TransportError],
+) -> None:
+    wire = Breaking(error)
+    async with sending(resolve=names([OTHER, PUBLIC]), transport=wire) as sender:
+        answer = await sender.send(a_webhook("https://hooks.example.com/"))
+    assert answer.outcome is Outcome.FAILED
+    assert [request.url.host for request in wire.requests] == [OTHER]
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ConnectTimeout])
+async def test_of_many_addresses_where_nobody_is_a_few_are_tried(
+    error: type[httpx.TransportError],
+) -> None:
+    wire = Breaking(error)
+    many = [f"93.184.216.{n}" for n in range(1, 9)]
+    async with sending(resolve=names(many), transport=wire) as sender:
+        answer = await sender.send(a_webhook("https://hooks.example.com/"))
+    assert answer.outcome is Outcome.FAILED
+    assert [request.url.host for request in wire.requests] == many[:3]

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from flow.domain.usage.attribution import HEADER_NAMES, attribution_headers
 from flow.domain.usage.events import CostControl, Owner
 from flow.errors import ConfigurationError
-from flow.vendors.endpoint import Endpoint
-from flow.vendors.openai import openai_client, openai_endpoint
+from flow.vendors.model_endpoint import Endpoint
+from flow.vendors.openai_client import openai_client, openai_endpoint
 
 OWNER = Owner(UUID(int=1), UUID(int=2), "acme", "voice_bot", True)
 KEY = SecretStr("sk-test")
