@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from flow.domain.calls.ending import Ending, EndReason
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.webhooks.webhook import Answer, Claimed, Outcome
 from flow.errors import DatabaseUnavailable
@@ -31,7 +32,7 @@ def a_thread(status: Status = Status.ENDED, **known: Any) -> Thread:
         "product": "voice_bot",
         "billable": True,
         "status": status,
-        "join": {},
+        "join": JoinRequest(),
         "transcript": (),
         "insights": None,
         "usage_stats": {},
