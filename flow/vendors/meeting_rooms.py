@@ -50,7 +50,7 @@ class RoomProvider(Protocol):
 
 
 class MeetingRooms:
-    """Opens, enters and closes the rooms of threads.
+    """Opens and closes the rooms of threads.
 
     Args:
         providers: the vendors that are set up here, by the name of their transport.

@@ -23,16 +23,18 @@ FIRST_PAUSE_SECS = 0.5
 PAUSE_FACTOR = 4.0
 
 _TRANSIENT = frozenset({408, 429})
+
+
+class _Transient(Unavailable):
+    """A failure that may be over at the next attempt."""
+
+
 _CALL_SID = re.compile(r"CA[0-9a-f]{32}")
 
 
 def is_call_sid(text: str) -> bool:
     """Whether this is the id of a Twilio call. It becomes part of a URL, so no other is used."""
     return _CALL_SID.fullmatch(text) is not None
-
-
-class _Transient(Unavailable):
-    """A failure that may be over at the next attempt."""
 
 
 class Twilio:

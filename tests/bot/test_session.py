@@ -152,7 +152,6 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
     """A lease as the database's answers are told of it; nothing else of it is a session's."""
     assert owner.workflow_thread_id is not None
     now = datetime.now(UTC)
-    join = JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60})
     thread = Thread(
         id=owner.workflow_thread_id,
         api_key_id=owner.api_key_id,
@@ -160,7 +159,7 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
         product=owner.product,
         billable=owner.billable,
         status=Status.CONNECTING,
-        join=join,
+        join=JoinRequest(),
         transcript=(),
         insights=None,
         usage_stats={},
@@ -173,6 +172,7 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
         ended_at=None,
         completed_at=None,
     )
+    join = JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60})
     others: Any = None
     return CallLease(
         thread, join, others, others, touch=partial(threads.touch_thread, thread.id), end=others
@@ -192,7 +192,7 @@ async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
     services = CallServices(owner, book, {}, control=spending.control)
     session = CallSession(
         lease_of(owner, threads),
-        CallPipeline(worker, pair.user(), assistant, IdleWatch(60.0), services),
+        CallPipeline(worker, pair.user(), pair.assistant(), IdleWatch(60.0), services),
         stage,
         book,
         spending,
@@ -362,3 +362,31 @@ async def test_the_service_that_is_named_failed_first_since_the_bot_last_spoke(
         ending = await call.over()
     assert ending.error is not None
     assert ending.error["service"] == late.name
+
+
+async def test_a_database_that_never_answers_holds_up_no_note_of_the_seconds(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flow.bot.session.ANSWER_SECS", 0.02)
+    free = asyncio.Event()
+    async with held(owner) as call:
+        await call.connected()
+        touch = call.threads.touch_thread
+
+        async def hangs(thread_id: UUID, status: Status | None = None) -> Pulse:
+            await free.wait()
+            return await touch(thread_id, status)
+
+        call.threads.touch_thread = hangs  # type: ignore[method-assign]
+        call.clock.now += 7
+        await until(lambda: call.book.begun[-1].quantities.seconds("call_seconds") == 7)
+        free.set()
+
+
+async def test_of_many_reasons_to_end_a_call_the_first_stands(owner: Owner) -> None:
+    async with held(owner) as call:
+        await call.connected()
+        call.session.end("idle_timeout")
+        call.session.end("shutdown", {"code": "late"})
+        ending = await call.over()
+    assert (ending.reason, ending.error) == ("idle_timeout", None)

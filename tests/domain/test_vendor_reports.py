@@ -508,3 +508,15 @@ json_values = st.recursive(
 def test_reading_usage_never_fails(usage: dict[str, Any]) -> None:
     kept = certain(from_openai_usage(usage), Counting.GROSS)
     assert [amount for amount in kept.values() if not (amount > 0 and amount == int(amount))] == []
+
+
+def test_a_total_that_reasoning_explains_as_well_does_not_put_the_cache_beside_the_prompt() -> None:
+    report = ReportedTokens(100, 20, 150, cache_read_tokens=30, reasoning_tokens=30)
+    assert normalise(report, Counting.GROSS) == Quantities(
+        input_tokens=70, cache_read_tokens=30, output_tokens=50, reasoning_tokens=30
+    )
+
+
+def test_quantities_are_listed_in_the_order_of_the_units_whoever_told_them_first() -> None:
+    names = ["input_tokens", "cache_read_tokens", "output_tokens", "reasoning_tokens"]
+    assert list(Quantities(dict.fromkeys(reversed(names), 1))) == names

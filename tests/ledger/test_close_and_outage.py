@@ -68,11 +68,13 @@ async def test_work_that_is_open_at_the_close_is_recorded_by_the_next_process(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_work_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends_by", ["record", "discard"])
+async def test_work_that_is_over_leaves_nothing(ends_by: str, tmp_path: Path) -> None:
     ledger, event = Ledger(), llm_event(OWNER)
     first = await started(ledger, tmp_path)
     first.begin(event)
-    first.discard(event)
+    first.begin(event)
+    getattr(first, ends_by)(event)
     await first.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -191,3 +193,53 @@ async def test_a_thread_is_drained_though_another_s_usage_waits(tmp_path: Path) 
 
 def _full(*_: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+class Busy(Ledger):
+    """Something else is recorded while a batch is on its way."""
+
+    recorder: Recorder
+    later: UsageEvent | None = None
+
+    async def record_usage(self, events: Sequence[UsageEvent]) -> Recorded:
+        if self.later is not None:
+            later, self.later = self.later, None
+            self.recorder.record(later)
+        return await super().record_usage(events)
+
+
+@pytest.mark.parametrize("disk", ["works", "full"])
+async def test_what_comes_while_a_batch_is_on_its_way_goes_with_the_next(
+    disk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, first = Busy(), llm_event(OWNER)
+    ledger.later = later = llm_event(OWNER)
+    ledger.recorder = recorder = await started(ledger, tmp_path)
+    if disk == "full":
+        monkeypatch.setattr(Spool, "append", _full)
+    recorder.record(first)
+    assert await recorder.drain(THREAD, 5)
+    assert [one.id for one in ledger.events] == [first.id, later.id]
+    await recorder.close()
+
+
+async def test_the_pauses_of_an_outage_grow_to_five_seconds_and_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def shortly(secs: float) -> None:
+        pauses.append(round(secs, 3))
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", shortly)
+    ledger = Ledger()
+    recorder = await started(ledger, tmp_path)
+    for away in (9, 2):
+        ledger.away = away
+        recorder.record(llm_event(OWNER))
+        assert await recorder.drain(THREAD, 5)
+    await recorder.close()
+    grown = [pause for pause in pauses if pause >= 0.1]
+    assert grown == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 0.1, 0.2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -138,3 +139,33 @@ async def test_a_key_goes_on_in_an_outage_by_the_age_of_the_question(
     else:
         with pytest.raises(AuthUnavailable):
             await verifying.verify()
+
+
+async def test_unknown_keys_wait_for_each_other_so_that_known_ones_have_a_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"{KeyVerifier.__module__}.MAX_UNKNOWN_AT_ONCE", 2)
+    unkey, free, most = UnkeySandbox(), asyncio.Event(), [0, 0]
+
+    async def holds(scope: Scope, receive: Receive, send: Send) -> None:
+        most[0] += 1
+        most[1] = max(most)
+        await free.wait()
+        most[0] -= 1
+        await unkey(scope, receive, send)
+
+    async with Served(holds) as url:
+        with one_authority():
+            keys = KeyVerifier(ROOT_KEY, base_url=url, time_limit_secs=30)
+        asking = [
+            asyncio.create_task(keys.verify(f"made_up_{n}", max_age_secs=10)) for n in range(6)
+        ]
+        async with asyncio.timeout(5):
+            while most[0] < 2:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        free.set()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        await keys.aclose()
+    assert most[1] == 2
+    assert {getattr(answer, "code", None) for answer in answers} == {"invalid_api_key"}

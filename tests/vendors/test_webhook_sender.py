@@ -414,3 +414,30 @@ async def test_of_many_addresses_where_nobody_is_a_few_are_tried(
         answer = await sender.send(a_webhook("https://hooks.example.com/"))
     assert answer.outcome is Outcome.FAILED
     assert [request.url.host for request in wire.requests] == many[:3]
+
+
+class Unread(httpx.AsyncByteStream):
+    """The body of an answer, which is not to be read."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        raise AssertionError("nobody reads it")
+        yield b""
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("status", [204, 410, 500])
+async def test_an_answer_s_body_is_closed_and_not_read(status: int) -> None:
+    body = Unread()
+
+    class Answering(Wire):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(status, stream=body)
+
+    async with sending(resolve=names([PUBLIC]), transport=Answering()) as sender:
+        assert (await sender.send(a_webhook("https://hooks.example.com/"))).status == status
+    assert body.is_closed

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from flow.db.database import Database
@@ -149,3 +150,20 @@ async def test_a_sweep_survives_workflows_that_cannot_be_reached(
     started.away = False
     age(postgres_url, thread_id, LOST_SECS + 10)
     assert (await swept(database, started)).ids == [thread_id]
+
+
+async def test_a_lost_call_s_end_is_its_last_sign_of_life_and_not_when_it_was_found(
+    database: Database, postgres_url: str
+) -> None:
+    thread_id = await in_call(database)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        found = connection.execute(
+            "update workflow_threads set connected_at = now() - interval '900 s',"
+            " heartbeat_at = now() - interval '600 s', lease_until = now() - interval '500 s'"
+            " where id = %s returning heartbeat_at",
+            (thread_id,),
+        ).fetchone()
+    await swept(database, Started())
+    thread = await database.get_workflow_thread_data(thread_id)
+    assert found is not None
+    assert thread.ended_at == found[0]

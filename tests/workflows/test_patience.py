@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.room_call import Place
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.webhooks.webhook import Answer, Claimed, Outcome
-from flow.errors import DatabaseUnavailable
-from flow.workflows.deliver import Deliverer
+from flow.errors import CallTakenOver, DatabaseUnavailable
+from flow.workflows.deliver import CONCURRENCY, PER_KEY, Deliverer
 from flow.workflows.executors import Heartbeat
 from flow.workflows.finish import FinishCall, Steps
 from flow.workflows.identity import Identity
+from flow.workflows.room_queue import RoomQueue, workflow_id
+from flow.workflows.room_watch import SETTLE_SECS, RoomWatch
 from flow.workflows.sweep import KEPT, UNUSED_SECS, Sweep
 
 THREAD = UUID(int=7)
@@ -104,7 +109,7 @@ WAITED = ["not drained", "not drained", "drained"]
 
 async def test_a_call_is_handed_over_once_its_usage_is_in_the_ledger() -> None:
     world = World(undrained=2)
-    assert await world.finish()(THREAD, Ending(EndReason.CALLER_HUNG_UP))
+    assert await world.finish()(THREAD, "caller_hung_up", None)
     assert world.done == ["save ended", *WAITED, "start"]
 
 
@@ -133,7 +138,7 @@ async def test_a_database_that_is_away_is_waited_for_after_a_call(
     monkeypatch.setattr("flow.workflows.finish.RETRY_SECS", 0)
     world = World(away=3)
     if work == "finish":
-        await world.finish()(THREAD, Ending(EndReason.CALLER_HUNG_UP))
+        await world.finish()(THREAD, "caller_hung_up", None)
     elif work == "take_up":
         await world.finish().take_up([THREAD])
     else:
@@ -303,3 +308,147 @@ async def test_what_cannot_be_noted_is_given_up_when_the_claim_is_over(
     assert await deliverer.once() == 1
     assert len(sent) == 1
     assert 2 <= notes.tries < 200
+
+
+async def test_a_call_that_goes_on_elsewhere_is_not_finished_here() -> None:
+    world = World()
+
+    async def taken(thread_id: UUID, **_: Any) -> Thread:
+        raise CallTakenOver
+
+    assert not await world.finish()(THREAD, "caller_hung_up", None, taken)
+    assert world.done == []
+
+
+class Endless(Notes):
+    """There is always more that is due."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits: list[tuple[int, int]] = []
+
+    async def claim(self, **asked: Any) -> list[Claimed]:
+        self.limits.append((asked["limit"], asked["per_key"]))
+        return [CLAIMED] * min(7, asked["limit"])
+
+    async def note_delivered(self, *_: object) -> bool:
+        return True
+
+
+async def test_no_more_is_claimed_than_may_be_sent_at_once() -> None:
+    events: Any = Endless()
+    free, under_way = asyncio.Event(), 0
+
+    async def send(_: Claimed) -> Answer:
+        nonlocal under_way
+        under_way += 1
+        await free.wait()
+        return OUTCOMES[0]
+
+    deliverer = Deliverer(events, send)
+    deliverer.start()
+    async with asyncio.timeout(5):
+        while under_way < CONCURRENCY:
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+    assert under_way == CONCURRENCY
+    assert events.limits == [(20, PER_KEY), (13, PER_KEY), (6, PER_KEY)]
+    closing = asyncio.create_task(deliverer.close())
+    await asyncio.sleep(0.01)
+    free.set()
+    await closing
+
+
+PLACE = Place(THREAD, UUID(int=2), attempt=1)
+
+
+class Silent:
+    """A call whose bot is silent, until somebody takes it up; the database is away at times."""
+
+    def __init__(self) -> None:
+        self.found = [PLACE]
+        self.is_away = False
+        self.put: list[Place] = []
+
+    async def free_silent(self, silent_secs: int) -> list[Place]:
+        if self.is_away:
+            raise AWAY
+        return self.found
+
+    async def list_left(self, over_secs: int) -> list[Any]:
+        return []
+
+    async def forget(self, thread_id: UUID) -> None:
+        raise AssertionError
+
+    async def close(self, room: object) -> None:
+        raise AssertionError
+
+    async def take_up(self, place: Place) -> None:
+        self.put.append(place)
+
+
+async def test_a_silent_call_is_queued_once_for_as_long_as_it_waits() -> None:
+    silent = Silent()
+    watch = RoomWatch(silent, silent.take_up, silent.close)
+    for now in (0, 2.5, 5):
+        await watch.once(now)
+    assert silent.put == [PLACE]
+    silent.found = []
+    await watch.once(7.5)
+    silent.found = [PLACE]
+    await watch.once(10)
+    assert silent.put == [PLACE, PLACE]
+
+
+@pytest.mark.parametrize(("later", "is_believed"), [(SETTLE_SECS - 0.1, 0), (SETTLE_SECS, 1)])
+async def test_after_an_outage_silence_means_nothing_for_a_while(
+    later: float, is_believed: int
+) -> None:
+    silent = Silent()
+    watch = RoomWatch(silent, silent.take_up, silent.close)
+    silent.is_away = True
+    await watch.once(100)
+    silent.is_away = False
+    await watch.once(100 + later)
+    assert len(silent.put) == is_believed
+
+
+class Workflows:
+    """DBOS as a queue asks it."""
+
+    def __init__(self, *running: str) -> None:
+        self._running = running
+        self.cancelled: list[str] = []
+        self.queued: list[tuple[str, int]] = []
+
+    def list_workflows(self, *, workflow_id_prefix: str, **_: object) -> list[Any]:
+        return [
+            SimpleNamespace(workflow_id=name)
+            for name in self._running
+            if name.startswith(workflow_id_prefix)
+        ]
+
+    def cancel_workflows(self, ids: list[str]) -> None:
+        self.cancelled += ids
+
+    def enqueue(self, options: Any, *_: object) -> None:
+        self.queued.append((options["workflow_id"], options["priority"]))
+
+
+@pytest.mark.parametrize(
+    ("place", "cancelled", "priority"),
+    [
+        pytest.param(replace(PLACE, attempt=0), [], 2, id="a-caller-who-has-yet-to-come"),
+        pytest.param(PLACE, [f"room:{THREAD}", f"room:{THREAD}.1"], 1, id="taken-up-anew"),
+        pytest.param(replace(PLACE, tries=2), [], 1, id="another-try"),
+    ],
+)
+async def test_a_call_that_is_taken_up_anew_goes_first_and_ends_what_was_before(
+    place: Place, cancelled: list[str], priority: int
+) -> None:
+    now = workflow_id(place)
+    client: Any = Workflows(f"room:{THREAD}", f"room:{THREAD}.1", now, f"{now}.1", "room:other")
+    await RoomQueue(client).put(place)
+    assert client.cancelled == cancelled
+    assert client.queued == [(now, priority)]
