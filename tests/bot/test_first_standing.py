@@ -8,13 +8,22 @@ from uuid import UUID
 
 import pytest
 
-from flow.bot.calls.call_manager import Calls
-from flow.bot.calls.registry import Roster
-from flow.bot.calls.room_calls import Entrance
+from flow.bot.calls.call_manager import CallManager
+from flow.bot.calls.lease import CallerConnection
+from flow.bot.calls.registry import CallRegistry
+from flow.bot.warmup import EmptyStage
+from flow.domain.calls.ending import Ending, EndReason
+from flow.domain.calls.thread import Pulse, Status
 from flow.domain.limits.budget import Standing, Tier
 from flow.errors import DatabaseUnavailable
 from tests.insights.conftest import a_thread
 from tests.notebook import Notebook
+
+
+class Untraced:
+    """Settings of calls that are not traced."""
+
+    joined = None
 
 
 class Threads:
@@ -25,6 +34,9 @@ class Threads:
 
     async def claim_thread(self, thread_id: UUID, claim: str) -> None:
         return None
+
+    async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
+        raise AssertionError("no call runs")
 
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
         if self._standing is None:
@@ -54,25 +66,27 @@ async def test_a_standing_that_cannot_be_read_is_unknown_and_not_a_missing_budge
     async def finish(*_: object) -> None:
         over.set()
 
-    async def nothing() -> None:
+    async def nothing(_: Ending) -> None:
         return None
 
-    async def enter() -> Entrance:
-        return Entrance(transport=lambda: nobody, wait_secs=1.0, leave=nothing)
+    async def enter(_: object) -> EmptyStage:
+        return EmptyStage()
 
     nobody: Any = None
     threads: Any = Threads(standing)
-    calls = Calls(
-        roster=Roster(1),
+    calls = CallManager(
+        registry=CallRegistry(1),
         threads=threads,
         recorder=Notebook(),  # type: ignore[arg-type]
-        settings=nobody,
+        settings=Untraced(),  # type: ignore[arg-type]
         resolver=nobody,
+        transports={},
         spending=spending,
         finish=finish,
         name="here",
     )
-    await calls.run_room(a_thread("Hi."), enter)
+    connection = CallerConnection(enter, lambda _: Ending(EndReason.CANCELLED), nothing)
+    await calls.start(a_thread("Hi."), connection)
     await asyncio.wait_for(over.wait(), 5)
     assert heard == [taken_for]
     assert calls.capacity.running == 0
