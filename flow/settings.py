@@ -6,6 +6,7 @@ Vendors keep their own variable names; everything else is ``FLOW_*``. ``env.exam
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -131,6 +132,22 @@ class Settings(BaseSettings):
         if parts.path not in {"", "/"} or parts.query or parts.fragment:
             raise ValueError("must be the address of a server, without a path")
         return value.rstrip("/")
+
+    def variables(self, names: Iterable[str]) -> dict[str, str]:
+        """The values of environment variables by their names, without those that are not set.
+
+        One that is no setting of this class is read from the environment as it is.
+        """
+        found = {}
+        for name in names:
+            field = name.lower()
+            known = field in type(self).model_fields
+            value = getattr(self, field) if known else os.environ.get(name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            if value:
+                found[name] = str(value)
+        return found
 
     @classmethod
     def read(cls) -> Settings:

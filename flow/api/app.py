@@ -14,11 +14,11 @@ from starlette.routing import Route
 from flow.api import connections as connect
 from flow.api import health, limits, products, threads, usage
 from flow.api import joins as bot
-from flow.api import twilio as telephony
 from flow.api.auth import Auth
 from flow.api.budget_headers import BudgetHeaders
-from flow.api.dependencies import Calls, Keys, Quotas, Services
+from flow.api.dependencies import Calls, Keys, Quotas, Services, Transports
 from flow.api.http_metrics import Measured
+from flow.api.media_streams import media_stream_router
 from flow.api.problems import Problem, Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
 from flow.api.request_size import RequestSize
@@ -45,7 +45,6 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
-    telephony.router,
     threads.router,
     usage.router,
     limits.router,
@@ -60,12 +59,15 @@ class FlowApi(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The description of the whole API."""
         if self.openapi_schema is None:
-            self.openapi_schema = _described(super().openapi())
+            self.openapi_schema = _described(super().openapi(), self.state.services.transports)
         return self.openapi_schema
 
 
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``; it owns none of them and closes none of them."""
+    streams = services.transports.streams.values()
+    routers = (*_ROUTERS, *map(media_stream_router, streams))
+    webhooks = [calls.webhook for calls in streams]
     app = FlowApi(
         title="Flow",
         version=API_VERSION,
@@ -81,7 +83,12 @@ def create_app(services: Services) -> FastAPI:
             Middleware(BudgetHeaders, database=services.database),
             Middleware(Problems),
             Middleware(RequestSize),
-            Middleware(Auth, keys=services.keys, database=services.database),
+            Middleware(
+                Auth,
+                keys=services.keys,
+                database=services.database,
+                token_routes=["offer", *webhooks],
+            ),
         ],
         exception_handlers={
             RequestValidationError: on_invalid,
@@ -90,11 +97,10 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.readiness = health.ReadinessCheck(services)
-    for router in _ROUTERS:
+    for router in routers:
         app.include_router(router)
-    app.state.routes = [
-        route for each in (app, *_ROUTERS) for route in each.routes if isinstance(route, Route)
-    ]
+    routes = [*app.routes, *(route for router in routers for route in router.routes)]
+    app.state.routes = [route for route in routes if isinstance(route, Route)]
     return app
 
 
@@ -117,7 +123,7 @@ def _tracing(services: Services) -> list[Middleware]:
     return [Middleware(TracedJoin, traces=services.traces)] if services.traces is not None else []
 
 
-def _described(schema: dict[str, Any]) -> dict[str, Any]:
+def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]:
     components = schema["components"]
     components["securitySchemes"] = _SECURITY_SCHEMES
     _, models = models_json_schema(
@@ -128,9 +134,12 @@ def _described(schema: dict[str, Any]) -> dict[str, Any]:
         ref_template="#/components/schemas/{model}",
     )
     components["schemas"].update(models["$defs"])
+    for model in ("Transport", "Connection"):
+        components["schemas"][model]["properties"]["type"]["enum"] = [*transports.specs]
+    webhooks = {calls.webhook for calls in transports.streams.values()}
     for path, operations in schema["paths"].items():
         schemes = ["bearer", "api_key"] + (["join_token"] if path.endswith("/offer") else [])
-        if path.endswith("/twiml"):
+        if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
         for operation in operations.values():
             if path.startswith("/api/"):

@@ -28,18 +28,25 @@ ROW_SECS = 60.0
 MAX_ROWS = 10_000
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_BY_TOKEN = re.compile(r"/api/bot/[^/]+/(?:offer|twiml)")
 _TOKEN = re.compile(rb"(?:^|&)token=")
 
 
 class Auth:
     """Puts the key and its permissions into the request's context, and ``api_key_id`` and
-    ``unkey_key_id`` into ``request.state`` as well."""
+    ``unkey_key_id`` into ``request.state`` as well.
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, database: Database) -> None:
+    Args:
+        token_routes: the last parts of the paths of a call where a join's token will do.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys, database: Database, token_routes: Iterable[str]
+    ) -> None:
         self._app = app
         self._keys = keys
         self._rows = KeyRows(database)
+        names = "|".join(map(re.escape, token_routes))
+        self._by_token = re.compile(rf"/api/bot/[^/]+/(?:{names})")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for a known caller.
@@ -48,7 +55,7 @@ class Auth:
             Refused: the credentials are missing, contradictory or not good.
             AuthUnavailable, DatabaseUnavailable: nobody can say whose key it is.
         """
-        if scope["type"] == "http" and _needs_key(scope):
+        if scope["type"] == "http" and self._needs_key(scope):
             secret = credentials(scope["headers"])
             reads = scope["method"] in _READS
             max_age = READ_MAX_AGE_SECS if reads else WRITE_MAX_AGE_SECS
@@ -58,6 +65,13 @@ class Auth:
             context.api_key, context.permissions = key, frozenset(verified.permissions)
             scope["state"].update(api_key_id=key.id, unkey_key_id=key.unkey_key_id)
         await self._app(scope, receive, send)
+
+    def _needs_key(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        if not path.startswith("/api/"):
+            return False
+        query = scope.get("query_string", b"")
+        return not (self._by_token.fullmatch(path) and _TOKEN.search(query))
 
 
 class KeyRows:
@@ -124,13 +138,6 @@ def credentials(headers: Iterable[tuple[bytes, bytes]]) -> str:
     if not (secret := bearer or plain):
         raise _missing()
     return secret
-
-
-def _needs_key(scope: Scope) -> bool:
-    path: str = scope["path"]
-    if not path.startswith("/api/"):
-        return False
-    return not (_BY_TOKEN.fullmatch(path) and _TOKEN.search(scope.get("query_string", b"")))
 
 
 def _only(name: str, values: list[bytes]) -> str | None:

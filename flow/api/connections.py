@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Query
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from flow.api.auth import caller_of
-from flow.api.dependencies import Services, services_of
+from flow.api.dependencies import Services, services_of, transport_of
 from flow.api.exact_json import ExactJSONResponse, rfc3339
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
@@ -23,9 +24,12 @@ from flow.api.request_context import context_of
 from flow.domain.calls import join_token as tokens
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.calls.trace_parent import TraceParent
+from flow.domain.calls.transport_spec import CallAddress
 from flow.errors import Conflict
 
 router = APIRouter(prefix="/api/bot", tags=["calls"])
+
+Kind = TypeVar("Kind")
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
 _Token = Annotated[
@@ -39,10 +43,12 @@ class Connection(BaseModel):
     Of a telephone call, ``twiml_url`` holds it: that is what Twilio is to be given as the call's
     webhook, and ``url`` is where its media stream then goes. In a room the bot is waiting: ``url``
     is a Daily room's or a LiveKit server's, and ``token`` lets the caller in (absent where the
-    caller named the room).
+    caller named the room). A transport may have further fields.
     """
 
-    type: Literal["websocket", "webrtc", "twilio", "daily", "livekit"]
+    model_config = ConfigDict(extra="allow")
+
+    type: str
     url: str = Field(
         examples=[
             "wss://flow.example.com/api/bot/0b6d1a52-8a5e-4f0f-9d0f-5b8f3c0f2a11/ws?token=..."
@@ -99,10 +105,10 @@ async def connect(websocket: WebSocket, thread_id: UUID) -> None:
     services = services_of(websocket)
     token = websocket.query_params.get("token", "")
     thread = await thread_by_token(websocket, thread_id, token)
-    require_transport(thread, "websocket")
+    calls = require_transport(thread, services.transports.sockets)
     require_waiting(thread)
     require_room(services)
-    await services.calls.run_websocket(thread, websocket)
+    await calls.run(thread, websocket)
 
 
 @router.post(
@@ -115,12 +121,12 @@ async def offer(request: Request, thread_id: UUID, token: _Token = None) -> Resp
     """Answer a SmallWebRTC offer: the call starts, or goes on over a renewed connection."""
     services, body = services_of(request), await read(request, Offer)
     thread = await _thread_of(request, services, thread_id, token)
-    require_transport(thread, "webrtc")
+    calls = require_transport(thread, services.transports.offers)
     renewed = body.pc_id is not None and thread.status in {Status.CONNECTING, Status.IN_CALL}
     if not renewed:
         require_waiting(thread)
         require_room(services)
-    answer = await services.calls.offer(thread, body.model_dump(exclude_none=True))
+    answer = await calls.offer(thread, body.model_dump(exclude_none=True))
     return ExactJSONResponse(answer)
 
 
@@ -134,8 +140,8 @@ async def ice(request: Request, thread_id: UUID, token: _Token = None) -> Respon
     """Take ICE candidates that were found after the offer was sent."""
     services, body = services_of(request), await read(request, Candidates)
     thread = await _thread_of(request, services, thread_id, token)
-    require_transport(thread, "webrtc")
-    await services.calls.ice(thread.id, body.model_dump())
+    calls = require_transport(thread, services.transports.offers)
+    await calls.ice(thread.id, body.model_dump())
     return Response(status_code=204)
 
 
@@ -147,25 +153,15 @@ def connection(request: Request, services: Services, thread: Thread) -> dict[str
     expires_at = expires_at.replace(microsecond=0)
     trace = context_of(request.scope).trace
     token = tokens.sign(services.secret, thread.id, expires_at, trace=trace)
-    base, transport = base_url(request, services), _transport(thread)
-    answer = {"type": transport, "expires_at": rfc3339(expires_at)}
-    match transport:
-        case "websocket":
-            return answer | {"url": f"{socket_url(base, thread.id, 'ws')}?token={token}"}
-        case "twilio":
-            twiml_url = f"{base}/api/bot/{thread.id}/twiml?token={token}"
-            return answer | {"url": socket_url(base, thread.id, "twilio"), "twiml_url": twiml_url}
-    return answer | {"url": f"{base}/api/bot/{thread.id}/offer?token={token}"}
+    spec = services.transports.spec_of(thread)
+    assert spec.connection is not None, "rooms say themselves how to get there"
+    shown = spec.connection(CallAddress(base_url(request, services), thread.id, token))
+    return {"type": spec.name, "expires_at": rfc3339(expires_at), **shown}
 
 
 def base_url(request: HTTPConnection, services: Services) -> str:
     """Where callers reach this service, without a trailing slash."""
     return services.public_url or _own_url(request)
-
-
-def socket_url(base: str, thread_id: UUID, name: str) -> str:
-    """The WebSocket of a thread at a service that is reached at ``base``."""
-    return f"ws{base.removeprefix('http')}/api/bot/{thread_id}/{name}"
 
 
 def _own_url(request: HTTPConnection) -> str:
@@ -224,12 +220,14 @@ def require_waiting(thread: Thread) -> None:
         )
 
 
-def require_transport(thread: Thread, wanted: str) -> None:
-    """Raise `Conflict`, code ``wrong_transport``, unless the thread waits for this kind of call."""
-    transport = _transport(thread)
-    if transport != wanted:
+def require_transport(thread: Thread, calls: Mapping[str, Kind]) -> Kind:
+    """Where the thread's call begins, if it is over one of these transports.
+
+    Raises:
+        Conflict: code ``wrong_transport``: it was joined for another.
+    """
+    transport = transport_of(thread)
+    if (found := calls.get(transport)) is None:
+        wanted = " or ".join(calls)
         raise Conflict(f"The thread was joined for {transport}, not {wanted}.", "wrong_transport")
-
-
-def _transport(thread: Thread) -> str:
-    return thread.join.transport.type
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,14 +15,15 @@ from starlette.websockets import WebSocket
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.join_request import JoinRequest, Transport
-from flow.domain.calls.media_stream import MediaStream
+from flow.domain.calls.media_stream import CarrierRequest, MediaStream
 from flow.domain.calls.room import Meeting
 from flow.domain.calls.thread import Thread
 from flow.domain.calls.trace_parent import TraceParent
+from flow.domain.calls.transport_spec import TransportSpec, TransportSpecs
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.pricing.unpriced import HasPrice
 from flow.domain.products.product import Products
-from flow.errors import ConfigurationError
+from flow.errors import ConfigurationError, FieldProblem, InvalidInput
 from flow.insights.checking import Checker
 from flow.telemetry.metrics import Metrics
 from flow.vendors.key_verifier import VerifiedKey
@@ -55,12 +56,90 @@ class Quotas(Protocol):
         ...
 
 
-class Telephone(Protocol):
-    """The telephone company: see `flow.vendors.twilio`."""
+class SocketCalls(Protocol):
+    """Calls over a WebSocket that the caller opens: see `flow.bot.calls.connections`."""
 
-    def signed(self, signature: str, url: str, parameters: Iterable[tuple[str, str]]) -> bool:
-        """Whether it made this signature for this request."""
+    async def run(self, thread: Thread, websocket: WebSocket) -> None:
+        """Accept the socket and run the whole call on it."""
         ...
+
+
+class OfferCalls(Protocol):
+    """Calls over a connection that answers the caller's SDP offers."""
+
+    async def offer(self, thread: Thread, request: dict[str, Any]) -> dict[str, Any]:
+        """The SDP answer to a SmallWebRTC offer; the call goes on by itself."""
+        ...
+
+    async def ice(self, thread_id: UUID, request: dict[str, Any]) -> None:
+        """Hand over trickled ICE candidates of a call of this process."""
+        ...
+
+
+class MediaStreamCalls(Protocol):
+    """Telephone calls over the media streams of a carrier.
+
+    ``name`` and ``webhook`` are the last parts of the routes of its stream and its webhook.
+    """
+
+    name: str
+    webhook: str
+    webhook_openapi: Mapping[str, Any]
+
+    def call_of(self, request: CarrierRequest) -> str:
+        """The id of the call that a webhook's request is about.
+
+        Raises:
+            Refused: code ``invalid_signature``: the request is not the carrier's.
+            InvalidInput: it names no call.
+        """
+        ...
+
+    def document(self, stream_url: str, token: str) -> bytes:
+        """XML that has the carrier open a stream, which says the token."""
+        ...
+
+    def started(self, text: str) -> MediaStream | None:
+        """The stream that a first message begins, ``None`` for one before it, or `InvalidInput`."""
+        ...
+
+    async def run(self, thread: Thread, websocket: WebSocket, stream: MediaStream) -> None:
+        """Run the whole telephone call on the accepted socket of its media stream."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Transports:
+    """The transports of a service: ``specs`` has every one by its name; of the others, each is
+    where its calls begin, unless it has rooms or is not set up here."""
+
+    specs: TransportSpecs
+    sockets: Mapping[str, SocketCalls] = field(default_factory=dict)
+    offers: Mapping[str, OfferCalls] = field(default_factory=dict)
+    streams: Mapping[str, MediaStreamCalls] = field(default_factory=dict)
+
+    def spec_of(self, thread: Thread) -> TransportSpec:
+        """What is known of the transport that a thread was joined for."""
+        return self.specs[transport_of(thread)]
+
+    def has_rooms(self, transport: Transport) -> bool:
+        """Whether the bot waits for its caller in a room."""
+        return self.specs[transport.type].has_rooms
+
+    def require_set_up(self, transport: Transport) -> None:
+        """Raise `InvalidInput` for a transport without rooms that is not set up here."""
+        if any(transport.type in kind for kind in (self.sockets, self.offers, self.streams)):
+            return
+        problem = self.specs[transport.type].absence(())
+        raise InvalidInput(
+            "The call cannot be connected.",
+            [FieldProblem("transport.type", problem or f"'{transport.type}' is not set up here")],
+        )
+
+
+def transport_of(thread: Thread) -> str:
+    """The name of the transport that a thread was joined for."""
+    return thread.join.transport.type
 
 
 class Rooms(Protocol):
@@ -104,22 +183,6 @@ class Calls(Protocol):
             Refused: ``unknown_product`` or ``model_not_allowed``.
             InvalidInput: a provider nobody here can reach, or a call longer than the product's.
         """
-        ...
-
-    async def run_websocket(self, thread: Thread, websocket: WebSocket) -> None:
-        """Accept the socket and run the whole call on it."""
-        ...
-
-    async def run_stream(self, thread: Thread, websocket: WebSocket, stream: MediaStream) -> None:
-        """Run the whole telephone call on the accepted socket of its media stream."""
-        ...
-
-    async def offer(self, thread: Thread, request: dict[str, Any]) -> dict[str, Any]:
-        """The SDP answer to a SmallWebRTC offer; the call goes on by itself."""
-        ...
-
-    async def ice(self, thread_id: UUID, request: dict[str, Any]) -> None:
-        """Hand over trickled ICE candidates of a call of this process."""
         ...
 
     async def end(self, thread_id: UUID) -> bool:
@@ -173,12 +236,12 @@ class Services:
     calls: Calls
     products: Products
     has_price: HasPrice
+    transports: Transports
     secret: bytes
     registry: CollectorRegistry
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
     traces: Traces | None = None
     quotas: Quotas | None = None
-    telephone: Telephone | None = None
     rooms: Rooms | None = None
     public_url: str | None = None
     join_token_secs: int = 300

@@ -24,10 +24,9 @@ from flow.api.plain_route import PlainRoute
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
-from flow.api.room_joins import begin_in_room, check_room, require_room_for
+from flow.api.room_joins import begin_in_room, check_transport, require_room_for
 from flow.db.database import Joined
 from flow.domain.calls.join_request import JoinRequest
-from flow.domain.calls.room import ROOM_TYPES
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission
@@ -121,11 +120,11 @@ async def join(request: Request) -> Response:
     """
     services, key = services_of(request), caller_of(request)
     idempotency_key, override = _idempotency_key(request), _override(request)
-    body = await read(request, JoinRequest)
+    body = await read(request, JoinRequest, {"transports": services.transports.specs})
     _require_public_webhook(services, body)
     await _require_usable_schema(services, body)
     accepted = services.calls.check(body)
-    check_room(services, body.transport)
+    check_transport(services, body.transport)
     product = services.products.for_call(accepted.product)
     content = fingerprint(body) if idempotency_key is not None else ""
     asked = _Asked(accepted, product, override, idempotency_key, content)
@@ -135,7 +134,7 @@ async def join(request: Request) -> Response:
     context = context_of(request.scope)
     context.workflow_thread_id = thread.id
     name = str(thread.id)
-    if body.transport.type in ROOM_TYPES:
+    if services.transports.has_rooms(body.transport):
         way = await begin_in_room(services, joined, body.transport, context.trace)
     else:
         way = connection(request, services, thread)

@@ -30,8 +30,10 @@ MAX_PROBLEMS = 50
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read(request: Request, model: type[Model]) -> Model:
-    """The body as ``model``.
+async def read(
+    request: Request, model: type[Model], context: Mapping[str, Any] | None = None
+) -> Model:
+    """The body as ``model``, whose validators are given the ``context``.
 
     Raises:
         Refused: ``unsupported_media_type``, or ``malformed_request`` when it is not JSON, or not
@@ -42,8 +44,8 @@ async def read(request: Request, model: type[Model]) -> Model:
     body = await request.body()
     if len(body) > LARGE_BYTES:
         # The largest take a tenth of a second, and calls run on this loop.
-        return await asyncio.to_thread(_read, body, model)
-    return _read(body, model)
+        return await asyncio.to_thread(_read, body, model, context)
+    return _read(body, model, context)
 
 
 def takes(model: type[BaseModel], examples: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -60,9 +62,9 @@ def invalid(found: Iterable[Mapping[str, Any]]) -> InvalidInput:
     return InvalidInput("The request is not valid.", problems)
 
 
-def _read(body: bytes, model: type[Model]) -> Model:
+def _read(body: bytes, model: type[Model], context: Mapping[str, Any] | None) -> Model:
     try:
-        return model.model_validate(read_object(body))
+        return model.model_validate(read_object(body), context=context)
     except ValidationError as error:
         raise invalid(error.errors(include_url=False, include_input=False)) from None
 

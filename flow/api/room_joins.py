@@ -12,9 +12,10 @@ from flow.api.dependencies import Rooms, Services
 from flow.api.exact_json import rfc3339
 from flow.db.database import Joined
 from flow.domain.calls.join_request import Transport
-from flow.domain.calls.room import ROOM_TYPES, Meeting
+from flow.domain.calls.room import Meeting
 from flow.domain.calls.thread import Status
 from flow.domain.calls.trace_parent import TraceParent
+from flow.domain.calls.transport_spec import names_with_rooms
 from flow.errors import (
     Conflict,
     FieldProblem,
@@ -24,19 +25,22 @@ from flow.errors import (
 )
 
 
-def check_room(services: Services, transport: Transport) -> None:
-    """Raise `InvalidInput` for a room that cannot be opened or entered; other ways are ignored."""
-    if transport.type in ROOM_TYPES:
+def check_transport(services: Services, transport: Transport) -> None:
+    """Raise `InvalidInput` for a transport that is not set up, or a room that cannot be entered."""
+    if services.transports.has_rooms(transport):
         _rooms(services, transport).check(transport)
-    elif transport.token is not None:
-        problem = FieldProblem("transport.token", f"is for {' and '.join(ROOM_TYPES)}")
+        return
+    services.transports.require_set_up(transport)
+    if transport.token is not None:
+        with_rooms = names_with_rooms(services.transports.specs)
+        problem = FieldProblem("transport.token", f"is for {with_rooms}")
         raise InvalidInput("The call cannot be connected.", [problem])
 
 
 def require_room_for(services: Services, transport: Transport) -> None:
     """Raise `Refused`, code ``at_capacity``, when a call that has to run here does not fit."""
-    waits = transport.type in ROOM_TYPES and not _rooms(services, transport).stays_here(transport)
-    if not waits:
+    has_rooms = services.transports.has_rooms(transport)
+    if not has_rooms or _rooms(services, transport).stays_here(transport):
         require_room(services)
 
 

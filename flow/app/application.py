@@ -16,7 +16,7 @@ from flow.settings import Settings
 from flow.telemetry import logs as log
 
 if TYPE_CHECKING:
-    from flow.bot.transports.room import Media
+    from flow.bot.transports.room_media import RoomMedia
 
 logger = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Application:
     """
 
     def __init__(
-        self, settings: Settings, *, operations_only: bool = False, media: Media | None = None
+        self, settings: Settings, *, operations_only: bool = False, media: RoomMedia | None = None
     ) -> None:
         self._settings = settings
         self._media = media
@@ -121,15 +121,6 @@ def check(settings: Settings) -> None:
     if settings.openai_api_key is None and settings.openai_base_url is None:
         problems.append(
             "OPENAI_API_KEY is missing: set it, or set OPENAI_BASE_URL to a server of your own."
-        )
-    if (settings.twilio_account_sid is None) != (settings.twilio_auth_token is None):
-        problems.append(
-            "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN go together: set both or neither."
-        )
-    livekit = (settings.livekit_url, settings.livekit_api_key, settings.livekit_api_secret)
-    if any(livekit) and not all(livekit):
-        problems.append(
-            "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET go together: set all or none."
         )
     if settings.cost_controls is not None and not settings.debug:
         problems.append(

@@ -19,13 +19,14 @@ from flow.ledger.recorder import Recorder
 from flow.settings import Settings
 
 if TYPE_CHECKING:
-    from flow.bot.calls.call_manager import Calls
-    from flow.bot.calls.registry import Roster
+    from flow.api.dependencies import Transports
+    from flow.bot.calls.call_manager import CallManager
+    from flow.bot.calls.registry import CallRegistry
     from flow.bot.calls.room_calls import RoomCalls
-    from flow.bot.calls.room_leases import Held
+    from flow.bot.calls.room_leases import RoomLeases
     from flow.bot.cost_control import Spending
     from flow.bot.pipeline import BotSettings
-    from flow.bot.transports.room import Media
+    from flow.bot.transports.room_media import RoomMedia
 
 Contents = dict[UUID, tuple[list[object], str]]
 
@@ -35,31 +36,32 @@ async def build_calls(
     clients: Clients,
     recorder: Recorder,
     finishing: CallFinishing,
-    roster: Roster,
+    registry: CallRegistry,
     contents: Contents,
-) -> Calls:
+) -> CallManager:
     """The calls of this process, warmed up.
 
     Args:
         contents: receives prompts and answers, where the operator wants them captured.
     """
-    from flow.bot.calls.call_manager import Calls
+    from flow.bot.calls.call_manager import CallManager
     from flow.bot.join_resolver import Resolver
+    from flow.bot.transports import TRANSPORTS
     from flow.bot.warmup import rehearse
 
     settings = resources.settings
     bot = await _bot_settings(resources, clients, contents)
     resolver = Resolver(resources.products, bot_defaults(settings), clients.models)
-    calls = Calls(
-        roster=roster,
+    calls = CallManager(
+        registry=registry,
         threads=resources.database,
         recorder=recorder,
         settings=bot,
         resolver=resolver,
+        transports=TRANSPORTS,
         spending=_cost_control(resources),
         finish=finishing.finish,
         name=finishing.executor.name,
-        telephone=clients.telephone,
         watch=resources.watch,
     )
     with suppress(FlowError):  # a service without a default bot has nothing to warm up
@@ -73,32 +75,54 @@ def build_room_calls(
     clients: Clients,
     recorder: Recorder,
     finishing: CallFinishing,
-    calls: Calls,
-    media: Media | None,
-) -> tuple[RoomCalls, Held | None]:
+    calls: CallManager,
+    media: RoomMedia | None,
+) -> tuple[RoomCalls, RoomLeases | None]:
     """The calls in rooms, and the leases by which processes share them.
 
     Without the URL of a Postgres there is no queue, so no lease: calls run where they are joined.
     """
     from flow.bot.calls.room_calls import RoomCalls
-    from flow.bot.calls.room_leases import Held
-    from flow.bot.transports.room import VendorMedia
+    from flow.bot.calls.room_leases import RoomLeases
+    from flow.bot.transports import TRANSPORTS, of_kind
+    from flow.bot.transports.room_media import InstalledRoomMedia
+    from flow.bot.transports.spec import RoomSpec
 
-    media = media or VendorMedia()
+    specs = of_kind(RoomSpec, TRANSPORTS)
+    media = media or InstalledRoomMedia(specs)
     if finishing.queues is None:
-        return RoomCalls(clients.rooms, media, calls), None
-    leases = Held(
+        return RoomCalls(specs, clients.rooms, media, calls), None
+    leases = RoomLeases(
         rooms=clients.rooms,
         media=media,
-        runner=calls,
+        manager=calls,
         records=resources.database.room_calls,
-        threads=resources.database,
         queue=finishing.queues.rooms,
         finish=finishing.finish,
         stored=recorder.drain,
         rejoin_secs=resources.settings.rejoin_grace_secs,
     )
-    return RoomCalls(clients.rooms, media, calls, leases), leases
+    return RoomCalls(specs, clients.rooms, media, calls, leases), leases
+
+
+def build_transports(clients: Clients, calls: CallManager) -> Transports:
+    """The ways in which callers connect, for the API."""
+    from flow.api.dependencies import Transports
+    from flow.bot.calls.connections import MediaStreamCalls, OfferCalls, SocketCalls
+    from flow.bot.transports import TRANSPORTS, of_kind
+    from flow.bot.transports.spec import MediaStreamSpec, OfferSpec, SocketSpec
+
+    sockets, offers = of_kind(SocketSpec, TRANSPORTS), of_kind(OfferSpec, TRANSPORTS)
+    streams = of_kind(MediaStreamSpec, TRANSPORTS)
+    return Transports(
+        specs=TRANSPORTS,
+        sockets={name: SocketCalls(spec, calls) for name, spec in sockets.items()},
+        offers={name: OfferCalls(spec, calls) for name, spec in offers.items()},
+        streams={
+            name: MediaStreamCalls(streams[name], carrier, calls)
+            for name, carrier in clients.carriers.items()
+        },
+    )
 
 
 async def _bot_settings(resources: Resources, clients: Clients, contents: Contents) -> BotSettings:

@@ -7,21 +7,23 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from flow.app.resources import Resources
+from flow.app.transport_settings import check_transports, set_up
 from flow.errors import AuthUnavailable, ConfigurationError
 from flow.settings import Settings
-from flow.vendors.daily import Daily
 from flow.vendors.key_verifier import DebugKeys, KeyVerifier
-from flow.vendors.livekit import LiveKit
 from flow.vendors.meeting_rooms import MeetingRooms
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.quota_source import QuotaSource
-from flow.vendors.twilio import Twilio
 from flow.workflows.identity import made_once
+
+if TYPE_CHECKING:
+    from flow.bot.transports.spec import Carrier
 
 SECRET_BYTES = 32
 NO_KEY = "not-needed"
@@ -32,25 +34,31 @@ class Clients:
     """Clients of outside services; ``None`` where the settings name none.
 
     ``models`` maps a model vendor's name to its endpoint; OpenAI's is always there.
+    ``carriers`` are the telephone companies, by the name of their transport.
     """
 
     models: dict[str, Endpoint]
     keys: KeyVerifier | DebugKeys
     quotas: QuotaSource | None
-    telephone: Twilio | None
+    carriers: dict[str, Carrier]
     rooms: MeetingRooms
 
 
 @asynccontextmanager
 async def open_clients(resources: Resources) -> AsyncIterator[Clients]:
-    """Open the clients; leaving the block closes them."""
+    """Open the clients; leaving the block closes them.
+
+    Raises:
+        ConfigurationError: some settings of a transport are missing, and some are not.
+    """
     settings = resources.settings
     async with AsyncExitStack() as stack:
         models = _model_endpoints(resources)
         stack.push_async_callback(models["openai"].close)
-        telephone = _telephone(settings)
-        if telephone is not None:
-            stack.push_async_callback(telephone.aclose)
+        check_transports(settings)
+        carriers = _carriers(settings)
+        for carrier in carriers.values():
+            stack.push_async_callback(carrier.aclose)
         rooms = _rooms(settings)
         stack.push_async_callback(rooms.aclose)
         keys = _keys(resources)
@@ -61,7 +69,7 @@ async def open_clients(resources: Resources) -> AsyncIterator[Clients]:
         quotas = _quotas(resources)
         if quotas is not None:
             stack.push_async_callback(quotas.aclose)
-        yield Clients(models, keys, quotas, telephone, rooms)
+        yield Clients(models, keys, quotas, carriers, rooms)
 
 
 def secret_of(settings: Settings) -> bytes:
@@ -109,17 +117,26 @@ def _quotas(resources: Resources) -> QuotaSource | None:
     return None if url is None else QuotaSource(url, token=token, registry=resources.registry)
 
 
-def _telephone(settings: Settings) -> Twilio | None:
-    if settings.twilio_account_sid is None or settings.twilio_auth_token is None:
-        return None
-    return Twilio(settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_base_url)
+def _carriers(settings: Settings) -> dict[str, Carrier]:
+    """The telephone companies that the settings name, by the name of their transport."""
+    from flow.bot.transports import TRANSPORTS, of_kind
+    from flow.bot.transports.spec import MediaStreamSpec
+
+    return {
+        name: spec.carrier(values)
+        for name, spec in of_kind(MediaStreamSpec, TRANSPORTS).items()
+        if (values := set_up(spec, settings)) is not None
+    }
 
 
 def _rooms(settings: Settings) -> MeetingRooms:
-    daily = livekit = None
-    if settings.daily_api_key is not None:
-        daily = Daily(settings.daily_api_key, settings.daily_api_url)
-    url, key, secret = settings.livekit_url, settings.livekit_api_key, settings.livekit_api_secret
-    if url is not None and key is not None and secret is not None:
-        livekit = LiveKit(url, key, secret)
-    return MeetingRooms(daily, livekit)
+    from flow.bot.transports import TRANSPORTS, of_kind
+    from flow.bot.transports.spec import RoomSpec
+
+    return MeetingRooms(
+        {
+            name: spec.provider(values)
+            for name, spec in of_kind(RoomSpec, TRANSPORTS).items()
+            if (values := set_up(spec, settings)) is not None
+        }
+    )

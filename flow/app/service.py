@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from flow.app.background import open_finishing, run_background
-from flow.app.bots import bot_defaults, build_calls, build_room_calls
+from flow.app.bots import bot_defaults, build_calls, build_room_calls, build_transports
 from flow.app.clients import open_clients, secret_of
 from flow.app.resources import Resources, open_resources
 from flow.app.start_warnings import warn
@@ -30,8 +30,8 @@ from flow.telemetry import logs as log
 from flow.telemetry.exposition import exposed
 
 if TYPE_CHECKING:
-    from flow.bot.calls.registry import Roster
-    from flow.bot.transports.room import Media
+    from flow.bot.calls.registry import CallRegistry
+    from flow.bot.transports.room_media import RoomMedia
 
 logger = structlog.get_logger(__name__)
 
@@ -51,21 +51,23 @@ class Service:
     database: Database
     recorder: Recorder
     registry: CollectorRegistry
-    roster: Roster
+    calls: CallRegistry
     drain_secs: float
 
     async def drain(self) -> None:
         """Refuse new calls and wait for the running ones; after ``drain_secs`` end those left."""
-        logger.info("draining", calls=self.roster.capacity.running, within_secs=self.drain_secs)
-        await self.roster.close(self.drain_secs)
-        logger.info("drained", calls=self.roster.capacity.running)
+        logger.info("draining", calls=self.calls.capacity.running, within_secs=self.drain_secs)
+        await self.calls.close(self.drain_secs)
+        logger.info("drained", calls=self.calls.capacity.running)
 
 
 @asynccontextmanager
-async def run_service(settings: Settings, *, media: Media | None = None) -> AsyncIterator[Service]:
+async def run_service(
+    settings: Settings, *, media: RoomMedia | None = None
+) -> AsyncIterator[Service]:
     """Run a service; leaving the block ends its calls and records their usage.
 
-    ``media`` takes the place of what carries sound into the rooms of Daily and LiveKit.
+    ``media`` takes the place of what carries sound into the rooms of vendors.
 
     Raises:
         ConfigurationError: the settings do not allow a start.
@@ -74,27 +76,27 @@ async def run_service(settings: Settings, *, media: Media | None = None) -> Asyn
     # Pipecat takes seconds to import, and only a process that serves calls needs it.
     from flow.api.app import create_app, create_operations_app
     from flow.api.dependencies import Services
-    from flow.bot.calls.registry import Roster
+    from flow.bot.calls.registry import CallRegistry
 
     async with AsyncExitStack() as stack:
         resources = await stack.enter_async_context(open_resources(settings))
         warn(settings, _unpriced(resources))
-        roster = Roster(settings.max_calls)
-        publisher = UsagePublisher(resources, roster)
+        running = CallRegistry(settings.max_calls)
+        publisher = UsagePublisher(resources, running)
         recorder = await stack.enter_async_context(open_recorder(resources, publisher))
         clients = await stack.enter_async_context(open_clients(resources))
         finishing = await stack.enter_async_context(
             open_finishing(resources, recorder, clients.models["openai"])
         )
         calls = await build_calls(
-            resources, clients, recorder, finishing, roster, publisher.contents
+            resources, clients, recorder, finishing, running, publisher.contents
         )
         room_calls, leases = build_room_calls(resources, clients, recorder, finishing, calls, media)
         hold = None if leases is None else leases.hold
         await stack.enter_async_context(run_background(resources, clients, finishing, hold))
-        stack.push_async_callback(_end_calls, roster)
+        stack.push_async_callback(_end_calls, running)
         registry = await stack.enter_async_context(
-            exposed(resources.registry, lambda: _sample(resources, recorder, roster))
+            exposed(resources.registry, lambda: _sample(resources, recorder, running))
         )
         services = Services(
             database=resources.database,
@@ -103,7 +105,7 @@ async def run_service(settings: Settings, *, media: Media | None = None) -> Asyn
             products=resources.products,
             has_price=resources.has_price,
             quotas=clients.quotas,
-            telephone=clients.telephone,
+            transports=build_transports(clients, calls),
             rooms=room_calls,
             secret=secret_of(settings),
             registry=registry,
@@ -122,14 +124,14 @@ async def run_service(settings: Settings, *, media: Media | None = None) -> Asyn
             database=resources.database,
             recorder=recorder,
             registry=registry,
-            roster=roster,
+            calls=running,
             drain_secs=settings.drain_secs,
         )
 
 
-async def _end_calls(roster: Roster) -> None:
+async def _end_calls(calls: CallRegistry) -> None:
     """End the calls that are left; those of a drained service have had their time."""
-    await roster.close(0 if roster.capacity.draining else GRACE_SECS)
+    await calls.close(0 if calls.capacity.draining else GRACE_SECS)
 
 
 def _unpriced(resources: Resources) -> dict[str, ModelName]:
@@ -143,13 +145,13 @@ def _unpriced(resources: Resources) -> dict[str, ModelName]:
     )
 
 
-def _sample(resources: Resources, recorder: Recorder, roster: Roster) -> None:
+def _sample(resources: Resources, recorder: Recorder, calls: CallRegistry) -> None:
     """Set the gauges, right before the metrics are read."""
-    metrics, capacity = resources.metrics, roster.capacity
+    metrics, capacity = resources.metrics, calls.capacity
     metrics.spool_events.set(recorder.depth)
     metrics.spool_oldest_secs.set(resources.flushes.oldest_secs)
     metrics.calls_running.set(capacity.running)
     metrics.calls_capacity.set(capacity.most)
     metrics.draining.set(capacity.draining)
     metrics.log_lines_dropped.inc(log.take_dropped())
-    resources.watch.show_tiers(roster.tiers)
+    resources.watch.show_tiers(calls.tiers)

@@ -27,7 +27,7 @@ from flow.bot.idle_detection import IdleWatch
 from flow.bot.log_context import Joined, span_attributes
 from flow.bot.services import CallServices
 from flow.bot.speech_detection import ListeningModels
-from flow.bot.transports.websocket import SAMPLE_RATE_IN, SAMPLE_RATE_OUT
+from flow.bot.transports.spec import AudioFormat
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice, Vendor
 from flow.domain.calls.join_request import JoinRequest
@@ -62,7 +62,7 @@ class BotSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CallPipeline:
     """A built pipeline and the parts of it that a session listens to."""
 
     worker: PipelineWorker
@@ -76,15 +76,16 @@ class Line:
         await self.services.close()
 
 
-def build_line(
+def build_pipeline(
     join: JoinRequest,
     owner: Owner,
     transport: BaseTransport,
+    audio: AudioFormat,
     recorder: Recording,
     settings: BotSettings,
     spending: Spending,
     said: Sequence[Turn] = (),
-) -> Line:
+) -> CallPipeline:
     """Build the pipeline a join asks for. ``join`` has its vendors and models filled in.
 
     ``said`` is what the bot remembers of the conversation, where it comes in later.
@@ -126,8 +127,8 @@ def build_line(
     worker = PipelineWorker(
         Pipeline(processors),
         params=PipelineParams(
-            audio_in_sample_rate=SAMPLE_RATE_IN,
-            audio_out_sample_rate=SAMPLE_RATE_OUT,
+            audio_in_sample_rate=audio.sample_rate_in,
+            audio_out_sample_rate=audio.sample_rate_out,
             enable_metrics=True,
             enable_usage_metrics=True,
             send_initial_empty_metrics=False,
@@ -141,7 +142,7 @@ def build_line(
         additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
     )
-    return Line(worker, pair.user(), pair.assistant(), idle, services)
+    return CallPipeline(worker, pair.user(), pair.assistant(), idle, services)
 
 
 def _services(

@@ -12,9 +12,9 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.cost_control import Spending
-from flow.bot.pipeline import BotSettings, build_line
+from flow.bot.pipeline import BotSettings, build_pipeline
 from flow.bot.pipeline_runner import RunningPipeline
-from flow.bot.transports.websocket import SAMPLE_RATE_IN
+from flow.bot.transports.spec import SPEECH
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import Product
 from flow.domain.usage.events import Owner, UsageEvent
@@ -24,24 +24,24 @@ SILENCE_SECS = 1
 
 
 async def rehearse(join: JoinRequest, settings: BotSettings, product: Product) -> None:
-    """Build the line that ``join`` asks for, let it hear a second of silence, and take it down.
+    """Build the pipeline that ``join`` asks for, let it hear a second of silence, and take it down.
 
     Nothing is sent to any vendor, and nothing recorded or traced. ``join`` is a resolved one.
     """
     stage, settings = EmptyStage(), replace(settings, joined=None)
     nobody = Owner(UUID(int=0), UUID(int=0), "", product.name, False)
     spending = Spending(product, cache_key="rehearsal")
-    line = await asyncio.to_thread(
-        build_line, join, nobody, stage, _Unrecorded(), settings, spending
+    built = await asyncio.to_thread(
+        build_pipeline, join, nobody, stage, SPEECH, _Unrecorded(), settings, spending
     )
-    pipeline = await RunningPipeline.start(line.worker, "rehearsal")
+    pipeline = await RunningPipeline.start(built.worker, "rehearsal")
     try:
         # Not cancelled: it is to hear the silence first.
-        await line.worker.queue_frame(EndFrame(reason="the rehearsal is over"))
+        await built.worker.queue_frame(EndFrame(reason="the rehearsal is over"))
         await asyncio.wait({pipeline.task}, timeout=LONGEST_SECS)
     finally:
         await pipeline.stop(LONGEST_SECS)
-        await line.close()
+        await built.close()
 
 
 class EmptyStage(BaseTransport):
@@ -68,8 +68,8 @@ class _Silence(FrameProcessor):
         await super().process_frame(frame, direction)
         await self.push_frame(frame, direction)
         if isinstance(frame, StartFrame):
-            silence = bytes(2 * SAMPLE_RATE_IN * SILENCE_SECS)
-            await self.push_frame(InputAudioRawFrame(silence, SAMPLE_RATE_IN, 1))
+            silence = bytes(2 * SPEECH.sample_rate_in * SILENCE_SECS)
+            await self.push_frame(InputAudioRawFrame(silence, SPEECH.sample_rate_in, 1))
 
 
 class _Unrecorded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flow.domain.calls.close_codes import CLOSE_CODES
+from flow.domain.calls.ending import EndReason
 from flow.domain.limits.budget import Tier
 from flow.telemetry.metrics import Metrics, known
 
@@ -23,10 +23,10 @@ class CallWatch:
         """A caller connected."""
         self._metrics.calls_started.labels(known(product, self._metrics.products)).inc()
 
-    def ended(self, product: str, reason: str) -> None:
+    def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
-        product, reason = known(product, self._metrics.products), known(reason, CLOSE_CODES)
-        self._metrics.calls_ended.labels(product, reason).inc()
+        product = known(product, self._metrics.products)
+        self._metrics.calls_ended.labels(product, reason.value).inc()
 
     def saving(self, reason: str) -> None:
         """Save mode went on in a running call, for a reason of `flow.domain.products.save_mode`."""

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from flow.errors import TransportUnavailable
 from flow.kit.tls import trusted
 
+API_URL = "https://api.daily.co/v1"
 ANSWER_SECS = 5.0
 # Pauses of 0.3 and 0.9 s.
 ATTEMPTS = 3

@@ -3,54 +3,76 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
+from pydantic import SecretStr
+
 from flow.domain.calls.join_request import Transport
-from flow.domain.calls.room import Meeting, Room, livekit_problem, room_name
+from flow.domain.calls.room import Meeting, Room, room_name
 from flow.domain.calls.room_call import OpenRoom, lasts_until
 from flow.errors import FieldProblem, TransportUnavailable
-from flow.vendors import livekit as lk
-from flow.vendors.daily import BOT, Daily
-from flow.vendors.livekit import LiveKit
 
 OPEN_SECS = 10.0
 
 
+class RoomProvider(Protocol):
+    """A vendor's rooms, as its settings name an account. Any call may raise
+    `TransportUnavailable`."""
+
+    def problems(self, transport: Transport) -> Iterator[FieldProblem]:
+        """What keeps the bot out of a room that the caller names."""
+        ...
+
+    def address(self, room_url: str) -> str:
+        """Where the bot finds a room that the caller named."""
+        ...
+
+    async def open(self, name: str, until: datetime, lasts_until: datetime) -> Meeting:
+        """The room ``name``, made if it is not there, and ways into it: the caller's is good
+        ``until`` then, the bot's and the room ``lasts_until``."""
+        ...
+
+    async def admit(self, name: str, lasts_until: datetime, *, again: bool) -> SecretStr:
+        """A new way in for the bot; ``again`` puts one out that may be in the room still."""
+        ...
+
+    async def close(self, name: str) -> None:
+        """Delete a room, with whoever is left in it; one that is gone is left alone."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...
+
+
 class MeetingRooms:
-    """Opens, enters and closes the rooms of threads.
+    """Opens and closes the rooms of threads.
 
     Args:
-        daily, livekit: the vendors that are configured.
-        open_secs: how long opening or entering a room may take, with all requests.
+        providers: the vendors that are set up here, by the name of their transport.
+        open_secs: how long opening a room may take in all.
     """
 
     def __init__(
-        self, daily: Daily | None, livekit: LiveKit | None, *, open_secs: float = OPEN_SECS
+        self, providers: Mapping[str, RoomProvider], *, open_secs: float = OPEN_SECS
     ) -> None:
-        self._daily = daily
-        self._livekit = livekit
+        self.providers = providers
         self._open_secs = open_secs
 
+    def has(self, transport: str) -> bool:
+        """Whether rooms of this transport can be opened here."""
+        return transport in self.providers
+
     def problems(self, transport: Transport) -> Iterator[FieldProblem]:
-        """What keeps a room of this kind from being opened."""
-        given, token = transport.room_url, transport.token
-        if given is None and token is not None:
+        """What keeps the bot out of a room that the caller names."""
+        if transport.room_url is None and transport.token is not None:
             yield FieldProblem("transport.token", "goes with transport.room_url, which is missing")
-        if transport.type == "daily":
-            if given is None and self._daily is None:
-                missing = "'daily' is not set up here: DAILY_API_KEY is missing; name a room_url"
-                yield FieldProblem("transport.type", missing)
-        elif self._livekit is None:
-            missing = "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET are missing"
-            yield FieldProblem("transport.type", f"'livekit' is not set up here: {missing}")
-        elif given is not None:
-            if (problem := livekit_problem(given, self._livekit.url)) is not None:
-                yield FieldProblem("transport.room_url", problem)
-            if token is None:
-                yield FieldProblem("transport.token", "is needed to enter a LiveKit room")
+        if (provider := self.providers.get(transport.type)) is not None:
+            yield from provider.problems(transport)
 
     async def meet(
         self, thread_id: UUID, transport: Transport, until: datetime, longest_secs: int
@@ -63,21 +85,21 @@ class MeetingRooms:
         Raises:
             TransportUnavailable: the vendor does not open it, or not in time.
         """
-        if transport.room_url is not None:
-            return self._given(transport)
-        name, end = room_name(thread_id), lasts_until(until, longest_secs)
+        provider, url = self.providers.get(transport.type), transport.room_url
+        if url is not None:
+            address = url if provider is None else provider.address(url)
+            return Meeting(Room(transport.type, address, transport.token))
+        if provider is None:
+            raise TransportUnavailable(f"'{transport.type}' is not set up here.")
         try:
             async with asyncio.timeout(self._open_secs):
-                if transport.type == "daily":
-                    return await self._at_daily(name, until, end)
-                return self._at_livekit(name, until, end)
+                end = lasts_until(until, longest_secs)
+                return await provider.open(room_name(thread_id), until, end)
         except TimeoutError:
             raise TransportUnavailable("The room could not be opened in time.") from None
 
     async def enter(self, kept: OpenRoom, *, again: bool) -> Room:
         """The room with a new token for the bot; ``again`` ejects an earlier bot that may be in it.
-
-        LiveKit ejects an earlier participant of the same name by itself.
 
         Raises:
             TransportUnavailable: the vendor does not give it, or is not set up here.
@@ -85,20 +107,14 @@ class MeetingRooms:
         room = kept.room
         if room.name is None:
             return room
+        if (provider := self.providers.get(room.type)) is None:
+            raise TransportUnavailable(f"'{room.type}' is not set up here.")
         try:
             async with asyncio.timeout(self._open_secs):
-                if room.type == "daily" and self._daily is not None:
-                    if again:
-                        await self._daily.put_out(room.name, BOT)
-                    token = await self._daily.token(room.name, kept.lasts_until, owner=True)
-                    return replace(room, token=token)
+                token = await provider.admit(room.name, kept.lasts_until, again=again)
         except TimeoutError:
             raise TransportUnavailable("The room could not be entered in time.") from None
-        if room.type == "livekit" and self._livekit is not None:
-            now = datetime.now(UTC)
-            token = self._livekit.token(room.name, lk.BOT, now, kept.lasts_until)
-            return replace(room, token=token)
-        raise TransportUnavailable(f"'{room.type}' is not set up here.")
+        return replace(room, token=token)
 
     async def close(self, room: Room) -> None:
         """Close a room that Flow opened, ejecting all participants; leave other rooms alone.
@@ -106,36 +122,11 @@ class MeetingRooms:
         Raises:
             TransportUnavailable: the vendor does not do it.
         """
-        vendor = self._daily if room.type == "daily" else self._livekit
-        if room.name is not None and vendor is not None:
-            await vendor.close(room.name)
+        provider = self.providers.get(room.type)
+        if room.name is not None and provider is not None:
+            await provider.close(room.name)
 
     async def aclose(self) -> None:
         """Close the connections to the vendors."""
-        for vendor in (self._daily, self._livekit):
-            if vendor is not None:
-                await vendor.aclose()
-
-    def _given(self, transport: Transport) -> Meeting:
-        assert transport.room_url is not None
-        if transport.type == "daily":
-            return Meeting(Room("daily", transport.room_url, transport.token))
-        assert self._livekit is not None
-        # The configured URL, not the caller's spelling of it.
-        return Meeting(Room("livekit", self._livekit.url, transport.token))
-
-    async def _at_daily(self, name: str, until: datetime, lasts_until: datetime) -> Meeting:
-        assert self._daily is not None
-        url = await self._daily.open(name, lasts_until)
-        bot, caller = await asyncio.gather(
-            self._daily.token(name, lasts_until, owner=True),
-            self._daily.token(name, until, owner=False),
-        )
-        return Meeting(Room("daily", url, bot, name), caller)
-
-    def _at_livekit(self, name: str, until: datetime, lasts_until: datetime) -> Meeting:
-        assert self._livekit is not None
-        now = datetime.now(UTC)
-        bot = self._livekit.token(name, lk.BOT, now, lasts_until)
-        caller = self._livekit.token(name, lk.CALLER, now, until)
-        return Meeting(Room("livekit", self._livekit.url, bot, name), caller)
+        for provider in self.providers.values():
+            await provider.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from urllib.parse import quote
@@ -11,10 +12,10 @@ import httpx
 import stamina
 from pydantic import SecretStr
 
-from flow.domain.calls.media_stream import is_call_sid
 from flow.errors import Unavailable
 from flow.kit.tls import trusted
 
+API_URL = "https://api.twilio.com"
 ANSWER_SECS = 5.0
 # Pauses of 0.5 and 2 s.
 ATTEMPTS = 3
@@ -26,6 +27,14 @@ _TRANSIENT = frozenset({408, 429})
 
 class _Transient(Unavailable):
     """A failure that may be over at the next attempt."""
+
+
+_CALL_SID = re.compile(r"CA[0-9a-f]{32}")
+
+
+def is_call_sid(text: str) -> bool:
+    """Whether this is the id of a Twilio call. It becomes part of a URL, so no other is used."""
+    return _CALL_SID.fullmatch(text) is not None
 
 
 class Twilio:

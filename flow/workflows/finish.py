@@ -16,8 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from flow.domain.calls.room import NOBODY_CAME
-from flow.domain.calls.room_call import PROCESS_LOST
+from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.usage.events import Owner
 from flow.errors import CallTakenOver, FlowError, NotFound, Unavailable
@@ -42,7 +41,7 @@ class Threads(Protocol):
         thread_id: UUID,
         *,
         status: Status | None = None,
-        end_reason: str | None = None,
+        end_reason: EndReason | None = None,
         error: dict[str, Any] | None = None,
     ) -> Thread:
         """Store what is new about a thread and return it."""
@@ -65,7 +64,7 @@ class Save(Protocol):
         thread_id: UUID,
         *,
         status: Status | None = None,
-        end_reason: str | None = None,
+        end_reason: EndReason | None = None,
         error: dict[str, Any] | None = None,
     ) -> Awaitable[Thread]:
         """Store what is new, or raise `CallTakenOver`."""
@@ -98,13 +97,7 @@ class FinishCall:
         self._usage = usage
         self._start = start
 
-    async def __call__(
-        self,
-        thread_id: UUID,
-        reason: str,
-        error: dict[str, Any] | None,
-        save: Save | None = None,
-    ) -> bool:
+    async def __call__(self, thread_id: UUID, ending: Ending, save: Save | None = None) -> bool:
         """Note the ending and hand the thread over; errors leave it to the sweep.
 
         ``save`` notes the ending of a call that may have passed to another process. ``False``: it
@@ -113,16 +106,18 @@ class FinishCall:
         save = save or self._threads.save_workflow_thread_data
 
         async def noted_and_handed_over() -> None:
-            if reason == NOBODY_CAME:
-                # There was no call, only a bot in an empty room: nothing is to be extracted of it.
-                await _patiently(thread_id, lambda: save(thread_id, end_reason=reason))
+            if ending.reason is EndReason.NOBODY_CAME:
+                # Nothing is to be extracted of it.
+                await _patiently(thread_id, lambda: save(thread_id, end_reason=ending.reason))
                 await _patiently(
                     thread_id, lambda: self._threads.finish_thread(thread_id, Status.EXPIRED)
                 )
                 return
             await _patiently(
                 thread_id,
-                lambda: save(thread_id, status=Status.ENDED, end_reason=reason, error=error),
+                lambda: save(
+                    thread_id, status=Status.ENDED, end_reason=ending.reason, error=ending.error
+                ),
             )
             await self._hand_over(thread_id)
 
@@ -243,7 +238,7 @@ class InThisProcess:
 
 
 def _has_insights(thread: Thread) -> bool:
-    return thread.error is None or thread.error.get("code") == PROCESS_LOST
+    return thread.error is None or thread.error.get("code") == EndReason.PROCESS_LOST
 
 
 async def _drained(usage: Usage, thread_id: UUID) -> None:

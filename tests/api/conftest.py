@@ -19,8 +19,9 @@ from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
 from flow.api.app import Services, create_app
-from flow.api.dependencies import utc_now
+from flow.api.dependencies import Transports, utc_now
 from flow.app.application import SERVER_OPTIONS
+from flow.bot.transports import TRANSPORTS
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.join_request import JoinRequest
@@ -75,7 +76,7 @@ class Calls:
         llm = join.bot.llm.model_copy(update={"model": join.bot.llm.model or "gpt-4.1"})
         return join.model_copy(update={"bot": join.bot.model_copy(update={"llm": llm})})
 
-    async def run_websocket(self, thread: Thread, websocket: WebSocket) -> None:
+    async def run(self, thread: Thread, websocket: WebSocket) -> None:
         if self.fail is not None:
             raise self.fail
         await websocket.accept()
@@ -194,10 +195,10 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture
 async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
-    """Serves an API; any field of its `Services` may be given."""
+    """Serves an API; any field of its `Services` may be given, and the carriers' ``streams``."""
     closing: list[Callable[[], Awaitable[Any]]] = []
 
-    async def serve(**given: Any) -> Api:
+    async def serve(streams: dict[str, Any] | None = None, **given: Any) -> Api:
         unkey, calls, now = UnkeySandbox(), Calls(), Clock()
         served = Served(unkey)
         unkey_url = await served.__aenter__()
@@ -209,6 +210,9 @@ async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
                 "keys": keys,
                 "calls": calls,
                 "products": PRODUCTS,
+                "transports": Transports(
+                    TRANSPORTS, {"websocket": calls}, {"webrtc": calls}, streams or {}
+                ),
                 "has_price": lambda kind, provider, model: model != NO_PRICE,
                 "secret": SECRET,
                 "registry": CollectorRegistry(),

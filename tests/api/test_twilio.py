@@ -10,6 +10,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from flow.bot.calls.connections import MediaStreamCalls
+from flow.bot.transports.twilio import TRANSPORT, TwilioCarrier
 from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox, stream_noun
 from flow.vendors.twilio import Twilio
 from tests.api.conftest import NO_MORE, Api, ServeApi
@@ -23,8 +25,10 @@ STAND_IN = TwilioSandbox()
 @pytest.fixture
 async def api(serve_api: ServeApi) -> Api:
     """An API that Twilio reaches through a proxy."""
-    telephone = Twilio("ACx", SecretStr(AUTH_TOKEN), "http://127.0.0.1:9")
-    return await serve_api(telephone=telephone, public_url=PUBLIC)
+    carrier = TwilioCarrier(Twilio("ACx", SecretStr(AUTH_TOKEN), "http://127.0.0.1:9"))
+    nobody: Any = None
+    streams = {"twilio": MediaStreamCalls(TRANSPORT, carrier, nobody)}
+    return await serve_api(streams=streams, public_url=PUBLIC)
 
 
 async def webhook(api: Api) -> str:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from flow.app import application
+from flow.app.transport_settings import check_transports
 from flow.errors import ConfigurationError
 from flow.settings import Settings
 
@@ -59,9 +60,6 @@ def test_enough_settings_allow_a_start(settings: dict[str, object]) -> None:
         ({**ENOUGH, "supabase_service_role_key": SecretStr("k")}, "go together"),
         ({**ENOUGH, "database_url": SecretStr("postgresql://x")}, "FLOW_SECRET is missing"),
         ({**ENOUGH, "secret": SecretStr("short")}, "at least 32"),
-        ({**ENOUGH, "livekit_url": "wss://livekit.example.com"}, "LIVEKIT_API_SECRET go together"),
-        ({**ENOUGH, "livekit_api_key": "APIx"}, "LIVEKIT_API_SECRET go together"),
-        ({**ENOUGH, "livekit_api_secret": SecretStr("x")}, "LIVEKIT_API_SECRET go together"),
         ({**ENOUGH, "webhooks_allow_private": True}, "works with FLOW_DEBUG=true only"),
     ],
 )
@@ -70,6 +68,21 @@ def test_missing_and_contradictory_settings_are_named(
 ) -> None:
     with pytest.raises(ConfigurationError, match=said) as refusal:
         application.check(Settings(**settings))  # type: ignore[arg-type]
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"livekit_url": "wss://livekit.example.com"}, "LIVEKIT_API_SECRET go together: set all"),
+        ({"livekit_api_key": "APIx"}, "LIVEKIT_API_SECRET go together: set all or none"),
+        ({"livekit_api_secret": SecretStr("x")}, "LIVEKIT_API_SECRET go together: set all or none"),
+        ({"twilio_account_sid": "ACx"}, "TWILIO_AUTH_TOKEN go together: set both or neither"),
+    ],
+)
+def test_settings_of_a_transport_go_together(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as refusal:
+        check_transports(Settings(**settings))  # type: ignore[arg-type]
     assert "\n" not in str(refusal.value)
 
 

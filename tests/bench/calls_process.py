@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,14 +22,17 @@ from pipecat.pipeline.worker import PipelineWorker
 from pipecat.workers.runner import WorkerRunner
 from pydantic import SecretStr
 
+from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
-from flow.bot.pipeline import BotSettings, build_line
+from flow.bot.pipeline import BotSettings, build_pipeline
 from flow.bot.session import CallSession
 from flow.bot.speech_detection import ListeningModels
+from flow.bot.transports.spec import SPEECH
 from flow.bot.vendors import vendors_by_kind
 from flow.bot.warmup import rehearse
 from flow.db.database import Database, Recorded
 from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.ending import EndReason
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.pricing.pricer import Pricer
 from flow.domain.products.product_file import read_products
@@ -153,10 +157,13 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
         begun = time.perf_counter()
         await database.claim_thread(joined.thread.id, "bench")
         spending = Spending(product, cache_key=str(joined.thread.id))
-        line = build_line(JOIN, owner, stage, recorder, settings, spending)
-        session = CallSession(owner, JOIN, line, stage, recorder, database, spending)
+        line = build_pipeline(JOIN, owner, stage, SPEECH, recorder, settings, spending)
+        touch = partial(database.touch_thread, joined.thread.id)
+        unused: Any = None
+        lease = CallLease(joined.thread, JOIN, unused, unused, touch=touch, end=unused)
+        session = CallSession(lease, line, stage, recorder, spending)
         running = asyncio.create_task(session.run())
-        return Call(begun, running, line.worker, lambda: session.end("ended_by_api"))
+        return Call(begun, running, line.worker, lambda: session.end(EndReason.ENDED_BY_API))
 
     yield start
     await recorder.close()

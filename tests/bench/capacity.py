@@ -14,10 +14,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-from flow.bot.session import HEARTBEAT_SECS
+from flow.bot.heartbeat import HEARTBEAT_SECS
 from flow.db.database import Database
 from flow.db.database_url import url_of
 from flow.db.postgres_transport import PostgresTransport
+from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread, Turn
 from flow.domain.limits.api_key import ApiKey
@@ -233,7 +234,7 @@ class _Bench:
         try:
             self._cpu.lap()
             for thread in threads:
-                await finish(thread.id, "caller_hung_up", None)
+                await finish(thread.id, Ending(EndReason.CALLER_HUNG_UP))
             if not await finishing.settled(SETTLE_SECS):
                 raise RuntimeError("not all calls were settled in time")
             each = self._cpu.lap() * 1000 / len(threads)

@@ -10,9 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from flow.bot.cost_control import Spending
-from flow.bot.pipeline import BotSettings, Line, build_line
+from flow.bot.pipeline import BotSettings, CallPipeline, build_pipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.speech_detection import ListeningModels
+from flow.bot.transports.spec import SPEECH
 from flow.bot.vendors import vendors_by_kind
 from flow.bot.warmup import EmptyStage
 from flow.domain.calls.join_request import JoinRequest
@@ -41,10 +42,10 @@ async def settings(models: ListeningModels) -> AsyncIterator[BotSettings]:
         await endpoints["openai"].close()
 
 
-def line(settings: BotSettings, owner: Owner, notebook: Recording) -> Line:
+def line(settings: BotSettings, owner: Owner, notebook: Recording) -> CallPipeline:
     product = read_products(None, vendors_by_kind()).for_call("voice_bot")
     spending = Spending(product, cache_key="first instant")
-    return build_line(JOIN, owner, EmptyStage(), notebook, settings, spending)
+    return build_pipeline(JOIN, owner, EmptyStage(), SPEECH, notebook, settings, spending)
 
 
 async def test_a_pipeline_stopped_at_any_step_of_its_start_leaves_no_task(

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -21,15 +24,17 @@ from pipecat.processors.aggregators.llm_response_universal import (
 )
 from pipecat.processors.frame_processor import FrameProcessor
 
+from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
 from flow.bot.idle_detection import IdleWatch
-from flow.bot.pipeline import Line
+from flow.bot.pipeline import CallPipeline
+from flow.bot.service_failures import FAILURES_IN_A_ROW
 from flow.bot.services import CallServices
-from flow.bot.session import FAILURES_IN_A_ROW, CallSession, Ending
+from flow.bot.session import CallSession
 from flow.bot.warmup import EmptyStage
+from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
-from flow.domain.calls.thread import Pulse, Status, Turn
-from flow.domain.limits.budget import Standing
+from flow.domain.calls.thread import Pulse, Status, Thread, Turn
 from flow.domain.products.product import Product
 from flow.domain.usage.events import Kind, Owner, Provenance
 from flow.errors import (
@@ -87,9 +92,6 @@ class Threads:
             raise answer
         return answer
 
-    async def get_thread_standing(self, thread_id: UUID) -> Standing:
-        raise AssertionError("nobody asks")
-
 
 @dataclass
 class Clock:
@@ -146,6 +148,37 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
+def lease_of(owner: Owner, threads: Threads) -> CallLease:
+    """A lease as the database's answers are told of it; nothing else of it is a session's."""
+    assert owner.workflow_thread_id is not None
+    now = datetime.now(UTC)
+    thread = Thread(
+        id=owner.workflow_thread_id,
+        api_key_id=owner.api_key_id,
+        team_id=owner.team_id,
+        product=owner.product,
+        billable=owner.billable,
+        status=Status.CONNECTING,
+        join=JoinRequest(),
+        transcript=(),
+        insights=None,
+        usage_stats={},
+        metadata={},
+        error=None,
+        end_reason=None,
+        end_requested=False,
+        created_at=now,
+        connected_at=None,
+        ended_at=None,
+        completed_at=None,
+    )
+    join = JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60})
+    others: Any = None
+    return CallLease(
+        thread, join, others, others, touch=partial(threads.touch_thread, thread.id), end=others
+    )
+
+
 @asynccontextmanager
 async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
     clock, spoken = Clock(), Witness()
@@ -158,12 +191,10 @@ async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
     spending = Spending(Product("voice_bot", billable=True), cache_key="a call")
     services = CallServices(owner, book, {}, control=spending.control)
     session = CallSession(
-        owner,
-        JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60}),
-        Line(worker, pair.user(), assistant, IdleWatch(60.0), services),
+        lease_of(owner, threads),
+        CallPipeline(worker, pair.user(), pair.assistant(), IdleWatch(60.0), services),
         stage,
         book,
-        threads,
         spending,
         heartbeat_secs=HEARTBEAT_SECS,
         now=clock,
@@ -173,7 +204,7 @@ async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
     try:
         yield Held(session, running, stage, threads, clock, book, spoken, worker, assistant)
     finally:
-        session.end("the test is over")
+        session.end(EndReason.SHUTDOWN)
         await asyncio.wait({running}, timeout=10)
 
 
@@ -204,7 +235,7 @@ async def test_a_call_that_was_lost_in_a_stall_counts_to_the_last_accepted_sign_
         call.clock.now += STALLED_SECS
         call.threads.answers = [answer]
         if hung_up:
-            call.session.end("caller_hung_up")
+            call.session.end(EndReason.CALLER_HUNG_UP)
         ending = await call.over()
     (counted,) = call.book.events
     assert (counted.kind, counted.provenance) == (Kind.CALL, Provenance.MEASURED)
@@ -223,7 +254,7 @@ async def test_a_call_that_is_still_ours_or_may_be_counts_to_its_end(
         await call.connected()
         call.clock.now += HELD_SECS + STALLED_SECS
         call.threads.answers = [answer]
-        call.session.end("caller_hung_up")
+        call.session.end(EndReason.CALLER_HUNG_UP)
         ending = await call.over()
     (counted,) = call.book.events
     assert counted.quantities["call_seconds"] == HELD_SECS + STALLED_SECS
@@ -235,7 +266,7 @@ async def test_a_call_that_nobody_came_to_may_have_been_given_up_too(owner: Owne
     """Its process has no say in what becomes of the thread: whoever gave it up has."""
     async with held(owner) as call:
         call.threads.answers = [Pulse(Status.ENDED, end_requested=False)]
-        call.session.end("nobody_came")
+        call.session.end(EndReason.NOBODY_CAME)
         ending = await call.over()
     assert ending.reason == "given_up"
     assert call.book.events == []
@@ -257,7 +288,7 @@ async def test_what_takes_time_after_the_hang_up_is_no_time_of_the_call(owner: O
         await call.connected()
         call.clock.now += HELD_SECS
         call.threads.away_secs = 20.0
-        call.session.end("caller_hung_up")
+        call.session.end(EndReason.CALLER_HUNG_UP)
         await call.over()
     assert call.book.events[-1].quantities["call_seconds"] == HELD_SECS
 
@@ -273,7 +304,7 @@ async def test_while_the_database_does_not_answer_the_seconds_are_noted(owner: O
 
 async def test_a_caller_who_comes_after_the_end_hears_and_costs_nothing(owner: Owner) -> None:
     async with held(owner) as call:
-        call.session.end("ended_by_api")
+        call.session.end(EndReason.ENDED_BY_API)
         await call.stage.caller_comes()
         ending = await call.over()
     assert ending.reason == "ended_by_api"

@@ -22,13 +22,14 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
-from flow.bot.transports.twilio import MediaSocket, TwilioCallSerializer
+from flow.bot.transports.media_stream import MediaSocket
+from flow.bot.transports.twilio import TwilioCallSerializer
+from flow.bot.transports.webrtc import webrtc_transport
 from flow.bot.transports.websocket import (
     LONGEST_CHUNK_SECS,
     MAX_SAMPLE_RATES,
     SAMPLE_RATE_IN,
     CallerAudioSerializer,
-    webrtc_transport,
     websocket_transport,
 )
 from flow.domain.calls.media_stream import MediaStream
@@ -202,7 +203,7 @@ MEDIA = {"event": "media", "media": {"track": "inbound", "payload": ULAW}}
 )
 async def test_what_is_no_sane_sound_of_a_telephone_is_dropped(message):
     stream = MediaStream("MZ" + "0" * 32, "CA" + "0" * 32, "t")
-    serializer = TwilioCallSerializer(stream, MediaSocket(None))
+    serializer = TwilioCallSerializer(stream, MediaSocket(None).stop)
     serializer._sample_rate = SAMPLE_RATE_IN  # as set up by a pipeline
     began = time.perf_counter()
     assert await serializer.deserialize(message) is None

@@ -12,9 +12,10 @@ from pipecat.frames.frames import LLMRunFrame
 from pydantic import SecretStr
 
 from flow.bot.cost_control import Spending
-from flow.bot.pipeline import BotSettings, build_line
+from flow.bot.pipeline import BotSettings, build_pipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.speech_detection import ListeningModels
+from flow.bot.transports.spec import SPEECH
 from flow.bot.usage_metrics import FROM_FRAMES
 from flow.bot.vendors import VENDORS, require_meters, vendors_by_kind
 from flow.bot.vendors.spec import ServiceSpec, Tap, Vendor
@@ -77,10 +78,11 @@ async def test_in_a_call_the_frames_count_what_has_no_tap_and_nothing_else(owner
             vendors={"openai": by_frames},
         )
         product = read_products(None, vendors_by_kind()).for_call("voice_bot")
-        line = build_line(
+        line = build_pipeline(
             JoinRequest.model_validate({"bot": PARTS}),
             owner,
             EmptyStage(),
+            SPEECH,
             notebook,
             settings,
             Spending(product, cache_key="a call"),

@@ -1,6 +1,6 @@
 """Rooms in memory, in place of Daily's and LiveKit's media: who is in one hears the others.
 
-The bot comes in where the vendors' packages come in (`flow.bot.transports.room`),
+The bot comes in where the vendors' packages come in (`flow.bot.transports.room_media`),
 and a scripted caller by `Guest`, which is to its phone what a socket is elsewhere. Nobody enters
 without a token that the vendor's stand-in takes for this room.
 """
@@ -30,7 +30,7 @@ from pipecat.transports.base_transport import BaseTransport, TransportParams
 from websockets.exceptions import ConnectionClosedOK
 
 from flow.bot.transports.room import RoomTransport
-from flow.domain.calls.room import Room, RoomType
+from flow.domain.calls.room import Room
 from flow.sandbox.callers.conversation import CallerEvent, Conversation
 from flow.sandbox.callers.frames import Audio, Interruption, decode, encode
 from flow.sandbox.callers.websocket_phone import CHUNK_BYTES, SAMPLE_RATE, Phone
@@ -44,7 +44,9 @@ class Vendor(Protocol):
 
 @dataclass
 class Building:
-    """`flow.bot.transports.room.Media` in memory. ``broken`` makes every room closed to the bot.
+    """`flow.bot.transports.room_media.RoomMedia` in memory.
+
+    ``broken`` makes every room closed to the bot.
 
     ``entered`` keeps the rooms the bot was sent to, with its tokens.
     """
@@ -56,13 +58,13 @@ class Building:
     bots: dict[str, BotTransport] = field(default_factory=dict)
     guests: dict[str, dict[str, Guest]] = field(default_factory=dict)
 
-    def missing(self, kind: RoomType) -> str | None:
+    def missing(self, transport: str) -> str | None:
         return self.absent
 
-    async def prepare(self, kind: RoomType) -> None:
+    async def prepare(self, transport: str) -> None:
         return None
 
-    def transport(self, room: Room) -> RoomTransport:
+    def enter_room(self, room: Room) -> RoomTransport:
         return RoomTransport(BotTransport(self, room), lost="on_gone")
 
     def room_of(self, token: str) -> str:

@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 
 from flow.app.application import SERVER_OPTIONS
 from flow.app.service import Service, run_service
-from flow.bot.transports.room import Media
+from flow.bot.transports.room_media import RoomMedia
 from flow.db.database import Database
 from flow.db.database_url import url_of
 from flow.domain.calls.thread import Thread
@@ -99,7 +99,7 @@ def serving(postgres_url: str, tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def serve(
-        vendors: Vendors, *, media: Media | None = None, **settings: Any
+        vendors: Vendors, *, media: RoomMedia | None = None, **settings: Any
     ) -> AsyncIterator[Serving]:
         known: dict[str, Any] = {k.lower(): v for k, v in vendors.environment.items()}
         known |= {"database_url": postgres_url, "secret": SECRET, "data_dir": tmp_path}

@@ -155,7 +155,7 @@ async def test_whoever_connects_after_the_end_is_refused_and_nothing_runs(
             said = await ending
             refused = await asyncio.wait_for(connecting, 30)
         thread, rows = await accounted(served, joined)
-        running = served.service.roster.capacity.running
+        running = served.service.calls.capacity.running
     assert refused == "already_connected"
     assert (said["status"], said["end_requested"]) == ("cancelled", False)
     assert (thread.status, thread.id, rows) == (

@@ -13,7 +13,7 @@ from uuid import UUID
 import jwt
 import pytest
 
-from flow.domain.calls.room import RoomType, room_name
+from flow.domain.calls.room import room_name
 from flow.domain.calls.thread import Status, Thread
 from flow.sandbox import daily as dy
 from flow.sandbox import livekit as lk
@@ -28,7 +28,7 @@ from tests.calls.building import Building, ByRoom, Guest
 from tests.calls.conftest import Serve, Serving, quantity
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
-KINDS: tuple[RoomType, ...] = ("daily", "livekit")
+KINDS: tuple[str, ...] = ("daily", "livekit")
 QUIET = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
 SILENCE = encode(Audio(bytes(640), 16_000))
 
@@ -36,7 +36,7 @@ SILENCE = encode(Audio(bytes(640), 16_000))
 class House:
     """The service with a vendor of rooms beside it."""
 
-    def __init__(self, served: Serving, building: Building, vendor: Any, kind: RoomType) -> None:
+    def __init__(self, served: Serving, building: Building, vendor: Any, kind: str) -> None:
         self.served, self.building, self.vendor, self.kind = served, building, vendor, kind
         self.carrier = ByRoom(building, kind)
         self.join_request = {**JOIN, "transport": {"type": kind}}
@@ -66,7 +66,7 @@ class House:
 
 @asynccontextmanager
 async def house(
-    serving: Serve, standing: Any, kind: RoomType = "daily", **settings: Any
+    serving: Serve, standing: Any, kind: str = "daily", **settings: Any
 ) -> AsyncIterator[House]:
     vendor: Any = DailySandbox() if kind == "daily" else LiveKitSandbox()
     building = Building(vendor, **settings.pop("building", {}))
@@ -84,7 +84,7 @@ async def house(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_call_in_a_room_is_held_and_accounted_to_the_last_token(
-    kind: RoomType, serving: Serve
+    kind: str, serving: Serve
 ) -> None:
     async with stood_in(SHORT) as standing, house(serving, standing, kind) as at:
         if isinstance(at.vendor, LiveKitSandbox):
@@ -233,7 +233,7 @@ async def test_the_bot_talks_with_the_first_who_comes_and_hears_nobody_else(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_room_the_bot_cannot_enter_fails_the_thread(kind: RoomType, serving: Serve) -> None:
+async def test_a_room_the_bot_cannot_enter_fails_the_thread(kind: str, serving: Serve) -> None:
     async with (
         stood_in(QUIET) as standing,
         house(serving, standing, kind, building={"broken": True}) as at,

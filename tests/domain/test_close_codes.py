@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from flow.domain.calls.close_codes import CLOSE_CODES, MAX_REASON_BYTES, close_of
+from flow.domain.calls.ending import Ending, EndReason
 
 README = Path(__file__).parents[2] / "README.md"
 ALIKE = {1000, 1012}
 """Codes of several reasons: ends that a caller wanted, and those after which to join again."""
 
 
-@pytest.mark.parametrize("reason", CLOSE_CODES)
-def test_every_reason_has_a_code_that_may_be_sent(reason: str) -> None:
-    code, said = close_of(reason)
+@pytest.mark.parametrize("reason", EndReason)
+def test_every_reason_has_a_code_that_may_be_sent(reason: EndReason) -> None:
+    code, said = close_of(Ending(reason))
     assert code in {1000, 1011, 1012} or 4000 <= code <= 4999
     assert said == ("ended" if reason == "pipeline_ended" else reason)
 
@@ -27,15 +28,18 @@ def test_no_two_reasons_share_a_code_that_is_not_for_several() -> None:
 
 
 def test_the_service_or_the_code_of_an_error_is_named() -> None:
-    assert close_of("vendor_failure", {"code": "vendor_failure", "service": "tts"}) == (
+    assert close_of(
+        Ending(EndReason.VENDOR_FAILURE, {"code": "vendor_failure", "service": "tts"})
+    ) == (
         1011,
         "vendor_failure: tts",
     )
-    assert close_of("error", {"code": "pipeline_failed"}) == (4011, "error: pipeline_failed")
+    failed = Ending(EndReason.ERROR, {"code": "pipeline_failed"})
+    assert close_of(failed) == (4011, "error: pipeline_failed")
 
 
 def test_a_reason_fits_into_a_close_frame() -> None:
-    said = close_of("error", {"service": "\u00e9" * 500}).reason
+    said = close_of(Ending(EndReason.ERROR, {"service": "\u00e9" * 500})).reason
     assert len(said.encode()) <= MAX_REASON_BYTES
 
 
@@ -49,5 +53,5 @@ UNSENT = {"caller_hung_up", "cancelled", "handed_over", "nobody_came", "process_
 
 def test_the_readme_has_the_table() -> None:
     rows = re.findall(r"^\| (\d{4}) \| `(\w+)[^`]*` \|", README.read_text(), re.MULTILINE)
-    sent = {close_of(reason) for reason in set(CLOSE_CODES) - UNSENT}
+    sent = {close_of(Ending(reason)) for reason in set(CLOSE_CODES) - UNSENT}
     assert {(int(code), reason) for code, reason in rows} == sent

@@ -182,3 +182,12 @@ def test_a_part_at_the_rate_of_its_whole_changes_no_total(
     }
     split, whole = Rates({**TOKENS, **same}).cost(quantities), Rates(TOKENS).cost(quantities)
     assert (split and split.total) == (whole and whole.total)
+
+
+def test_a_price_of_many_digits_is_charged_to_the_last_one() -> None:
+    usd = Decimal("0.123456789012345678901234567")
+    rates = Rates({"input_tokens": Rate(usd, 1_000_000)}, per_request=Decimal(10**9))
+    cost = rates.cost(Quantities(input_tokens=987_654_321))
+    assert cost is not None
+    assert cost.total == Decimal("1000000121.932631124828532112482852332114007")
+    assert Rate(usd).times(Decimal("1.1")).usd == Decimal("0.1358024679135802467913580237")

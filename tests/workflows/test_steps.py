@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.thread import Status
 from flow.workflows.finish import FinishCall, InThisProcess
 from tests.workflows.conftest import Ended, Finishes
@@ -78,7 +79,7 @@ async def test_a_process_without_a_postgres_of_its_own_finishes_its_calls_by_its
     thread_id = await ended()
     here = InThisProcess(finishes.steps)
     finish = FinishCall(finishes.database, finishes.recorder, here.start)
-    await finish(thread_id, "caller_hung_up", None)
-    await finish(thread_id, "caller_hung_up", None)
+    await finish(thread_id, Ending(EndReason.CALLER_HUNG_UP))
+    await finish(thread_id, Ending(EndReason.CALLER_HUNG_UP))
     assert (await finishes.thread(thread_id)).status is Status.COMPLETED
     assert finishes.model.asked == 1

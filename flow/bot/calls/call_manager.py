@@ -1,51 +1,47 @@
-"""The calls of one process: how each begins over its transport, and what becomes of it."""
+"""The calls of one process: each is leased, built, run and ended here, whatever its transport."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import Protocol
 from uuid import UUID, uuid4
 
 import structlog
 from pipecat.transports.base_transport import BaseTransport
 
-from flow.bot.calls.registry import Roster
-from flow.bot.calls.room_calls import Entrance, Visit
+from flow.bot.calls.lease import CallerConnection, CallLease, TakeLease
+from flow.bot.calls.registry import CallRegistry
 from flow.bot.cost_control import Spending
 from flow.bot.join_resolver import Resolver
 from flow.bot.log_context import named
-from flow.bot.pipeline import BotSettings, build_line
-from flow.bot.session import CallSession, Ending, Recording
-from flow.bot.session import Threads as SessionThreads
-from flow.bot.transports.twilio import twilio_transport
-from flow.bot.transports.websocket import CallSocket, webrtc_transport, websocket_transport
+from flow.bot.pipeline import BotSettings, build_pipeline
+from flow.bot.session import CallRecorder, CallSession
+from flow.bot.transports.spec import BotTransportSpec
 from flow.domain.calls.capacity import Capacity
-from flow.domain.calls.close_codes import Close, close_of
+from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
-from flow.domain.calls.media_stream import MediaStream
-from flow.domain.calls.thread import ENDED_BY_API, GIVEN_UP, Status, Thread
+from flow.domain.calls.thread import Pulse, Status, Thread
 from flow.domain.limits.budget import Standing, Tier
-from flow.errors import (
-    FieldProblem,
-    FlowError,
-    InvalidInput,
-    NotFound,
-    Unavailable,
-)
-
-if TYPE_CHECKING:
-    from flow.bot.transports.webrtc_connection import Peer
+from flow.errors import FlowError, Unavailable
 
 log = structlog.get_logger(__name__)
 
 
-class Threads(SessionThreads, Protocol):
+class Threads(Protocol):
     """What the calls need of `flow.db.database.Database`."""
 
     async def claim_thread(self, thread_id: UUID, claim: str) -> Thread:
         """Make a thread's call ours, or raise `Conflict`."""
+        ...
+
+    async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
+        """Give a sign of life, and perhaps move the thread."""
+        ...
+
+    async def get_thread_standing(self, thread_id: UUID) -> Standing:
+        """How the thread's key stands."""
         ...
 
     async def finish_thread(self, thread_id: UUID, status: Status) -> Thread:
@@ -56,18 +52,8 @@ class Threads(SessionThreads, Protocol):
 class Finish(Protocol):
     """What follows a call: see `flow.workflows.finish`. Must not raise."""
 
-    def __call__(
-        self, thread_id: UUID, reason: str, error: dict[str, Any] | None
-    ) -> Awaitable[object]:
-        """Finish a call that ended for ``reason``."""
-        ...
-
-
-class Telephone(Protocol):
-    """The telephone company: see `flow.vendors.twilio`."""
-
-    async def hang_up(self, call_sid: str) -> None:
-        """End one of its calls, or raise `Unavailable`."""
+    def __call__(self, thread_id: UUID, ending: Ending) -> Awaitable[object]:
+        """Finish a call that ended so."""
         ...
 
 
@@ -78,7 +64,7 @@ class Watch(Protocol):
         """A caller connected."""
         return
 
-    def ended(self, product: str, reason: str) -> None:
+    def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
         return
 
@@ -87,234 +73,149 @@ class _Unwatched(Watch):
     """Nobody looks."""
 
 
-class Calls:
-    """Accepts connections to joined threads and runs their bots.
+class CallManager:
+    """Takes leases of calls, and runs each call as long as its lease is held.
 
     Args:
-        roster: which calls run in this process.
+        registry: which calls run in this process.
+        transports: the transports that calls can come over, by their names.
         spending: the cost control of a thread's call, which starts with the key's standing.
         name: what this process is called; its threads are told by it if it dies.
-        telephone: whose calls this process takes, if any.
         watch: sees calls come and go, for the metrics.
     """
 
     def __init__(
         self,
         *,
-        roster: Roster,
+        registry: CallRegistry,
         threads: Threads,
-        recorder: Recording,
+        recorder: CallRecorder,
         settings: BotSettings,
         resolver: Resolver,
+        transports: Mapping[str, BotTransportSpec],
         spending: Callable[[Thread, JoinRequest, Standing], Spending],
         finish: Finish,
         name: str,
-        telephone: Telephone | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self.roster = roster
+        self.registry = registry
         self._watch = watch or _Unwatched()
         self._threads = threads
         self._recorder = recorder
         self._settings = settings
         self._resolver = resolver
+        self._transports = transports
         self._spending = spending
         self._finish = finish
         self._name = name
-        self._telephone = telephone
-        self._peers: dict[UUID, Peer] = {}
 
     @property
     def capacity(self) -> Capacity:
         """How many calls run here, and how many may."""
-        return self.roster.capacity
+        return self.registry.capacity
 
     def check(self, join: JoinRequest) -> JoinRequest:
-        """The join with everything filled in; raises as `Resolver.resolve` does.
-
-        Raises:
-            InvalidInput: also for a transport that is not set up here.
-        """
-        if join.transport.type == "twilio" and self._telephone is None:
-            missing = "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are missing"
-            problem = FieldProblem("transport.type", f"'twilio' is not set up here: {missing}")
-            raise InvalidInput("The call cannot be connected.", [problem])
+        """The join with everything filled in; raises as `Resolver.resolve` does."""
         return self._resolver.resolve(join)
 
-    async def run_websocket(self, thread: Thread, websocket: Any) -> None:
-        """Accept ``websocket`` and run the thread's call over it to its end.
+    async def end(self, thread_id: UUID) -> bool:
+        """Hang up a call that runs in this process, or is about to; False if it does not."""
+        return self.registry.end(thread_id, EndReason.ENDED_BY_API)
+
+    async def run(self, thread: Thread, connection: CallerConnection) -> Ending:
+        """Run the thread's call over this connection to its end.
 
         Raises:
             Refused: code ``at_capacity`` or ``shutting_down``.
             Conflict: the thread has been connected to before.
+            Exception: what opening the connection raised; the call is over then.
         """
-        await self._claim(thread)
-        try:
-            await websocket.accept()
-        except BaseException:
-            self.roster.spawn(self._over(thread, Ending("caller_hung_up")))
-            raise
-        socket = self._socket(thread, websocket)
-        ending = await self._run(thread, lambda: websocket_transport(socket))
-        await _make_sure_closed(websocket, ending)
+        lease, transport = await self._begin(thread.id, partial(self._lease, thread, connection))
+        return await self._run(lease, transport)
 
-    async def run_stream(self, thread: Thread, websocket: Any, stream: MediaStream) -> None:
-        """Run the thread's telephone call over the accepted ``websocket`` of its media stream.
+    async def start(self, thread: Thread, connection: CallerConnection) -> None:
+        """As `run`, but return as soon as the connection is open; the call goes on by itself."""
+        lease, transport = await self._begin(thread.id, partial(self._lease, thread, connection))
+        self.registry.spawn(self._run(lease, transport))
+
+    async def hold(self, thread_id: UUID, take: TakeLease) -> None:
+        """Run a call that may have been held elsewhere, as long as its lease is ours.
 
         Raises:
-            Refused, Conflict: as for `run_websocket`.
+            Refused, Conflict: as for `run`. Also what ``take`` raises.
         """
-        await self._claim(thread)
-        ending = Ending("shutdown")
-        try:
-            socket = self._socket(thread, websocket)
-            ending = await self._run(thread, lambda: twilio_transport(socket, stream))
-            await _make_sure_closed(websocket, ending)
-        finally:
-            if ending.reason != "caller_hung_up":
-                self.roster.spawn(self._hang_up(thread, stream))
-
-    async def run_room(self, thread: Thread, enter: Callable[[], Awaitable[Entrance]]) -> None:
-        """Make the thread ours, ``enter`` its room, and run the call there from now on.
-
-        A room that cannot be entered cancels the thread.
-
-        Raises:
-            Refused, Conflict: as for `run_websocket`. Also what ``enter`` raises.
-        """
-        await self._claim(thread)
-        try:
-            entrance = await enter()
-        except BaseException:
-            await self._cancel(thread)
-            raise
-        self.roster.spawn(self._run_in_room(thread, entrance))
-
-    async def hold_room(self, thread_id: UUID, visit: Callable[[str], Awaitable[Visit]]) -> None:
-        """Run a call that may have been held elsewhere, as long as this process has it.
-
-        ``visit`` takes it under the name of a claim.
-
-        Raises:
-            Refused, Conflict: as for `run_websocket`. Also what ``visit`` raises.
-        """
-        self.roster.reserve(thread_id)
-        try:
-            found = await visit(self._claim_name())
-        except BaseException:
-            self.roster.leave(thread_id)
-            raise
-        self._watch.started(found.thread.product)
-        running = self.roster.spawn(
-            self._run(found.thread, found.transport, found.wait_secs, found)
-        )
+        lease, transport = await self._begin(thread_id, take)
         # The call is not to end with who waits for its end.
-        await asyncio.shield(running)
+        await asyncio.shield(self.registry.spawn(self._run(lease, transport)))
 
-    async def offer(self, thread: Thread, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a WebRTC offer ``{"sdp", "pc_id"?, "restart_pc"?}`` and start the call.
-
-        A later offer with the ``pc_id`` of the running connection renegotiates it. A first
-        offer that cannot be answered fails the thread, which is claimed by then.
-
-        Raises:
-            InvalidInput: the offer cannot be answered.
-            Refused, Conflict: as for `run_websocket`.
-        """
-        if (connected := self._peers.get(thread.id)) is not None:
-            restart = bool(request.get("restart_pc"))
-            return await connected.renegotiate(
-                request["sdp"], request.get("pc_id"), restart=restart
-            )
-        await self._claim(thread)
+    async def _begin(self, thread_id: UUID, take: TakeLease) -> tuple[CallLease, BaseTransport]:
+        """Take the call, in this process and in the database for all others, and open it."""
+        self.registry.reserve(thread_id)
         try:
-            with named(thread, self._settings.joined):
-                peer = await (await asyncio.to_thread(_peer_type)).answering(
-                    request["sdp"], thread.id
-                )
-        except BaseException as error:
-            said = {"code": "bad_offer", "message": str(error) or type(error).__name__}
-            self.roster.spawn(self._over(thread, Ending("error", said)))
-            raise
-        self._peers[thread.id] = peer
-        self.roster.spawn(self._run_peer(thread, peer))
-        return peer.answer
-
-    async def ice(self, thread_id: UUID, request: Mapping[str, Any]) -> None:
-        """Take trickled candidates ``{"pc_id", "candidates": [...]}`` of a running call.
-
-        Raises:
-            InvalidInput: they cannot be read.
-            NotFound: no such connection is here.
-        """
-        if (peer := self._peers.get(thread_id)) is None:
-            raise NotFound("This call has no WebRTC connection here.")
-        await peer.add_candidates(request["pc_id"], request["candidates"])
-
-    async def end(self, thread_id: UUID) -> bool:
-        """Hang up a call that runs in this process, or is about to; False if it does not."""
-        return self.roster.end(thread_id, ENDED_BY_API)
-
-    async def _claim(self, thread: Thread) -> None:
-        """Make the thread ours: in this process, and in the database for all others."""
-        self.roster.reserve(thread.id)
-        try:
-            await self._threads.claim_thread(thread.id, self._claim_name())
+            lease = await take(f"{self._name}/{uuid4()}")
         except BaseException:
-            self.roster.leave(thread.id)
+            self.registry.leave(thread_id)
             raise
-        self._watch.started(thread.product)
+        self._watch.started(lease.thread.product)
+        try:
+            with named(lease.thread, self._settings.joined):
+                return lease, await lease.open(partial(self.registry.ending, thread_id))
+        except BaseException as error:
+            ending = lease.not_opened(error)
+            over = self.registry.spawn(self._over(lease, ending))
+            if ending.reason is EndReason.CANCELLED:
+                # Whoever is told of it is to find the thread cancelled.
+                await asyncio.shield(over)
+            raise
 
-    def _socket(self, thread: Thread, websocket: Any) -> CallSocket:
-        """The socket of a call that is closed as the call ends."""
+    async def _lease(self, thread: Thread, connection: CallerConnection, claim: str) -> CallLease:
+        """The lease of a call that cannot move: it is over when its caller's connection is."""
+        join = thread.join
+        await self._threads.claim_thread(thread.id, claim)
 
-        def close() -> Close:
-            session = self.roster.session(thread.id)
-            ending = session.ending if session is not None else None
-            return close_of(ending.reason, ending.error) if ending else close_of(None)
+        async def end(ending: Ending) -> None:
+            await asyncio.gather(connection.close(ending), self._finish_here(thread.id, ending))
 
-        return CallSocket(websocket, close)
+        return CallLease(
+            thread,
+            join,
+            connection.open,
+            connection.not_opened,
+            touch=partial(self._threads.touch_thread, thread.id),
+            end=end,
+            wait_secs=connection.wait_secs,
+        )
 
-    def _claim_name(self) -> str:
-        return f"{self._name}/{uuid4()}"
-
-    async def _run(
-        self,
-        thread: Thread,
-        transport: Callable[[], BaseTransport],
-        wait_secs: float | None = None,
-        visit: Visit | None = None,
-    ) -> Ending:
-        failed = Ending("error", {"code": "internal_error", "message": "the bot failed"})
+    async def _run(self, lease: CallLease, transport: BaseTransport) -> Ending:
+        failed = Ending.failure("internal_error", "the bot failed")
         ending = failed
         try:
-            owner = thread.owner
-            join = thread.join if visit is None else visit.join
-            said = () if visit is None else thread.transcript
-            spending = self._spending(thread, join, await self._standing(thread.id))
-            made = transport()
-            line = build_line(join, owner, made, self._recorder, self._settings, spending, said)
-            session = CallSession(
-                owner,
-                join,
-                line,
-                made,
-                self._recorder,
-                self._threads if visit is None else visit.threads,
-                spending,
-                wait_secs=wait_secs,
-                first_turn=0 if visit is None else visit.first_turn,
-            )
-            self.roster.begin(thread.id, session, can_move=visit is not None)
-            ending = Ending("shutdown")  # what it is if this is cancelled
-            with named(thread, self._settings.joined):
+            session = await self._session(lease, transport)
+            self.registry.begin(lease.thread.id, session, can_move=lease.can_move)
+            ending = Ending(EndReason.SHUTDOWN)  # what it is if this is cancelled
+            with named(lease.thread, self._settings.joined):
                 ending = await session.run()
         except Exception:
-            log.exception("call_failed", workflow_thread_id=str(thread.id))
+            log.exception("call_failed", workflow_thread_id=str(lease.thread.id))
             ending = failed
         finally:
-            self.roster.spawn(self._over(thread, ending, visit))
+            self.registry.spawn(self._over(lease, ending))
         return ending
+
+    async def _session(self, lease: CallLease, transport: BaseTransport) -> CallSession:
+        thread, join = lease.thread, lease.join
+        spending = self._spending(thread, join, await self._standing(thread.id))
+        pipeline = build_pipeline(
+            join,
+            thread.owner,
+            transport,
+            self._transports[join.transport.type].audio,
+            self._recorder,
+            self._settings,
+            spending,
+            thread.transcript,
+        )
+        return CallSession(lease, pipeline, transport, self._recorder, spending)
 
     async def _standing(self, thread_id: UUID) -> Standing:
         try:
@@ -323,59 +224,24 @@ class Calls:
             log.warning("standing_unknown", workflow_thread_id=str(thread_id), error=str(error))
             return Standing(Tier.UNKNOWN)
 
-    async def _run_peer(self, thread: Thread, peer: Peer) -> None:
-        try:
-            await self._run(thread, lambda: webrtc_transport(peer.connection))
-        finally:
-            self._peers.pop(thread.id, None)
-            # The transport closes only a connection that was made.
-            await peer.close()
+    async def _over(self, lease: CallLease, ending: Ending) -> None:
+        thread = lease.thread
+        log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason.value)
+        self._watch.ended(thread.product, ending.reason)
+        self.registry.leave(thread.id)
+        await lease.end(ending)
 
-    async def _run_in_room(self, thread: Thread, entrance: Entrance) -> None:
-        try:
-            await self._run(thread, entrance.transport, entrance.wait_secs)
-        finally:
-            self.roster.spawn(entrance.leave())
+    async def _finish_here(self, thread_id: UUID, ending: Ending) -> None:
+        """Finish the thread of a call that could run in this process only."""
+        if ending.reason is EndReason.CANCELLED:
+            await self._cancel(thread_id)
+        elif ending.reason is not EndReason.GIVEN_UP:
+            # Whoever gave it up finishes it.
+            await self._finish(thread_id, ending)
 
-    async def _cancel(self, thread: Thread) -> None:
+    async def _cancel(self, thread_id: UUID) -> None:
         """Give a claimed thread up before anything has run; one that cannot be is swept."""
         try:
-            await self._threads.finish_thread(thread.id, Status.CANCELLED)
+            await self._threads.finish_thread(thread_id, Status.CANCELLED)
         except FlowError as error:
-            log.warning("cancel_failed", workflow_thread_id=str(thread.id), error=str(error))
-        finally:
-            self._watch.ended(thread.product, "cancelled")
-            self.roster.leave(thread.id)
-
-    async def _hang_up(self, thread: Thread, stream: MediaStream) -> None:
-        """Have Twilio end the call: one whose stream is closed goes on with the TwiML after it."""
-        assert self._telephone is not None, "a call of Twilio's without Twilio"
-        try:
-            await self._telephone.hang_up(stream.call_sid)
-        except Unavailable as error:
-            thread_id = str(thread.id)
-            log.warning("hang_up_failed", workflow_thread_id=thread_id, error=str(error))
-
-    async def _over(self, thread: Thread, ending: Ending, visit: Visit | None = None) -> None:
-        log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason)
-        self._watch.ended(thread.product, ending.reason)
-        self.roster.leave(thread.id)
-        if visit is not None:
-            await visit.over(ending.reason, ending.error)
-        elif ending.reason != GIVEN_UP:
-            # Whoever gave it up finishes it.
-            await self._finish(thread.id, ending.reason, ending.error)
-
-
-async def _make_sure_closed(websocket: Any, ending: Ending) -> None:
-    """Close the socket of a call whose pipeline could not be made, or did not close it."""
-    with suppress(Exception):  # the caller has closed it meanwhile
-        if websocket.application_state.name == "CONNECTED":
-            await websocket.close(*close_of(ending.reason, ending.error))
-
-
-def _peer_type() -> type[Peer]:
-    """`Peer`, imported when it is first needed: that takes a second, so in a thread."""
-    from flow.bot.transports.webrtc_connection import Peer
-
-    return Peer
+            log.warning("cancel_failed", workflow_thread_id=str(thread_id), error=str(error))

@@ -11,15 +11,14 @@ from uuid import UUID
 
 from flow.bot.session import CallSession
 from flow.domain.calls.capacity import Capacity
-from flow.domain.calls.room_call import HANDED_OVER
-from flow.domain.calls.thread import ENDED_BY_API
+from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.limits.budget import Standing, Tier
 from flow.errors import Conflict
 
 FOLLOW_UP_SECS = 60.0
 
 
-class Roster:
+class CallRegistry:
     """The calls of this process, from when they are given a place until nothing is left to do.
 
     Args:
@@ -32,7 +31,7 @@ class Roster:
         self._sessions: dict[UUID, CallSession | None] = {}
         self._movable: set[UUID] = set()
         # Why a call that is still being set up is to end.
-        self._unwanted: dict[UUID, str] = {}
+        self._unwanted: dict[UUID, EndReason] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._time_is_up = False
@@ -53,7 +52,12 @@ class Roster:
         """The call of a thread, if it runs here."""
         return self._sessions.get(thread_id)
 
-    def end(self, thread_id: UUID, reason: str) -> bool:
+    def ending(self, thread_id: UUID) -> Ending | None:
+        """Why a call that runs here ends; ``None`` while nothing has ended it."""
+        session = self._sessions.get(thread_id)
+        return None if session is None else session.ending
+
+    def end(self, thread_id: UUID, reason: EndReason) -> bool:
         """End a call that has a place here; ``False`` if it has none.
 
         One that is still being set up ends as soon as it begins.
@@ -72,7 +76,7 @@ class Roster:
         if (session := self._sessions.get(thread_id)) is None:
             return
         if end_requested:
-            session.end(ENDED_BY_API)
+            session.end(EndReason.ENDED_BY_API)
         session.stand(standing)
 
     def reserve(self, thread_id: UUID) -> None:
@@ -132,7 +136,8 @@ class Roster:
         await self._until_idle(FOLLOW_UP_SECS)
 
     def _end(self, thread_id: UUID, session: CallSession) -> None:
-        session.end(HANDED_OVER if thread_id in self._movable else "shutdown")
+        can_move = thread_id in self._movable
+        session.end(EndReason.HANDED_OVER if can_move else EndReason.SHUTDOWN)
 
     async def _until_idle(self, secs: float) -> None:
         with suppress(TimeoutError):

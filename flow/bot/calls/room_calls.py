@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import structlog
 from pipecat.transports.base_transport import BaseTransport
 
-from flow.bot.transports.room import Media
-from flow.domain.calls.capacity import Capacity
-from flow.domain.calls.join_request import JoinRequest, Transport
-from flow.domain.calls.room import ROOM_TYPES, Meeting, Room
+from flow.bot.calls.lease import CallerConnection
+from flow.bot.transports.room_media import RoomMedia
+from flow.bot.transports.spec import RoomSpec
+from flow.domain.calls.ending import Ending, EndReason
+from flow.domain.calls.join_request import Transport
+from flow.domain.calls.room import Meeting, Room
 from flow.domain.calls.room_call import OpenRoom, lasts_until
 from flow.domain.calls.thread import Thread
 from flow.errors import FieldProblem, InvalidInput, Unavailable
-
-if TYPE_CHECKING:
-    from flow.bot.session import Threads
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +30,12 @@ ARRIVAL_SECS = 10.0
 class Rooms(Protocol):
     """The vendors' rooms: see `flow.vendors.meeting_rooms`."""
 
+    def has(self, transport: str) -> bool:
+        """Whether rooms of this transport can be opened here."""
+        ...
+
     def problems(self, transport: Transport) -> Iterator[FieldProblem]:
-        """What keeps a room of this kind from being opened."""
+        """What keeps the bot out of a room that the caller names."""
         ...
 
     async def meet(
@@ -53,57 +56,16 @@ class Rooms(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Entrance:
-    """What a process needs to run a call in a room.
+class Manager(Protocol):
+    """Who runs calls: see `flow.bot.calls.call_manager.CallManager`."""
 
-    ``wait_secs`` is how long the bot waits there for its caller, ``leave`` what is to be done when
-    the call is over; it does not raise.
-    """
-
-    transport: Callable[[], BaseTransport]
-    wait_secs: float
-    leave: Callable[[], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """A call in a room as long as this process has it; others may have it before and after.
-
-    The thread has the transcript so far; turns are numbered from ``first_turn`` here. ``join`` is
-    what is left to do, ``wait_secs`` how long the bot waits for its caller, ``threads`` refuses
-    what comes when the call is another's, and ``over`` says why the call ended here; it does not
-    raise.
-    """
-
-    thread: Thread
-    join: JoinRequest
-    transport: Callable[[], BaseTransport]
-    wait_secs: float
-    threads: Threads
-    first_turn: int
-    over: Callable[[str, dict[str, Any] | None], Awaitable[None]]
-
-
-class Runner(Protocol):
-    """Who runs a call in a room: see `flow.bot.calls.call_manager.Calls`."""
-
-    @property
-    def capacity(self) -> Capacity:
-        """How many calls run here, and how many may."""
-        ...
-
-    async def hold_room(self, thread_id: UUID, visit: Callable[[str], Awaitable[Visit]]) -> None:
-        """Take a call under the name of a claim, and run it as long as it is ours."""
-        ...
-
-    async def run_room(self, thread: Thread, enter: Callable[[], Awaitable[Entrance]]) -> None:
-        """Make the thread ours, ``enter`` its room and run the call there."""
+    async def start(self, thread: Thread, connection: CallerConnection) -> None:
+        """Open the connection; the call goes on by itself."""
         ...
 
 
-class Waiting(Protocol):
-    """Where calls wait for a process that has room: see `flow.bot.calls.room_leases.Held`."""
+class Queue(Protocol):
+    """Where calls wait for a process that has room: see `flow.bot.calls.room_leases.RoomLeases`."""
 
     async def put(self, thread: Thread, room: OpenRoom, until: datetime) -> None:
         """Have a bot wait in the room for its caller until then."""
@@ -111,35 +73,48 @@ class Waiting(Protocol):
 
 
 class RoomCalls:
-    """Has calls held in rooms.
+    """Begins calls in rooms, right after their joins.
 
     Args:
-        runner: runs them in this process.
-        waiting: lets any process run them; not those in rooms that only a token opens which the
+        specs: the transports that have rooms, by their names.
+        manager: runs calls in this process.
+        queue: lets any process run them; not those in rooms that only a token opens which the
             caller gave, since it is kept nowhere.
     """
 
     def __init__(
-        self, rooms: Rooms, media: Media, runner: Runner, waiting: Waiting | None = None
+        self,
+        specs: Mapping[str, RoomSpec],
+        rooms: Rooms,
+        media: RoomMedia,
+        manager: Manager,
+        queue: Queue | None = None,
     ) -> None:
+        self._specs = specs
         self._rooms = rooms
         self._media = media
-        self._runner = runner
-        self._waiting = waiting
+        self._manager = manager
+        self._queue = queue
 
     def stays_here(self, transport: Transport) -> bool:
         """Whether a call has to run in the process of its join."""
-        return self._waiting is None or transport.token is not None
+        return self._queue is None or transport.token is not None
 
     def check(self, transport: Transport) -> None:
         """Raise `InvalidInput` for a room that cannot be opened or entered from here."""
-        problems = [*self._rooms.problems(transport)]
-        for kind in ROOM_TYPES:
-            if kind == transport.type and (missing := self._media.missing(kind)) is not None:
-                said = f"'{kind}' is not set up here: {missing}"
-                problems.append(FieldProblem("transport.type", said))
-        if problems:
+        if problems := [*self._problems(transport)]:
             raise InvalidInput("The call cannot be connected.", problems)
+
+    def _problems(self, transport: Transport) -> Iterator[FieldProblem]:
+        yield from self._rooms.problems(transport)
+        spec = self._specs[transport.type]
+        if transport.room_url is None or not spec.enters_without_settings:
+            remedy = "; name a room_url" if spec.enters_without_settings else ""
+            if not self._rooms.has(spec.name):
+                yield FieldProblem("transport.type", f"{spec.absence(())}{remedy}")
+        if (missing := self._media.missing(spec.name)) is not None:
+            message = f"'{spec.name}' is not set up here: {missing}"
+            yield FieldProblem("transport.type", message)
 
     async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
         """Have the bot wait for its caller in the thread's room, and say how to get there.
@@ -151,31 +126,31 @@ class RoomCalls:
             Refused: code ``at_capacity`` or ``shutting_down``.
             TransportUnavailable: the vendor does not open the room.
         """
-        if self._waiting is not None and not self.stays_here(transport):
+        if self._queue is not None and not self.stays_here(transport):
             meeting = await self.invite(thread, transport, until)
             kept = replace(meeting.room, token=None)
             trace = None if thread.trace is None else thread.trace.to_header()
             end = lasts_until(until, thread.join.longest_secs)
-            await self._waiting.put(thread, OpenRoom(kept, end, trace), until)
+            await self._queue.put(thread, OpenRoom(kept, end, trace), until)
             return meeting
+        return await self._begin_here(thread, transport, until)
+
+    async def _begin_here(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
         found: list[Meeting] = []
 
-        async def enter() -> Entrance:
-            meeting = await self.invite(thread, transport, until)
-            found.append(meeting)
-            try:
-                await self._media.prepare(meeting.room.type)
-            except BaseException:
-                await self._close(thread.id, meeting.room)
-                raise
-            wait_secs = (until - datetime.now(UTC)).total_seconds() + ARRIVAL_SECS
-            return Entrance(
-                lambda: self._media.transport(meeting.room),
-                max(wait_secs, ARRIVAL_SECS),
-                lambda: self._close(thread.id, meeting.room),
-            )
+        async def enter(_: Callable[[], Ending | None]) -> BaseTransport:
+            found.append(await self.invite(thread, transport, until))
+            room = found[0].room
+            await self._media.prepare(room.type)
+            return self._media.enter_room(room)
 
-        await self._runner.run_room(thread, enter)
+        async def leave(_: Ending) -> None:
+            if found:
+                await self._close(thread.id, found[0].room)
+
+        wait_secs = max((until - datetime.now(UTC)).total_seconds(), 0.0) + ARRIVAL_SECS
+        connection = CallerConnection(enter, _cancelled, leave, wait_secs)
+        await self._manager.start(thread, connection)
         return found[0]
 
     async def invite(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
@@ -193,3 +168,8 @@ class RoomCalls:
         except Unavailable as error:
             # The vendor forgets it in time.
             log.warning("room_not_closed", workflow_thread_id=str(thread_id), error=str(error))
+
+
+def _cancelled(_: BaseException) -> Ending:
+    """A call whose room cannot be entered has not begun."""
+    return Ending(EndReason.CANCELLED)

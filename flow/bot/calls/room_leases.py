@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
+from pipecat.transports.base_transport import BaseTransport
 
-from flow.bot.calls.room_calls import ARRIVAL_SECS, Rooms, Runner, Visit
-from flow.bot.session import Threads
-from flow.bot.transports.room import Media
-from flow.domain.calls.room import NOBODY_CAME, Room
-from flow.domain.calls.room_call import (
-    HANDED_OVER,
-    PROCESS_LOST,
-    TAKEN_OVER,
-    OpenRoom,
-    Place,
-    Taken,
-)
-from flow.domain.calls.thread import ENDED_BY_API, GIVEN_UP, Pulse, Status, Thread
-from flow.domain.limits.budget import Standing
+from flow.bot.calls.lease import CallLease, TakeLease
+from flow.bot.calls.room_calls import ARRIVAL_SECS, Rooms
+from flow.bot.transports.room_media import RoomMedia
+from flow.domain.calls.capacity import Capacity
+from flow.domain.calls.ending import Ending, EndReason, process_lost
+from flow.domain.calls.room import Room
+from flow.domain.calls.room_call import OpenRoom, Place, Taken
+from flow.domain.calls.thread import Pulse, Status, Thread
 from flow.errors import CallTakenOver, Conflict, FlowError, Refused, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -30,10 +26,22 @@ log = structlog.get_logger(__name__)
 # Until another process, or this one, tries to enter a room that could not be entered.
 AGAIN_SECS = 1.0
 # What was said to a bot that is gone may come to the database later, and has its numbers.
-TURNS_OF_A_VISIT = 10_000
+TURNS_OF_A_LEASE = 10_000
 # How long a call that is handed over waits for its last words to be stored.
 STORED_SECS = 5.0
-_LOST = {"code": PROCESS_LOST, "message": "the process that ran the call is gone"}
+
+
+class Manager(Protocol):
+    """Who runs calls: see `flow.bot.calls.call_manager.CallManager`."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many calls run here, and how many may."""
+        ...
+
+    async def hold(self, thread_id: UUID, take: TakeLease) -> None:
+        """Take a call under the name of a claim, and run it as long as it is ours."""
+        ...
 
 
 class Records(Protocol):
@@ -55,7 +63,7 @@ class Records(Protocol):
         claim: str,
         *,
         status: Status | None = None,
-        end_reason: str | None = None,
+        end_reason: EndReason | None = None,
         error: dict[str, Any] | None = None,
     ) -> Thread:
         """Store what is new of a call that is ours, or raise `CallTakenOver`."""
@@ -85,44 +93,12 @@ class Queue(Protocol):
 class Finish(Protocol):
     """What follows a call: see `flow.workflows.finish`. Must not raise."""
 
-    def __call__(
-        self, thread_id: UUID, reason: str, error: dict[str, Any] | None, save: Any
-    ) -> Awaitable[bool]:
+    def __call__(self, thread_id: UUID, ending: Ending, save: Any) -> Awaitable[bool]:
         """Finish a call that is ours by what ``save`` says; whether it was."""
         ...
 
 
-class Claimed:
-    """`flow.bot.session.Threads` for a call that may become another's: then all is refused."""
-
-    def __init__(self, threads: Threads, records: Records, claim: str) -> None:
-        self._threads = threads
-        self._records = records
-        self.claim = claim
-
-    async def save_workflow_thread_data(
-        self,
-        thread_id: UUID,
-        *,
-        status: Status | None = None,
-        end_reason: str | None = None,
-        error: dict[str, Any] | None = None,
-    ) -> Thread:
-        """Store what is new, or raise `CallTakenOver`."""
-        return await self._records.save(
-            thread_id, self.claim, status=status, end_reason=end_reason, error=error
-        )
-
-    async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
-        """Give a sign of life, or raise `CallTakenOver`."""
-        return await self._records.touch(thread_id, self.claim, status)
-
-    async def get_thread_standing(self, thread_id: UUID) -> Standing:
-        """How the thread's key stands."""
-        return await self._threads.get_thread_standing(thread_id)
-
-
-class Held:
+class RoomLeases:
     """Puts calls where any process finds them, and runs those that this one has room for.
 
     Args:
@@ -134,10 +110,9 @@ class Held:
         self,
         *,
         rooms: Rooms,
-        media: Media,
-        runner: Runner,
+        media: RoomMedia,
+        manager: Manager,
         records: Records,
-        threads: Threads,
         queue: Queue,
         finish: Finish,
         stored: Callable[[UUID, float], Awaitable[bool]],
@@ -146,9 +121,8 @@ class Held:
         self._stored = stored
         self._rooms = rooms
         self._media = media
-        self._runner = runner
+        self._manager = manager
         self._records = records
-        self._threads = threads
         self._queue = queue
         self._finish = finish
         self._rejoin_secs = rejoin_secs
@@ -165,10 +139,10 @@ class Held:
 
     async def hold(self, place: Place) -> bool:
         """Run a call from the queue as long as it is ours; ``False`` if that cannot be now."""
-        if self._runner.capacity.full:
+        if self._manager.capacity.full:
             return False
         try:
-            await self._runner.hold_room(place.thread_id, lambda claim: self._visit(place, claim))
+            await self._manager.hold(place.thread_id, lambda claim: self._take(place, claim))
         except CallTakenOver:
             log.info("room_call_not_ours", workflow_thread_id=str(place.thread_id))
         except (Refused, Conflict, Unavailable):
@@ -178,11 +152,12 @@ class Held:
             pass
         return True
 
-    async def _visit(self, place: Place, claim: str) -> Visit:
+    async def _take(self, place: Place, claim: str) -> CallLease:
+        """The lease of a call that is in its room; it is refused once the call is another's."""
         taken = await self._records.take(place, claim)
-        thread, threads = taken.thread, Claimed(self._threads, self._records, claim)
+        thread = taken.thread
         if thread.end_requested:
-            await self._over(taken, threads, ENDED_BY_API, None)
+            await self._over(taken, claim, Ending(EndReason.ENDED_BY_API))
             raise _LeftToOthers
         try:
             room = await self._rooms.enter(taken.open_room, again=place.attempt > 0)
@@ -192,40 +167,40 @@ class Held:
             await self._leave_to_others(thread.id, claim, alive=False, after_secs=AGAIN_SECS)
             raise _LeftToOthers from error
 
-        async def over(reason: str, error: dict[str, Any] | None) -> None:
-            await self._over(taken, threads, reason, error)
+        async def enter(_: Callable[[], Ending | None]) -> BaseTransport:
+            return self._media.enter_room(room)
 
         if taken.is_under_way:
             log.info("room_call_rejoined", workflow_thread_id=str(thread.id), attempt=place.attempt)
-        return Visit(
+        return CallLease(
             thread,
             taken.join(),
-            transport=lambda: self._media.transport(room),
+            enter,
+            _not_entered,
+            touch=partial(self._records.touch, thread.id, claim),
+            end=partial(self._over, taken, claim),
             wait_secs=_wait_secs(taken),
-            threads=threads,
-            first_turn=place.attempt * TURNS_OF_A_VISIT,
-            over=over,
+            first_turn=place.attempt * TURNS_OF_A_LEASE,
+            can_move=True,
         )
 
-    async def _over(
-        self, taken: Taken, threads: Claimed, reason: str, error: dict[str, Any] | None
-    ) -> None:
+    async def _over(self, taken: Taken, claim: str, ending: Ending) -> None:
         """Finish the call and close its room, unless it goes on elsewhere."""
         thread_id = taken.thread.id
-        if reason == TAKEN_OVER:
-            return
-        if reason == GIVEN_UP:
-            # Whoever gave it up finishes it; nobody else is in its room.
-            await self._close(thread_id, taken.open_room.room)
-            return
-        if reason == HANDED_OVER:
-            await self._stored(thread_id, STORED_SECS)
-            await self._leave_to_others(thread_id, threads.claim, alive=True)
-            return
-        if reason == NOBODY_CAME and taken.is_under_way:
-            reason, error = PROCESS_LOST, dict(_LOST)
-        save = threads.save_workflow_thread_data
-        if await self._finish(thread_id, reason, error, save):
+        match ending.reason:
+            case EndReason.TAKEN_OVER:
+                return
+            case EndReason.GIVEN_UP:
+                # Whoever gave it up finishes it; nobody else is in its room.
+                await self._close(thread_id, taken.open_room.room)
+                return
+            case EndReason.HANDED_OVER:
+                await self._stored(thread_id, STORED_SECS)
+                await self._leave_to_others(thread_id, claim, alive=True)
+                return
+            case EndReason.NOBODY_CAME if taken.is_under_way:
+                ending = process_lost()
+        if await self._finish(thread_id, ending, partial(self._records.save, claim=claim)):
             await self._close(thread_id, taken.open_room.room)
 
     async def _leave_to_others(
@@ -245,6 +220,10 @@ class Held:
         except Unavailable as error:
             # It is tried again with the rooms of processes that died.
             log.warning("room_not_closed", workflow_thread_id=str(thread_id), error=str(error))
+
+
+def _not_entered(error: BaseException) -> Ending:
+    return Ending.failure("room_lost", f"the bot did not get in: {type(error).__name__}")
 
 
 class _LeftToOthers(Exception):

@@ -1,32 +1,15 @@
-"""A room as the transport of a call: with whom the bot talks there, and how it gets in.
-
-`RoomTransport` is the same for every vendor. What the vendors' own packages do is behind `Media`,
-and imported only when a room is entered.
-"""
+"""A room as the transport of a call: with whom the bot talks there. The same for every vendor."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
-import structlog
 from pipecat.frames.frames import InputAudioRawFrame
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_transport import BaseTransport
 
-from flow.domain.calls.room import Room, RoomType
-
-log = structlog.get_logger(__name__)
-
 BOT_NAME = "Flow"
-_NEEDED: Mapping[RoomType, tuple[str, ...]] = {
-    "daily": ("daily",),
-    "livekit": ("livekit", "livekit.rtc", "tenacity"),
-}
 
 
 class RoomTransport(BaseTransport):
@@ -83,73 +66,6 @@ class RoomTransport(BaseTransport):
 
     async def _on_lost(self, *_: Any) -> None:
         await self._call_event_handler("on_lost")
-
-
-class Media(Protocol):
-    """What carries sound into a room and out of it."""
-
-    def missing(self, kind: RoomType) -> str | None:
-        """What is not installed here and has to be, in words, or ``None``."""
-        ...
-
-    async def prepare(self, kind: RoomType) -> None:
-        """Make `transport` quick."""
-        ...
-
-    def transport(self, room: Room) -> RoomTransport:
-        """A transport that enters the room when its pipeline starts."""
-        ...
-
-
-class VendorMedia:
-    """The packages of Daily and LiveKit."""
-
-    def missing(self, kind: RoomType) -> str | None:
-        """The extra of Flow's package that has to be installed, or ``None``."""
-        if all(_is_installed(module) for module in _NEEDED[kind]):
-            return None
-        return f"install flow[{kind}]"
-
-    async def prepare(self, kind: RoomType) -> None:
-        """Import the vendor's package, which takes a second, so in a thread."""
-        await asyncio.to_thread(import_module, f"pipecat.transports.{kind}.transport")
-
-    def transport(self, room: Room) -> RoomTransport:
-        """A transport that enters the room when its pipeline starts."""
-        return daily_transport(room) if room.type == "daily" else livekit_transport(room)
-
-
-def daily_transport(room: Room) -> RoomTransport:
-    """A transport into a Daily room.
-
-    Each speaker has a stream of their own. Daily's other way, one stream of the whole room, goes
-    through a loudspeaker that all calls of a process share.
-    """
-    from pipecat.transports.daily.transport import DailyParams, DailyTransport
-
-    params = DailyParams(audio_in_enabled=True, audio_out_enabled=True, audio_in_user_tracks=True)
-    transport = DailyTransport(room.url, _plain(room), BOT_NAME, params)
-    return RoomTransport(transport, lost="on_error")
-
-
-def livekit_transport(room: Room) -> RoomTransport:
-    """A transport into a LiveKit room; the token says which."""
-    from pipecat.transports.livekit.transport import LiveKitParams, LiveKitTransport
-
-    params = LiveKitParams(audio_in_enabled=True, audio_out_enabled=True, audio_in_user_tracks=True)
-    transport = LiveKitTransport(room.url, _plain(room) or "", room.name or "", params)
-    return RoomTransport(transport, lost="on_disconnected")
-
-
-def _plain(room: Room) -> str | None:
-    return None if room.token is None else room.token.get_secret_value()
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _listen_only(source: BaseInputTransport, wanted: Any) -> None:

@@ -1,44 +1,101 @@
-"""A telephone call's audio over a Twilio media stream."""
+"""Telephone calls by Twilio: its webhook, and the audio of a call over a media stream.
+
+The messages are described at https://www.twilio.com/docs/voice/media-streams/websocket-messages.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
+from xml.etree import ElementTree as Xml
 
 from pipecat.frames.frames import Frame
 from pipecat.serializers.twilio import TwilioFrameSerializer
-from pipecat.transports.base_transport import BaseTransport
+from pydantic import SecretStr
 
+from flow.bot.transports.media_stream import read_message
+from flow.bot.transports.spec import MediaStreamSpec
 from flow.bot.transports.websocket import LONGEST_CHUNK_SECS
-from flow.domain.calls.media_stream import SAMPLE_RATE, MediaStream, read_message
+from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.transport_spec import CallAddress, stream_url
+from flow.errors import InvalidInput, Refused
+from flow.vendors.twilio import API_URL, Twilio, is_call_sid
 
+SAMPLE_RATE = 8_000
+MAX_START_CHARACTERS = 16_384
+
+_STREAM_SID = re.compile(r"MZ[0-9a-f]{32}")
+_FORMAT = {"encoding": "audio/x-mulaw", "sampleRate": SAMPLE_RATE, "channels": 1}
 _MAX_PAYLOAD = 4 * -(-SAMPLE_RATE * LONGEST_CHUNK_SECS // 3)
 _MAX_MESSAGE = _MAX_PAYLOAD + 2_048
+_WEBHOOK_OPENAPI = {
+    "parameters": [
+        {
+            "name": "X-Twilio-Signature",
+            "in": "header",
+            "required": True,
+            "description": "Twilio's signature of the request.",
+            "schema": {"type": "string"},
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-www-form-urlencoded": {
+                "schema": {
+                    "type": "object",
+                    "required": ["CallSid"],
+                    "properties": {"CallSid": {"type": "string", "pattern": "^CA[0-9a-f]{32}$"}},
+                    "additionalProperties": {"type": "string"},
+                }
+            }
+        },
+    },
+}
 
 
-class MediaSocket:
-    """An accepted WebSocket that is over for its reader as soon as Twilio has said ``stop``.
+class TwilioCarrier:
+    """Telephone calls of one Twilio account."""
 
-    Closing the socket instead would wait for a closing handshake, with the call running on.
-    """
+    def __init__(self, twilio: Twilio) -> None:
+        self._twilio = twilio
 
-    def __init__(self, websocket: Any) -> None:
-        self._websocket = websocket
-        self._stopped = False
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, str]) -> TwilioCarrier:
+        """The carrier that these values of `TRANSPORT`'s settings and options name."""
+        token = SecretStr(settings["TWILIO_AUTH_TOKEN"])
+        url = settings.get("TWILIO_BASE_URL", API_URL)
+        return cls(Twilio(settings["TWILIO_ACCOUNT_SID"], token, url))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._websocket, name)
+    def call_of(self, request: CarrierRequest) -> str:
+        """The SID of the call that a webhook's request is about.
 
-    def stop(self) -> None:
-        """There is nothing more to read."""
-        self._stopped = True
+        Raises:
+            Refused: code ``invalid_signature``.
+            InvalidInput: it names no call.
+        """
+        signature = request.headers.get("x-twilio-signature", "")
+        if not self._twilio.signed(signature, request.url, request.form):
+            raise Refused(
+                "invalid_signature",
+                "This is not signed by Twilio for this URL; FLOW_PUBLIC_URL must be the address"
+                " that Twilio calls, and TWILIO_AUTH_TOKEN its account's.",
+            )
+        call_sid = dict(request.form).get("CallSid", "")
+        if not is_call_sid(call_sid):
+            raise InvalidInput("Twilio's request does not say which call it is about (CallSid).")
+        return call_sid
 
-    async def receive(self) -> Any:
-        """The next message, as of an ASGI server."""
-        if self._stopped:
-            return {"type": "websocket.disconnect", "code": 1000}
-        return await self._websocket.receive()
+    async def hang_up(self, call_id: str) -> None:
+        """Have Twilio end the call: one whose stream is closed goes on with the TwiML after it."""
+        await self._twilio.hang_up(call_id)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._twilio.aclose()
 
 
 class TwilioCallSerializer(TwilioFrameSerializer):
@@ -46,20 +103,20 @@ class TwilioCallSerializer(TwilioFrameSerializer):
 
     What is no audio of the caller, or not sane, is dropped, keys that are pressed too. ``stop``
     is Twilio's word that the call is over, whatever becomes of the socket. Pipecat would also hang
-    up at Twilio, but without a time limit and from within the pipeline: see `flow.vendors.twilio`
+    up at Twilio, but without a time limit and from within the pipeline: see `TwilioCarrier`
     instead.
     """
 
-    def __init__(self, stream: MediaStream, socket: MediaSocket) -> None:
-        super().__init__(stream.stream_sid, params=self.InputParams(auto_hang_up=False))
-        self._socket = socket
+    def __init__(self, stream: MediaStream, stop: Callable[[], None]) -> None:
+        super().__init__(stream.stream_id, params=self.InputParams(auto_hang_up=False))
+        self._stop = stop
         self.dropped = 0
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
         """The audio frame in ``data``, or `None`."""
         message = _message(data)
         if message.get("event") == "stop":
-            self._socket.stop()
+            self._stop()
             return None
         if not _is_sound(message):
             self.dropped += 1
@@ -68,24 +125,40 @@ class TwilioCallSerializer(TwilioFrameSerializer):
         return frame
 
 
-def twilio_transport(websocket: Any, stream: MediaStream) -> BaseTransport:
-    """A transport over an accepted Starlette ``WebSocket`` whose ``stream`` has started."""
-    from pipecat.transports.websocket.fastapi import (
-        FastAPIWebsocketParams,
-        FastAPIWebsocketTransport,
-    )
+def twiml(stream_url: str, token: str) -> bytes:
+    """TwiML that connects a call to its media stream."""
+    response = Xml.Element("Response")
+    stream = Xml.SubElement(Xml.SubElement(response, "Connect"), "Stream", url=stream_url)
+    Xml.SubElement(stream, "Parameter", name="token", value=token)
+    document: bytes = Xml.tostring(response, encoding="utf-8", xml_declaration=True)
+    return document
 
-    socket: Any = MediaSocket(websocket)
-    return FastAPIWebsocketTransport(
-        websocket=socket,
-        params=FastAPIWebsocketParams(
-            audio_in_enabled=True,
-            audio_out_enabled=True,
-            serializer=TwilioCallSerializer(stream, socket),
-            # The token in the stream's start says who connects.
-            allowed_origins=[],
-        ),
-    )
+
+def started(text: str) -> MediaStream | None:
+    """The start of a stream, or ``None`` for the ``connected`` that comes before it.
+
+    Raises:
+        InvalidInput: it is neither of them, or a stream of some other sound.
+    """
+    message = read_message(text) if len(text) <= MAX_START_CHARACTERS else {}
+    if message.get("event") == "connected":
+        return None
+    start = message.get("start")
+    if message.get("event") != "start" or not isinstance(start, dict):
+        raise InvalidInput("The stream does not begin as Twilio's do.")
+    stream_sid, call_sid = _text(start, "streamSid"), _text(start, "callSid")
+    if not _STREAM_SID.fullmatch(stream_sid) or not is_call_sid(call_sid):
+        raise InvalidInput("The stream does not say which call it is of.")
+    sound = _object(start, "mediaFormat")
+    if any(sound.get(name) != value for name, value in _FORMAT.items()):
+        raise InvalidInput("The stream is not of 8 kHz mu-law sound.")
+    return MediaStream(stream_sid, call_sid, _text(_object(start, "customParameters"), "token"))
+
+
+def _connection(at: CallAddress) -> dict[str, str]:
+    """``twiml_url`` is what Twilio is to be given as the call's webhook."""
+    url = stream_url(at.base, at.thread_id, TRANSPORT.name)
+    return {"url": url, "twiml_url": at.http(TRANSPORT.webhook)}
 
 
 def _message(data: str | bytes) -> dict[str, Any]:
@@ -105,3 +178,27 @@ def _is_sound(message: dict[str, Any]) -> bool:
         return 0 < len(payload) <= _MAX_PAYLOAD and bool(base64.b64decode(payload, validate=True))
     except (binascii.Error, ValueError):
         return False
+
+
+def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+TRANSPORT = MediaStreamSpec(
+    name="twilio",
+    settings=("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"),
+    options=("TWILIO_BASE_URL",),
+    connection=_connection,
+    webhook="twiml",
+    webhook_openapi=_WEBHOOK_OPENAPI,
+    carrier=TwilioCarrier.of_settings,
+    document=twiml,
+    started=started,
+    serializer=TwilioCallSerializer,
+)

@@ -7,11 +7,9 @@ from 4000 on are an application's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from flow.domain.calls.room import NOBODY_CAME
-from flow.domain.calls.room_call import HANDED_OVER, PROCESS_LOST, TAKEN_OVER
-from flow.domain.calls.thread import ENDED_BY_API, GIVEN_UP
+from flow.domain.calls.ending import Ending, EndReason
 
 MAX_REASON_BYTES = 123
 """What a close frame has room for."""
@@ -24,38 +22,38 @@ class Close(NamedTuple):
     reason: str
 
 
-CLOSE_CODES: Mapping[str, int] = {
-    "caller_hung_up": 1000,
-    "pipeline_ended": 1000,
-    ENDED_BY_API: 1000,
-    "vendor_failure": 1011,
-    "shutdown": 1012,
-    HANDED_OVER: 1012,
-    "max_duration": 4001,
-    "idle_timeout": 4002,
-    "budget_exceeded": 4003,
-    TAKEN_OVER: 4004,
-    GIVEN_UP: 4005,
-    PROCESS_LOST: 4006,
-    NOBODY_CAME: 4007,
-    "cancelled": 4008,
-    "error": 4011,
+CLOSE_CODES: Mapping[EndReason, int] = {
+    EndReason.CALLER_HUNG_UP: 1000,
+    EndReason.PIPELINE_ENDED: 1000,
+    EndReason.ENDED_BY_API: 1000,
+    EndReason.VENDOR_FAILURE: 1011,
+    EndReason.SHUTDOWN: 1012,
+    EndReason.HANDED_OVER: 1012,
+    EndReason.MAX_DURATION: 4001,
+    EndReason.IDLE_TIMEOUT: 4002,
+    EndReason.BUDGET_EXCEEDED: 4003,
+    EndReason.TAKEN_OVER: 4004,
+    EndReason.GIVEN_UP: 4005,
+    EndReason.PROCESS_LOST: 4006,
+    EndReason.NOBODY_CAME: 4007,
+    EndReason.CANCELLED: 4008,
+    EndReason.ERROR: 4011,
 }
 """The close code of each reason why a call may end. A new one has the next free number."""
 
 
-def close_of(reason: str | None, error: Mapping[str, Any] | None = None) -> Close:
+def close_of(ending: Ending | None) -> Close:
     """How a call's socket is closed.
 
     Args:
-        reason: why the call ended; ``None`` while nobody has said so: by itself, then.
-        error: that of the thread; the service that failed is named in the reason.
+        ending: why the call ended; ``None`` while nobody has said so: by itself, then. The service
+            that failed is named in the reason.
     """
-    reason = reason or "pipeline_ended"
-    said = "ended" if reason == "pipeline_ended" else reason
-    detail = (error or {}).get("service") or (error or {}).get("code")
-    if detail and detail != reason:
+    if ending is None or ending.reason is EndReason.PIPELINE_ENDED:
+        return Close(CLOSE_CODES[EndReason.PIPELINE_ENDED], "ended")
+    said, error = ending.reason.value, ending.error or {}
+    detail = error.get("service") or error.get("code")
+    if detail and detail != ending.reason:
         said = f"{said}: {detail}"
-    return Close(
-        CLOSE_CODES.get(reason, 1000), said.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-    )
+    reason = said.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+    return Close(CLOSE_CODES[ending.reason], reason)

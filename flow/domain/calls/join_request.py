@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -15,7 +15,8 @@ from pydantic import (
     field_validator,
 )
 
-from flow.domain.calls.room import ROOM_TYPES, daily_problem, token_problem
+from flow.domain.calls.room import token_problem
+from flow.domain.calls.transport_spec import TransportSpecs, listed, names_with_rooms
 from flow.domain.insights.insight_schema import schema_problem
 from flow.domain.products.save_mode import SaveMode
 from flow.domain.webhooks import public_url
@@ -42,23 +43,34 @@ class Transport(Part):
     With ``daily`` and ``livekit`` the bot waits in a room that Flow makes, or in the caller's own:
     ``room_url``, with a ``token`` that lets the bot in. The token opens somebody's room: it is no
     part of what is stored or shown.
+
+    Which transports there are, and what they take, is judged by the `TransportSpecs` that the
+    context of the validation has under ``transports``; without them any name passes.
     """
 
-    type: Literal["websocket", "webrtc", "twilio", "daily", "livekit"] = "websocket"
+    type: Annotated[str, Field(max_length=64)] = "websocket"
     room_url: Annotated[str, Field(max_length=2048)] | None = None
     token: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = Field(
         default=None, exclude=True
     )
 
+    @field_validator("type")
+    @classmethod
+    def _is_known(cls, value: str, info: ValidationInfo) -> str:
+        specs = _transports(info)
+        if specs is not None and value not in specs:
+            raise ValueError(f"must be one of {listed([*specs])}")
+        return value
+
     @field_validator("room_url")
     @classmethod
     def _is_a_room(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if _is_stored(info):
+        specs, name = _transports(info), info.data.get("type")
+        if value is None or specs is None or name is None:
             return value
-        kind = info.data.get("type")
-        if value is not None and kind is not None and kind not in ROOM_TYPES:
-            raise ValueError(f"is for {' and '.join(ROOM_TYPES)}, not for {kind}")
-        if value is not None and kind == "daily" and (problem := daily_problem(value)):
+        if not specs[name].has_rooms:
+            raise ValueError(f"is for {names_with_rooms(specs)}, not for {name}")
+        if (problem := specs[name].room_url_problem(value)) is not None:
             raise ValueError(problem)
         return value
 
@@ -171,6 +183,11 @@ class JoinRequest(Part):
     def to_json(self) -> dict[str, Any]:
         """The request as stored on the thread and hashed for idempotency."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def _transports(info: ValidationInfo) -> TransportSpecs | None:
+    specs: TransportSpecs | None = (info.context or {}).get("transports")
+    return specs
 
 
 _STORED = {"is_stored": True}

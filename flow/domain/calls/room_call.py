@@ -11,12 +11,6 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.room import Room
 from flow.domain.calls.thread import Thread
 
-TAKEN_OVER = "taken_over"
-"""Why a session ended whose call another process has by now. The call goes on there."""
-HANDED_OVER = "handed_over"
-"""Why a session ended whose process stops: the call is to go on in another."""
-PROCESS_LOST = "process_lost"
-
 # Beyond the longest call: the bot ends it, and the vendor only if no bot is left to do so.
 MARGIN = timedelta(seconds=120)
 

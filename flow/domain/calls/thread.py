@@ -13,12 +13,6 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.trace_parent import TraceParent
 from flow.domain.usage.events import Owner
 
-ENDED_BY_API = "ended_by_api"
-"""Why a call ended that somebody asked to end."""
-GIVEN_UP = "given_up"
-"""Why a session ended whose thread was ended elsewhere: nothing was heard of its call for too long.
-Whoever gave it up finishes the thread."""
-
 
 class Status(StrEnum):
     """Where a thread is. The legal moves are a table in the database, which refuses all others."""

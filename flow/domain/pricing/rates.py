@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from flow.domain.usage.events import Amount, Cost, Quantities
+from flow.domain.usage.events import EXACT_DIGITS, Amount, Cost, Quantities
 from flow.domain.usage.units import UNITS, Measure, Unit
 
 PLACES = Decimal("1e-18")
@@ -43,8 +43,9 @@ class Rate:
 
     def times(self, factor: Decimal) -> Rate:
         """The rate that is ``factor`` times this one."""
-        steps = tuple((start, usd * factor) for start, usd in self.above)
-        return Rate(self.usd * factor, self.per, steps)
+        with localcontext(prec=EXACT_DIGITS):
+            steps = tuple((start, usd * factor) for start, usd in self.above)
+            return Rate(self.usd * factor, self.per, steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,8 @@ class Rates:
                     if UNITS[name].measure is measure and UNITS[name].part_of is None
                 ]
                 if wholes:
-                    return self._charge(wholes, quantities)
+                    with localcontext(prec=EXACT_DIGITS):
+                        return self._charge(wholes, quantities)
         return None
 
     def extended(self, multiples: Mapping[str, Multiple]) -> Rates:

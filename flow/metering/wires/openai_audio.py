@@ -13,6 +13,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
+from email.message import Message
 from typing import Any
 
 from flow.domain.usage.events import Quantities
@@ -185,11 +186,13 @@ def _decoded(text: Any) -> bytes:
 
 def form_fields(request: HttpRequest) -> dict[str, bytes]:
     """The fields of a ``multipart/form-data`` body, each by its name."""
-    kind, _, boundary = request.headers.get("content-type", "").partition("boundary=")
-    if "multipart/form-data" not in kind.lower() or not boundary:
+    whole = Message()
+    whole["content-type"] = request.headers.get("content-type", "")
+    boundary = whole.get_boundary()
+    if whole.get_content_type() != "multipart/form-data" or not boundary:
         return {}
     fields: dict[str, bytes] = {}
-    mark = b"--" + boundary.partition(";")[0].strip().strip('"').encode()
+    mark = b"--" + boundary.encode()
     for part in request.body.split(mark):
         head, found, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         name = _name_in(head)

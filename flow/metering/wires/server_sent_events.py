@@ -22,18 +22,22 @@ class EventStream:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        # In pieces: joining them with each chunk would take a long line's time squared.
+        self._rest: list[bytes] = []
         self._is_begun = False
         self._type = ""
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that this chunk completes."""
-        buffered = self._rest + chunk
+        self._rest.append(chunk)
+        if not any(b"\n" in one or b"\r" in one for one in self._rest[-2:]):
+            return
+        buffered = b"".join(self._rest)
         # A CR at the end may be half of CR LF.
         held = b"\r" if buffered.endswith(b"\r") else b""
         *lines, rest = _split(buffered[: len(buffered) - len(held)])
-        self._rest = rest + held
+        self._rest = [rest + held]
         for line in lines:
             if not line:
                 yield from self._dispatch()
@@ -42,9 +46,9 @@ class EventStream:
 
     def end(self) -> Iterator[ServerSentEvent]:
         """What stands at the end without an empty line after it, as lenient clients read it."""
-        if rest := self._rest.strip(b"\r\n"):
+        if rest := b"".join(self._rest).strip(b"\r\n"):
             self._take(rest)
-        self._rest = b""
+        self._rest = []
         yield from self._dispatch()
 
     def _take(self, line: bytes) -> None:

@@ -154,6 +154,21 @@ def test_the_fields_of_a_form_are_read_as_they_were_sent(fields: dict[str, bytes
     assert form_fields(form(**fields)) == fields
 
 
+@pytest.mark.parametrize(
+    ("parameters", "mark"),
+    [
+        ('boundary="a;b c"', "a;b c"),
+        ("charset=utf-8; BOUNDARY=ab", "ab"),
+        ("boundary=ab; charset=utf-8", "ab"),
+    ],
+)
+def test_a_boundary_may_be_quoted_and_stand_anywhere(parameters: str, mark: str) -> None:
+    part = 'content-disposition: form-data; name="model"\r\n\r\nwhisper-1'
+    body = f"--{mark}\r\n{part}\r\n--{mark}--\r\n".encode()
+    request = post("/v1/audio/transcriptions", body, f"Multipart/Form-Data; {parameters}")
+    assert form_fields(request) == {"model": b"whisper-1"}
+
+
 @pytest.mark.parametrize("kind", ["", "application/json", "multipart/form-data"])
 def test_what_is_no_form_has_no_fields(kind: str) -> None:
     assert form_fields(post("/v1/audio/transcriptions", b"--x\r\n", kind)) == {}

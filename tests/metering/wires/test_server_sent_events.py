@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +65,12 @@ def test_what_is_sent_arrives_however_it_is_cut(
     ]
     expected = [ServerSentEvent(kind, "\n".join(data)) for kind, data in told]
     assert events(*cut("".join(written).encode(), cuts)) == expected
+
+
+def test_a_long_line_takes_no_more_than_its_length() -> None:
+    data = b"x" * 4_000_000
+    stream, started = EventStream(), time.process_time()
+    found = [e for at in range(0, len(data), 1_000) for e in stream.feed(data[at : at + 1_000])]
+    assert found == []
+    assert time.process_time() - started < 1
+    assert list(EventStream().feed(b"data: " + data + b"\n\n")) == one(data.decode())

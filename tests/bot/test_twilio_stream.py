@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.calls.media_stream import MediaStream, is_call_sid, read_message, started
+from flow.bot.transports.media_stream import read_message
+from flow.bot.transports.twilio import started
+from flow.domain.calls.media_stream import MediaStream
 from flow.errors import InvalidInput
+from flow.vendors.twilio import is_call_sid
 
 CALL, STREAM = f"CA{'a' * 32}", f"MZ{'0' * 32}"
 START: dict[str, Any] = {

@@ -11,8 +11,10 @@ from uuid import UUID
 import structlog
 from aiortc.rtcicetransport import RTCIceCandidate
 from aiortc.sdp import SessionDescription, candidate_from_sdp
+from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 
+from flow.bot.transports.webrtc import webrtc_transport
 from flow.errors import Conflict, FieldProblem, InvalidInput, NotFound
 
 log = structlog.get_logger(__name__)
@@ -24,7 +26,7 @@ CLOSE_SECS = 5.0
 MOST_STREAMS = 3
 
 
-class Peer:
+class WebRTCConnection:
     """One caller's connection. ``connection`` is what a transport is made of.
 
     Every error an offer or a candidate can provoke in the libraries below is `InvalidInput`:
@@ -39,21 +41,25 @@ class Peer:
         self._negotiating = asyncio.Lock()
 
     @classmethod
-    async def answering(cls, sdp: str, thread_id: UUID) -> Peer:
-        """A peer that has an answer to the offer ``sdp``, and connects from now on.
+    async def answering(cls, sdp: str, thread_id: UUID) -> WebRTCConnection:
+        """A connection that has an answer to the offer ``sdp``, and connects from now on.
 
         Raises:
             InvalidInput: the offer cannot be answered.
         """
         _check_offer(sdp)
-        peer = cls(thread_id)
+        made = cls(thread_id)
         try:
-            async with peer._negotiation("sdp"):
-                await peer.connection.initialize(sdp=sdp, type="offer")
+            async with made._negotiation("sdp"):
+                await made.connection.initialize(sdp=sdp, type="offer")
         except BaseException:
-            await peer.close()
+            await made.close()
             raise
-        return peer
+        return made
+
+    def transport(self) -> BaseTransport:
+        """The transport over this connection."""
+        return webrtc_transport(self.connection)
 
     @property
     def answer(self) -> dict[str, Any]:

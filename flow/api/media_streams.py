@@ -1,0 +1,149 @@
+"""Telephone calls: the webhook of a carrier, and the media stream that it then opens.
+
+Carriers strip the query from a stream's URL, so the token travels in the stream's first messages.
+It is made for the one call that the signed webhook named: a stream of another call is refused, and
+no other call can be hung up in its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from typing import Annotated, get_args
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from flow.api.connections import (
+    base_url,
+    require_room,
+    require_transport,
+    require_waiting,
+    thread_by_token,
+)
+from flow.api.dependencies import MediaStreamCalls, Services, services_of
+from flow.api.problems import documented
+from flow.domain.calls import join_token as tokens
+from flow.domain.calls.capacity import Full
+from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.thread import Thread
+from flow.domain.calls.transport_spec import stream_url
+from flow.errors import FlowError, InvalidInput, Refused, Unavailable
+
+log = structlog.get_logger(__name__)
+
+START_SECS = 5.0
+STREAM_TOKEN_SECS = 30
+MAX_FIELDS = 200
+
+_Token = Annotated[str | None, Query(description="The token of the join.")]
+_FORM = "application/x-www-form-urlencoded"
+_POLICY, _TRY_LATER = 1008, 1013
+_FULL = get_args(Full)
+
+
+def media_stream_router(calls: MediaStreamCalls) -> APIRouter:
+    """The routes of one carrier: its webhook and its media streams."""
+    router = APIRouter(prefix="/api/bot", tags=["calls"])
+
+    @router.post(
+        f"/{{thread_id:uuid}}/{calls.webhook}",
+        name=f"{calls.name}_webhook",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/xml": {}}, "description": "XML that connects the call."},
+            **documented(404, 409, 413, 415, 422),
+        },
+        openapi_extra=dict(calls.webhook_openapi),
+    )
+    async def webhook(request: Request, thread_id: UUID, token: _Token = None) -> Response:
+        """A carrier's webhook: what the caller of this thread is to be connected to."""
+        return await _connect(calls, request, thread_id, token or "")
+
+    @router.websocket(f"/{{thread_id:uuid}}/{calls.name}")
+    async def stream(websocket: WebSocket, thread_id: UUID) -> None:
+        """Run the call of the thread on this socket, once it has started with a good token."""
+        await _run(calls, websocket, thread_id)
+
+    return router
+
+
+async def _connect(
+    calls: MediaStreamCalls, request: Request, thread_id: UUID, token: str
+) -> Response:
+    services = services_of(request)
+    thread = await thread_by_token(request, thread_id, token)
+    form = await _form(request)
+    query = request.scope["query_string"].decode("latin-1")
+    url = f"{base_url(request, services)}/api/bot/{thread_id}/{calls.webhook}?{query}"
+    call_id = calls.call_of(CarrierRequest(url, request.headers, form))
+    _require_call(calls, thread)
+    require_room(services)
+    document = calls.document(
+        stream_url(base_url(request, services), thread.id, calls.name),
+        _stream_token(services, thread, call_id),
+    )
+    return Response(document, media_type="text/xml")
+
+
+async def _run(calls: MediaStreamCalls, websocket: WebSocket, thread_id: UUID) -> None:
+    require_room(services_of(websocket))
+    await websocket.accept()
+    try:
+        media = await _started(calls, websocket)
+        thread = await thread_by_token(websocket, thread_id, media.token, media.call_id)
+        _require_call(calls, thread)
+        await calls.run(thread, websocket, media)
+    except WebSocketDisconnect:
+        log.info("stream_left", workflow_thread_id=str(thread_id))
+    except FlowError as error:
+        log.info("stream_refused", workflow_thread_id=str(thread_id), code=error.code)
+        later = isinstance(error, Unavailable) or error.code in _FULL
+        with suppress(WebSocketDisconnect):
+            await websocket.close(_TRY_LATER if later else _POLICY, error.code)
+
+
+async def _started(calls: MediaStreamCalls, websocket: WebSocket) -> MediaStream:
+    """The start of a stream, which comes at once and after one other message at most."""
+    try:
+        async with asyncio.timeout(START_SECS):
+            for _ in range(2):
+                if found := calls.started(await _text(websocket)):
+                    return found
+    except TimeoutError:
+        raise Refused("request_timeout", "The stream did not start in time.") from None
+    raise InvalidInput(f"The stream does not begin as those of {calls.name} do.")
+
+
+async def _text(websocket: WebSocket) -> str:
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005))
+    return message.get("text") or ""
+
+
+async def _form(request: Request) -> list[tuple[str, str]]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != _FORM:
+        raise Refused("unsupported_media_type", f"Send the body as {_FORM}.")
+    try:
+        text = (await request.body()).decode()
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise Refused("malformed_request", "The form cannot be read.") from None
+
+
+def _stream_token(services: Services, thread: Thread, call_id: str) -> str:
+    expires_at = services.now() + timedelta(seconds=STREAM_TOKEN_SECS)
+    return tokens.sign(services.secret, thread.id, expires_at, trace=thread.trace, bearer=call_id)
+
+
+def _require_call(calls: MediaStreamCalls, thread: Thread) -> None:
+    require_transport(thread, {calls.name: calls})
+    require_waiting(thread)
