@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -11,19 +12,11 @@ import pytest
 from flow.bot.calls.call_manager import CallManager
 from flow.bot.calls.lease import CallerConnection
 from flow.bot.calls.registry import CallRegistry
-from flow.bot.warmup import EmptyStage
-from flow.domain.calls.ending import Ending, EndReason
-from flow.domain.calls.thread import Pulse, Status
+from flow.domain.calls.ending import Ending
 from flow.domain.limits.budget import Standing, Tier
 from flow.errors import DatabaseUnavailable
 from tests.insights.conftest import a_thread
 from tests.notebook import Notebook
-
-
-class Untraced:
-    """Settings of calls that are not traced."""
-
-    joined = None
 
 
 class Threads:
@@ -35,8 +28,8 @@ class Threads:
     async def claim_thread(self, thread_id: UUID, claim: str) -> None:
         return None
 
-    async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
-        raise AssertionError("no call runs")
+    async def touch_thread(self, thread_id: UUID, status: object = None) -> None:
+        raise AssertionError("nothing of the call has run")
 
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
         if self._standing is None:
@@ -57,36 +50,39 @@ async def test_a_standing_that_cannot_be_read_is_unknown_and_not_a_missing_budge
     standing: Standing | None, taken_for: Standing
 ) -> None:
     heard: list[Standing] = []
-    over = asyncio.Event()
+    endings: list[Ending] = []
 
     def spending(_: object, __: object, first: Standing) -> Any:
         heard.append(first)
         raise RuntimeError("this is all that is to be known")
 
-    async def finish(*_: object) -> None:
-        over.set()
+    async def finish(_: UUID, ending: Ending, *__: object) -> bool:
+        endings.append(ending)
+        return True
 
-    async def nothing(_: Ending) -> None:
+    async def close(_: Ending) -> None:
         return None
 
-    async def enter(_: object) -> EmptyStage:
-        return EmptyStage()
+    async def opened(_: object) -> Any:
+        return None
 
-    nobody: Any = None
-    threads: Any = Threads(standing)
-    calls = CallManager(
-        registry=CallRegistry(1),
-        threads=threads,
-        recorder=Notebook(),  # type: ignore[arg-type]
-        settings=Untraced(),  # type: ignore[arg-type]
-        resolver=nobody,
-        transports={},
-        spending=spending,
-        finish=finish,
-        name="here",
-    )
-    connection = CallerConnection(enter, lambda _: Ending(EndReason.CANCELLED), nothing)
-    await calls.start(a_thread("Hi."), connection)
-    await asyncio.wait_for(over.wait(), 5)
+    given: dict[str, Any] = {
+        "registry": CallRegistry(1),
+        "threads": Threads(standing),
+        "recorder": Notebook(),
+        "settings": SimpleNamespace(joined=None),
+        "resolver": None,
+        "transports": {},
+        "spending": spending,
+        "finish": finish,
+        "name": "here",
+    }
+    calls = CallManager(**given)
+    failed = Ending.failure("bad_offer", "it did not open")
+    ending = await calls.run(a_thread("Hi."), CallerConnection(opened, lambda _: failed, close))
+    async with asyncio.timeout(5):
+        while not endings:
+            await asyncio.sleep(0.005)
+    assert endings == [ending]
     assert heard == [taken_for]
     assert calls.capacity.running == 0

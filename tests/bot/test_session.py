@@ -81,9 +81,12 @@ class Threads:
     answers: list[Answer] = field(default_factory=lambda: [LIVE])
     away_secs: float = 0
     asked: Counter[Status | None] = field(default_factory=Counter)
+    hangs_until: asyncio.Event | None = None
 
     async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
         self.asked[status] += 1
+        if self.hangs_until is not None:
+            await self.hangs_until.wait()
         self.clock.now += self.away_secs
         self.away_secs = 0
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -372,13 +375,7 @@ async def test_a_database_that_never_answers_holds_up_no_note_of_the_seconds(
     free = asyncio.Event()
     async with held(owner) as call:
         await call.connected()
-        touch = call.threads.touch_thread
-
-        async def hangs(thread_id: UUID, status: Status | None = None) -> Pulse:
-            await free.wait()
-            return await touch(thread_id, status)
-
-        call.threads.touch_thread = hangs  # type: ignore[method-assign]
+        call.threads.hangs_until = free
         call.clock.now += 7
         await until(lambda: call.book.begun[-1].quantities.seconds("call_seconds") == 7)
         free.set()
