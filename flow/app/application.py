@@ -1,4 +1,4 @@
-"""The service as an ASGI application, and what must be so before it may start."""
+"""The service as an ASGI application, and the checks of its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which database the settings name, opened and brought up to date."""
+"""Opening and migrating the database that the settings name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""uvicorn, which drains before it stops.
+"""A uvicorn server that drains before it stops.
 
 uvicorn itself closes every WebSocket (1012) as soon as it is told to stop. Here a signal first has
-the application drain; listening, refusing and answering go on meanwhile, and uvicorn stops then.
+the application drain, while the server goes on listening and answering; then uvicorn stops.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running the service and making the call: the demo as its customer and its vendors see it."""
+"""The demo call: runs the service and the stand-ins, makes the call, and gathers its account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What save mode saved: each piece of work it touched, priced as it was asked for."""
+"""What save mode saved: the usage it changed, priced as the model that was asked for."""
 
 from __future__ import annotations
 

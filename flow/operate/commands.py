@@ -1,4 +1,4 @@
-"""The commands ``flow keys ...`` and ``flow usage``: what is typed, turned into one call.
+"""The commands ``flow keys ...`` and ``flow usage``: arguments, turned into one call.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """

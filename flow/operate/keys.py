@@ -1,4 +1,4 @@
-"""Keys at Unkey and their rows in the database, kept in step."""
+"""Creating, changing and revoking keys, at Unkey and in the database together."""
 
 from __future__ import annotations
 

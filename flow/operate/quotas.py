@@ -1,4 +1,4 @@
-"""Teams' quotas: how far they are used, and setting them."""
+"""Teams' quotas: reading their use, and setting them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands ``flow webhooks ...`` and ``flow keys webhook``: what is typed, turned into calls.
+"""The commands ``flow webhooks ...`` and ``flow keys webhook``: arguments, turned into calls.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """

@@ -1,4 +1,4 @@
-"""PostHog: what happened, for people to look at. The ledger, not this, is for billing.
+"""PostHog: captures generations, traces and other events for analytics. Bills come of the ledger.
 
 Nothing here waits for PostHog or fails because of it: an event goes into a bounded queue, a
 thread sends it, and when the queue is full or PostHog does not answer the event is dropped with

@@ -1,7 +1,7 @@
-"""A client of Unkey, over its SDK, whose answers are Flow's own types.
+"""A client of Unkey's key verification, over its SDK, whose answers are Flow's own types.
 
-Every outcome about a key is an HTTP 200 (``valid`` and ``code`` tell); any other status is about
-Unkey itself or our root key, and never a reason to let somebody in.
+Every verdict on a key is an HTTP 200 (``valid`` and ``code`` tell); any other status is about
+Unkey itself or our root key, and never lets a caller in.
 """
 
 from __future__ import annotations
