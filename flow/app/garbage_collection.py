@@ -16,7 +16,7 @@ def leave_alone() -> None:
 
 
 def collect_the_rest() -> None:
-    """Collect again, but never look at what is there by now; only where garbage was left alone."""
+    """Collect again, but never scan what exists by now; only after `leave_alone`."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

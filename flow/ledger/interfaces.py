@@ -1,4 +1,4 @@
-"""The interfaces that a recorder needs: its database, its observers and its callbacks."""
+"""The interfaces that a recorder needs: its ledger, and an observer."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ keys = typer.Typer(name="keys", help="Issue API keys, limit and revoke them.", n
 
 
 class Mode(StrEnum):
-    """A key's save mode as it is typed; ``default`` leaves it to the product."""
+    """Parse a key's save mode; ``default`` leaves it to the product."""
 
     OFF = "off"
     AUTO = "auto"

@@ -27,7 +27,7 @@ def terms_of(products_file: Path | None) -> Terms:
 
 
 def read_limit(text: str) -> Decimal | None:
-    """A limit as it is typed; ``none`` is ``None``.
+    """Parse a limit; ``none`` is ``None``.
 
     Raises:
         InvalidInput: it is no plain amount from 0 up.

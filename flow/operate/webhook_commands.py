@@ -55,7 +55,7 @@ def show(
     webhook: Annotated[str, typer.Argument(help="Its id, as in the header webhook-id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show a webhook with what it tells."""
+    """Show one webhook, with its payload and attempts."""
     from flow.operate import webhook_tables
 
     asked = _webhook_id(webhook)

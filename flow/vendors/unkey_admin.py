@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CreatedKey:
-    """A key just made. Unkey tells its secret this once."""
+    """A key just created. Unkey returns its secret only now."""
 
     unkey_key_id: str
     secret: str = field(repr=False)
