@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -288,3 +291,54 @@ def test_any_evidence_gives_exactly_one_event_with_disjoint_quantities(
     if told and event.provenance is Provenance.REPORTED:
         tokens = {u: n for u, n in event.quantities.items() if UNITS[u].measure is Measure.TOKENS}
         assert tokens == dict(told[-1])
+
+
+def test_the_time_to_the_first_output_is_that_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("flow.metering.request.time", clock)
+    notebook = Notebook()
+    request = open_(PROMPT, notebook)
+    for at in (100.25, 101.0):
+        clock.now = at
+        request.take(TEXT)
+    clock.now = 102.5
+    request.closed(DONE)
+    (event,) = notebook.events
+    assert (event.time_to_first_token_secs, event.latency_secs) == (0.25, 2.5)
+
+
+SAID_FIRST, SAID_NEXT = Failure("APIError", "overloaded"), Failure("APIError", "once more")
+
+
+@pytest.mark.parametrize(
+    ("how", "failure", "expected"),
+    [(BROKE, BROKEN, BROKEN), (BROKE, None, SAID_FIRST), (DONE, None, SAID_FIRST)],
+)
+def test_how_the_wire_failed_goes_before_what_the_vendor_said_first(
+    how: Ended, failure: Failure | None, expected: Failure
+) -> None:
+    event = ended(PROMPT, TEXT, Failed(SAID_FIRST), Failed(SAID_NEXT), how=how, failure=failure)
+    assert (event.failure, event.outcome) == (expected, BAD)
+
+
+@pytest.mark.parametrize("failure", [REFUSED, Failure("ConnectError", "ConnectError")])
+@pytest.mark.parametrize("output", [[], [TEXT]], ids=["nothing", "text"])
+def test_what_was_answered_is_billed_though_it_fails_as_a_refusal_does(
+    failure: Failure, output: list[Evidence]
+) -> None:
+    event = ended(PROMPT, *output, Failed(failure), how=DONE)
+    assert event.quantities["input_tokens"] == PROMPT.estimate["input_tokens"]
+    assert (event.quantities["output_tokens"] > 0) == bool(output)
+    assert (event.provenance, event.outcome) == (EST, BAD)
+
+
+def test_a_meter_keeps_nothing_of_a_request_that_is_over() -> None:
+    meter = Meter(Service(Kind.LLM, "openai", "gpt-4.1"), OWNER, Notebook())
+    request = meter.open(PROMPT)
+    kept = weakref.ref(request)
+    request.closed(LEFT)
+    del request
+    gc.collect()
+    assert kept() is None
+    assert meter.recorded == 1

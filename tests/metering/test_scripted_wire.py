@@ -17,7 +17,7 @@ from flow.domain.usage.events import Kind, Outcome, Owner, Provenance, Quantitie
 from flow.metering.evidence import Evidence, Opening, Output
 from flow.metering.meter import Meter, Service
 from flow.metering.taps import http as tap_module
-from flow.metering.taps.http import MeteredTransport
+from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
 from flow.metering.wires.http import HttpAnswer, HttpRequest
 from flow.metering.wires.openai_chat import OpenAIChat
 from tests.notebook import Notebook
@@ -86,9 +86,10 @@ class Call:
     def __init__(self, wire: Wire, **options: Any) -> None:
         self.notebook = Notebook()
         meter = Meter(Service(Kind.LLM, "openai", "gpt-4.1"), OWNER, self.notebook)
+        headers = options.pop("headers", None)
         reader = options.pop("reader", None) or OpenAIChat()
         self.tap = MeteredTransport(wire, meter, reader, **options)
-        self._client = httpx2.AsyncClient(transport=self.tap)
+        self._client = httpx2.AsyncClient(transport=self.tap, headers=headers)
 
     async def ask(self, *, chunks: int | None = None) -> list[bytes]:
         """What comes of one streamed request, read up to so many chunks."""
@@ -282,3 +283,13 @@ async def test_a_body_that_was_changed_has_the_length_it_says() -> None:
     sent = await wire.sent.aread()
     assert json.loads(sent)["model"] == "gpt-4.1-nano"
     assert wire.sent.headers["content-length"] == str(len(sent))
+
+
+async def test_the_id_of_an_event_is_between_the_client_and_the_tap() -> None:
+    wire = Wire(Body(*WHOLE))
+    call = Call(wire, headers={EVENT_ID_HEADER: str(UUID(int=17))})
+    await call.ask()
+    assert (await call.event()).id == UUID(int=17)
+    assert wire.sent is not None
+    assert EVENT_ID_HEADER not in wire.sent.headers
+    assert wire.sent.headers["host"] == "api.openai.com"
