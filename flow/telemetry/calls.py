@@ -1,4 +1,4 @@
-"""Numbers about running calls."""
+"""Metrics of running calls."""
 
 from __future__ import annotations
 
