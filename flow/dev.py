@@ -1,6 +1,6 @@
-"""The ``flow dev`` command: the service on this machine, with everything it needs.
+"""The ``flow dev`` command: the service on this machine, with stand-ins for the vendors.
 
-The stand-ins run in this process and the service in one of its own, which starts anew when the
+The stand-ins run in this process and the service in one of its own, which is restarted when the
 code changes; it finds the stand-ins, as it would find the vendors, in its environment.
 """
 

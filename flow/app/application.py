@@ -1,4 +1,4 @@
-"""The service as an ASGI application, and what must be so before it may start."""
+"""The service as an ASGI application, and the checks of its settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SERVER_OPTIONS: Mapping[str, Any] = {
     "ws_per_message_deflate": False,
     "ws_ping_interval": 10.0,
     "ws_ping_timeout": 20.0,
-    # Longer than load balancers keep a connection idle (60 s and less): they are to close it first.
+    # Longer than load balancers keep a connection idle (60 s and less): they should close it first.
     "timeout_keep_alive": 75,
     "timeout_graceful_shutdown": 30,
     "server_header": False,
@@ -86,12 +86,12 @@ class Application:
 
 
 def application() -> Application:
-    """The application of this process's environment; what a server process is given."""
+    """The application, set up from the environment: the factory that a server runs."""
     return Application(_settings())
 
 
 def operations() -> Application:
-    """The same, which answers about itself only; what a worker is given."""
+    """The same with health and metrics alone: the factory that a worker runs."""
     return Application(_settings(), operations_only=True)
 
 
@@ -103,7 +103,7 @@ def _settings() -> Settings:
 
 
 def check(settings: Settings) -> None:
-    """Say everything that keeps a service from starting with these settings.
+    """Refuse settings that a service must not start with.
 
     Raises:
         ConfigurationError: one sentence a problem.

@@ -1,4 +1,4 @@
-"""Which database the settings name, opened and brought up to date."""
+"""Opening and migrating the database that the settings name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def embedded(data_dir: Path) -> AsyncIterator[str]:
-    """The embedded Postgres of a data folder; the folder is told to those who run the service."""
+    """The URL of the embedded Postgres of a data folder; the folder is logged for the operator."""
     from flow.db.embedded import embedded_postgres
 
     logger.info("embedded_database", folder=str(data_dir))
@@ -70,9 +70,9 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
 async def database_and_url(
     settings: Settings, wrap: Callable[[Transport], Transport] = lambda transport: transport
 ) -> AsyncIterator[tuple[Database, str | None]]:
-    """`database_of`, and where its Postgres is; ``None`` if only Supabase's API is known.
+    """`database_of`, and the URL of its Postgres; ``None`` if only Supabase's API is known.
 
-    ``wrap`` puts something around the way to it.
+    ``wrap`` may put another transport around that to the database.
     """
     url = None
     async with AsyncExitStack() as stack:

@@ -1,8 +1,8 @@
-"""Python's collector of cycles, kept out of a process's start and of what has been loaded there.
+"""Python's garbage collector, kept away from the start of a process and what it has loaded.
 
-What a process imports and builds while it starts stays as long as it does. Looking through it for
-garbage again and again takes a seventh of the start, and later a pause, in which no call gets its
-sound, each time all that is old is looked through.
+What a process imports and builds while it starts stays as long as it does. Scanning it for
+garbage again and again takes a seventh of the start, and later makes a pause, in which calls get no
+sound, with each full collection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def leave_alone() -> None:
 
 
 def collect_the_rest() -> None:
-    """Collect again, but never look at what is there by now; only where garbage was left alone."""
+    """Collect again, but never scan what exists by now; only after `leave_alone`."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

@@ -1,7 +1,7 @@
-"""uvicorn, which drains before it stops.
+"""A uvicorn server that drains before it stops.
 
 uvicorn itself closes every WebSocket (1012) as soon as it is told to stop. Here a signal first has
-the application drain; listening, refusing and answering go on meanwhile, and uvicorn stops then.
+the application drain, while the server goes on listening and answering; then uvicorn stops.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ HANDSHAKE_SECS = 5.0
 
 
 class Server(uvicorn.Server):
-    """A server that SIGTERM or SIGINT asks to drain, and a second one ends at once.
+    """A server that drains at the first SIGTERM or SIGINT, and ends at once at the second.
 
     Args:
         supervised: a supervisor started this process. It may get a signal both from there and from
-            the terminal or container, which signal all processes of a group: a second signal means
-            nothing here, and who insists kills.
+            the terminal or container, which signal all processes of a group: a second signal is
+            ignored here, and the supervisor kills its workers instead.
     """
 
     def __init__(self, config: uvicorn.Config, *, supervised: bool = False) -> None:

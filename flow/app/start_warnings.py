@@ -1,4 +1,4 @@
-"""What the start of a service warns of: protections and parts that are off or bypassed."""
+"""Warnings at the start of a service: protections and parts that are off or bypassed."""
 
 from __future__ import annotations
 

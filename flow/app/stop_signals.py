@@ -20,7 +20,7 @@ def die(number: int) -> None:
 
 
 def ignore(number: int) -> None:
-    """Do nothing: somebody else insists on behalf of this process."""
+    """Do nothing: the supervisor of this process handles a second signal."""
 
 
 @contextmanager

@@ -1,16 +1,22 @@
-"""The parent of the workers of one ``flow serve``: starts them, and stops when all have drained.
+"""The supervisor of the workers of one ``flow serve``: starts, restarts and stops processes.
 
-uvicorn's supervisor, with `flow.app.server.Server` in each worker. It waits for its workers
-without a limit of its own: each of them stops within its bounds.
+uvicorn's own supervisor, but for four things that it has no settings for:
+
+- Its workers run `flow.app.server.Server`, which drains before it stops. uvicorn creates its own
+  server, by name, in every place that starts a worker.
+- A second SIGTERM or SIGINT kills the workers; uvicorn ignores it.
+- The exit status tells a service that could not start from one that was stopped.
+- SIGHUP, SIGTTIN and SIGTTOU do nothing. uvicorn waits for one worker to stop, which here takes as
+  long as its calls, and supervises no other meanwhile.
+
+It waits for its workers without a limit of its own: each of them stops within its bounds.
 """
 
 from __future__ import annotations
 
 import signal
-from socket import socket
 
 import structlog
-import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
@@ -36,23 +42,20 @@ class Worker(multiprocess.Process):
 class Supervisor(multiprocess.Multiprocess):
     """Passes the first SIGTERM or SIGINT on to its workers, and kills them at the second."""
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket]) -> None:
-        super().__init__(config, sockets)
-        self._failed = False
-
     def supervise(self) -> int:
         """Run the workers until they are told to stop and have stopped; the exit status."""
-        # Handled in `run`'s own loop: nothing but a note may be made while a lock may be held.
+        # The handler only queues the signal, for `run`'s loop: it may interrupt a held lock.
         with stop_signals(lambda: self.signal_queue.append(signal.SIGTERM), self._kill):
             self.run()
-        return STARTUP_FAILURE if self._failed else 0
+        failed = any(worker.exitcode == STARTUP_FAILURE for worker in self.processes)
+        return STARTUP_FAILURE if failed else 0
 
     def init_processes(self) -> None:
         """Start the workers."""
         self.processes = [self._started() for _ in range(self.processes_num)]
 
     def keep_subprocess_alive(self) -> None:
-        """Start a worker anew that has ended or hangs; one that cannot start ends them all."""
+        """Replace a worker that has ended or hangs; one that cannot start stops them all."""
         for place, worker in enumerate(self.processes):
             if self.should_exit.is_set():
                 return
@@ -62,14 +65,13 @@ class Supervisor(multiprocess.Multiprocess):
             worker.join()
             if worker.exitcode == STARTUP_FAILURE:
                 logger.error("worker_cannot_start", pid=worker.pid)
-                self._failed = True
                 self.should_exit.set()
             else:
                 logger.warning("worker_ended", pid=worker.pid, exit_code=worker.exitcode)
                 self.processes[place] = self._started()
 
     def handle_hup(self) -> None:
-        """Not for Flow: waiting for one worker to drain would leave the others unattended."""
+        """Do nothing: waiting for one worker to drain would leave the others unsupervised."""
         logger.warning("signal_ignored", hint="start another `flow serve`, then SIGTERM this one")
 
     handle_ttin = handle_ttou = handle_hup

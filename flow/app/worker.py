@@ -1,4 +1,4 @@
-"""The ``flow worker`` command: what follows calls, in a process that serves no customers."""
+"""The ``flow worker`` command: workflows, sweeps and room calls in a process without customers."""
 
 from __future__ import annotations
 

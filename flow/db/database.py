@@ -1,10 +1,10 @@
 """The database as typed calls.
 
 Every rule that must be atomic is a SQL function in ``supabase/migrations``. A `Database` calls
-those functions over a `Transport` and turns their JSON into domain objects at once, so nothing
-above this module sees a row, a cursor's inside or an SQL error.
+those functions over a `Transport` and turns their JSON into domain objects at once, so no module
+above this one sees a row, a cursor or an SQL error.
 
-Any call may raise `DatabaseUnavailable`; what else it raises stands with it.
+Any call may raise `DatabaseUnavailable`; each documents its other errors.
 """
 
 from __future__ import annotations

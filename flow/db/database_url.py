@@ -1,4 +1,4 @@
-"""Where a database is, for libraries that take nothing but a URL."""
+"""The URL of a database with connection options, for libraries that take nothing but a URL."""
 
 from __future__ import annotations
 

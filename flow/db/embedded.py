@@ -1,7 +1,7 @@
-"""A real Postgres for one machine, from a wheel: no set-up, no account, no network.
+"""An embedded Postgres for one machine, from a wheel: no set-up, no account, no network.
 
-The server outlives a killed process and is found again by the next one. It stops when the last
-process that uses it leaves.
+The server outlives a killed process, and the next process finds it. It stops when the last process
+that uses it ends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What an operator sets and sees, typed as the calls of `flow.db.database`.
+"""The calls of `flow.db.database` for operators: keys, budgets, quotas and reports.
 
-Any call may raise `DatabaseUnavailable`; what else it raises stands with it.
+Any call may raise `DatabaseUnavailable`; each documents its other errors.
 """
 
 from __future__ import annotations

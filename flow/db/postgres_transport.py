@@ -1,4 +1,4 @@
-"""Transport 1: straight to Postgres, one round trip and one transaction per call."""
+"""The transport over psycopg: one round trip and one transaction a call."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The database's calls about calls in rooms, typed as those of `flow.db.database`.
+"""The calls of `flow.db.database` about calls in rooms.
 
-Any call may raise `DatabaseUnavailable`; what else it raises stands with it.
+Any call may raise `DatabaseUnavailable`; each documents its other errors.
 """
 
 from __future__ import annotations

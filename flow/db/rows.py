@@ -1,4 +1,4 @@
-"""Between the JSON of the SQL functions and domain objects."""
+"""Conversion between the JSON of the SQL functions and domain objects."""
 
 from __future__ import annotations
 

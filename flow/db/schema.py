@@ -1,8 +1,8 @@
-"""``supabase/schema.sql``: what the migrations come to, as one text to read.
+"""Generates ``supabase/schema.sql``, the schema that all migrations make, as one readable text.
 
 ``python -m flow.db.schema FILE`` writes it of a fresh database. It follows the migrations' order of
 subjects; tables, types, triggers, settings and grants are those of the catalog. What the catalog
-does not keep, the comments before a function and an expression as it was written, is that of the
+does not keep, the comments before a function and the original text of an expression, is that of the
 last statement that made it.
 """
 

@@ -1,4 +1,4 @@
-"""What an error code of Postgres or PostgREST means to Flow; the same for both transports.
+"""Errors for the SQLSTATEs of Postgres and the codes of PostgREST; the same for both transports.
 
 Flow's functions refuse with ``PT403``, ``PT404``, ``PT409`` and ``PT422``, which PostgREST makes
 the HTTP status of its answer. It passes a function's SQLSTATE on as ``code`` and adds its own

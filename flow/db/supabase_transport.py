@@ -1,4 +1,4 @@
-"""Transport 2: supabase-py, through PostgREST."""
+"""The transport over supabase-py, through PostgREST."""
 
 from __future__ import annotations
 

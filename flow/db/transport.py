@@ -1,4 +1,4 @@
-"""The way to the SQL functions, and what every set of typed calls has of it."""
+"""The interface of transports to the SQL functions, and the base of all typed calls."""
 
 from __future__ import annotations
 

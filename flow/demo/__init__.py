@@ -1,4 +1,4 @@
-"""One real call on this machine, and its account held against the vendor's bill."""
+"""One real call on this machine, and its account checked against the vendor's bill."""
 
 from flow.demo.command import run
 

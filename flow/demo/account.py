@@ -1,4 +1,4 @@
-"""Showing a call's account to a person."""
+"""The account of a demo call, as tables for a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the service and making the call: the demo as its customer and its vendors see it."""
+"""The demo call: runs the service and the stand-ins, makes the call, and gathers its account."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Everything that is known of a call afterwards, from every side.
+    """The account of a call: what the service, the vendors and PostHog recorded of it.
 
     ``vendor_bill`` is ``None`` when a real vendor served. ``budget`` is the key's after the call,
     ``saved`` what save mode saved, and ``next_join`` the answer to one more join. ``checks`` say,

@@ -1,4 +1,4 @@
-"""What save mode saved: each piece of work it touched, priced as it was asked for."""
+"""What save mode saved: the usage it changed, priced as the model that was asked for."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def saved(ledger: Iterable[Mapping[str, Any]], price: Callable[[UsageEvent], Usa
 
 
 def _as_asked_for(row: Mapping[str, Any]) -> UsageEvent:
-    """The row's work as if the model asked for had served it."""
+    """The row's usage as if the model that was asked for had served it."""
     event = UsageEvent.from_json(row)
     model = event.requested_model or event.model
     return replace(event, model=model, requested_model=None, sent_model=None)

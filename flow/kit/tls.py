@@ -1,4 +1,4 @@
-"""Whose certificates are trusted."""
+"""The TLS context of all HTTP clients, read once a process."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The way of usage and transcripts to the database, by a spool on this machine's disk."""
+"""Recording of usage and transcripts: a spool on disk, and its delivery to the database."""

@@ -1,4 +1,4 @@
-"""Whom a recorder brings things to, and who looks on."""
+"""The interfaces that a recorder needs: its ledger, and an observer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines that cannot be read or sent, kept where an operator can find them."""
+"""The quarantine: lines of a spool that cannot be read or sent, kept for an operator."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The way from a call to the database that never makes the call wait and never forgets.
+"""The recorder: brings usage and transcripts of calls to the database without making calls wait.
 
 `Recorder.record` appends to the spool and returns. In the background everything pending goes to
-the database in one call, again and again until it is acknowledged; only then is it trimmed.
-The ledger keeps one row per event id, so sending twice is harmless and losing is the only sin.
-What was said goes the same way (`Recorder.record_turn`), and a thread keeps one turn per number.
+the database in one call, repeated until it is acknowledged; only then is the spool trimmed. The
+ledger keeps one row per event id, so sending twice is harmless; losing an event is not. Turns of
+the transcript take the same way (`Recorder.record_turn`), and a thread keeps one turn per number.
 """
 
 from __future__ import annotations

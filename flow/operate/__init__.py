@@ -1,1 +1,1 @@
-"""What an operator does from a terminal: issue keys, set their limits, look at usage."""
+"""The operator's commands: issuing keys, setting their limits, reading usage."""

@@ -1,4 +1,4 @@
-"""Amounts, times and days as an operator types them."""
+"""Parsing of amounts, times and days on the command line."""
 
 from __future__ import annotations
 

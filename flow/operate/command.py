@@ -1,4 +1,4 @@
-"""What every command does around its work: settings, database and Unkey in, one answer out."""
+"""What all operator commands share: settings, database and Unkey, and the output of one result."""
 
 from __future__ import annotations
 

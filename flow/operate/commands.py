@@ -1,4 +1,4 @@
-"""The commands ``flow keys ...`` and ``flow usage``: what is typed, turned into one call.
+"""The commands ``flow keys ...`` and ``flow usage``: arguments, turned into one call.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """
@@ -23,7 +23,7 @@ keys = typer.Typer(name="keys", help="Issue API keys, limit and revoke them.", n
 
 
 class Mode(StrEnum):
-    """A key's save mode as it is typed; ``default`` leaves it to the product."""
+    """Parse a key's save mode; ``default`` leaves it to the product."""
 
     OFF = "off"
     AUTO = "auto"

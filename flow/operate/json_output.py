@@ -1,4 +1,4 @@
-"""What is known of keys, quotas and usage, as JSON: money as strings, times in UTC."""
+"""Keys, quotas and usage as JSON: money as strings, times in UTC."""
 
 from __future__ import annotations
 

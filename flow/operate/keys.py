@@ -1,4 +1,4 @@
-"""Keys at Unkey and their rows in the database, kept in step."""
+"""Creating, changing and revoking keys, at Unkey and in the database together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flow.vendors.unkey_admin import CreatedKey, KeyDetails, UnkeyAdmin
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What is asked for: a key of ``team_id``, with its limits here."""
+    """A key to be created for ``team_id``, with its limits in the database."""
 
     team_id: str
     name: str
@@ -111,7 +111,7 @@ async def _taken_back(database: Database, unkey: UnkeyAdmin, made: CreatedKey) -
 
 
 async def describe(database: Database, unkey: UnkeyAdmin | None, reference: str) -> Described:
-    """What is known of a key; Unkey being away, or not set up, is noted and no error.
+    """A key in the database and at Unkey; Unkey being away, or not set up, is noted and no error.
 
     Raises:
         NotFound, Conflict: the reference is of no key, or of several.
@@ -152,7 +152,7 @@ async def set_limits(
     override_until: datetime | None,
     end_override: bool,
 ) -> None:
-    """Change what was asked for of a key's budget, and leave the rest."""
+    """Change the given fields of a key's budget, and keep the others."""
     if cap_usd is not None or lift_cap:
         await database.operating.set_budget(api_key_id, cap_usd)
     if override_until is not None or end_override:

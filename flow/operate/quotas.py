@@ -1,4 +1,4 @@
-"""Teams' quotas: how far they are used, and setting them."""
+"""Teams' quotas: reading their use, and setting them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def terms_of(products_file: Path | None) -> Terms:
 
 
 def read_limit(text: str) -> Decimal | None:
-    """A limit as it is typed; ``none`` is ``None``.
+    """Parse a limit; ``none`` is ``None``.
 
     Raises:
         InvalidInput: it is no plain amount from 0 up.

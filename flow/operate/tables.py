@@ -1,7 +1,7 @@
-"""Keys, quotas and usage as tables for a person.
+"""Keys, quotas and usage as tables for a terminal.
 
-Names come from customers and vendors: they are shown as plain text, never as markup or as
-anything a terminal would obey.
+Names come from customers and vendors: they are shown as plain text, without markup and without
+control sequences.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands ``flow webhooks ...`` and ``flow keys webhook``: what is typed, turned into calls.
+"""The commands ``flow webhooks ...`` and ``flow keys webhook``: arguments, turned into calls.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """
@@ -55,7 +55,7 @@ def show(
     webhook: Annotated[str, typer.Argument(help="Its id, as in the header webhook-id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show a webhook with what it tells."""
+    """Show one webhook, with its payload and attempts."""
     from flow.operate import webhook_tables
 
     asked = _webhook_id(webhook)

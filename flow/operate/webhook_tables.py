@@ -1,4 +1,4 @@
-"""Webhooks as tables for a person, and as JSON."""
+"""Webhooks as tables for a terminal, and as JSON."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a process shows of itself: numbers for Prometheus, spans for OpenTelemetry."""
+"""Metrics for Prometheus, spans for OpenTelemetry, and structured logs."""

@@ -1,4 +1,4 @@
-"""Numbers about running calls."""
+"""Metrics of running calls."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flow.domain.limits.budget import Tier
 from flow.telemetry.metrics import Metrics, known
 
 NO_BUDGET = "none"
+_REASONS = frozenset(EndReason)
 
 
 class CallWatch:
@@ -25,8 +26,8 @@ class CallWatch:
 
     def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
-        product = known(product, self._metrics.products)
-        self._metrics.calls_ended.labels(product, reason.value).inc()
+        product, label = known(product, self._metrics.products), known(reason, _REASONS)
+        self._metrics.calls_ended.labels(product, label).inc()
 
     def saving(self, reason: str) -> None:
         """Save mode went on in a running call, for a reason of `flow.domain.products.save_mode`."""

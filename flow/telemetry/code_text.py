@@ -1,8 +1,8 @@
-"""Of a log line, the words that stand in the code: what was put into them may be anybody's.
+"""The constant text of a log message: the words that stand in the code, without the values.
 
-Pipecat writes f-strings: ``f"{self} exception sending data: {e}"``. The constant parts are read
-from the source of the call that logged, and the values are left out, but for those that name a
-processor or the type of an error.
+Pipecat logs f-strings: ``f"{self} exception sending data: {e}"``. The constant parts are read from
+the source of the call that logged. Values are left out, since they may quote a conversation, except
+those that name a processor or the type of an error.
 """
 
 from __future__ import annotations

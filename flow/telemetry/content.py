@@ -1,9 +1,9 @@
-"""Keeping what was said out of spans.
+"""A filter that keeps the content of conversations out of spans.
 
 Pipecat puts prompts, messages, transcripts, spoken text and tool definitions into span
 attributes (``pipecat.utils.tracing.service_attributes``), and an exception's message may quote
-any of them. What may leave is listed; everything else stays, so that an attribute of a later
-Pipecat is left out until somebody has looked at it.
+any of them. Allowed attributes are listed; all others are dropped, so that an attribute of a later
+Pipecat is left out until somebody has reviewed it.
 """
 
 from __future__ import annotations

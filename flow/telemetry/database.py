@@ -1,4 +1,4 @@
-"""Counting the calls of the database, by function and outcome."""
+"""Metrics of database calls, by function and outcome."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""One process's numbers, or those of all the workers of one ``flow serve``.
+"""The exposition of metrics, of one process or of all workers of one ``flow serve``.
 
-Workers share a port, so a scrape lands in any of them. With ``PROMETHEUS_MULTIPROC_DIR`` set,
+Workers share a port, so any of them gets a scrape. With ``PROMETHEUS_MULTIPROC_DIR`` set,
 which ``flow serve --workers N`` does, prometheus_client keeps every value in a file of that
-folder, and whoever is asked adds them all up: a counter keeps what a worker that died had
-counted, and gauges count the living.
+folder, and the worker that is scraped adds them up: counters include those of workers that died,
+gauges are those of living workers.
 """
 
 from __future__ import annotations

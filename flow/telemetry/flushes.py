@@ -1,4 +1,4 @@
-"""How long events wait between a call and the ledger."""
+"""Metrics of the wait of events between a call and the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a log may say: so many lines of one place in a minute, and so long a line."""
+"""Limits of logging: lines a minute from one place in the code, and the length of a line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Writing log lines without ever waiting for whoever reads them.
+"""A log writer that never blocks its callers.
 
-Standard error may be a pipe that is read slowly or not at all. A line that is logged goes into a
-bounded queue, and a thread writes it; what does not fit is dropped and counted, and once there is
-room again one line says how many were.
+Standard error may be a pipe that is read slowly or not at all. A line goes into a bounded queue,
+and a thread writes it; lines that do not fit are dropped and counted, and once there is room again
+one line tells the count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Numbers from what the ledger has taken.
+"""Metrics of recorded usage.
 
-An event is counted when the ledger says that it is new, so the counters follow the ledger: what
-is sent twice is counted once. A batch whose acknowledgement was lost is in the ledger and not
-here, so the counters never say more than the ledger does.
+An event is counted when the ledger says that it is new, so an event that is sent twice is counted
+once. A batch whose acknowledgement was lost is in the ledger and not here: the counters never
+exceed the ledger.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The only clients of the outside world."""
+"""Clients of outside services; no other module talks to them."""

@@ -150,7 +150,7 @@ class Daily:
 
 
 def _content(answer: httpx.Response, what: str) -> Any:
-    """The JSON of an answer that grants what was asked for."""
+    """The JSON of a successful answer."""
     if not answer.is_success:
         raise TransportUnavailable(f"Daily does not {what} ({answer.status_code}).")
     try:

@@ -256,7 +256,7 @@ class DebugKeys:
         return VerifiedKey("debug", "debug", "debug", frozenset(), {}, self._clock())
 
     async def check(self) -> None:
-        """Return at once: there is nobody to ask."""
+        """Do nothing: there is no service to ask."""
 
     async def aclose(self) -> None:
-        """Return at once: there is nothing to close."""
+        """Do nothing: there are no connections."""

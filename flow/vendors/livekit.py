@@ -1,7 +1,7 @@
-"""LiveKit: signing the tokens that let two parties into a room, and closing the room.
+"""LiveKit: tokens for the two parties of a room, and closing the room.
 
-A room comes into being when the first party enters it, so nothing is asked for beforehand. Tokens
-are described at https://docs.livekit.io/frontends/reference/tokens-grants, the server's API at
+A room is created when the first party enters it, so no request is needed before. Tokens are
+described at https://docs.livekit.io/frontends/reference/tokens-grants, the server's API at
 https://docs.livekit.io/reference/other/roomservice-api.
 """
 

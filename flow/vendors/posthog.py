@@ -1,4 +1,4 @@
-"""PostHog: what happened, for people to look at. The ledger, not this, is for billing.
+"""PostHog: captures generations, traces and other events for analytics. Bills come of the ledger.
 
 Nothing here waits for PostHog or fails because of it: an event goes into a bounded queue, a
 thread sends it, and when the queue is full or PostHog does not answer the event is dropped with
@@ -37,15 +37,15 @@ FLUSH_INTERVAL_SECS = 1.0
 SHUTDOWN_SECS = 3.0
 
 OnSent = Callable[[int], None]
-"""Told how many events were queued for PostHog. May be called in any thread."""
+"""Called with the number of events queued for PostHog, in any thread."""
 
 OnLost = Callable[[str, int], None]
-"""Told why (``dropped``, ``upload_failed``) and how many events PostHog will not get. May be
-called in any thread."""
+"""Called with the reason (``dropped``, ``upload_failed``) and the number of events that PostHog
+will not get, in any thread."""
 
 
 class CountingPosthog(Posthog):
-    """A client that tells of each event whether it was queued or dropped, whoever captures it."""
+    """A client that reports of each event whether it was queued or dropped."""
 
     def __init__(self, api_key: str, *, on_sent: OnSent, on_lost: OnLost, **options: Any) -> None:
         self._on_sent = on_sent
@@ -62,13 +62,13 @@ class CountingPosthog(Posthog):
         return queued
 
     def shutdown(self) -> None:
-        """Send what is queued and stop, for good: whoever asks for a client gets a new one."""
+        """Send what is queued and stop for good: `get_posthog_client` then makes a new client."""
         _clients.forget(self)
         super().shutdown()
 
 
 class _Clients:
-    """The clients of this process that are not shut down, by what they were asked for with."""
+    """The clients of this process that are not shut down, by their arguments."""
 
     def __init__(self) -> None:
         self._by_arguments: dict[tuple[object, ...], Posthog] = {}

@@ -36,7 +36,7 @@ _ON = (True, "on")
 
 @dataclass(slots=True)
 class _Known:
-    """What is known for one key of one team, and the question that is under way."""
+    """The last answer for one key of one team, and the request that is under way."""
 
     value: bool = False
     answered_at: float = -math.inf
@@ -91,7 +91,7 @@ class FeatureFlag:
         )
 
     def enabled(self, key_id: UUID, team_id: str) -> bool | None:
-        """What is known now; ``None``: nothing, or nothing recent enough to trust.
+        """The flag's value; ``None``: unknown, or too old to trust.
 
         Never waits. Where the answer is no longer fresh it is asked for in the background.
         """
@@ -102,7 +102,7 @@ class FeatureFlag:
         return self._trusted(known)
 
     async def refreshed(self, key_id: UUID, team_id: str) -> bool | None:
-        """What is known once the question that is under way, if one is, has been answered.
+        """The flag's value once the request that is under way, if any, has been answered.
 
         After ``wait_secs``, what was known before.
         """

@@ -1,4 +1,4 @@
-"""What PostHog's OpenAI wrapper captures, made to agree with the ledger.
+"""PostHog's OpenAI wrapper, whose captures are corrected to agree with the ledger.
 
 The wrapper captures a generation by itself, inside the call: under the model that was asked for,
 with the vendor's counts as they came and no costs, for which PostHog would take those of its own

@@ -1,7 +1,7 @@
-"""Managing keys at Unkey: making one, reading what Unkey knows of it, revoking it.
+"""Administration of keys at Unkey: creating, reading and revoking them.
 
-Nothing here is tried a second time: ``keys.createKey`` has no idempotency key, so a request that
-was sent again could make a second key.
+Nothing here is retried: ``keys.createKey`` has no idempotency key, so a request that was sent again
+could create a second key.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CreatedKey:
-    """A key just made. Unkey tells its secret this once."""
+    """A key just created. Unkey returns its secret only now."""
 
     unkey_key_id: str
     secret: str = field(repr=False)

@@ -1,7 +1,7 @@
-"""A client of Unkey, over its SDK, whose answers are Flow's own types.
+"""A client of Unkey's key verification, over its SDK, whose answers are Flow's own types.
 
-Every outcome about a key is an HTTP 200 (``valid`` and ``code`` tell); any other status is about
-Unkey itself or our root key, and never a reason to let somebody in.
+Every verdict on a key is an HTTP 200 (``valid`` and ``code`` tell); any other status is about
+Unkey itself or our root key, and never lets a caller in.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Good:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Unkey said no."""
+    """Unkey refused the key."""
 
     code: str
     message: str
@@ -76,7 +76,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Unkey said nothing that can be relied on; ``transient`` if asking again may help."""
+    """Unkey gave no answer that can be relied on; ``transient`` if a retry may help."""
 
     reason: str
     transient: bool = False
@@ -85,7 +85,7 @@ class Failure:
 Answer: TypeAlias = Good | Refusal | Failure
 
 
-async def _must_be_plain(response: httpx.Response) -> None:
+async def _require_boolean_verdict(response: httpx.Response) -> None:
     """Raise `ValueError` unless a good answer's verdict is true or false.
 
     The SDK would take "yes" and 1 for true; only what Unkey itself says lets somebody in.
@@ -140,12 +140,12 @@ class UnkeyClient:
             verify=trusted(),
             follow_redirects=False,
             limits=httpx.Limits(max_connections=100, keepalive_expiry=30),
-            event_hooks={"response": [_must_be_plain]},
+            event_hooks={"response": [_require_boolean_verdict]},
         )
         self._sdk = unkey_sdk(root_key, base_url, self._http, timeout_ms=10_000)
 
     async def ask(self, secret: str) -> Answer:
-        """What Unkey says about the key now. Takes none of the key's credits."""
+        """Verify the key at Unkey now. Takes none of the key's credits."""
         from unkey.py.errors import UnkeyError
 
         asked_at = self._clock()
@@ -158,7 +158,7 @@ class UnkeyClient:
         except httpx.TransportError as error:
             return Failure(type(error).__name__, transient=True)
         except Exception as error:
-            # The SDK's errors have no common base. Whatever it was, it was not a yes.
+            # The SDK's errors have no common base. None of them may let a caller in.
             return Failure(type(error).__name__)
 
     async def aclose(self) -> None:

@@ -1,1 +1,1 @@
-"""What happens to a thread beyond its call, in steps that can be repeated."""
+"""What follows a call: durable workflows, sweeps, heartbeats, the room queue and webhooks."""

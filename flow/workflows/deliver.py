@@ -1,7 +1,7 @@
-"""Delivering webhooks: what is due is claimed, sent, and noted, again until it arrives.
+"""The delivery of webhooks: due events are claimed, sent, and marked, until they arrive.
 
-Any number of processes do this on one database. What a process had claimed when it was killed
-comes back when the lease is over, so an event arrives at least once, each time under one id.
+Any number of processes deliver from one database. What a killed process had claimed is claimed
+again when its lease ends, so an event arrives at least once, each time under the same id.
 """
 
 from __future__ import annotations

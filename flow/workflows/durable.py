@@ -1,9 +1,9 @@
 """The workflow that finishes a call, kept in Postgres by DBOS.
 
-DBOS is a singleton of its process: this is the module that launches it, and one `Executor`
-lives at a time. It is imported when it is first needed, since that takes more than a second.
-Workflows run on a loop of DBOS's own and their steps on the loop that launched the executor,
-where the database's and the vendors' clients live; DBOS's own queries never run there.
+DBOS is a singleton of its process: only this module launches it, and one `Executor` exists at a
+time. It is imported when it is first needed, since that takes more than a second. Workflows run on
+a loop of DBOS's own, and their steps on the loop that launched the executor, to which the clients
+of the database and the vendors belong; DBOS's own queries never run there.
 """
 
 from __future__ import annotations

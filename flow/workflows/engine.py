@@ -1,4 +1,4 @@
-"""What every user of DBOS shares: what Flow is called there, and how it is asked."""
+"""What every module over DBOS shares: names, versions, and calls of DBOS off the event loop."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Names and signs of life of processes, and taking up the work of those that died.
+"""Executors: claims on their names, heartbeats, and recovery of those that died.
 
-A name is what calls and workflows are kept under, so whoever starts with one takes up what was
-left under it. A process that holds the lock of a data folder knows that those who had the name in
-that folder are gone, and goes on at once. Where the name was another folder's, on another host,
-the database decides: as long as that one gives signs of life, nobody else gets the name.
+Calls and workflows belong to an executor by its name, so a process that starts under a name takes
+over what was left under it. A process that holds the lock of a data folder knows that earlier
+holders of the name in that folder are gone, and starts at once. Where another folder, on another
+host, had the name, the database decides: while that executor sends heartbeats, no other process
+gets the name.
 """
 
 from __future__ import annotations

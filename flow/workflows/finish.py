@@ -1,9 +1,9 @@
-"""From a hang-up to a settled account.
+"""Finishing a call, from its end to the settled account.
 
-The process that had the call notes how it ended, brings its usage to the ledger and hands the
-thread over (`FinishCall`). What is left to do is one workflow of `Steps`, which any process may
-run, and run again: insights are asked for unless they are stored, a thread moves only where it
-may, and settling computes the account from the ledger. While the database is away all of it waits.
+The process that had the call stores how it ended, waits until its usage is in the ledger, and hands
+the thread over (`FinishCall`). The rest is one workflow of `Steps`, which any process may run, and
+repeat: insights are extracted unless they are stored, a thread only moves to a status it may have,
+and settling computes the account from the ledger. While the database is away, all of it waits.
 """
 
 from __future__ import annotations

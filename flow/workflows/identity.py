@@ -1,8 +1,8 @@
-"""What a process is called, now and when it has been killed and started again.
+"""The name of a process, which it keeps when it is killed and started again.
 
-A process takes the first free place of its data folder and keeps it by a lock that goes with it
-however it dies. Whoever has a place therefore knows that those who had it before are gone. Of
-other folders it knows what the database does: see `flow.workflows.executors`.
+A process takes the first free place of its data folder, by a lock that is released however the
+process dies. The holder of a place therefore knows that earlier holders are gone. About other
+folders only the database knows: see `flow.workflows.executors`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The insights of a call, made by the model and on the terms that the products name for them."""
+"""The insights of a call, extracted by the model and on the terms of the product ``insights``."""
 
 from __future__ import annotations
 

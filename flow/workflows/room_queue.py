@@ -1,8 +1,8 @@
-"""The queue of calls in rooms, from which every process that runs workflows takes what it can.
+"""The queue of calls in rooms, for all processes that run workflows.
 
-The workflow of a call lasts as long as the call in one process, so that DBOS counts those that a
-key and a process have. It keeps nothing: who may have the call is decided in `room_calls`, and a
-call whose process is gone is queued anew as another attempt.
+The workflow of a call lasts as long as the call runs in one process, so that DBOS can limit the
+calls of a key and of a process. It keeps no state: the table `room_calls` decides who may have the
+call, and a call whose process is gone is queued again as another attempt.
 """
 
 from __future__ import annotations

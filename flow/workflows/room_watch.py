@@ -1,4 +1,4 @@
-"""An eye on the calls in rooms: whose bot is gone, and which rooms were left open."""
+"""The watch over calls in rooms: queues calls again whose bot is gone, and closes left rooms."""
 
 from __future__ import annotations
 

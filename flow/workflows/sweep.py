@@ -1,4 +1,4 @@
-"""Taking up the threads that nobody is busy with: no caller came, or the process is gone."""
+"""The sweep: finishes threads that no process works on, because no caller came or it is gone."""
 
 from __future__ import annotations
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from flow.bot.calls.call_manager import Calls
-from flow.bot.calls.registry import Roster
-from flow.bot.calls.room_calls import Entrance
+from flow.bot.calls.call_manager import CallManager
+from flow.bot.calls.lease import CallerConnection
+from flow.bot.calls.registry import CallRegistry
+from flow.domain.calls.ending import Ending
 from flow.domain.limits.budget import Standing, Tier
 from flow.errors import DatabaseUnavailable
 from tests.insights.conftest import a_thread
@@ -25,6 +27,9 @@ class Threads:
 
     async def claim_thread(self, thread_id: UUID, claim: str) -> None:
         return None
+
+    async def touch_thread(self, thread_id: UUID, status: object = None) -> None:
+        raise AssertionError("nothing of the call has run")
 
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
         if self._standing is None:
@@ -45,34 +50,39 @@ async def test_a_standing_that_cannot_be_read_is_unknown_and_not_a_missing_budge
     standing: Standing | None, taken_for: Standing
 ) -> None:
     heard: list[Standing] = []
-    over = asyncio.Event()
+    endings: list[Ending] = []
 
     def spending(_: object, __: object, first: Standing) -> Any:
         heard.append(first)
         raise RuntimeError("this is all that is to be known")
 
-    async def finish(*_: object) -> None:
-        over.set()
+    async def finish(_: UUID, ending: Ending, *__: object) -> bool:
+        endings.append(ending)
+        return True
 
-    async def nothing() -> None:
+    async def close(_: Ending) -> None:
         return None
 
-    async def enter() -> Entrance:
-        return Entrance(transport=lambda: nobody, wait_secs=1.0, leave=nothing)
+    async def opened(_: object) -> Any:
+        return None
 
-    nobody: Any = None
-    threads: Any = Threads(standing)
-    calls = Calls(
-        roster=Roster(1),
-        threads=threads,
-        recorder=Notebook(),  # type: ignore[arg-type]
-        settings=nobody,
-        resolver=nobody,
-        spending=spending,
-        finish=finish,
-        name="here",
-    )
-    await calls.run_room(a_thread("Hi."), enter)
-    await asyncio.wait_for(over.wait(), 5)
+    given: dict[str, Any] = {
+        "registry": CallRegistry(1),
+        "threads": Threads(standing),
+        "recorder": Notebook(),
+        "settings": SimpleNamespace(joined=None),
+        "resolver": None,
+        "transports": {},
+        "spending": spending,
+        "finish": finish,
+        "name": "here",
+    }
+    calls = CallManager(**given)
+    failed = Ending.failure("bad_offer", "it did not open")
+    ending = await calls.run(a_thread("Hi."), CallerConnection(opened, lambda _: failed, close))
+    async with asyncio.timeout(5):
+        while not endings:
+            await asyncio.sleep(0.005)
+    assert endings == [ending]
     assert heard == [taken_for]
     assert calls.capacity.running == 0

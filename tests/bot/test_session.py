@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -82,9 +81,12 @@ class Threads:
     answers: list[Answer] = field(default_factory=lambda: [LIVE])
     away_secs: float = 0
     asked: Counter[Status | None] = field(default_factory=Counter)
+    hangs_until: asyncio.Event | None = None
 
     async def touch_thread(self, thread_id: UUID, status: Status | None = None) -> Pulse:
         self.asked[status] += 1
+        if self.hangs_until is not None:
+            await self.hangs_until.wait()
         self.clock.now += self.away_secs
         self.away_secs = 0
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -174,9 +176,11 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
     )
     join = JoinRequest.model_validate({"bot": {"greeting": "Hello!"}, "max_duration_secs": 60})
     others: Any = None
-    return CallLease(
-        thread, join, others, others, touch=partial(threads.touch_thread, thread.id), end=others
-    )
+
+    async def touch(status: Status | None = None) -> Pulse:
+        return await threads.touch_thread(thread.id, status)
+
+    return CallLease(thread, join, others, others, touch=touch, end=others)
 
 
 @asynccontextmanager
@@ -367,17 +371,11 @@ async def test_the_service_that_is_named_failed_first_since_the_bot_last_spoke(
 async def test_a_database_that_never_answers_holds_up_no_note_of_the_seconds(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.bot.session.ANSWER_SECS", 0.02)
+    monkeypatch.setattr("flow.bot.heartbeat.ANSWER_SECS", 0.02)
     free = asyncio.Event()
     async with held(owner) as call:
         await call.connected()
-        touch = call.threads.touch_thread
-
-        async def hangs(thread_id: UUID, status: Status | None = None) -> Pulse:
-            await free.wait()
-            return await touch(thread_id, status)
-
-        call.threads.touch_thread = hangs  # type: ignore[method-assign]
+        call.threads.hangs_until = free
         call.clock.now += 7
         await until(lambda: call.book.begun[-1].quantities.seconds("call_seconds") == 7)
         free.set()
@@ -386,7 +384,7 @@ async def test_a_database_that_never_answers_holds_up_no_note_of_the_seconds(
 async def test_of_many_reasons_to_end_a_call_the_first_stands(owner: Owner) -> None:
     async with held(owner) as call:
         await call.connected()
-        call.session.end("idle_timeout")
-        call.session.end("shutdown", {"code": "late"})
+        call.session.end(EndReason.IDLE_TIMEOUT)
+        call.session.end(EndReason.SHUTDOWN, {"code": "late"})
         ending = await call.over()
     assert (ending.reason, ending.error) == ("idle_timeout", None)

@@ -134,11 +134,14 @@ async def test_what_cannot_be_entered_is_refused_by_name_and_nothing_is_made(
         assert list(at.vendor.requests) == []
 
 
+NO_LIVEKIT = dict.fromkeys(("livekit_url", "livekit_api_key", "livekit_api_secret"))
+
+
 @pytest.mark.parametrize(
     ("settings", "kind", "said"),
     [
         ({"daily_api_key": None}, "daily", "DAILY_API_KEY is missing"),
-        ({"livekit_url": None}, "livekit", "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET"),
+        (NO_LIVEKIT, "livekit", "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET are missing"),
         ({"building": {"absent": "install flow[daily]"}}, "daily", "install flow[daily]"),
     ],
 )

@@ -269,3 +269,24 @@ async def test_ledger_rows_come_oldest_first(database: Database) -> None:
     await database.record_usage(events)
     rows = await database.get_thread_usage(thread.id)
     assert [row["id"] for row in rows] == [str(events[n].id) for n in (1, 2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("source", "call", "insights", "is_taken"),
+    [
+        ("insights", True, False, True),
+        ("insights", True, True, True),
+        ("insights", False, False, True),
+        ("insights", False, True, False),
+        ("bot", True, False, False),
+        ("bot", False, True, False),
+    ],
+)
+async def test_insights_may_be_free_where_the_call_is_not_and_nothing_else_differs(
+    database: Database, source: str, call: bool, insights: bool, is_taken: bool
+) -> None:
+    thread = await a_thread(database, await a_key(database), billable=call)
+    event = an_event(thread, source=source, owner=replace(owner_of(thread), billable=insights))
+    recorded = await database.record_usage([event])
+    assert (event.id in recorded.new) == is_taken
+    assert (event.id in recorded.rejected) != is_taken

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from flow.bot.transports import TRANSPORTS
 from flow.domain.calls.join_request import MAX_METADATA_BYTES, JoinRequest
 
 # Each breaks a rule that may have come after it was stored.
@@ -24,7 +25,7 @@ JUDGED_ONCE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("fields", JUDGED_ONCE.values(), ids=JUDGED_ONCE)
 def test_what_is_judged_when_it_is_taken_in_is_not_judged_again(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        JoinRequest.model_validate(fields)
+        JoinRequest.model_validate(fields, context={"transports": TRANSPORTS})
     stored = JoinRequest().to_json() | fields
     assert JoinRequest.from_json(stored).to_json() == JoinRequest().to_json() | {
         name: JoinRequest().to_json()[name] | value if isinstance(value, dict) else value

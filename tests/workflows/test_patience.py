@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.room_call import Place
 from flow.domain.calls.thread import Status, Thread
@@ -27,6 +28,7 @@ from flow.workflows.sweep import KEPT, UNUSED_SECS, Sweep
 THREAD = UUID(int=7)
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 AWAY = DatabaseUnavailable
+HUNG_UP = Ending(EndReason.CALLER_HUNG_UP)
 
 
 def a_thread(status: Status = Status.ENDED, **known: Any) -> Thread:
@@ -109,7 +111,7 @@ WAITED = ["not drained", "not drained", "drained"]
 
 async def test_a_call_is_handed_over_once_its_usage_is_in_the_ledger() -> None:
     world = World(undrained=2)
-    assert await world.finish()(THREAD, "caller_hung_up", None)
+    assert await world.finish()(THREAD, HUNG_UP)
     assert world.done == ["save ended", *WAITED, "start"]
 
 
@@ -138,7 +140,7 @@ async def test_a_database_that_is_away_is_waited_for_after_a_call(
     monkeypatch.setattr("flow.workflows.finish.RETRY_SECS", 0)
     world = World(away=3)
     if work == "finish":
-        await world.finish()(THREAD, "caller_hung_up", None)
+        await world.finish()(THREAD, HUNG_UP)
     elif work == "take_up":
         await world.finish().take_up([THREAD])
     else:
@@ -316,7 +318,7 @@ async def test_a_call_that_goes_on_elsewhere_is_not_finished_here() -> None:
     async def taken(thread_id: UUID, **_: Any) -> Thread:
         raise CallTakenOver
 
-    assert not await world.finish()(THREAD, "caller_hung_up", None, taken)
+    assert not await world.finish()(THREAD, HUNG_UP, taken)
     assert world.done == []
 
 

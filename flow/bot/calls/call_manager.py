@@ -170,7 +170,6 @@ class CallManager:
 
     async def _lease(self, thread: Thread, connection: CallerConnection, claim: str) -> CallLease:
         """The lease of a call that cannot move: it is over when its caller's connection is."""
-        join = thread.join
         await self._threads.claim_thread(thread.id, claim)
 
         async def end(ending: Ending) -> None:
@@ -178,7 +177,7 @@ class CallManager:
 
         return CallLease(
             thread,
-            join,
+            thread.join,
             connection.open,
             connection.not_opened,
             touch=partial(self._threads.touch_thread, thread.id),

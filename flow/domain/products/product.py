@@ -1,4 +1,4 @@
-"""Products: what a call is sold as, with what it may use and how far it may go."""
+"""Products: what a call is sold as, which models it may use, and its limits."""
 
 from __future__ import annotations
 

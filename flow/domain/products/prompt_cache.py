@@ -1,4 +1,4 @@
-"""Keeping a prompt in a vendor's cache for longer, within what each vendor accepts.
+"""Prompt caching at vendors: the request fields that keep a prompt cached for longer.
 
 A prompt that is still cached is read at a fraction of its price. A value that the vendor does not
 know for a model fails the whole request, so what is not documented for a model is not sent.

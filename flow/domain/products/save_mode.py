@@ -1,4 +1,4 @@
-"""Save mode: making a call cheaper, always or once its key's budget runs low."""
+"""Save mode: makes a call cheaper, always or once its key's budget runs low."""
 
 from __future__ import annotations
 
