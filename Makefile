@@ -11,7 +11,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
 # Of tests, in the order they run in; which folders are in which is said in tests/conftest.py.
 LANES := unit db calls system
 # Calls in real time mostly wait: more test processes than processors finish sooner.
-CALL_WORKERS := 5
+CALL_WORKERS := 6
 SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.

@@ -37,6 +37,8 @@ logger = structlog.get_logger(__name__)
 
 # For the workflows of the last calls, when a process is asked to stop.
 DRAIN_SECS = 20.0
+# Signs of life of a call to one of its process.
+BEAT_OF_CALLS = 2
 
 HoldCall = Callable[[Place], Awaitable[bool]]
 """Runs a call in a room to its end; ``False``: there is no room for it here and now."""
@@ -224,7 +226,10 @@ async def _run_workflows(
     )
     engine = await Executor.launch(queues.url, executor.name, finishing.steps.all, rooms)
     stack.push_async_callback(engine.close)
-    _run_until_left(stack, Heartbeat(database, executor, engine.recover).forever(), "heartbeat")
+    heartbeat = Heartbeat(
+        database, executor, engine.recover, beat_secs=BEAT_OF_CALLS * settings.heartbeat_secs
+    )
+    _run_until_left(stack, heartbeat.forever(), "heartbeat")
     _sweep(stack, resources, queues.finishing)
     stack.push_async_callback(_drain, queues.finishing)
     watch = RoomWatch(
@@ -238,7 +243,11 @@ def _beat(stack: AsyncExitStack, resources: Resources, executor: Identity) -> No
     from flow.workflows.executors import FORGOTTEN_SECS, Heartbeat, nothing_to_recover
 
     heartbeat = Heartbeat(
-        resources.database, executor, nothing_to_recover, dead_secs=FORGOTTEN_SECS
+        resources.database,
+        executor,
+        nothing_to_recover,
+        dead_secs=FORGOTTEN_SECS,
+        beat_secs=BEAT_OF_CALLS * resources.settings.heartbeat_secs,
     )
     _run_until_left(stack, heartbeat.forever(), "heartbeat")
 

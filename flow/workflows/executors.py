@@ -121,6 +121,7 @@ class Heartbeat:
         recover: takes up what an executor had begun; how many workflows that were. May be
             repeated, and be done by several processes.
         dead_secs: after so long without a sign of life another is dead and taken up.
+        beat_secs: from one sign of life to the next.
     """
 
     def __init__(
@@ -130,18 +131,20 @@ class Heartbeat:
         recover: Callable[[str], Awaitable[int]],
         *,
         dead_secs: int = DEAD_SECS,
+        beat_secs: float = BEAT_SECS,
     ) -> None:
         self._executors = executors
         self._identity = identity
         self._recover = recover
         self._dead_secs = dead_secs
+        self._beat_secs = beat_secs
         self._was_away = True
 
     async def forever(self) -> None:
         """Beat every few seconds."""
         while True:
             await self.once()
-            await asyncio.sleep(BEAT_SECS)
+            await asyncio.sleep(self._beat_secs)
 
     async def once(self) -> None:
         """Beat, and take up the work of the dead.

@@ -194,11 +194,11 @@ async def flow_serve(
 
 @asynccontextmanager
 async def flow_worker(
-    standing: Vendors, database_url: str, folder: Path, *, answers: bool = False
+    standing: Vendors, database_url: str, folder: Path, *, answers: bool = False, **more: str
 ) -> AsyncIterator[FlowProcess]:
     """``flow worker``; one that ``answers`` about itself, once it does."""
     port = free_port()
-    environment = environment_of(standing, database_url, folder)
+    environment = environment_of(standing, database_url, folder) | more
     command = ["worker", *(["--port", str(port)] if answers else [])]
     async with forked(flow, *command, environment=environment, port=port) as process:
         if answers:

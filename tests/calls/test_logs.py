@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,9 @@ from flow.sandbox.callers.caller import call
 from flow.sandbox.faults import Fault
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
+
+# The bot's greeting fails.
+SCRIPT = replace(SHORT, patience_secs=4.0)
 
 # Of the process, of a key, or of nobody's call.
 NOBODYS = {
@@ -30,13 +34,13 @@ NOBODYS = {
 async def test_every_line_of_a_call_and_of_a_request_says_whose_it_is(
     postgres_url: str, tmp_path: Path
 ) -> None:
-    async with stood_in(SHORT) as standing:
+    async with stood_in(SCRIPT) as standing:
         standing.openai.faults.add(
             Fault(kind="cumulative_usage", route="*/chat/completions"),
             Fault(kind="status", status=500, route="*/speech", times=3),
         )
         async with flow_serve(standing, postgres_url, tmp_path, FLOW_LOG_LEVEL="debug") as serving:
-            report = await call(serving.url, standing.api_key, SHORT, join=JOIN)
+            report = await call(serving.url, standing.api_key, SCRIPT, join=JOIN)
             async with httpx.AsyncClient(base_url=serving.url, trust_env=False) as http:
                 await http.get("/api/threads", headers={"X-Request-Id": "mine"})
             async with asyncio.timeout(30):

@@ -52,9 +52,12 @@ async def test_a_batch_whose_connection_is_cut_is_recorded_whole_or_not_at_all(
     cutting = asyncio.create_task(cut())
     batches = [random.sample(events, 90) for _ in range(24)] + [events]
     await asyncio.gather(*(send(senders[n % 2], batch) for n, batch in enumerate(batches)))
+    # A fast machine may have got through between the cuts; the ledger takes everything once.
+    async with asyncio.timeout(60):
+        while not failures:
+            await send(direct, events)
     is_over.set()
     await cutting
-    assert failures
     for thread in threads:
         ours = [e for e in of_threads if e.owner.workflow_thread_id == thread.id]
         await _agrees(direct, thread, ours)

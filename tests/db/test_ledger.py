@@ -286,7 +286,7 @@ async def test_insights_may_be_free_where_the_call_is_not_and_nothing_else_diffe
     database: Database, source: str, call: bool, insights: bool, is_taken: bool
 ) -> None:
     thread = await a_thread(database, await a_key(database), billable=call)
-    event = an_event(thread, source=source, owner=replace(owner_of(thread), billable=insights))
+    event = an_event(thread, source=source, owner=replace(thread.owner, billable=insights))
     recorded = await database.record_usage([event])
     assert (event.id in recorded.new) == is_taken
     assert (event.id in recorded.rejected) != is_taken

@@ -22,13 +22,15 @@ from flow.workflows.executors import Heartbeat
 from flow.workflows.finish import FinishCall, Steps
 from flow.workflows.identity import Identity
 from flow.workflows.room_queue import RoomQueue, workflow_id
-from flow.workflows.room_watch import SETTLE_SECS, RoomWatch
+from flow.workflows.room_watch import SETTLING, RoomWatch
 from flow.workflows.sweep import KEPT, UNUSED_SECS, Sweep
 
 THREAD = UUID(int=7)
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 AWAY = DatabaseUnavailable
 HUNG_UP = Ending(EndReason.CALLER_HUNG_UP)
+HEARTBEAT_SECS = 3.0
+SETTLE_SECS = SETTLING * HEARTBEAT_SECS
 
 
 def a_thread(status: Status = Status.ENDED, **known: Any) -> Thread:
@@ -408,7 +410,7 @@ async def test_after_an_outage_silence_means_nothing_for_a_while(
     later: float, is_believed: int
 ) -> None:
     silent = Silent()
-    watch = RoomWatch(silent, silent.take_up, silent.close)
+    watch = RoomWatch(silent, silent.take_up, silent.close, HEARTBEAT_SECS)
     silent.is_away = True
     await watch.once(100)
     silent.is_away = False
