@@ -14,8 +14,8 @@ from genai_prices.types import ModelInfo, ModelPrice, Provider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flow.domain.pricing.catalogue import PROVIDERS as KNOWN_PROVIDERS
-from flow.domain.pricing.catalogue import Catalogue
+from flow.domain.pricing.genai_prices import PROVIDERS as KNOWN_PROVIDERS
+from flow.domain.pricing.genai_prices import Catalogue
 from flow.domain.usage.events import Cost, Kind, Quantities
 
 NOVEMBER = datetime(2026, 11, 15, 12, tzinfo=UTC)
