@@ -329,9 +329,7 @@ anything = st.recursive(
 )
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(names, anything, max_size=6))
 async def test_no_json_at_all_breaks_a_join(api: Api, body: dict[str, Any]) -> None:
     response = await api.client.post(

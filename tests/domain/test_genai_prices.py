@@ -153,7 +153,7 @@ def amounts(draw: st.DrawFn) -> Quantities:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     which=st.sampled_from([one for one in MODELS if is_priced_by_the_token(one[2])]),
     quantities=amounts().filter(bool),

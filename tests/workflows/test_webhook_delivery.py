@@ -397,7 +397,6 @@ STEPS = st.lists(
 @given(steps=STEPS)
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_every_event_ends_delivered_or_dead_whatever_happens_on_the_way(
