@@ -21,7 +21,7 @@ from flow.api import health
 from flow.app.stop_signals import STOP_SIGNALS
 from flow.cli import cli
 from flow.settings import Settings
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 
 ROOT = Path(__file__).parents[1]
 DATA = "/var/lib/flow"

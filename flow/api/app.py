@@ -12,8 +12,9 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import call_connections as connect
-from flow.api import health, limits, products, threads, usage
+from flow.api import health, products, threads, usage
 from flow.api import joins as bot
+from flow.api import key_limits as limits
 from flow.api.auth import Auth
 from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders

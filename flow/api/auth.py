@@ -20,7 +20,7 @@ from flow.api.request_context import context_of
 from flow.db.database import Database
 from flow.domain.limits.api_key import ApiKey
 from flow.errors import Refused
-from flow.vendors.key_verifier import VerifiedKey
+from flow.vendors.key_verification_cache import VerifiedKey
 
 READ_MAX_AGE_SECS = 30.0
 WRITE_MAX_AGE_SECS = 10.0

@@ -25,9 +25,9 @@ from flow.domain.pricing.unpriced_models import HasPrice
 from flow.domain.products.product import Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput
 from flow.insights.schema_checker import Checker
-from flow.telemetry.metrics import Metrics
-from flow.vendors.key_verifier import VerifiedKey
-from flow.vendors.quota_source import QuotaState
+from flow.telemetry.metric_definitions import Metrics
+from flow.vendors.key_verification_cache import VerifiedKey
+from flow.vendors.quota_cache import QuotaState
 
 MIN_SECRET_BYTES = 16
 
@@ -57,7 +57,7 @@ class Quotas(Protocol):
 
 
 class SocketCalls(Protocol):
-    """Calls over a WebSocket that the caller opens: see `flow.bot.calls.connections`."""
+    """Calls over a WebSocket that the caller opens: see `flow.bot.calls.caller_calls`."""
 
     async def run(self, thread: Thread, websocket: WebSocket) -> None:
         """Accept the socket and run the whole call on it."""

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.api.request_context import context_of
-from flow.telemetry.metrics import OTHER, Metrics, known
+from flow.telemetry.metric_definitions import OTHER, Metrics, known
 
 UNMATCHED = "unmatched"
 JOIN = "/api/bot/join"

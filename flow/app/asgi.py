@@ -16,7 +16,7 @@ from flow.settings import Settings
 from flow.telemetry import logs as log
 
 if TYPE_CHECKING:
-    from flow.bot.transports.room_media import RoomMedia
+    from flow.bot.transports.room_packages import RoomMedia
 
 logger = structlog.get_logger(__name__)
 

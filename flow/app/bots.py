@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flow.bot.calls.room_leases import RoomLeases
     from flow.bot.cost_control import Spending
     from flow.bot.pipeline import BotSettings
-    from flow.bot.transports.room_media import RoomMedia
+    from flow.bot.transports.room_packages import RoomMedia
 
 Contents = dict[UUID, tuple[list[object], str]]
 
@@ -45,7 +45,7 @@ async def build_calls(
         contents: receives prompts and answers, where the operator wants them captured.
     """
     from flow.bot.calls.call_manager import CallManager
-    from flow.bot.join_resolver import Resolver
+    from flow.bot.join_defaults import Resolver
     from flow.bot.transports import TRANSPORTS
     from flow.bot.warmup import rehearse
 
@@ -85,7 +85,7 @@ def build_room_calls(
     from flow.bot.calls.room_calls import RoomCalls
     from flow.bot.calls.room_leases import RoomLeases
     from flow.bot.transports import TRANSPORTS, of_kind
-    from flow.bot.transports.room_media import InstalledRoomMedia
+    from flow.bot.transports.room_packages import InstalledRoomMedia
     from flow.bot.transports.spec import RoomSpec
 
     specs = of_kind(RoomSpec, TRANSPORTS)
@@ -108,7 +108,7 @@ def build_room_calls(
 def build_transports(clients: Clients, calls: CallManager) -> Transports:
     """The ways in which callers connect, for the API."""
     from flow.api.dependencies import Transports
-    from flow.bot.calls.connections import MediaStreamCalls, OfferCalls, SocketCalls
+    from flow.bot.calls.caller_calls import MediaStreamCalls, OfferCalls, SocketCalls
     from flow.bot.transports import TRANSPORTS, of_kind
     from flow.bot.transports.spec import MediaStreamSpec, OfferSpec, SocketSpec
 

@@ -15,11 +15,11 @@ from flow.app.shared_resources import Resources
 from flow.app.transport_settings import check_transports, set_up
 from flow.errors import AuthUnavailable, ConfigurationError
 from flow.settings import Settings
-from flow.vendors.key_verifier import DebugKeys, KeyVerifier
+from flow.vendors.key_verification_cache import DebugKeys, KeyVerifier
 from flow.vendors.meeting_rooms import MeetingRooms
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
-from flow.vendors.quota_source import QuotaSource
+from flow.vendors.quota_cache import QuotaSource
 from flow.workflows.process_identity import made_once
 
 if TYPE_CHECKING:

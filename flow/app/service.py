@@ -31,7 +31,7 @@ from flow.telemetry.prometheus_exposition import exposed
 
 if TYPE_CHECKING:
     from flow.bot.calls.registry import CallRegistry
-    from flow.bot.transports.room_media import RoomMedia
+    from flow.bot.transports.room_packages import RoomMedia
 
 logger = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ from flow.settings import Settings
 from flow.telemetry.calls import CallWatch
 from flow.telemetry.database import MeasuredTransport
 from flow.telemetry.ledger_lag import FlushWatch
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
 from flow.vendors.posthog_flags import FeatureFlag
 

@@ -16,10 +16,10 @@ from pipecat.processors.aggregators.llm_response_universal import (
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot import clock
+from flow.bot.call_heartbeat import HEARTBEAT_SECS, Heartbeat
 from flow.bot.call_seconds import CallSeconds
 from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
-from flow.bot.heartbeat import HEARTBEAT_SECS, Heartbeat
 from flow.bot.pipeline import CallPipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.service_failures import ServiceFailures

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from flow.domain.usage.attribution import attribution_properties, control_properties
 from flow.domain.usage.events import CostControl, Failure, Kind, Owner, UsageEvent
+from flow.domain.usage.owner_labels import attribution_properties, control_properties
 from flow.domain.usage.token_estimates import warm_up
 from flow.insights.answer import Answer
 from flow.metering.evidence import Opening

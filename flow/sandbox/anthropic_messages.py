@@ -19,8 +19,8 @@ from flow.sandbox.bill import Amounts, Bill, Line
 from flow.sandbox.faults import Hits
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.errors import ApiError
-from flow.sandbox.openai.generation import Generation, count, generate, message_of
 from flow.sandbox.openai.replies import REFUSAL, Reply, Script, Unfit, decide, until_stop
+from flow.sandbox.openai.reply_pieces import Generation, count, generate, message_of
 from flow.sandbox.server import Stream
 from flow.sandbox.stand_in import exchange_of, hits_of
 

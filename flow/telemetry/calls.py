@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flow.domain.calls.ending import EndReason
 from flow.domain.limits.budget import Tier
-from flow.telemetry.metrics import Metrics, known
+from flow.telemetry.metric_definitions import Metrics, known
 
 NO_BUDGET = "none"
 _REASONS = frozenset(EndReason)

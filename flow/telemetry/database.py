@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from flow.errors import FlowError, Unavailable
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 
 
 class Transport(Protocol):

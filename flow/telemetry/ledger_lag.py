@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 
 # While the ledger is away the spool may grow without bound; what is kept of it in memory may not.
 MOST_TIMED = 100_000

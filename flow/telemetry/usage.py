@@ -12,7 +12,7 @@ from uuid import UUID
 
 from flow.domain.usage.events import Kind, Outcome, Provenance, UsageEvent
 from flow.domain.usage.units import UNITS, component_of
-from flow.telemetry.metrics import Metrics, known
+from flow.telemetry.metric_definitions import Metrics, known
 
 
 def count_usage(metrics: Metrics, events: Iterable[UsageEvent], new: Collection[UUID]) -> None:

@@ -13,8 +13,8 @@ import openai
 from posthog.ai.gateway import is_posthog_ai_gateway_url
 from pydantic import SecretStr
 
-from flow.domain.usage.attribution import with_attribution
 from flow.domain.usage.events import CostControl, Owner
+from flow.domain.usage.owner_labels import with_attribution
 from flow.errors import ConfigurationError
 from flow.kit.tls import trusted
 

@@ -32,7 +32,7 @@ from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEv
 from flow.errors import FieldProblem, InvalidInput, Refused
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
-from flow.vendors.key_verifier import KeyVerifier
+from flow.vendors.key_verification_cache import KeyVerifier
 from tests.events import an_event
 
 SECRET = b"a secret for the tests only"

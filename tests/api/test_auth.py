@@ -16,7 +16,7 @@ from flow.api.app import create_app
 from flow.api.auth import KeyRows
 from flow.db.database import Database
 from flow.sandbox.faults import Fault
-from flow.vendors.key_verifier import DebugKeys, VerifiedKey
+from flow.vendors.key_verification_cache import DebugKeys, VerifiedKey
 from tests.api.conftest import Api, ServeApi
 
 Headers = list[tuple[str, str]]

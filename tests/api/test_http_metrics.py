@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from flow.db.database import Database
 from flow.errors import DatabaseUnavailable
 from flow.sandbox.faults import Fault
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 from tests.api.conftest import Api, ServeApi
 from tests.api.test_operations import Broken
 from tests.telemetry.exposition import Scraped

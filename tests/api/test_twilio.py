@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from flow.bot.calls.connections import MediaStreamCalls
+from flow.bot.calls.caller_calls import MediaStreamCalls
 from flow.bot.transports.twilio import TRANSPORT, TwilioCarrier
 from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox, stream_noun
 from flow.vendors.twilio import Twilio

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-from flow.bot.heartbeat import HEARTBEAT_SECS
+from flow.bot.call_heartbeat import HEARTBEAT_SECS
 from flow.db.connection_url import url_of
 from flow.db.database import Database
 from flow.db.postgres_transport import PostgresTransport

@@ -11,7 +11,7 @@ from anthropic import AsyncAnthropic
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pydantic import SecretStr
 
-from flow.bot.join_resolver import Resolver
+from flow.bot.join_defaults import Resolver
 from flow.bot.services import CallServices
 from flow.bot.vendors import spec
 from flow.bot.vendors.anthropic import VENDOR

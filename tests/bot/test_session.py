@@ -371,7 +371,7 @@ async def test_the_service_that_is_named_failed_first_since_the_bot_last_spoke(
 async def test_a_database_that_never_answers_holds_up_no_note_of_the_seconds(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.bot.heartbeat.ANSWER_SECS", 0.02)
+    monkeypatch.setattr("flow.bot.call_heartbeat.ANSWER_SECS", 0.02)
     free = asyncio.Event()
     async with held(owner) as call:
         await call.connected()

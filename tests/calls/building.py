@@ -1,6 +1,6 @@
 """Rooms in memory, in place of Daily's and LiveKit's media: who is in one hears the others.
 
-The bot comes in where the vendors' packages come in (`flow.bot.transports.room_media`),
+The bot comes in where the vendors' packages come in (`flow.bot.transports.room_packages`),
 and a scripted caller by `Guest`, which is to its phone what a socket is elsewhere. Nobody enters
 without a token that the vendor's stand-in takes for this room.
 """
@@ -33,7 +33,7 @@ from flow.bot.transports.room import RoomTransport
 from flow.domain.calls.room import Room
 from flow.sandbox.callers.conversation import CallerEvent, Conversation
 from flow.sandbox.callers.frames import Audio, Interruption, decode, encode
-from flow.sandbox.callers.websocket_phone import CHUNK_BYTES, SAMPLE_RATE, Phone
+from flow.sandbox.callers.pipecat_phone import CHUNK_BYTES, SAMPLE_RATE, Phone
 
 
 class Vendor(Protocol):
@@ -44,7 +44,7 @@ class Vendor(Protocol):
 
 @dataclass
 class Building:
-    """`flow.bot.transports.room_media.RoomMedia` in memory.
+    """`flow.bot.transports.room_packages.RoomMedia` in memory.
 
     ``broken`` makes every room closed to the bot.
 

@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 
 from flow.app.asgi import SERVER_OPTIONS
 from flow.app.service import Service, run_service
-from flow.bot.transports.room_media import RoomMedia
+from flow.bot.transports.room_packages import RoomMedia
 from flow.db.connection_url import url_of
 from flow.db.database import Database
 from flow.domain.calls.thread import Thread

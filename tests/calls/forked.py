@@ -15,7 +15,7 @@ for _name in (
     "flow.app.asgi",
     "flow.bot.calls.call_manager",
     "flow.bot.warmup",
-    "flow.bot.join_resolver",
+    "flow.bot.join_defaults",
     "flow.bot.calls.room_calls",
     "flow.bot.services",
     "flow.cli",

@@ -13,7 +13,7 @@ from flow.domain.calls.thread import Status
 from flow.sandbox.callers.caller import Internet, call, open_socket
 from flow.sandbox.callers.conversation import CallerEvent, Conversation
 from flow.sandbox.callers.frames import Audio, encode
-from flow.sandbox.callers.websocket_phone import SAMPLE_RATE, Phone
+from flow.sandbox.callers.pipecat_phone import SAMPLE_RATE, Phone
 from tests.bot.test_transports import UNUSABLE
 from tests.calls.conftest import Serve
 from tests.calls.test_call import JOIN, SHORT, stood_in

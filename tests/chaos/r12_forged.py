@@ -15,7 +15,7 @@ from uuid import UUID
 
 import httpx
 
-from flow.domain.usage.attribution import HEADER_NAMES, PREFIX, PROPERTIES_HEADER, PROPERTY_NAMES
+from flow.domain.usage.owner_labels import HEADER_NAMES, PREFIX, PROPERTIES_HEADER, PROPERTY_NAMES
 from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.callers.frames import Audio, encode
 from flow.sandbox.faults import Fault

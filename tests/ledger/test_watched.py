@@ -16,7 +16,7 @@ from flow.domain.usage.events import UsageEvent
 from flow.errors import DatabaseUnavailable
 from flow.ledger.recorder import Recorder
 from flow.telemetry.ledger_lag import FlushWatch
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 from tests.ledger.conftest import NewOwner, llm_event, priced
 from tests.ledger.test_recorder import Faulty
 

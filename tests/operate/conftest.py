@@ -16,7 +16,7 @@ import pytest
 from flow.db.database import Database
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
-from flow.vendors.key_verifier import KeyVerifier, VerifiedKey
+from flow.vendors.key_verification_cache import KeyVerifier, VerifiedKey
 
 # One process that runs one command after the other, each as `flow` would: what it imports once
 # would take a second anew for each.

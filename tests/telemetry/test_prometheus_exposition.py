@@ -15,7 +15,7 @@ from tests.telemetry.exposition import Scraped
 WORKER = """
 import sys
 from prometheus_client import CollectorRegistry
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 metrics = Metrics(CollectorRegistry(), products=["voice_bot"])
 metrics.calls_started.labels("voice_bot").inc(3)
 metrics.calls_running.set(2)
@@ -27,7 +27,7 @@ SCRAPE = """
 import asyncio
 from prometheus_client import CollectorRegistry, generate_latest
 from flow.telemetry.prometheus_exposition import exposed
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 async def scrape():
     metrics = Metrics(CollectorRegistry(), products=["voice_bot"])
     async with exposed(metrics.registry, lambda: metrics.calls_running.set(1)) as shown:

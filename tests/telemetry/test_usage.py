@@ -21,7 +21,7 @@ from flow.domain.usage.events import (
 )
 from flow.domain.usage.units import UNITS, Measure, Unit, component_of
 from flow.telemetry.calls import CallWatch
-from flow.telemetry.metrics import Metrics
+from flow.telemetry.metric_definitions import Metrics
 from flow.telemetry.usage import count_usage, status_class
 from tests.events import an_event, an_owner
 from tests.telemetry.exposition import Scraped

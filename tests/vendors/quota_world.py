@@ -23,7 +23,7 @@ from flow.errors import QuotaUnavailable, Refused
 from flow.sandbox.faults import Fault
 from flow.sandbox.quota import TOKEN, QuotaSandbox
 from flow.sandbox.server import Served
-from flow.vendors.quota_source import QuotaSource, QuotaState
+from flow.vendors.quota_cache import QuotaSource, QuotaState
 
 KEY = ApiKey(UUID(int=1), "key_1", "team_1", "Production")
 PRODUCT = "voice_bot"

@@ -16,7 +16,7 @@ from flow.sandbox.faults import Fault
 from flow.sandbox.quota import TOKEN, Quota
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
-from flow.vendors.key_verifier import REUSE_SECS, KeyVerifier
+from flow.vendors.key_verification_cache import REUSE_SECS, KeyVerifier
 from tests.vendors.quota_world import KEY, PRODUCT, World, one_authority, running_world
 
 ANSWER_SECS = 4.0

@@ -13,8 +13,8 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from flow.domain.usage.attribution import HEADER_NAMES, attribution_headers
 from flow.domain.usage.events import CostControl, Owner
+from flow.domain.usage.owner_labels import HEADER_NAMES, attribution_headers
 from flow.errors import ConfigurationError
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_client, openai_endpoint

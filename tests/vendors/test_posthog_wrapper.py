@@ -18,7 +18,6 @@ from posthog import Posthog
 from pydantic import SecretStr
 
 from flow.domain.pricing.pricer import Pricer
-from flow.domain.usage.attribution import attribution_properties, control_properties
 from flow.domain.usage.events import (
     CostControl,
     Failure,
@@ -27,6 +26,7 @@ from flow.domain.usage.events import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.owner_labels import attribution_properties, control_properties
 from flow.domain.usage.posthog_properties import generation_properties
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai.app import OpenAISandbox

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from flow.errors import ConfigurationError, QuotaUnavailable
-from flow.vendors.quota_source import QuotaSource, QuotaState
+from flow.vendors.quota_cache import QuotaSource, QuotaState
 from tests.vendors.quota_world import (
     KEY,
     PRODUCT,

@@ -19,7 +19,7 @@ from flow.errors import (
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
-from flow.vendors.key_verifier import KeyVerifier
+from flow.vendors.key_verification_cache import KeyVerifier
 from flow.vendors.unkey_admin import UnkeyAdmin
 
 NOW_MS = 1_800_000_000_000

@@ -14,7 +14,7 @@ from pipecat.transports.base_transport import BaseTransport
 from flow.bot.calls.lease import CallerConnection, CallLease, TakeLease
 from flow.bot.calls.registry import CallRegistry
 from flow.bot.cost_control import Spending
-from flow.bot.join_resolver import Resolver
+from flow.bot.join_defaults import Resolver
 from flow.bot.log_context import named
 from flow.bot.pipeline import BotSettings, build_pipeline
 from flow.bot.session import CallRecorder, CallSession

@@ -12,7 +12,7 @@ import structlog
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.calls.lease import CallerConnection
-from flow.bot.transports.room_media import RoomMedia
+from flow.bot.transports.room_packages import RoomMedia
 from flow.bot.transports.spec import RoomSpec
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import Transport

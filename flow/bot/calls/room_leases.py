@@ -13,7 +13,7 @@ from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.calls.lease import CallLease, TakeLease
 from flow.bot.calls.room_calls import ARRIVAL_SECS, Rooms
-from flow.bot.transports.room_media import RoomMedia
+from flow.bot.transports.room_packages import RoomMedia
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.ending import Ending, EndReason, process_lost
 from flow.domain.calls.room import Room

@@ -30,7 +30,7 @@ from flow.domain.pricing.genai_prices import Catalogue
 from flow.domain.pricing.model_names import is_unnamed, stands_for
 from flow.domain.pricing.price_book import PriceBook
 from flow.domain.pricing.rates import Price, Rates
-from flow.domain.pricing.service_tier import normal_tier
+from flow.domain.pricing.tier_names import normal_tier
 from flow.domain.usage.events import Cost, Provenance, Quantities, UsageEvent
 from flow.domain.usage.units import UNITS, Kind, Measure
 

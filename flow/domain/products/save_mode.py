@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
-from flow.domain.products.prompt_cache import (
+from flow.domain.products.prompt_cache_fields import (
     is_claude,
     openai_cache_options,
     upgrade_breakpoints,

@@ -8,8 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from flow.domain.usage.attribution import attribution_properties, control_properties
 from flow.domain.usage.events import Outcome, Owner, Provenance, UsageEvent
+from flow.domain.usage.owner_labels import attribution_properties, control_properties
 from flow.domain.usage.units import UNITS, Kind, Measure, Side, Unit, component_of
 
 MAX_CONTENT_CHARS = 100_000

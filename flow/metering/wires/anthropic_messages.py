@@ -20,8 +20,8 @@ from flow.domain.usage.events import Quantities
 from flow.domain.usage.token_estimates import count_tokens, estimate_chat_tokens
 from flow.domain.usage.vendor_reports import Counting, from_anthropic_usage, together
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported, Served
-from flow.metering.wires.answer import JsonExchange, objects, report, text, within
 from flow.metering.wires.cache_lifetimes import with_lifetimes, writes_for_an_hour
+from flow.metering.wires.json_exchange import JsonExchange, objects, report, text, within
 from flow.metering.wires.reader import FREE, Free, HttpRequest, failed_in_answer, unreadable
 
 PATH = "/v1/messages"

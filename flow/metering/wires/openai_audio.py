@@ -20,7 +20,7 @@ from flow.domain.usage.events import Quantities
 from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
 from flow.metering.sound import SpeakingPace, compressed_seconds, pcm_seconds, seconds_of
-from flow.metering.wires.answer import JsonExchange, report, within
+from flow.metering.wires.json_exchange import JsonExchange, report, within
 from flow.metering.wires.reader import HttpAnswer, HttpRequest, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 

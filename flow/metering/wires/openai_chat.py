@@ -21,8 +21,8 @@ from flow.metering.evidence import (
     Output,
     Served,
 )
-from flow.metering.wires.answer import JsonExchange, objects, report, text, within
 from flow.metering.wires.cache_lifetimes import with_lifetimes, writes_for_an_hour
+from flow.metering.wires.json_exchange import JsonExchange, objects, report, text, within
 from flow.metering.wires.reader import HttpRequest, failed_in_answer, unreadable
 
 PATH = "/chat/completions"

@@ -21,7 +21,7 @@ from flow.metering.evidence import (
     Output,
     Served,
 )
-from flow.metering.wires.answer import JsonExchange, objects, report, text, within
+from flow.metering.wires.json_exchange import JsonExchange, objects, report, text, within
 from flow.metering.wires.reader import FREE, Free, HttpRequest, failed_in_answer, unreadable
 
 PATH = "/responses"

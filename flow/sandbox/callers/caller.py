@@ -21,8 +21,8 @@ from flow.sandbox.callers.conversation import (
     Conversation,
     EventKind,
 )
+from flow.sandbox.callers.pipecat_phone import CHUNK_BYTES, SAMPLE_RATE, Phone
 from flow.sandbox.callers.script import Script
-from flow.sandbox.callers.websocket_phone import CHUNK_BYTES, SAMPLE_RATE, Phone
 from flow.sandbox.speech.synthesis import recordings
 
 HangUp = Literal["close", "abort", "end_api"]

@@ -18,9 +18,9 @@ from flow.sandbox.bill import Amounts, Bill, Line
 from flow.sandbox.faults import Hits
 from flow.sandbox.openai.chat_request import ChatRequest, parsed
 from flow.sandbox.openai.errors import ApiError, error_body
-from flow.sandbox.openai.generation import Generation, count, generate, message_of, usage_of
 from flow.sandbox.openai.models import bills_cache_writes, served_model, served_tier
 from flow.sandbox.openai.replies import REFUSAL, Reply, Script, Unfit, decide, until_stop
+from flow.sandbox.openai.reply_pieces import Generation, count, generate, message_of, usage_of
 from flow.sandbox.openai.tokens import PromptCache, read_prompt
 from flow.sandbox.server import Stream
 from flow.sandbox.stand_in import exchange_of, hits_of

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.errors import InvalidInput
-from flow.sandbox.speech.alignment import Match, Matcher, span
+from flow.sandbox.speech.recording_search import Match, Matcher, span
 from flow.sandbox.speech.spectrum import HOP, Sound, sound, without
 
 UNINTELLIGIBLE = "(unintelligible)"

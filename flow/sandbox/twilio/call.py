@@ -25,7 +25,7 @@ from flow.sandbox.callers import mulaw
 from flow.sandbox.callers.caller import open_socket
 from flow.sandbox.callers.conversation import CallerEvent, Conversation
 from flow.sandbox.callers.frames import Audio, Frame, Interruption
-from flow.sandbox.callers.websocket_phone import Phone
+from flow.sandbox.callers.pipecat_phone import Phone
 from flow.sandbox.twilio.app import ACCOUNT_SID, TwilioCall, TwilioSandbox
 
 SAMPLE_RATE = 8_000

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.products.prompt_cache import (
+from flow.domain.products.prompt_cache_fields import (
     is_claude,
     openai_cache_options,
     upgrade_breakpoints,

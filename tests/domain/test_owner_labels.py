@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.usage.attribution import (
+from flow.domain.usage.events import CostControl
+from flow.domain.usage.owner_labels import (
     HEADER_NAMES,
     PROPERTIES_HEADER,
     PROPERTY_NAMES,
@@ -20,7 +21,6 @@ from flow.domain.usage.attribution import (
     control_properties,
     with_attribution,
 )
-from flow.domain.usage.events import CostControl
 from tests.events import an_owner
 
 OWNER = an_owner()

@@ -16,7 +16,7 @@ from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
 from flow.sandbox.unkey.keys import Ratelimit
-from flow.vendors.key_verifier import DebugKeys, KeyVerifier, VerifiedKey
+from flow.vendors.key_verification_cache import DebugKeys, KeyVerifier, VerifiedKey
 
 SECRET = "flow_live_key_of_a_test"
 COUNTER = "flow_key_verifications_total"
@@ -391,8 +391,8 @@ async def test_a_key_made_just_after_it_was_refused_works_within_a_second(world:
 async def test_a_flood_of_made_up_keys_forgets_no_good_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.vendors.key_verifier.MAX_KNOWN", 10)
-    monkeypatch.setattr("flow.vendors.key_verifier.MAX_REFUSALS", 10)
+    monkeypatch.setattr("flow.vendors.key_verification_cache.MAX_KNOWN", 10)
+    monkeypatch.setattr("flow.vendors.key_verification_cache.MAX_REFUSALS", 10)
     world.keys = world.verifier()
     key_id = world.unkey.add_key(SECRET)
     await world.verify()
@@ -420,7 +420,7 @@ async def test_a_hanging_flood_leaves_a_way_for_known_keys(world: World) -> None
 async def test_one_more_key_than_fits_forgets_the_one_unused_longest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.vendors.key_verifier.MAX_KNOWN", 2)
+    monkeypatch.setattr("flow.vendors.key_verification_cache.MAX_KNOWN", 2)
     world.keys = world.verifier()
     for name in ("a", "b", "c"):
         world.unkey.add_key(name)

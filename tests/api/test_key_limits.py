@@ -11,11 +11,11 @@ import pytest
 from pydantic import SecretStr
 
 from flow.api.joins import OVERRIDE_PERMISSION
-from flow.api.limits import Limits
+from flow.api.key_limits import Limits
 from flow.domain.products.product import Product, Products
 from flow.sandbox.quota import TOKEN, Quota, QuotaSandbox
 from flow.sandbox.server import Served
-from flow.vendors.quota_source import QuotaSource
+from flow.vendors.quota_cache import QuotaSource
 from tests.api.conftest import Api, ServeApi, spend
 
 PRODUCTS = Products(

@@ -20,7 +20,7 @@ from flow.domain.limits.api_key import ApiKey
 from flow.errors import QuotaUnavailable, Refused
 from flow.sandbox.faults import Fault
 from flow.sandbox.quota import TOKEN, Quota
-from flow.vendors.quota_source import QuotaState
+from flow.vendors.quota_cache import QuotaState
 from tests.vendors.quota_world import (
     KEY,
     PRODUCT,
@@ -226,7 +226,7 @@ async def test_a_team_does_not_go_on_with_another_teams_answer(world: World) -> 
 async def test_one_more_than_fits_forgets_the_one_unused_longest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.vendors.quota_source.MAX_KNOWN", 2)
+    monkeypatch.setattr("flow.vendors.quota_cache.MAX_KNOWN", 2)
     world.source = world.another(world.url, token=SecretStr(TOKEN))
     for team in ("a", "b", "a", "c", "a"):
         await world.check(at(team_id=team))
