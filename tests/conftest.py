@@ -102,7 +102,7 @@ def postgres() -> Iterator[str]:
     try:
         with running_postgres(folder / "pg") as url:
             with psycopg.connect(url, autocommit=True) as connection:
-                for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
                     connection.execute(f"alter system set {setting} = off".encode())
                 connection.execute("select pg_reload_conf()")
             yield url
