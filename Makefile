@@ -62,7 +62,7 @@ types: $(SYNCED) ## mypy, strict
 	@.venv/bin/mypy
 
 schema: $(SYNCED) ## write supabase/schema.sql from the migrations
-	@.venv/bin/python -m flow.db.schema supabase/schema.sql
+	@.venv/bin/python -m flow.db.schema_dump supabase/schema.sql
 
 # All that any install may need: every extra, what builds the package, and uv.
 lock: .uv/bin/uv ## write requirements.lock; ARGS=--upgrade for the newest versions

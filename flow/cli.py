@@ -13,7 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from flow.errors import FlowError, InvalidInput
-from flow.operate import commands, webhook_commands
+from flow.operate import key_commands as commands
+from flow.operate import webhook_commands
 
 cli = typer.Typer(
     name="flow",
@@ -76,11 +77,11 @@ def serve(
     from flow.app import garbage_collection as garbage
 
     garbage.leave_alone()
-    from flow.app.application import SERVER_OPTIONS, check
-    from flow.app.serve import serve as run
+    from flow.app.asgi import SERVER_OPTIONS, check
+    from flow.app.run_server import serve as run
     from flow.settings import Settings
     from flow.telemetry import logs as log
-    from flow.telemetry.exposition import shared_between_processes
+    from flow.telemetry.prometheus_exposition import shared_between_processes
 
     settings = Settings.read()
     check(settings)
@@ -91,7 +92,7 @@ def serve(
         log.set_up(settings.log_level, settings.log_format, content=False)
     with shared_between_processes() if workers > 1 else nullcontext():
         status = run(
-            "flow.app.application:application",
+            "flow.app.asgi:application",
             host=host or settings.host,
             port=settings.port if port is None else port,
             workers=workers,
@@ -114,13 +115,13 @@ def worker(
     from flow.app import garbage_collection as garbage
 
     garbage.leave_alone()
-    from flow.app import worker as process
-    from flow.app.application import check
+    from flow.app import workflow_worker
+    from flow.app.asgi import check
     from flow.settings import Settings
 
     settings = Settings.read()
     check(settings)
-    raise typer.Exit(process.run(settings, host=host or settings.host, port=port))
+    raise typer.Exit(workflow_worker.run(settings, host=host or settings.host, port=port))
 
 
 @cli.command()

@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 from rich.console import Console
 
-from flow.app.application import SERVER_OPTIONS
+from flow.app.asgi import SERVER_OPTIONS
 from flow.sandbox.all_vendors import API_KEY, Vendors, vendors
 from flow.settings import Settings
 
@@ -42,7 +42,7 @@ def run(*, port: int, reload: bool) -> None:
     settings = Settings.read()
     _announce(f"http://127.0.0.1:{port}", settings, running[0], given)
     uvicorn.run(
-        "flow.app.application:application",
+        "flow.app.asgi:application",
         factory=True,
         host="127.0.0.1",
         port=port,

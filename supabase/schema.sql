@@ -222,7 +222,7 @@ create table public.workflow_threads (
 CREATE INDEX idx_workflow_threads_api_key_id ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC);
 CREATE UNIQUE INDEX workflow_threads_idempotency_key ON workflow_threads USING btree (api_key_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX workflow_threads_live ON workflow_threads USING btree (api_key_id) WHERE status = ANY (ARRAY['created'::text, 'connecting'::text, 'in_call'::text, 'ended'::text, 'extracting'::text]);
-CREATE INDEX workflow_threads_team_live ON workflow_threads USING btree (team_id) WHERE (status = ANY (ARRAY['created'::text, 'connecting'::text, 'in_call'::text, 'ended'::text, 'extracting'::text])) AND team_id IS NOT NULL;
+CREATE INDEX workflow_threads_team_live ON workflow_threads USING btree (team_id) WHERE (status <> ALL (ARRAY['completed'::text, 'failed'::text, 'expired'::text, 'cancelled'::text])) AND team_id IS NOT NULL;
 CREATE TRIGGER workflow_threads_billable BEFORE UPDATE OF billable ON workflow_threads FOR EACH ROW WHEN (new.billable IS DISTINCT FROM old.billable) EXECUTE FUNCTION flow.refuse_change_of_billable();
 CREATE TRIGGER workflow_threads_move BEFORE UPDATE OF status ON workflow_threads FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status) EXECUTE FUNCTION flow.check_move();
 CREATE CONSTRAINT TRIGGER workflow_threads_over AFTER UPDATE OF status ON workflow_threads DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status AND (new.status = ANY (ARRAY['completed'::text, 'failed'::text])) AND (new."join" ->> 'webhook_url'::text) IS NOT NULL) EXECUTE FUNCTION flow.note_thread_over();
@@ -2190,7 +2190,8 @@ begin
       end as elapsed
     from public.workflow_threads t
     where t.team_id = p_team_id and t.lease_until > p_now
-      and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
+      -- As the index says it, which serves this alone.
+      and t.status not in ('completed', 'failed', 'expired', 'cancelled')
   )
   select
     b.name, 'team', null,

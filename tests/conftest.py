@@ -20,6 +20,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 import structlog
+from hypothesis import settings
 from psycopg.conninfo import make_conninfo
 from xdist.scheduler import LoadScopeScheduling
 
@@ -27,6 +28,10 @@ from flow.db.database import Database
 from flow.db.embedded import running_postgres
 from flow.db.migrations import migrate
 from flow.db.postgres_transport import PostgresTransport
+
+# No property is about time, and a busy machine takes its own.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 TESTS = Path(__file__).parent
 LANES = {

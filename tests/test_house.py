@@ -158,8 +158,8 @@ def test_the_service_starts_without_the_extra_of_the_stand_ins() -> None:
         "import sys\n"
         "for name in ('espeakng_loader', 'python_multipart', 'multipart', 'flow.sandbox'):\n"
         "    sys.modules[name] = None\n"
-        "import flow.app.application, flow.app.worker, flow.app.bots, flow.bot.warmup\n"
-        "import flow.api.app, flow.workflows.durable, flow.bot.calls.call_manager\n"
+        "import flow.app.asgi, flow.app.workflow_worker, flow.app.bots, flow.bot.warmup\n"
+        "import flow.api.app, flow.workflows.finish_workflow, flow.bot.calls.call_manager\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 

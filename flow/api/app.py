@@ -11,18 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import connections as connect
+from flow.api import call_connections as connect
 from flow.api import health, limits, products, threads, usage
 from flow.api import joins as bot
 from flow.api.auth import Auth
+from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders
 from flow.api.dependencies import Calls, Keys, Quotas, Services, Transports
 from flow.api.http_metrics import Measured
+from flow.api.join_tracing import TracedJoin
 from flow.api.media_streams import media_stream_router
 from flow.api.problems import Problem, Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
-from flow.api.request_size import RequestSize
-from flow.api.tracing import TracedJoin
 from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]

@@ -21,10 +21,10 @@ from flow.domain.calls.thread import Thread
 from flow.domain.calls.trace_parent import TraceParent
 from flow.domain.calls.transport_spec import TransportSpec, TransportSpecs
 from flow.domain.limits.api_key import ApiKey
-from flow.domain.pricing.unpriced import HasPrice
+from flow.domain.pricing.unpriced_models import HasPrice
 from flow.domain.products.product import Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput
-from flow.insights.checking import Checker
+from flow.insights.schema_checker import Checker
 from flow.telemetry.metrics import Metrics
 from flow.vendors.key_verifier import VerifiedKey
 from flow.vendors.quota_source import QuotaState

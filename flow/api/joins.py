@@ -17,11 +17,11 @@ from starlette.responses import Response
 
 from flow.api.auth import caller_of, require_permission
 from flow.api.budget_headers import Budget, note_budget, shown
-from flow.api.connections import Connection, connection
+from flow.api.call_connections import Connection, connection
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
-from flow.api.plain_route import PlainRoute
 from flow.api.problems import documented
+from flow.api.raw_request_route import PlainRoute
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_transport, require_room_for
@@ -30,7 +30,7 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission
-from flow.domain.pricing import unpriced
+from flow.domain.pricing import unpriced_models as unpriced
 from flow.domain.products.product import ModelName, Product
 from flow.domain.webhooks import public_url
 from flow.errors import FieldProblem, InvalidInput, Refused, Unavailable, UnpricedModel

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from flow.api.connections import (
+from flow.api.call_connections import (
     base_url,
     require_room,
     require_transport,

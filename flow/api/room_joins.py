@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from flow.api.connections import require_room
+from flow.api.call_connections import require_room
 from flow.api.dependencies import Rooms, Services
 from flow.api.exact_json import rfc3339
 from flow.db.database import Joined

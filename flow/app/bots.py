@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from flow.app.background import CallFinishing
+from flow.app.background_work import CallFinishing
 from flow.app.clients import Clients
-from flow.app.resources import Resources
+from flow.app.shared_resources import Resources
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Thread
 from flow.domain.limits.budget import Standing

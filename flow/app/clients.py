@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from flow.app.resources import Resources
+from flow.app.shared_resources import Resources
 from flow.app.transport_settings import check_transports, set_up
 from flow.errors import AuthUnavailable, ConfigurationError
 from flow.settings import Settings
@@ -20,7 +20,7 @@ from flow.vendors.meeting_rooms import MeetingRooms
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.quota_source import QuotaSource
-from flow.workflows.identity import made_once
+from flow.workflows.process_identity import made_once
 
 if TYPE_CHECKING:
     from flow.bot.transports.spec import Carrier

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from flow.app.background import open_finishing, run_background
+from flow.app.background_work import open_finishing, run_background
 from flow.app.bots import bot_defaults, build_calls, build_room_calls, build_transports
 from flow.app.clients import open_clients, secret_of
-from flow.app.resources import Resources, open_resources
+from flow.app.shared_resources import Resources, open_resources
 from flow.app.start_warnings import warn
 from flow.app.usage_recording import UsagePublisher, open_recorder
 from flow.db.database import Database
-from flow.domain.pricing.unpriced import of_configuration
+from flow.domain.pricing.unpriced_models import of_configuration
 from flow.domain.products.product import ModelName
 from flow.domain.usage.token_estimates import warm_up
 from flow.ledger.recorder import Recorder
 from flow.settings import Settings
 from flow.telemetry import logs as log
-from flow.telemetry.exposition import exposed
+from flow.telemetry.prometheus_exposition import exposed
 
 if TYPE_CHECKING:
     from flow.bot.calls.registry import CallRegistry

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 from uuid import UUID
 
-from flow.app.resources import Resources
+from flow.app.shared_resources import Resources
 from flow.db.database import Recorded
 from flow.domain.limits.budget import Standing
 from flow.domain.usage.events import UsageEvent

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from flow.db import rows
-from flow.db.json_encoding import text_array
 from flow.db.operator import Operating
+from flow.db.postgres_json import text_array
 from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
 from flow.db.transport import TypedCalls

@@ -13,7 +13,7 @@ import structlog
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from flow.db.json_encoding import storable, storable_text
+from flow.db.postgres_json import storable, storable_text
 from flow.db.sqlstates import error_of
 from flow.errors import DatabaseUnavailable
 

@@ -9,7 +9,7 @@ import httpx
 from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from flow.db.json_encoding import storable
+from flow.db.postgres_json import storable
 from flow.db.sqlstates import error_of
 from flow.errors import DatabaseUnavailable
 from flow.kit.tls import trusted

@@ -13,7 +13,7 @@ class Transport(Protocol):
         """Call ``public.<function>`` with named arguments and return its JSON result.
 
         Arguments are JSON values. What Postgres cannot hold in them is replaced, as
-        `flow.db.json_encoding.storable` says.
+        `flow.db.postgres_json.storable` says.
 
         Raises:
             NotFound, Conflict, InvalidInput: the function refused.

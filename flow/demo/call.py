@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import uvicorn
 
-from flow.app.application import SERVER_OPTIONS, Application
+from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.service import Service
-from flow.demo.saved import Saved, saved
+from flow.demo.savings import Saved, saved
 from flow.domain.pricing.pricer import Pricer
 from flow.errors import ConfigurationError, FlowError
 from flow.kit.tls import trusted

@@ -8,8 +8,8 @@ import time
 
 from rich.console import Console
 
-from flow.demo.account import one_line, show
 from flow.demo.call import account_for_a_call
+from flow.demo.call_statement import one_line, show
 from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.telemetry import logs as log
 

@@ -38,7 +38,7 @@ class Verdict:
 def judge(answer: Answer, schema: dict[str, Any]) -> Verdict:
     """Whether an answer is a JSON object that keeps to the schema.
 
-    How long that takes is up to the schema: see `flow.insights.checking`.
+    How long that takes is up to the schema: see `flow.insights.schema_checker`.
     """
     if answer.refusal:
         return Verdict(reason="refused", detail="the model refused")

@@ -21,8 +21,8 @@ from flow.domain.insights.insights import (
 from flow.domain.usage.events import CostControl, Owner
 from flow.errors import ChecksUnavailable
 from flow.insights.attempt import Asking, Attempts, Missed
-from flow.insights.checking import Checker
 from flow.insights.prompt import Question
+from flow.insights.schema_checker import Checker
 from flow.metering.request import Recording
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.posthog_wrapper import PosthogWrapper

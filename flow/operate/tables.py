@@ -22,8 +22,8 @@ from flow.domain.limits.budget import Tier
 from flow.domain.limits.quota import LimitState, dollars, plain
 from flow.domain.usage.reports import UNIT_COLUMNS
 from flow.domain.usage.units import Measure
-from flow.operate.keys import Described, Issued
-from flow.operate.usage import Report
+from flow.operate.key_admin import Described, Issued
+from flow.operate.usage_report import Report
 
 # Wide enough for every table where nobody says how wide it may be.
 _PIPE_WIDTH = 100

@@ -11,8 +11,8 @@ from uuid import UUID
 import typer
 
 from flow.errors import InvalidInput
-from flow.operate.command import database_of, run, say
-from flow.operate.commands import AsJson, Key, keys
+from flow.operate.command_context import database_of, run, say
+from flow.operate.key_commands import AsJson, Key, keys
 
 if TYPE_CHECKING:
     from flow.db.database import Database

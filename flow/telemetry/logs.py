@@ -5,8 +5,8 @@ code that logs again and again nor a long value floods the log (`flow.telemetry.
 
 Pipecat logs prompts, transcripts and spoken text through loguru, at levels up to warning. Its
 records are passed on by place, level and the words that stand in its code
-(`flow.telemetry.code_text`), with the thread where `flow.bot.log_context` has named it; what was
-put into the words only where content is switched on.
+(`flow.telemetry.log_redaction`), with the thread where `flow.bot.log_context` has named it; what
+was put into the words only where content is switched on.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, Literal, TextIO, cast
 
 import structlog
 
-from flow.telemetry.code_text import code_text
 from flow.telemetry.log_limits import RateLimit, bounded
+from flow.telemetry.log_redaction import code_text
 from flow.telemetry.log_writer import LogWriter
 
 Level = Literal["debug", "info", "warning", "error"]

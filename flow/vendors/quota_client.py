@@ -8,7 +8,7 @@ The request::
 
 The URL is the operator's and may have a query of its own; the three values are percent-encoded.
 
-The answer is status 200 and a body as `flow.vendors.quota_state` describes it, in UTF-8,
+The answer is status 200 and a body as `flow.vendors.quota_answer` describes it, in UTF-8,
 uncompressed, at most 64 KiB, however labelled. Other answers:
 
 - 402 Payment Required means limited, whatever its body says.
@@ -31,7 +31,7 @@ from pydantic import SecretStr
 
 from flow.errors import ConfigurationError
 from flow.kit.tls import trusted
-from flow.vendors.quota_state import MalformedAnswer, QuotaState, parse_quota_state
+from flow.vendors.quota_answer import MalformedAnswer, QuotaState, parse_quota_state
 
 MAX_BODY_BYTES = 64 * 1024
 

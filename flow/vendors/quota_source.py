@@ -32,8 +32,8 @@ from pydantic import SecretStr
 from flow.domain.limits.api_key import ApiKey
 from flow.errors import QuotaUnavailable
 from flow.kit.single_flight import SingleFlight
+from flow.vendors.quota_answer import QuotaState
 from flow.vendors.quota_client import Answer, Failure, Question, QuotaClient, Refusal
-from flow.vendors.quota_state import QuotaState
 
 __all__ = ["QuotaSource", "QuotaState"]
 

@@ -19,7 +19,7 @@ from uuid import UUID
 import structlog
 
 from flow.errors import ConfigurationError, FlowError
-from flow.workflows.identity import Identity
+from flow.workflows.process_identity import Identity
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ import structlog
 
 from flow.domain.calls.room_call import Place
 from flow.errors import Unavailable
-from flow.workflows.engine import UNDER_WAY, VERSION, asked
+from flow.workflows.dbos_common import UNDER_WAY, VERSION, asked
 
 if TYPE_CHECKING:
     from dbos import DBOSClient

@@ -48,7 +48,7 @@ class Threads(Protocol):
 
 
 class Finishing(Protocol):
-    """What sweeping needs of `flow.workflows.durable.Finishing`."""
+    """What sweeping needs of `flow.workflows.finish_workflow.Finishing`."""
 
     async def start(self, thread_id: UUID) -> None:
         """Have the thread finished, once however often it is asked for."""

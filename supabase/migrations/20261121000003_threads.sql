@@ -60,10 +60,11 @@ create unique index workflow_threads_idempotency_key
 create index workflow_threads_live on public.workflow_threads (api_key_id)
   where status in ('created', 'connecting', 'in_call', 'ended', 'extracting');
 -- While no calls are running every index of theirs seems to cost the same, even one that knows nothing
--- of the key that is asked about. That a team is not null follows from comparing it, and only then.
+-- of the key or team that is asked about. So each can be proved usable from its own question alone:
+-- that a team is not null follows from comparing it, and that a status is a live one does not follow
+-- from its being none of these.
 create index workflow_threads_team_live on public.workflow_threads (team_id)
-  where status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
-    and team_id is not null;
+  where status not in ('completed', 'failed', 'expired', 'cancelled') and team_id is not null;
 
 create table public.workflow_thread_turns (
   workflow_thread_id uuid not null references public.workflow_threads (id) on delete cascade,

@@ -209,7 +209,8 @@ begin
       end as elapsed
     from public.workflow_threads t
     where t.team_id = p_team_id and t.lease_until > p_now
-      and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
+      -- As the index says it, which serves this alone.
+      and t.status not in ('completed', 'failed', 'expired', 'cancelled')
   )
   select
     b.name, 'team', null,

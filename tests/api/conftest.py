@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from flow.api.app import Services, create_app
 from flow.api.dependencies import Transports, utc_now
-from flow.app.application import SERVER_OPTIONS
+from flow.app.asgi import SERVER_OPTIONS
 from flow.bot.transports import TRANSPORTS
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity

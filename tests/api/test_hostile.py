@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from flow.api.body_limits import MAX_BODY_BYTES, MAX_HEADERS
 from flow.api.request_bodies import MAX_DEPTH, read_object
-from flow.api.request_size import MAX_BODY_BYTES, MAX_HEADERS
 from flow.domain.calls.join_request import JoinRequest
 from flow.errors import InvalidInput, Refused
 from tests.api.conftest import Api
@@ -207,7 +207,7 @@ async def test_a_caller_who_leaves_in_mid_body_is_no_failure_of_ours(api: Api) -
 async def test_a_body_that_never_comes_is_given_up(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.api.request_size.BODY_SECS", 0.2)
+    monkeypatch.setattr("flow.api.body_limits.BODY_SECS", 0.2)
     status, problem = await raw(api, "Content-Length: 10\r\n")
     assert problem is not None
     assert (status, problem["code"]) == (408, "request_timeout")
@@ -329,9 +329,7 @@ anything = st.recursive(
 )
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(names, anything, max_size=6))
 async def test_no_json_at_all_breaks_a_join(api: Api, body: dict[str, Any]) -> None:
     response = await api.client.post(

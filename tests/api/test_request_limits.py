@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from flow.api.request_size import MAX_BODY_BYTES, RequestSize
+from flow.api.body_limits import MAX_BODY_BYTES, RequestSize
 from flow.errors import Refused
 from flow.vendors.unkey_client import VerifiedKey
 from tests.api.conftest import ServeApi
@@ -44,7 +44,7 @@ async def sent(receive: Receive) -> None:
 
 
 async def test_a_body_in_drips_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flow.api.request_size.BODY_SECS", 0.1)
+    monkeypatch.setattr("flow.api.body_limits.BODY_SECS", 0.1)
     drips = Drips(1_000)
     with pytest.raises(Refused) as refused:
         await sent(drips)

@@ -9,7 +9,7 @@ import sys
 import pytest
 from pydantic import SecretStr
 
-from flow.app import application
+from flow.app import asgi as application
 from flow.app.transport_settings import check_transports
 from flow.errors import ConfigurationError
 from flow.settings import Settings

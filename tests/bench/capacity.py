@@ -15,8 +15,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from flow.bot.heartbeat import HEARTBEAT_SECS
+from flow.db.connection_url import url_of
 from flow.db.database import Database
-from flow.db.database_url import url_of
 from flow.db.postgres_transport import PostgresTransport
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
@@ -24,8 +24,8 @@ from flow.domain.calls.thread import Status, Thread, Turn
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission
 from flow.domain.usage.events import Owner, UsageEvent
-from flow.workflows.durable import Executor, Finishing
 from flow.workflows.finish import FinishCall, Steps
+from flow.workflows.finish_workflow import Executor, Finishing
 from tests.bench import world
 from tests.bench.events import an_event
 from tests.bench.measure import Measure, Options

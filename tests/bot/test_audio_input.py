@@ -44,7 +44,7 @@ async def taken_in(*frames: InputAudioRawFrame, **params: bool) -> list[InputAud
     return witness.of(InputAudioRawFrame)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(sizes=st.lists(st.integers(1, 3 * CHUNK), min_size=1, max_size=20))
 async def test_nothing_is_lost_or_moved_but_the_last_moment(sizes: list[int]) -> None:
     frames, at = [], 0

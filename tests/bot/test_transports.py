@@ -72,7 +72,7 @@ async def test_sound_is_heard_whatever_its_rate_and_however_that_changes(rates):
     assert serializer.dropped == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from([8_000, 16_000, 44_100, 48_000]), max_size=40))
 async def test_rates_that_change_with_every_frame_end_nothing(rates):
     serializer = CallerAudioSerializer()
@@ -127,7 +127,7 @@ async def test_what_is_no_sane_sound_is_dropped_with_one_line_and_the_call_goes_
     assert await read(spoken(8_000), serializer) > 0.1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200) | st.text(max_size=20))
 async def test_any_bytes_are_sound_or_dropped(message):
     serializer = CallerAudioSerializer()

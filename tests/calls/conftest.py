@@ -17,16 +17,16 @@ import pytest
 import uvicorn
 from psycopg.conninfo import make_conninfo
 
-from flow.app.application import SERVER_OPTIONS
+from flow.app.asgi import SERVER_OPTIONS
 from flow.app.service import Service, run_service
 from flow.bot.transports.room_media import RoomMedia
+from flow.db.connection_url import url_of
 from flow.db.database import Database
-from flow.db.database_url import url_of
 from flow.domain.calls.thread import Thread
 from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.reconcile import reconcile
 from flow.settings import Settings
-from flow.workflows.durable import Executor
+from flow.workflows.finish_workflow import Executor
 
 SECRET = "a secret of the tests, and of nothing else"
 # However slow the machine is: a test that waits for so long has failed.

@@ -13,7 +13,7 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from flow.app.application import SERVER_OPTIONS, Application
+from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.server import Server
 from flow.sandbox.daily import DailySandbox
 from flow.settings import Settings

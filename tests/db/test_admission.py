@@ -400,7 +400,6 @@ class Model:
 @given(cap=st.integers(1, 12), ops=st.lists(OPS, min_size=3, max_size=14))
 @settings(
     max_examples=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_what_is_admitted_is_covered_and_what_has_room_is_admitted(

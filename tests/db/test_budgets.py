@@ -31,7 +31,6 @@ from tests.db.making import a_join, a_key, a_thread, an_event, spend
 
 EXAMPLES = settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 TIERS = list(Tier)[:4]

@@ -81,7 +81,6 @@ def senders(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[list[list[int]
 @given(sent=senders(), poison=st.booleans())
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_ledger_rollup_and_usage_stats_agree_to_the_last_digit(

@@ -434,7 +434,6 @@ from usage_monthly where api_key_id = any (%(keys)s) order by 1, 2, 3, 4
 @given(events=st.lists(usage(), min_size=1, max_size=12))
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_months_days_and_ledger_agree_and_credits_are_cents_of_billable_cost(

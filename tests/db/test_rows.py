@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flow.db import rows
-from flow.db.json_encoding import storable_text
+from flow.db.postgres_json import storable_text
 from flow.domain.usage.events import (
     Cost,
     CostControl,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flow.db.database import Database
-from flow.db.json_encoding import storable, storable_text
+from flow.db.postgres_json import storable, storable_text
 from flow.db.postgres_transport import PostgresTransport
 from flow.db.sqlstates import error_of
 from flow.db.supabase_transport import SupabaseTransport

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.pricing.catalogue import Catalogue
+from flow.domain.pricing.genai_prices import Catalogue
 from flow.domain.pricing.price_book import PriceBook
 from flow.domain.pricing.pricer import Pricer
 from flow.domain.usage.events import Cost, Kind, Outcome, Provenance, Quantities, UsageEvent

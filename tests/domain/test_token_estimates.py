@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flow.domain.usage.token_estimates import (
@@ -145,7 +145,6 @@ def test_half_of_a_surrogate_pair_is_counted() -> None:
     assert count_tokens("\ud83d alone") >= 2
 
 
-@settings(deadline=None)  # its first example loads the vocabularies
 @given(
     text=st.text(), vocabulary=st.sampled_from([("gpt-4o", "o200k_base"), ("gpt-4", "cl100k_base")])
 )
@@ -244,7 +243,6 @@ messages = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(messages=messages, tools=st.none() | st.lists(json_values | st.just(object()), max_size=3))
 def test_any_shape_of_message_and_tool_is_counted(
     messages: list[Any], tools: list[Any] | None

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from flow.domain.insights.insights import DEFAULT_SCHEMA
 from flow.domain.usage.events import Kind, Outcome, Provenance, Quantities
-from flow.insights.checking import Checker
+from flow.insights.schema_checker import Checker
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai.replies import Reply
 from tests.insights.conftest import TALK, Extraction, Vendor, a_thread, extracted

@@ -179,7 +179,7 @@ def test_a_turn_comes_back_from_its_json_as_it_was(said: Turn, thread_id: UUID) 
     assert ThreadTurn.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said=st.lists(turns, min_size=1, max_size=12), data=st.data())
 def test_of_a_spool_cut_off_anywhere_every_whole_turn_is_there(
     said: list[Turn], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -15,7 +15,7 @@ from flow.db.database import Database, Recorded
 from flow.domain.usage.events import UsageEvent
 from flow.errors import DatabaseUnavailable
 from flow.ledger.recorder import Recorder
-from flow.telemetry.flushes import FlushWatch
+from flow.telemetry.ledger_lag import FlushWatch
 from flow.telemetry.metrics import Metrics
 from tests.ledger.conftest import NewOwner, llm_event, priced
 from tests.ledger.test_recorder import Faulty

@@ -19,8 +19,8 @@ from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.metering.meter import Meter, Service
 from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
-from flow.metering.wires.http import Exchange, HttpRequest
 from flow.metering.wires.openai_chat import OpenAIChat
+from flow.metering.wires.reader import Exchange, HttpRequest
 from tests.events import an_owner
 from tests.metering.wires.reading import EVENT_STREAM, event_stream
 from tests.notebook import Notebook

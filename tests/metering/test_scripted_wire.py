@@ -18,8 +18,8 @@ from flow.metering.evidence import Evidence, Opening, Output
 from flow.metering.meter import Meter, Service
 from flow.metering.taps import http as tap_module
 from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
-from flow.metering.wires.http import HttpAnswer, HttpRequest
 from flow.metering.wires.openai_chat import OpenAIChat
+from flow.metering.wires.reader import HttpAnswer, HttpRequest
 from tests.events import an_owner
 from tests.notebook import Notebook
 

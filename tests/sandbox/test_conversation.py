@@ -236,7 +236,7 @@ def test_what_the_bot_sends_besides_sound_is_told(frame: Frame, kind: EventKind,
     assert [(round(e.at_secs, 2), e.detail) for e in told] == [(0.2, detail)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0.02, 0.5), min_size=1, max_size=8), st.floats(1.0, 50.0))
 def test_sound_that_comes_early_is_played_one_piece_after_another(
     pieces: list[float], speed: float
@@ -254,7 +254,7 @@ def test_sound_that_comes_early_is_played_one_piece_after_another(
     assert playback.turn(0.0, total / 2).silent_secs == 0.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0.1, 5.0), st.floats(0.0, 6.0))
 def test_nothing_sounds_after_the_playback_was_stopped(secs: float, at: float):
     playback = Playback()

@@ -131,14 +131,14 @@ def test_a_line_is_heard_although_a_packet_is_lost(line: str):
     assert ears().transcribe(segment(speech[:middle] + speech[middle + 640 :]), RATE) == line
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(any_line, st.floats(0, 3), st.floats(0, 2))
 def test_silence_around_a_line_changes_nothing(line: str, before: float, after: float):
     heard = silence(before) + said(line) + silence(after)
     assert ears().transcribe(heard, RATE) == line
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([line for line in LINES if len(line) > 20]), st.floats(0, 1), st.booleans())
 def test_two_parts_of_a_line_make_the_whole(line: str, where: float, is_padded: bool):
     """Wherever a voice activity detector cuts, each word is heard in one part and once."""
@@ -162,7 +162,7 @@ def test_a_line_cut_in_a_pause_is_cut_at_its_punctuation(line: str):
     assert f"{first} {second}" == line
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(any_line, min_size=2, max_size=3), st.floats(0, 0.6))
 def test_lines_in_one_segment_are_heard_in_order(lines: list[str], pause: float):
     heard = segment(silence(pause).join(said(line) for line in lines))
@@ -214,7 +214,7 @@ def test_silence_has_no_words(quiet: bytes):
     assert ears().transcribe(quiet, RATE) == ""
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=4_000), st.integers(8_000, 48_000))
 def test_no_bytes_are_too_strange(noise: bytes, rate: int):
     assert ears().transcribe(noise, rate) in ("", UNINTELLIGIBLE)

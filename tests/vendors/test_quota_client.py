@@ -412,7 +412,7 @@ async def test_402_means_limited_whatever_its_body_says(world: World, body: Any)
     assert (await world.source.state(KEY, PRODUCT)) == QuotaState(True, None, None, None, None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     said=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

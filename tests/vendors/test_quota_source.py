@@ -566,7 +566,7 @@ def follow(lab: Lab, steps: list[tuple[str, str, float]]) -> Iterator[tuple[str,
         yield verdict, product, asked
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(steps=st.lists(STEP, max_size=15))
 def test_nobody_is_let_in_but_on_a_good_answer_a_minute_old_at_most(
     lab: Lab, steps: list[tuple[str, str, float]]
@@ -585,7 +585,7 @@ def test_nobody_is_let_in_but_on_a_good_answer_a_minute_old_at_most(
         assert lab.world.clock.seconds - told[-1].at <= 60
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(steps=st.lists(STEP, max_size=15))
 def test_what_the_source_says_now_is_what_holds_now(
     lab: Lab, steps: list[tuple[str, str, float]]
@@ -598,7 +598,7 @@ def test_what_the_source_says_now_is_what_holds_now(
         asked_before = len(asked)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(steps=st.lists(STEP, max_size=15))
 def test_a_failing_source_is_never_asked_sooner_than_the_pauses_allow(
     lab: Lab, steps: list[tuple[str, str, float]]

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from flow.db.database import Database
 from flow.errors import ConfigurationError
 from flow.workflows.executors import DEAD_SECS, Heartbeat, claimed, nothing_to_recover
-from flow.workflows.identity import Identity
+from flow.workflows.process_identity import Identity
 
 NAME = "blue-0"
 

@@ -17,13 +17,13 @@ from flow.domain.calls.room_call import Place
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.webhooks.webhook import Answer, Claimed, Outcome
 from flow.errors import CallTakenOver, DatabaseUnavailable
-from flow.workflows.deliver import CONCURRENCY, PER_KEY, Deliverer
 from flow.workflows.executors import Heartbeat
 from flow.workflows.finish import FinishCall, Steps
-from flow.workflows.identity import Identity
+from flow.workflows.process_identity import Identity
 from flow.workflows.room_queue import RoomQueue, workflow_id
 from flow.workflows.room_watch import SETTLING, RoomWatch
 from flow.workflows.sweep import KEPT, UNUSED_SECS, Sweep
+from flow.workflows.webhook_delivery import CONCURRENCY, PER_KEY, Deliverer
 
 THREAD = UUID(int=7)
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -300,7 +300,7 @@ OUTCOMES = [Answer(Outcome.DELIVERED, 204), Answer(Outcome.FAILED, 503, "http 50
 async def test_what_cannot_be_noted_is_given_up_when_the_claim_is_over(
     answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.workflows.deliver.RETRY_NOTE_SECS", 0.01)
+    monkeypatch.setattr("flow.workflows.webhook_delivery.RETRY_NOTE_SECS", 0.01)
     notes: Any = Notes()
     sent: list[Claimed] = []
 

@@ -14,7 +14,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError
-from flow.metering.wires.http import HttpWire
+from flow.metering.wires.reader import HttpWire
 from flow.vendors.model_endpoint import Endpoint
 
 

@@ -2,7 +2,7 @@
 
 The schema and the answer come from outside. Looking at them fetches nothing, and runs regular
 expressions on an engine that does not backtrack. The time it takes is bounded only for a schema
-that `is_quick`; `flow.insights.checking` bounds it for all others.
+that `is_quick`; `flow.insights.schema_checker` bounds it for all others.
 """
 
 from __future__ import annotations

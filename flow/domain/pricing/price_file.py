@@ -56,9 +56,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from flow.domain.pricing.model_names import is_release
-from flow.domain.pricing.price_times import PriceTimes
 from flow.domain.pricing.rates import Multiple, Rate, Rates
 from flow.domain.pricing.service_tier import normal_tier
+from flow.domain.pricing.time_of_use import PriceTimes
 from flow.domain.usage.units import UNITS, Measure
 from flow.errors import ConfigurationError
 from flow.kit.toml_errors import mistake, path_of, sentence_of, suggestion

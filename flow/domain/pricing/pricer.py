@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from flow.domain.pricing.catalogue import Catalogue
+from flow.domain.pricing.genai_prices import Catalogue
 from flow.domain.pricing.model_names import is_unnamed, stands_for
 from flow.domain.pricing.price_book import PriceBook
 from flow.domain.pricing.rates import Price, Rates

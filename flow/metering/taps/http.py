@@ -20,7 +20,7 @@ from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence
 from flow.metering.meter import Meter
 from flow.metering.request import Ended, MeteredRequest
-from flow.metering.wires.http import FREE, Exchange, Free, HttpAnswer, HttpRequest, HttpWire
+from flow.metering.wires.reader import FREE, Exchange, Free, HttpAnswer, HttpRequest, HttpWire
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flow.domain.usage.vendor_reports import Counting, ReportedTokens, accepted
 from flow.metering.evidence import EndOfAnswer, Evidence, Opening, Reported
-from flow.metering.wires.http import HttpAnswer, parsed, unreadable
+from flow.metering.wires.reader import HttpAnswer, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
 

@@ -22,7 +22,7 @@ from flow.domain.usage.vendor_reports import Counting, from_anthropic_usage, tog
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported, Served
 from flow.metering.wires.answer import JsonExchange, objects, report, text, within
 from flow.metering.wires.cache_lifetimes import with_lifetimes, writes_for_an_hour
-from flow.metering.wires.http import FREE, Free, HttpRequest, failed_in_answer, unreadable
+from flow.metering.wires.reader import FREE, Free, HttpRequest, failed_in_answer, unreadable
 
 PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"

@@ -16,7 +16,8 @@ from flow.domain.usage.token_estimates import count_tokens, estimate_chat_tokens
 from flow.domain.usage.vendor_reports import Counting, from_gemini_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
 from flow.metering.wires.answer import JsonExchange, objects, report, text, within
-from flow.metering.wires.http import (
+from flow.metering.wires.json_array import JsonArray
+from flow.metering.wires.reader import (
     FREE,
     Free,
     HttpAnswer,
@@ -25,7 +26,6 @@ from flow.metering.wires.http import (
     parsed,
     unreadable,
 )
-from flow.metering.wires.json_array import JsonArray
 
 _METHOD = re.compile(r"/([^/:]+):(generateContent|streamGenerateContent|countTokens)$")
 _TIER = "x-gemini-service-tier"

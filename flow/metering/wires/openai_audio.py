@@ -21,7 +21,7 @@ from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
 from flow.metering.sound import SpeakingPace, compressed_seconds, pcm_seconds, seconds_of
 from flow.metering.wires.answer import JsonExchange, report, within
-from flow.metering.wires.http import HttpAnswer, HttpRequest, parsed, unreadable
+from flow.metering.wires.reader import HttpAnswer, HttpRequest, parsed, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
 SPEECH_PATH = "/audio/speech"

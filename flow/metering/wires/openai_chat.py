@@ -23,7 +23,7 @@ from flow.metering.evidence import (
 )
 from flow.metering.wires.answer import JsonExchange, objects, report, text, within
 from flow.metering.wires.cache_lifetimes import with_lifetimes, writes_for_an_hour
-from flow.metering.wires.http import HttpRequest, failed_in_answer, unreadable
+from flow.metering.wires.reader import HttpRequest, failed_in_answer, unreadable
 
 PATH = "/chat/completions"
 

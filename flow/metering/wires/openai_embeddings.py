@@ -11,7 +11,7 @@ from flow.domain.usage.token_estimates import count_tokens
 from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
 from flow.metering.wires.answer import JsonExchange, report, text, within
-from flow.metering.wires.http import HttpRequest, unreadable
+from flow.metering.wires.reader import HttpRequest, unreadable
 
 PATH = "/embeddings"
 

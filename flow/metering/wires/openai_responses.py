@@ -22,7 +22,7 @@ from flow.metering.evidence import (
     Served,
 )
 from flow.metering.wires.answer import JsonExchange, objects, report, text, within
-from flow.metering.wires.http import FREE, Free, HttpRequest, failed_in_answer, unreadable
+from flow.metering.wires.reader import FREE, Free, HttpRequest, failed_in_answer, unreadable
 
 PATH = "/responses"
 COUNT_PATH = "/responses/input_tokens"

@@ -12,7 +12,7 @@ from flow.domain.usage.units import Kind
 from flow.metering.evidence import Evidence, Opening, Output, Reported
 from flow.metering.meter import Meter, Service
 from flow.metering.request import Ended
-from flow.metering.wires.http import Exchange, HttpAnswer, HttpRequest, HttpWire
+from flow.metering.wires.reader import Exchange, HttpAnswer, HttpRequest, HttpWire
 from tests.events import an_owner
 from tests.notebook import Notebook
 

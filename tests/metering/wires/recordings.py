@@ -11,10 +11,10 @@ from flow.domain.usage.events import Quantities
 from flow.domain.usage.units import Kind
 from flow.metering.wires.anthropic_messages import AnthropicMessages
 from flow.metering.wires.gemini_generate import GeminiGenerate
-from flow.metering.wires.http import Exchange, HttpRequest, HttpWire
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.metering.wires.openai_responses import OpenAIResponses
+from flow.metering.wires.reader import Exchange, HttpRequest, HttpWire
 from tests.metering.wires.reading import EVENT_STREAM, JSON, event_stream, opened, post
 
 SAID = "Grüße 👋 — the parcel is on its way."

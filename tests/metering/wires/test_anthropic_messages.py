@@ -18,7 +18,7 @@ from flow.domain.usage.token_estimates import count_tokens
 from flow.metering.evidence import Completed, Evidence, Failed, Served
 from flow.metering.request import Ended
 from flow.metering.wires.anthropic_messages import AnthropicMessages, MessageExchange
-from flow.metering.wires.http import Exchange, Free, HttpRequest
+from flow.metering.wires.reader import Exchange, Free, HttpRequest
 from tests.metering.wires.reading import (
     EVENT_STREAM,
     ended,

@@ -14,8 +14,8 @@ from flow.domain.usage.events import Outcome, Provenance, Quantities
 from flow.metering.evidence import Completed, Evidence, Failed, Served
 from flow.metering.request import Ended
 from flow.metering.wires.gemini_generate import GeminiGenerate, GenerateExchange
-from flow.metering.wires.http import Exchange, Free, HttpRequest
 from flow.metering.wires.json_array import JsonArray
+from flow.metering.wires.reader import Exchange, Free, HttpRequest
 from tests.metering.wires.reading import (
     EVENT_STREAM,
     cut,

@@ -11,8 +11,8 @@ from openai.types import CreateEmbeddingResponse
 from flow.domain.usage.events import Outcome, Provenance, Quantities
 from flow.domain.usage.token_estimates import count_tokens
 from flow.metering.evidence import Failed
-from flow.metering.wires.http import Exchange, HttpRequest
 from flow.metering.wires.openai_embeddings import OpenAIEmbeddings
+from flow.metering.wires.reader import Exchange, HttpRequest
 from tests.metering.wires.reading import cut, ended, opened, post, read, reports
 
 MODEL = "text-embedding-3-small"

@@ -14,13 +14,13 @@ from openai.types.responses import Response
 from flow.domain.usage.events import Failure, Outcome, Provenance, Quantities
 from flow.metering.evidence import Completed, Evidence, Failed, Opening, Output, Reported, Served
 from flow.metering.request import Ended
-from flow.metering.wires.http import Exchange, Free, HttpRequest
 from flow.metering.wires.openai_responses import (
     OpenAIResponses,
     ResponseEvents,
     ResponseExchange,
     opening_of,
 )
+from flow.metering.wires.reader import Exchange, Free, HttpRequest
 from tests.metering.wires.reading import (
     EVENT_STREAM,
     ended,

@@ -12,10 +12,10 @@ import pytest
 from flow.app.clients import secret_of
 from flow.errors import ConfigurationError
 from flow.settings import Settings
-from flow.workflows.identity import identity, made_once
+from flow.workflows.process_identity import identity, made_once
 
 HOLD = (
-    "import sys; from pathlib import Path; from flow.workflows.identity import identity\n"
+    "import sys; from pathlib import Path; from flow.workflows.process_identity import identity\n"
     "with identity(Path(sys.argv[1])) as own: print(own.name, flush=True); sys.stdin.read()"
 )
 

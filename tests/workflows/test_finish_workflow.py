@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flow.db.database_url import url_of
+from flow.db.connection_url import url_of
 from flow.errors import ConfigurationError, DatabaseUnavailable
-from flow.workflows.durable import Executor, Finishing
 from flow.workflows.executors import Heartbeat
-from flow.workflows.identity import Identity
+from flow.workflows.finish_workflow import Executor, Finishing
+from flow.workflows.process_identity import Identity
 from tests.workflows.conftest import Ended, Finishes
 
 PATIENCE_SECS = 30.0

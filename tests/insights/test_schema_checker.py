@@ -17,7 +17,7 @@ from flow.domain.insights.insight_schema import schema_problem
 from flow.domain.insights.insights import DEFAULT_SCHEMA
 from flow.errors import ChecksUnavailable
 from flow.insights.answer import Answer
-from flow.insights.checking import Checker
+from flow.insights.schema_checker import Checker
 
 T = TypeVar("T")
 LONGEST_SECS = 20.0

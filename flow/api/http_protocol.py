@@ -3,7 +3,7 @@
 uvicorn waits for ever for the head of a request, and keeps all that comes of it: whoever opens
 connections and sends a byte now and then holds every file the process may open, and one header
 without an end takes its memory. Bodies are given their time by
-`flow.api.request_size`, idle connections and WebSockets by the server's own options.
+`flow.api.body_limits`, idle connections and WebSockets by the server's own options.
 
 A request must name one host (RFC 9112, section 3.2): where several are named, a proxy may have
 looked at another than we do. What comes between a body's chunks is bounded, and what comes after
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_SECS = 15.0
-# More than the application takes (`flow.api.request_size`), which refuses with all its headers on.
+# More than the application takes (`flow.api.body_limits`), which refuses with all its headers on.
 MAX_HEAD_BYTES = 64 * 1024
 # The WebSocket library reads the head once more, and drops the connection without a word when a
 # line is longer than 8,192 bytes, or answers 500 to a key it cannot decode.

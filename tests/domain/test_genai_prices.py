@@ -14,8 +14,8 @@ from genai_prices.types import ModelInfo, ModelPrice, Provider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flow.domain.pricing.catalogue import PROVIDERS as KNOWN_PROVIDERS
-from flow.domain.pricing.catalogue import Catalogue
+from flow.domain.pricing.genai_prices import PROVIDERS as KNOWN_PROVIDERS
+from flow.domain.pricing.genai_prices import Catalogue
 from flow.domain.usage.events import Cost, Kind, Quantities
 
 NOVEMBER = datetime(2026, 11, 15, 12, tzinfo=UTC)
@@ -153,7 +153,7 @@ def amounts(draw: st.DrawFn) -> Quantities:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     which=st.sampled_from([one for one in MODELS if is_priced_by_the_token(one[2])]),
     quantities=amounts().filter(bool),

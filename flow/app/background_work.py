@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from flow.app.clients import Clients
-from flow.app.resources import Resources
+from flow.app.shared_resources import Resources
 from flow.domain.calls.room_call import Place
 from flow.domain.calls.thread import Thread
 from flow.insights.extract import ExtractInsightsStep
@@ -26,12 +26,12 @@ from flow.vendors.posthog_wrapper import PosthogWrapper
 from flow.vendors.webhook_sender import WebhookSender
 
 if TYPE_CHECKING:
-    from flow.workflows.deliver import Deliverer
-    from flow.workflows.durable import Finishing
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
-    from flow.workflows.identity import Identity
+    from flow.workflows.finish_workflow import Finishing
     from flow.workflows.insights import CallInsights
+    from flow.workflows.process_identity import Identity
     from flow.workflows.room_queue import RoomQueue
+    from flow.workflows.webhook_delivery import Deliverer
 
 logger = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ async def open_finishing(
     """
     from flow.workflows.executors import claimed
     from flow.workflows.finish import FinishCall, InThisProcess, Steps
-    from flow.workflows.identity import identity
+    from flow.workflows.process_identity import identity
 
     settings, database = resources.settings, resources.database
     async with AsyncExitStack() as stack:
@@ -147,7 +147,7 @@ async def run_background(
 @asynccontextmanager
 async def _delivering(resources: Resources) -> AsyncIterator[Deliverer]:
     """Deliver webhooks as long as the block lasts."""
-    from flow.workflows.deliver import Deliverer
+    from flow.workflows.webhook_delivery import Deliverer
 
     sender = WebhookSender(allow_private=resources.settings.webhooks_allow_private)
     deliverer = Deliverer(resources.database.webhooks, sender.send, registry=resources.registry)
@@ -195,8 +195,8 @@ def _settled(resources: Resources, webhooks: Deliverer, thread: Thread) -> None:
 
 @asynccontextmanager
 async def _open_queues(url: str) -> AsyncIterator[DurableQueues]:
-    from flow.db.database_url import url_of
-    from flow.workflows.durable import Finishing
+    from flow.db.connection_url import url_of
+    from flow.workflows.finish_workflow import Finishing
     from flow.workflows.room_queue import RoomQueue
 
     url = url_of(url, connect_timeout=3, application_name="flow-workflows")
@@ -215,8 +215,8 @@ async def _run_workflows(
     queues: DurableQueues,
     hold: HoldCall,
 ) -> None:
-    from flow.workflows.durable import Executor
     from flow.workflows.executors import Heartbeat
+    from flow.workflows.finish_workflow import Executor
     from flow.workflows.room_queue import RoomWork
     from flow.workflows.room_watch import RoomWatch
 

@@ -14,14 +14,14 @@ from prometheus_client import CollectorRegistry
 from flow.app.database import database_and_url
 from flow.db.database import Database
 from flow.domain.pricing.pricer import Pricer
-from flow.domain.pricing.unpriced import HasPrice, remembered
+from flow.domain.pricing.unpriced_models import HasPrice, remembered
 from flow.domain.products.product import Products
 from flow.domain.products.product_file import read_products
 from flow.domain.usage.events import UsageEvent
 from flow.settings import Settings
 from flow.telemetry.calls import CallWatch
 from flow.telemetry.database import MeasuredTransport
-from flow.telemetry.flushes import FlushWatch
+from flow.telemetry.ledger_lag import FlushWatch
 from flow.telemetry.metrics import Metrics
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
 from flow.vendors.posthog_flags import FeatureFlag

@@ -7,8 +7,8 @@ import asyncio
 import structlog
 
 from flow.app import garbage_collection as garbage
-from flow.app.application import SERVER_OPTIONS
-from flow.app.serve import serve
+from flow.app.asgi import SERVER_OPTIONS
+from flow.app.run_server import serve
 from flow.app.service import run_service
 from flow.app.stop_signals import stop_signals
 from flow.errors import ConfigurationError
@@ -31,7 +31,7 @@ def run(settings: Settings, *, host: str, port: int | None) -> int:
     if settings.workflows == "off":
         raise ConfigurationError("FLOW_WORKFLOWS=off leaves a worker nothing to do.")
     if port is not None:
-        app = "flow.app.application:operations"
+        app = "flow.app.asgi:operations"
         return serve(app, host=host, port=port, workers=1, options=SERVER_OPTIONS)
     log.set_up(settings.log_level, settings.log_format, content=settings.capture_content)
     asyncio.run(_until_stopped(settings))

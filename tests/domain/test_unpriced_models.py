@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flow.domain.calls.join_request import JoinRequest
-from flow.domain.pricing.unpriced import of_configuration, of_join, remembered
+from flow.domain.pricing.unpriced_models import of_configuration, of_join, remembered
 from flow.domain.products.product import ModelName, Models, Product, Products, Saving
 from flow.domain.usage.units import Kind
 

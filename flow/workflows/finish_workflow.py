@@ -22,7 +22,7 @@ import structlog
 
 from flow.errors import ConfigurationError, DatabaseUnavailable
 from flow.workflows import room_queue
-from flow.workflows.engine import APPLICATION, OVER, UNDER_WAY, VERSION, asked
+from flow.workflows.dbos_common import APPLICATION, OVER, UNDER_WAY, VERSION, asked
 
 if TYPE_CHECKING:
     from dbos import DBOSClient

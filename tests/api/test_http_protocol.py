@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from flow.api.request_head_timeout import MAX_HEAD_BYTES, PatientProtocol
+from flow.api.http_protocol import MAX_HEAD_BYTES, PatientProtocol
 
 
 async def slowly(request: Request) -> PlainTextResponse:
@@ -57,7 +57,7 @@ async def exchange(port: int, *pieces: bytes, pause: float = 0.05) -> bytes:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flow.api.request_head_timeout.HEAD_SECS", 0.2)
+    monkeypatch.setattr("flow.api.http_protocol.HEAD_SECS", 0.2)
 
 
 START = b"GET / HTTP/1.1\r\nHost: x\r\n"

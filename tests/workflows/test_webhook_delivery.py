@@ -31,7 +31,7 @@ from flow.sandbox.server import Served, gone
 from flow.sandbox.webhooks import WebhookReceiver
 from flow.vendors.webhook_sender import WebhookSender
 from flow.vendors.webhook_signing import new_secret
-from flow.workflows.deliver import Deliverer
+from flow.workflows.webhook_delivery import Deliverer
 from tests.db.making import JOIN, a_key
 
 OK = Answer(Outcome.DELIVERED, 204)
@@ -224,7 +224,7 @@ class Notes:
 async def test_a_note_is_repeated_while_the_database_is_away(
     database: Database, failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow.workflows.deliver.RETRY_NOTE_SECS", 0.01)
+    monkeypatch.setattr("flow.workflows.webhook_delivery.RETRY_NOTE_SECS", 0.01)
     await over(database, await a_key(database))
     receiving, notes = Receiving(), Notes(database, failures)
     deliverer = Deliverer(notes, receiving, registry=CollectorRegistry())
@@ -313,7 +313,7 @@ from prometheus_client import CollectorRegistry
 from flow.db.database import Database
 from flow.db.postgres_transport import PostgresTransport
 from flow.vendors.webhook_sender import WebhookSender
-from flow.workflows.deliver import Deliverer
+from flow.workflows.webhook_delivery import Deliverer
 
 async def main():
     database = Database(await PostgresTransport.open(sys.argv[1]))
@@ -397,7 +397,6 @@ STEPS = st.lists(
 @given(steps=STEPS)
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_every_event_ends_delivered_or_dead_whatever_happens_on_the_way(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from flow.demo.saved import Saved, saved
+from flow.demo.savings import Saved, saved
 from flow.domain.usage.events import (
     Cost,
     CostControl,

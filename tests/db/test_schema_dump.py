@@ -6,7 +6,7 @@ import re
 
 import psycopg
 
-from flow.db.schema import schema_of
+from flow.db.schema_dump import schema_of
 from tests.db.conftest import ROOT
 
 FILE = ROOT / "supabase" / "schema.sql"

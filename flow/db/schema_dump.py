@@ -1,9 +1,9 @@
 """Generates ``supabase/schema.sql``, the schema that all migrations make, as one readable text.
 
-``python -m flow.db.schema FILE`` writes it of a fresh database. It follows the migrations' order of
-subjects; tables, types, triggers, settings and grants are those of the catalog. What the catalog
-does not keep, the comments before a function and the original text of an expression, is that of the
-last statement that made it.
+``python -m flow.db.schema_dump FILE`` writes it of a fresh database. It follows the migrations'
+order of subjects; tables, types, triggers, settings and grants are those of the catalog. What the
+catalog does not keep, the comments before a function and the original text of an expression, is
+that of the last statement that made it.
 """
 
 from __future__ import annotations

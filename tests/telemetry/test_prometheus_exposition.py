@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flow.telemetry.exposition import FOLDER, shared_between_processes
+from flow.telemetry.prometheus_exposition import FOLDER, shared_between_processes
 from tests.telemetry.exposition import Scraped
 
 WORKER = """
@@ -26,7 +26,7 @@ sys.stdin.read()
 SCRAPE = """
 import asyncio
 from prometheus_client import CollectorRegistry, generate_latest
-from flow.telemetry.exposition import exposed
+from flow.telemetry.prometheus_exposition import exposed
 from flow.telemetry.metrics import Metrics
 async def scrape():
     metrics = Metrics(CollectorRegistry(), products=["voice_bot"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pipecat.processors.frame_processor as frame_processor
 import pytest
 
-from flow.telemetry.code_text import code_text
+from flow.telemetry.log_redaction import code_text
 
 SECRET = "my card number is 1234"
 SOURCE = """

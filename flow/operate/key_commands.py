@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flow.errors import InvalidInput
-from flow.operate.command import confirm, database_of, run, say, unkey_of
+from flow.operate.command_context import confirm, database_of, run, say, unkey_of
 
 if TYPE_CHECKING:
     from flow.domain.products.save_mode import SaveMode
@@ -54,7 +54,7 @@ def create(
 ) -> None:
     """Make a key at Unkey and its row here, and show its secret this once."""
     from flow.operate import arguments, json_output, tables
-    from flow.operate.keys import NewKey, issue
+    from flow.operate.key_admin import NewKey, issue
 
     if not name.strip():
         raise InvalidInput("--name must not be blank.")
@@ -98,7 +98,7 @@ def list_(
 def show_(key: Key, as_json: AsJson = False) -> None:
     """Show a key: its limits here, and what Unkey says of it."""
     from flow.operate import json_output, tables
-    from flow.operate.keys import describe
+    from flow.operate.key_admin import describe
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -130,7 +130,7 @@ def budget(
 ) -> None:
     """Show a key's budget, or set its cap, or lift it for a time."""
     from flow.operate import arguments, json_output, tables
-    from flow.operate.keys import set_limits
+    from flow.operate.key_admin import set_limits
 
     _one_of({"--cap": cap is not None, "--no-cap": no_cap})
     _one_of(
@@ -192,7 +192,7 @@ def quota(
 ) -> None:
     """Show a team's quotas, or set one."""
     from flow.operate import tables
-    from flow.operate.quotas import read_limit, set_quota, standing, terms_of
+    from flow.operate.quota_admin import read_limit, set_quota, standing, terms_of
 
     asked = read_limit(limit) if limit is not None else None
 
@@ -216,8 +216,8 @@ def revoke(
 ) -> None:
     """Revoke a key: no new calls from within a minute on; its usage stays."""
     from flow.operate import json_output, tables
-    from flow.operate.keys import Described
-    from flow.operate.keys import revoke as revoke_key
+    from flow.operate.key_admin import Described
+    from flow.operate.key_admin import revoke as revoke_key
 
     async def work(settings: Settings) -> None:
         async with unkey_of(settings) as unkey, database_of(settings) as database:
@@ -254,7 +254,7 @@ def usage(
     from flow.domain.usage.reports import as_csv as spreadsheet
     from flow.domain.usage.reports import grouping, period
     from flow.operate import arguments, tables
-    from flow.operate.usage import GROUPS, report
+    from flow.operate.usage_report import GROUPS, report
 
     _one_of({"--json": as_json, "--csv": as_csv})
     days = period(

@@ -23,7 +23,7 @@ logger = structlog.get_logger(__name__)
 SECRET_CHARACTERS = 32
 SERVER_OPTIONS: Mapping[str, Any] = {
     "log_config": None,
-    "http": "flow.api.request_head_timeout:PatientProtocol",
+    "http": "flow.api.http_protocol:PatientProtocol",
     "ws": "flow.api.websocket_protocol:RefusableWebSocketProtocol",
     "ws_max_size": 256 * 1024,
     # Sound hardly gets smaller, and compressing it takes more time than all else about a frame.
