@@ -43,7 +43,7 @@ dev: $(SYNCED) ## the service with reloading and stand-ins
 test: $(SYNCED) node ## all tests; LANE="unit db calls system" and ARGS="-k join" for some
 	@status=0; for lane in $(or $(LANE),$(LANES)); do \
 	  workers=logical; if [ $$lane = calls ]; then workers=$(CALL_WORKERS); fi; \
-	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers --dist loadgroup $(ARGS); \
+	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers $(ARGS); \
 	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
 	done; exit $$status
 

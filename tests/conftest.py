@@ -22,6 +22,7 @@ import pytest
 import structlog
 from hypothesis import settings
 from psycopg.conninfo import make_conninfo
+from xdist.scheduler import LoadScopeScheduling
 
 from flow.db.database import Database
 from flow.db.embedded import running_postgres
@@ -85,6 +86,23 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     return report
 
 
+class Scheduler(LoadScopeScheduling):
+    """Gives each test to whichever process is free.
+
+    But one process has all that needs a Supabase project, which takes half a minute to start; it
+    begins with them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "supabase" if "[supabase" in nodeid else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    """Have tests that share something slow run in the same process."""
+    return Scheduler(config, log)
+
+
 def pytest_collection_finish() -> None:
     """Calls are in real time: no look for garbage is to go through all that tests have loaded."""
     gc.freeze()
@@ -107,7 +125,7 @@ def postgres() -> Iterator[str]:
     try:
         with running_postgres(folder / "pg") as url:
             with psycopg.connect(url, autocommit=True) as connection:
-                for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
                     connection.execute(f"alter system set {setting} = off".encode())
                 connection.execute("select pg_reload_conf()")
             yield url

@@ -161,7 +161,7 @@ async def test_of_vendors_that_fail_the_first_is_named_with_type_and_status(
     script = replace(
         SHORT,
         lines=(SHORT.lines[0],) * 6,
-        patience_secs=4.0,
+        patience_secs=2.0,
     )
     async with stood_in(script) as standing, serving(standing) as served:
         fault = {"status": {"status": 500}}.get(kind, {})

@@ -98,7 +98,9 @@ def node_tools() -> NodeTools:
 
 
 @pytest.fixture(scope="session")
-def supabase_url(node_tools: NodeTools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def supabase_project(
+    node_tools: NodeTools, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """URL of a Supabase project with every migration applied, shared by the tests."""
     project = tmp_path_factory.mktemp("lite")
     port = free_port()
@@ -119,6 +121,12 @@ def supabase_url(node_tools: NodeTools, tmp_path_factory: pytest.TempPathFactory
         server.wait(timeout=20)
 
 
+@pytest.fixture(params=["supabase"])
+def supabase_url(supabase_project: str) -> str:
+    """The same, named in the ids of the tests that ask for nothing else."""
+    return supabase_project
+
+
 def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECS
     while time.monotonic() < deadline and server.poll() is None:
@@ -133,16 +141,12 @@ def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None
     pytest.fail(f"lite did not start:\n{log.read_text()}")
 
 
-# One test process has all that needs a Supabase project, which takes long to start.
-of_one_process = pytest.mark.xdist_group("supabase")
-
-
-@pytest.fixture(params=["postgres", pytest.param("supabase", marks=of_one_process)])
+@pytest.fixture(params=["postgres", "supabase"])
 def opening(request: pytest.FixtureRequest) -> Callable[[], Awaitable[Transport]]:
     """Opens a transport to a migrated database: one of the test's own, or a shared project."""
     if request.param == "postgres":
         return partial(PostgresTransport.open, request.getfixturevalue("postgres_url"))
-    return partial(SupabaseTransport.open, request.getfixturevalue("supabase_url"), SECRET_KEY)
+    return partial(SupabaseTransport.open, request.getfixturevalue("supabase_project"), SECRET_KEY)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from flow.errors import (
     NotFound,
     UnpricedModel,
 )
-from tests.db.conftest import PUBLISHABLE_KEY, of_one_process
+from tests.db.conftest import PUBLISHABLE_KEY
 from tests.db.making import a_key, a_thread, an_event
 from tests.ports import free_port
 
@@ -82,7 +82,6 @@ async def test_a_supabase_that_is_not_there_is_unavailable() -> None:
     await database.close()
 
 
-@of_one_process
 @pytest.mark.parametrize("key", ["sb_secret_wrong", PUBLISHABLE_KEY])
 async def test_a_key_without_the_right_is_a_wrong_setting(supabase_url: str, key: str) -> None:
     database = Database(await SupabaseTransport.open(supabase_url, key))
@@ -91,7 +90,6 @@ async def test_a_key_without_the_right_is_a_wrong_setting(supabase_url: str, key
     await database.close()
 
 
-@of_one_process
 async def test_the_publishable_key_reads_no_row(supabase_url: str) -> None:
     from supabase import acreate_client
 
