@@ -21,7 +21,7 @@ from flow.api.call_connections import Connection, connection
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
-from flow.api.raw_request_route import PlainRoute
+from flow.api.raw_request_route import RawRequestRoute
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_transport, require_room_for
@@ -35,7 +35,7 @@ from flow.domain.products.product import ModelName, Product
 from flow.domain.webhooks import public_url
 from flow.errors import FieldProblem, InvalidInput, Refused, Unavailable, UnpricedModel
 
-router = APIRouter(prefix="/api/bot", tags=["calls"], route_class=PlainRoute)
+router = APIRouter(prefix="/api/bot", tags=["calls"], route_class=RawRequestRoute)
 
 _JOIN_EXAMPLES: dict[str, Any] = {
     "least": {"summary": "Everything from the product", "value": {}},

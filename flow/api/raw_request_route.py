@@ -13,7 +13,7 @@ from starlette.responses import Response
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class PlainRoute(APIRoute):
+class RawRequestRoute(APIRoute):
     """Described like every route, and called without looking for parameters.
 
     A handler that takes more than ``request`` is called as FastAPI calls it.
