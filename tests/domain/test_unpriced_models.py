@@ -59,7 +59,7 @@ def has_price(kind: Kind, provider: str, model: str) -> bool:
         "no-models",
         "realtime",
         "realtime-model",
-    ],  # fmt: skip
+    ],
 )
 def test_a_join_s_models_without_a_price_are_found_by_field(
     bot: dict[str, Any], found: dict[str, str]
@@ -82,7 +82,10 @@ def test_a_join_s_models_without_a_price_are_found_by_field(
          {"bot.saving.models.openai/mind"}),
         ({"llm": Models(ODD), "unpriced": "allow"}, {"llm": "odd"}, "small", set()),
     ],
-    ids=["all-priced", "service", "realtime", "three", "product", "product-first", "save-mode", "allowed"],
+    ids=[
+        "all-priced", "service", "realtime", "three", "product", "product-first", "save-mode",
+        "allowed",
+    ],
 )  # fmt: skip
 def test_what_is_configured_without_a_price_is_found_by_where_it_is_set(
     product: dict[str, Any], service: dict[str, str], insights: str, found: set[str]
