@@ -149,6 +149,8 @@ def _models(event: UsageEvent) -> tuple[str, ...]:
 
 def _samples(kind: Kind) -> tuple[Quantities, ...]:
     """A little of each measure that work of this kind is billed by."""
+    if kind is Kind.EMBEDDING:  # its output is numbers, which nobody bills
+        return (Quantities(input_tokens=1),)
     return (
         Quantities(input_tokens=1, output_tokens=1),
         *(
