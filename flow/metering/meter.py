@@ -45,6 +45,7 @@ class Meter:
     Args:
         control: what is done about the cost at the moment.
         on_closed: told of every finished request.
+        known: fields that all its events have, of those of `UsageEvent`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Meter:
         *,
         control: Callable[[], CostControl] = CostControl,
         on_closed: OnClosed | None = None,
+        **known: Any,
     ) -> None:
         self.service = service
         self.owner = owner
@@ -65,6 +67,7 @@ class Meter:
         self._recorder = recorder
         self._control = control
         self._listener = on_closed
+        self._known = known
         self._given_ids: set[UUID] = set()
         self._live: dict[UUID, MeteredRequest] = {}
 
@@ -160,5 +163,5 @@ class Meter:
             capture=service.capture,
             control=self._control(),
             id=event_id or uuid4(),
-            **known,
+            **{**self._known, **known},
         )

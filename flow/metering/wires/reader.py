@@ -45,11 +45,12 @@ class HttpAnswer:
 
 
 class Exchange(Protocol):
-    """One request and its answer, being read."""
+    """One request and its answer, being read.
 
-    @property
-    def opening(self) -> Opening:
-        """What the request shows."""
+    ``opening`` is what the request shows.
+    """
+
+    opening: Opening
 
     def answered(self, answer: HttpAnswer) -> Iterable[Evidence]:
         """The head of the answer has come."""
