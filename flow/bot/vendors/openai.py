@@ -10,6 +10,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.vendors.spec import Build, ServiceSpec, Vendor, pipecat_class
 from flow.domain.calls.bot_part import BotPart
+from flow.metering.vendor_apis import OPENAI_APIS
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.vendors.openai_client import http_client, openai_client
@@ -107,4 +108,5 @@ VENDOR = Vendor(
         ServiceSpec(BotPart.STT, _transcription, OpenAITranscription),
         ServiceSpec(BotPart.TTS, _speech, OpenAISpeech, voices=_voices),
     ),
+    apis=OPENAI_APIS,
 )

@@ -14,6 +14,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from flow.domain.calls.bot_part import BotPart
 from flow.errors import ConfigurationError
 from flow.metering.taps.socket import SocketTap
+from flow.metering.vendor_apis import NO_APIS, VendorApis
 from flow.metering.wires.reader import HttpWire
 from flow.metering.wires.socket import SocketWire
 from flow.vendors.model_endpoint import Endpoint
@@ -93,6 +94,7 @@ class Vendor:
         services: the first of a part that serves a choice is taken.
         key: the environment variable of its API key.
         base_url: where its API is; ``None`` where that is a setting of its own.
+        apis: what of its API the LLM gateway passes requests on to.
         extra: the extra of Flow's package that its services need, and the package that this
             installs, which are called the same; ``None`` where nothing is needed.
     """
@@ -102,6 +104,7 @@ class Vendor:
     base_url: str | None
     services: tuple[ServiceSpec, ...] = ()
     extra: str | None = None
+    apis: VendorApis = NO_APIS
 
     @property
     def parts(self) -> frozenset[BotPart]:

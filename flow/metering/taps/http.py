@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 Shape = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 """Makes the request body that is sent of the one that was asked for, for a provider."""
 
+
 class MeteredTransport(httpx2.AsyncBaseTransport):
     """Meters every request that goes through it.
 

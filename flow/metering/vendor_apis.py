@@ -1,0 +1,76 @@
+"""The HTTP APIs of vendors that requests can be passed on to as they are, each with its reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from flow.domain.gateway import operations
+from flow.domain.gateway.operations import Operation
+from flow.metering.wires.anthropic_messages import AnthropicMessages
+from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
+from flow.metering.wires.openai_chat import OpenAIChat
+from flow.metering.wires.openai_embeddings import OpenAIEmbeddings
+from flow.metering.wires.openai_responses import OpenAIResponses
+from flow.metering.wires.reader import HttpWire
+
+
+@dataclass(frozen=True, slots=True)
+class VendorApi:
+    """Where a vendor serves an operation, below its base URL, and what reads it."""
+
+    path: str
+    wire: Callable[[], HttpWire]
+
+
+@dataclass(frozen=True, slots=True)
+class VendorApis:
+    """The operations that a vendor serves.
+
+    Args:
+        key_header: the header that holds the API key: ``authorization`` as a bearer token, any
+            other as it is.
+        headers: what a request says unless its caller does.
+    """
+
+    operations: Mapping[Operation, VendorApi] = field(default_factory=lambda: MappingProxyType({}))
+    key_header: Literal["authorization", "x-api-key", "api-key"] = "authorization"
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def credentials(self, api_key: str) -> tuple[str, str]:
+        """The header that says the key."""
+        value = f"Bearer {api_key}" if self.key_header == "authorization" else api_key
+        return self.key_header, value
+
+
+NO_APIS = VendorApis()
+
+CHAT_API = VendorApis(
+    MappingProxyType({operations.CHAT: VendorApi("/chat/completions", OpenAIChat)})
+)
+"""Chat in OpenAI's protocol, as many vendors serve it."""
+
+OPENAI_APIS = VendorApis(
+    MappingProxyType(
+        {
+            **CHAT_API.operations,
+            operations.RESPONSES: VendorApi("/responses", OpenAIResponses),
+            operations.EMBEDDINGS: VendorApi("/embeddings", OpenAIEmbeddings),
+            operations.SPEECH: VendorApi("/audio/speech", OpenAISpeech),
+            operations.TRANSCRIPTIONS: VendorApi("/audio/transcriptions", OpenAITranscription),
+        }
+    )
+)
+
+ANTHROPIC_APIS = VendorApis(
+    MappingProxyType(
+        {
+            operations.MESSAGES: VendorApi("/v1/messages", AnthropicMessages),
+            operations.COUNT_TOKENS: VendorApi("/v1/messages/count_tokens", AnthropicMessages),
+        }
+    ),
+    key_header="x-api-key",
+    headers=MappingProxyType({"anthropic-version": "2023-06-01"}),
+)
