@@ -12,17 +12,19 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import call_connections as connect
-from flow.api import health, products, threads, usage
+from flow.api import health, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.auth import Auth
 from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders
 from flow.api.dependencies import Calls, Keys, Quotas, Services, Transports
+from flow.api.gateway_routes import gateway_routes
 from flow.api.http_metrics import Measured
 from flow.api.join_tracing import TracedJoin
 from flow.api.media_streams import media_stream_router
-from flow.api.problems import Problem, Problems, on_http_error, on_invalid
+from flow.api.problem_details import Problem
+from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
 from flow.domain.calls.join_request import JoinRequest
 
@@ -47,6 +49,7 @@ _ROUTERS = (
     bot.router,
     connect.router,
     threads.router,
+    requests.router,
     usage.router,
     limits.router,
     products.router,
@@ -100,6 +103,8 @@ def create_app(services: Services) -> FastAPI:
     app.state.readiness = health.ReadinessCheck(services)
     for router in routers:
         app.include_router(router)
+    if services.gateway is not None:
+        app.router.routes.extend(gateway_routes(services.gateway))
     routes = [*app.routes, *(route for router in routers for route in router.routes)]
     app.state.routes = [route for route in routes if isinstance(route, Route)]
     return app

@@ -87,7 +87,7 @@ class MeteredAnswer:
         self._status = answer.status
         self._exchange = exchange
         self._work = work
-        self._decode = _decoder(answer.headers.get("content-encoding", ""))
+        self._decode = decoder(answer.headers.get("content-encoding", ""))
         self._take(exchange.answered(answer))
 
     @property
@@ -124,7 +124,8 @@ class MeteredAnswer:
             log.exception("reader_failed", reader=type(self._exchange).__name__)
 
 
-def _decoder(encoding: str) -> Callable[[bytes], bytes]:
+def decoder(encoding: str) -> Callable[[bytes], bytes]:
+    """What undoes a content encoding, part by part."""
     match encoding.strip().lower():
         case "gzip" | "deflate" | "x-gzip":
             return _Inflater().decode

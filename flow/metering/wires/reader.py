@@ -15,13 +15,26 @@ from flow.metering.evidence import Evidence, Failed, Opening
 
 
 class HttpRequest:
-    """A request as it goes out: ``path`` without query, header names in lower case."""
+    """A request as it goes out: ``path`` without query, header names in lower case.
 
-    def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+    ``json`` is what the body holds, where that is known already.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        json: dict[str, Any] | None = None,
+    ) -> None:
         self.method = method
         self.path = path
         self.headers = headers
         self.body = body
+        if json is not None:
+            self.json = json
 
     @cached_property
     def json(self) -> dict[str, Any]:
