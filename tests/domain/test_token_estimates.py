@@ -18,7 +18,9 @@ from flow.domain.usage.token_estimates import (
 )
 from flow.domain.usage.tokenizer import dictionary
 
-LONG = " ".join(f"Sentence number {n}, about {n * 7} other things: naïve, über, 東京." for n in range(900))
+LONG = " ".join(
+    f"Sentence number {n}, about {n * 7} other things: naïve, über, 東京." for n in range(900)
+)
 
 
 @pytest.mark.parametrize("text", [LONG, LONG.replace(" ", ""), "a" * 20_000, " " * 20_000])

@@ -1,8 +1,8 @@
 """A stand-in for OpenAI's API, with a bill of its own.
 
-It serves chat completions, speech, transcriptions and the list of models, so that OpenAI's SDK
-and anything built on it run against it unchanged. What it served, and what of it a client
-that left early would still be billed for, it writes down itself: `flow.sandbox.bill`.
+It serves chat completions, embeddings, speech, transcriptions and the list of models, so that
+OpenAI's SDK and anything built on it run against it unchanged. What it served, and what of it a
+client that left early would still be billed for, it writes down itself: `flow.sandbox.bill`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from flow.sandbox.bill import Bill
 from flow.sandbox.openai.chat import Chat, Pace
+from flow.sandbox.openai.embeddings import Embeddings
 from flow.sandbox.openai.errors import ApiError, error_response
 from flow.sandbox.openai.models import all_models
 from flow.sandbox.openai.replies import SMALL_TALK, Script
@@ -58,6 +59,7 @@ class OpenAISandbox(ModelStandIn):
             bill,
             [
                 Route("/v1/chat/completions", self._guarded(chat), methods=["POST"]),
+                Route("/v1/embeddings", self._guarded(Embeddings(bill)), methods=["POST"]),
                 Route("/v1/audio/speech", self._guarded(speech), methods=["POST"]),
                 Route("/v1/audio/transcriptions", self._guarded(transcription), methods=["POST"]),
                 Route("/v1/models", self._guarded(_list_models)),
