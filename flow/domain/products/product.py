@@ -21,6 +21,9 @@ CALL_FIELDS = (
     "on_exceeded", "wrap_up_secs", "goodbye", "stt", "tts", "realtime",
 )  # fmt: skip
 
+# Of these, what the gateway uses as well.
+GATEWAY_FIELDS = ("aliases", "stt", "tts")
+
 OnExceeded = Literal["finish", "wrap_up"]
 Unpriced = Literal["refuse", "allow"]
 
@@ -113,7 +116,7 @@ class Product:
     Attributes:
         billable: whether its usage is charged to the team.
         calls: whether calls can be joined for it. Where not, the fields in `CALL_FIELDS` say
-            nothing.
+            nothing, but for those in `GATEWAY_FIELDS` where the gateway serves it.
         gateway: whether the LLM gateway takes requests for it.
         permission: what a key must be permitted at Unkey to use it; ``None``: nothing.
         fallbacks: the language models that the gateway asks, one after the other, when the one
@@ -154,8 +157,7 @@ class Product:
     saving: Saving = Saving()
 
     def to_json(self) -> dict[str, Any]:
-        """The product for a reader: money as text, and nothing that only a call has if it
-        takes none."""
+        """The product for a reader: money as text, and nothing that it has no use for."""
         said = {
             "name": self.name,
             "aliases": list(self.aliases),
@@ -179,7 +181,12 @@ class Product:
             "realtime": {**self.realtime.to_json(), "voice": self.realtime.voice},
             "saving": self.saving.to_json(),
         }
-        return {k: v for k, v in said.items() if self.calls or k not in CALL_FIELDS}
+        useless = set() if self.calls else set(CALL_FIELDS)
+        return {
+            name: value
+            for name, value in said.items()
+            if name not in useless or (self.gateway and name in GATEWAY_FIELDS)
+        }
 
 
 class Products:

@@ -30,6 +30,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from flow.domain.products.product import (
     CALL_FIELDS,
+    GATEWAY_FIELDS,
     ModelName,
     Models,
     OnExceeded,
@@ -288,7 +289,8 @@ class ProductTable(_Table):
     @field_validator(*CALL_FIELDS, mode="before")
     @classmethod
     def _takes_calls(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.data.get("calls") is False:
+        is_used = info.data.get("gateway") and info.field_name in GATEWAY_FIELDS
+        if info.data.get("calls") is False and not is_used:
             raise mistake("is for calls, and this product takes none: remove it")
         return value
 
