@@ -71,13 +71,12 @@ class Wire:
         self._tasks.add(task)
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
-                while await self._one(reader, writer):
-                    pass
+                await self._one(reader, writer)
         finally:
             self._tasks.discard(task)
             writer.close()
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = dict(
             one.lower().split(": ", 1)[:1] + one.split(": ", 1)[1:] for one in rest if one
@@ -92,15 +91,12 @@ class Wire:
         for piece in pieces:
             if piece is None:
                 watch.cancel()
-                return False
+                return
             if piece is ...:
                 await received.closed.wait()
-                return False
+                return
             writer.write(piece)
             await writer.drain()
             # So that no two pieces go into one segment.
             await asyncio.sleep(0.001)
         watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
-        return not received.closed.is_set() or not watch.cancelled()
