@@ -14,9 +14,14 @@ from tests.gateway.wire import EVENTS, chunk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+MODEL = "groq/llama-3.3-70b-versatile"
+
 
 async def hang_up_after(
-    caller: Caller, size: int, model: str = "groq/llama-3.3-70b-versatile", path: str = "/v1/chat/completions"
+    caller: Caller,
+    size: int,
+    model: str = "groq/llama-3.3-70b-versatile",
+    path: str = "/v1/chat/completions",
 ) -> bytes:
     """Send a request, read so many bytes of its answer, and close the connection."""
     host, port = caller.world.url.removeprefix("http://").split(":")

@@ -29,16 +29,7 @@ async def test_the_rest_is_read_for_the_account(caller: Caller, size: int) -> No
 
 async def test_but_not_for_ever(caller: Caller) -> None:
     large = chunk(delta("x" * 4_000_000))
-    caller.world.wire.always = [
-        EVENTS,
-        chunk(delta("word")),
-        large,
-        large,
-        large,
-        large,
-        large,
-        ...,
-    ]
+    caller.world.wire.always = [EVENTS, chunk(delta("word")), *[large] * 5, ...]
     await hang_up_after(caller, 200)
     async with asyncio.timeout(PATIENCE_SECS):
         await (await begun(caller)).closed.wait()
