@@ -123,13 +123,12 @@ class VendorModels:
         return (one for one in self._upstreams.values() if operation in one.apis.operations)
 
     def _of_any_vendor(self, model: str, operation: Operation, product: Product) -> Target:
-        allowed = models_of(product, operation)
+        """The first vendor that is known to have it; else the only one that could."""
         serving = list(self._serving(operation))
-        able = [one for one in serving if allowed.allows(one.name, model)]
-        for upstream in able:
-            if self._has_price(operation.kind, upstream.name, model):
-                return Target(upstream, model)
-        if len(able) == 1:
+        having = [one for one in serving if self._has_price(operation.kind, one.name, model)]
+        allowed = models_of(product, operation)
+        able = [one for one in having or serving if allowed.allows(one.name, model)]
+        if able and (having or len(able) == 1):
             return Target(able[0], model)
         if serving and not able:
             raise Refused(
