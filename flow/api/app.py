@@ -19,7 +19,7 @@ from flow.api.auth import Auth
 from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders
 from flow.api.dependencies import Calls, Keys, Quotas, Services, Transports
-from flow.api.gateway_routes import gateway_routes
+from flow.api.gateway_routes import GatewayRoutes, gateway_routes
 from flow.api.http_metrics import Measured
 from flow.api.join_tracing import TracedJoin
 from flow.api.media_streams import media_stream_router
@@ -72,6 +72,7 @@ def create_app(services: Services) -> FastAPI:
     streams = services.transports.streams.values()
     routers = (*_ROUTERS, *map(media_stream_router, streams))
     webhooks = [calls.webhook for calls in streams]
+    gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(
         title="Flow",
         version=API_VERSION,
@@ -93,6 +94,7 @@ def create_app(services: Services) -> FastAPI:
                 database=services.database,
                 token_routes=["offer", *webhooks],
             ),
+            Middleware(GatewayRoutes, routes=gateway),
         ],
         exception_handlers={
             RequestValidationError: on_invalid,
@@ -103,8 +105,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.readiness = health.ReadinessCheck(services)
     for router in routers:
         app.include_router(router)
-    if services.gateway is not None:
-        app.router.routes.extend(gateway_routes(services.gateway))
+    app.router.routes.extend(gateway)
     routes = [*app.routes, *(route for router in routers for route in router.routes)]
     app.state.routes = [route for route in routes if isinstance(route, Route)]
     return app

@@ -5,11 +5,12 @@ The handlers are ASGI applications: an answer is passed on as its bytes come.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.request_context import context_of
@@ -45,6 +46,31 @@ def gateway_routes(gateway: Gateway) -> list[Route]:
         ),
         *(Route(prefix + MODELS_PATH, _Models(gateway), methods=["GET"]) for prefix in PREFIXES),
     ]
+
+
+class GatewayRoutes:
+    """Takes the gateway's requests before a router would look through all of its routes.
+
+    What it does not take, such as another method, is left to the router, which has the same routes.
+    """
+
+    def __init__(self, app: ASGIApp, *, routes: Iterable[Route]) -> None:
+        self._app = app
+        self._routes = {
+            (route.path, method): route for route in routes for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the handler of the gateway's route, or the application."""
+        product, mark, path = scope["path"].partition("/v1/")
+        prefix = "/{product}/v1/" if product else "/v1/"
+        found = self._routes.get((prefix + path, scope.get("method", ""))) if mark else None
+        if found is None or scope.get("root_path") or "/" in product[1:]:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = found
+        scope["path_params"] = {"product": product[1:]} if product else {}
+        await found.app(scope, receive, send)
 
 
 class _Operation:

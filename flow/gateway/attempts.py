@@ -55,10 +55,6 @@ class Attempt:
     id: UUID | None = None
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Answered:
     """A vendor's answer, on its way to the client.
@@ -66,9 +62,8 @@ class Answered:
     Args:
         event_id: that of its event; ``None`` for one that costs nothing.
         first: what has come of its body.
-        rest: what is still to come; ``None`` for an error, which is all there.
+        rest: what the rest comes from; ``None`` for an error, which is all there.
         metered: sees the rest.
-        close: ends the reading.
     """
 
     upstream: Upstream
@@ -76,9 +71,8 @@ class Answered:
     status: int
     headers: RawHeaders
     first: bytes
-    rest: AsyncIterator[bytes] | None = None
+    rest: UpstreamAnswer | None = None
     metered: MeteredAnswer | None = None
-    close: Callable[[], None] = _nothing
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first header of this name, which is in lower case."""
@@ -182,8 +176,7 @@ async def _refused(attempt: Attempt, answer: UpstreamAnswer) -> Answered:
 async def _begun(
     attempt: Attempt, answer: UpstreamAnswer, metered: MeteredAnswer | None
 ) -> Answered:
-    rest = answer.parts()
-    first = await anext(rest, b"")
+    first = await answer.part()
     if metered is not None:
         metered.part(first)
     return Answered(
@@ -192,9 +185,8 @@ async def _begun(
         answer.status,
         answer.raw_headers,
         first,
-        rest,
+        answer,
         metered,
-        answer.close,
     )
 
 

@@ -20,7 +20,8 @@ async def relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
         # Cancelled, or the server could not send.
         if answered.metered is not None:
             answered.metered.left()
-        answered.close()
+        if answered.rest is not None:
+            answered.rest.close()
 
 
 async def _relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
@@ -35,7 +36,7 @@ async def _relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
     drained = 0
     if answered.rest is not None:
         try:
-            async for part in answered.rest:
+            while part := await answered.rest.part():
                 if metered is not None:
                     metered.part(part)
                 if not watch.has_left:

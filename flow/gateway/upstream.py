@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Self
@@ -107,25 +107,22 @@ class UpstreamAnswer:
         self.raw_headers: RawHeaders = response.raw_headers
         self.headers: Mapping[str, str] = {n.lower(): v for n, v in response.headers.items()}
 
-    async def parts(self) -> AsyncIterator[bytes]:
-        """The body as it comes.
+    async def part(self) -> bytes:
+        """What has come of the body; nothing at its end.
 
         Raises:
             UpstreamFailed: the connection failed, or nothing came for too long.
         """
         try:
-            async for part in self._response.content.iter_any():
-                yield part
+            return await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UpstreamFailed.of(error) from error
 
     async def beginning(self) -> bytes:
         """The body of an error, or as much of it as anybody would read."""
         found = bytearray()
-        async for part in self.parts():
+        while len(found) < MAX_ERROR_BYTES and (part := await self.part()):
             found += part
-            if len(found) > MAX_ERROR_BYTES:
-                break
         return bytes(found[:MAX_ERROR_BYTES])
 
     def close(self) -> None:

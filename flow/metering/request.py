@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 LONGEST_NAME = 200
 RENEWED_CHARACTERS = 32
 """How much more text puts a new estimate on record, should the process die."""
+RENEWED_SECS = 0.05
+"""How long after the last one, at least: what comes at once is put on record at once."""
 
 
 class Recording(Protocol):
@@ -127,6 +129,7 @@ class MeteredRequest:
         self._sent = opening.sent
         self._text: list[str] = []
         self._unrenewed = ""
+        self._renewed_at = self._started
         self._audio_seconds: Decimal | None = Decimal(0)
         self._report: Reported | None = None
         self._failure: Failure | None = None
@@ -230,11 +233,18 @@ class MeteredRequest:
         self._is_outdated = True
         self._text.append(output.text)
         self._unrenewed += output.text
-        if len(self._unrenewed) >= RENEWED_CHARACTERS:
+        if len(self._unrenewed) >= RENEWED_CHARACTERS and self._is_renewal_due():
             so_far = self._event.quantities
             more = count_tokens(self._unrenewed, self._event.model)
             self._unrenewed = ""
             self._renew(so_far.replaced(output_tokens=so_far.count("output_tokens") + more))
+
+    def _is_renewal_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._renewed_at < RENEWED_SECS:
+            return False
+        self._renewed_at = now
+        return True
 
     def _renew(self, estimate: Quantities) -> None:
         self._event = replace(self._event, quantities=estimate)
@@ -286,20 +296,30 @@ class MeteredRequest:
             guess = guess.replaced(output_tokens=count_tokens(text, self._event.model))
         return guess
 
+    def _missing(self, report: Reported) -> dict[str, Amount]:
+        """What a report leaves out, as estimated. It is counted only where it may: that takes time
+        for long texts."""
+        reported = report.quantities
+        if not self._text_is_billed or not (reported or not report.is_final):
+            return {}
+        has_input = any(UNITS[u].side == "input" for u in reported if u.endswith("_tokens"))
+        is_last = report.is_final and not self._is_outdated
+        is_whole = bool(self._is_complete and is_last and reported["output_tokens"])
+        if has_input and is_whole:
+            return {}
+        guess = self._guess()
+        missing: dict[str, Amount] = {}
+        if not has_input and guess["input_tokens"]:
+            missing["input_tokens"] = guess["input_tokens"]
+        if guess["output_tokens"] > reported["output_tokens"] and not is_whole:
+            missing["output_tokens"] = guess["output_tokens"]
+        return missing
+
     def _reported(
         self, report: Reported, counted: Quantities | None
     ) -> tuple[Quantities, Known, str | None]:
-        reported, guess = report.quantities, self._guess()
-        missing: dict[str, Amount] = {}
-        if self._text_is_billed and (reported or not report.is_final):
-            has_input = any(UNITS[u].side == "input" for u in reported if u.endswith("_tokens"))
-            if not has_input and guess["input_tokens"]:
-                missing["input_tokens"] = guess["input_tokens"]
-            said = guess["output_tokens"]
-            is_last = report.is_final and not self._is_outdated
-            is_whole = self._is_complete and is_last and reported["output_tokens"]
-            if said > reported["output_tokens"] and not is_whole:
-                missing["output_tokens"] = said
+        reported = report.quantities
+        missing = self._missing(report)
         # A report is of one measure; what was counted in another stands beside it.
         measures = {UNITS[unit].measure for unit in reported}
         beside = {

@@ -252,7 +252,8 @@ def test_nothing_changes_once_it_is_closed() -> None:
     assert notebook.events == before
 
 
-def test_the_estimate_on_record_grows_with_the_answer() -> None:
+def test_the_estimate_on_record_grows_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flow.metering.request.RENEWED_SECS", 0)
     notebook = Notebook()
     request = open_(PROMPT, notebook)
     for _ in range(20):
