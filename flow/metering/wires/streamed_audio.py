@@ -11,10 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 
-from flow.domain.usage.events import Quantities
-from flow.metering.evidence import NOTHING, Completed, Ended, Opening, Output, Reported, Sent
+from flow.domain.usage.events import Failure, Quantities
+from flow.metering.evidence import (
+    NOTHING,
+    Completed,
+    Ended,
+    Evidence,
+    Opening,
+    Output,
+    Reported,
+    Sent,
+    Unbilled,
+)
 from flow.metering.sound import MICROSECOND
-from flow.metering.wires.socket import Begun, Closing, Over, Seen, Shown
+from flow.metering.wires.socket import Begun, Closing, Over, Refused, Seen, Shown
 
 PIECE_SECS = Decimal(30)
 NOTED_SECS = Decimal(1)
@@ -63,6 +73,20 @@ class StreamedAudio:
         """The vendor has recognized something. Text is free of charge where sound is billed."""
         yield Shown(self._piece, Output())
 
+    def shown(self, evidence: Evidence) -> Iterator[Seen]:
+        """The wire shows something of the sound that is being sent."""
+        yield Shown(self._piece, evidence)
+
+    def refused(self, failure: Failure) -> Iterator[Seen]:
+        """The vendor will hear none of it, which costs nothing."""
+        if not self._is_open:
+            yield Refused(failure)
+            return
+        yield from self._note()
+        yield Shown(self._piece, Unbilled(Quantities(audio_seconds=self._in_piece)))
+        yield Over(self._piece, Ended.BROKEN, failure)
+        self._next()
+
     def told(self, seconds: Decimal) -> None:
         """The vendor says how much sound it has taken on this connection, from its beginning."""
         self._told = seconds
@@ -94,6 +118,9 @@ class StreamedAudio:
         yield Shown(self._piece, Completed())
         yield Over(self._piece, Ended.DONE)
         self._recorded += self._in_piece
+        self._next()
+
+    def _next(self) -> None:
         self._in_piece = Decimal(0)
         self._piece += 1
         self._is_open = False
