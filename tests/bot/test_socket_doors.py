@@ -1,0 +1,183 @@
+"""The door by which Pipecat's services open their WebSockets: the tap stands in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import pytest
+from pipecat.services.stt_service import WebsocketSTTService
+from pipecat.services.tts_service import WebsocketTTSService
+from pipecat.services.websocket_service import WebsocketService, _BoundedConnection
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import InvalidStatus
+from websockets.http11 import Request, Response
+
+from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
+from flow.domain.usage.events import Outcome
+from flow.domain.usage.units import Kind
+from flow.metering.meter import Meter, Service
+from flow.metering.taps.socket import SocketTap
+from flow.metering.wires.socket import Closing, Message, Seen
+from tests.events import an_owner
+from tests.notebook import Notebook
+
+
+@dataclass
+class Reader:
+    """Keeps what it is shown."""
+
+    url: str
+    seen: list[Message] = field(default_factory=list)
+    closings: list[Closing] = field(default_factory=list)
+    expects_report = False
+
+    def sent(self, message: Message) -> Iterator[Seen]:
+        self.seen.append(message)
+        return iter(())
+
+    def received(self, message: Message) -> Iterator[Seen]:
+        self.seen.append(message)
+        return iter(())
+
+    def closed(self, closing: Closing) -> Iterator[Seen]:
+        self.closings.append(closing)
+        return iter(())
+
+
+class Dialling(WebsocketService):
+    """A service that dials as Pipecat's do, and knows where the vendor is."""
+
+    url = ""
+
+    async def dial(self) -> Any:
+        return await self._websocket_connect(self.url, additional_headers={"X-API-Key": "a key"})
+
+    async def _connect_websocket(self) -> None:
+        self._websocket = await self.dial()
+
+    async def _disconnect_websocket(self) -> None:
+        if self._websocket:
+            await self._websocket.close()
+
+    async def _receive_messages(self) -> None:
+        async for _ in self._websocket:
+            pass
+
+
+@dataclass
+class World:
+    tap: SocketTap
+    notebook: Notebook
+    readers: list[Reader]
+
+    def service(self, url: str, **options: Any) -> Any:
+        service = with_socket_tap(Dialling)(self.tap, **options)
+        service.url = url
+        return service
+
+
+@pytest.fixture
+def world() -> World:
+    notebook, readers = Notebook(), []
+
+    def read(url: str) -> Reader:
+        readers.append(Reader(url))
+        return readers[-1]
+
+    meter = Meter(Service(Kind.TTS, "a vendor", "a model"), an_owner(team_id="t"), notebook)
+    return World(SocketTap(meter, read), notebook, readers)
+
+
+@asynccontextmanager
+async def vendor(**options: Any) -> AsyncIterator[str]:
+    async def echo(server: ServerConnection) -> None:
+        assert server.request is not None
+        assert server.request.headers["X-API-Key"] == "a key"
+        async for message in server:
+            await server.send(message)
+
+    async with serve(echo, "127.0.0.1", 0, **options) as serving:
+        yield f"ws://127.0.0.1:{next(iter(serving.sockets)).getsockname()[1]}"
+
+
+async def test_a_dialled_connection_is_metered_and_is_pipecats_own_otherwise(world: World) -> None:
+    async with vendor() as url:
+        service = world.service(f"{url}/speak", ws_send_timeout=3.5, ws_close_timeout=1.5)
+        connection = await service.dial()
+        assert isinstance(connection, _BoundedConnection)
+        assert (connection.send_timeout, connection.close_timeout) == (3.5, 1.5)
+        await connection.send("a text")
+        assert await connection.recv() == "a text"
+        await connection.close()
+    (reader,) = world.readers
+    assert (reader.url, reader.seen) == (f"{url}/speak", ["a text", "a text"])
+    assert reader.closings == [Closing(1000, by_us=True)]
+
+
+async def test_a_connection_that_is_made_again_is_metered_too(world: World) -> None:
+    async with vendor() as url:
+        service = world.service(url)
+        await service._connect_websocket()
+        assert await service._reconnect_websocket(1)
+        await service._disconnect_websocket()
+    assert len(world.readers) == 2
+    assert [reader.closings for reader in world.readers] == [[Closing(1000, by_us=True)]] * 2
+
+
+async def test_what_is_dialled_can_be_rewritten(world: World) -> None:
+    async with vendor() as url:
+        rewrite = {"wss://vendor.example/listen": f"{url}/listen"}.__getitem__
+        service = world.service("wss://vendor.example/listen", rewrite=rewrite)
+        await (await service.dial()).close()
+    assert [reader.url for reader in world.readers] == [f"{url}/listen"]
+
+
+async def test_each_refusal_is_in_the_account_and_told_to_the_service(world: World) -> None:
+    async def refuse(server: ServerConnection, request: Request) -> Response:
+        return server.respond(401, "who are you?")
+
+    async with vendor(process_request=refuse) as url:
+        service = world.service(url)
+        for _ in range(2):
+            with pytest.raises(InvalidStatus):
+                await service.dial()
+    with pytest.raises(ConnectionRefusedError):
+        await service.dial()  # nobody is there any more
+    assert [event.outcome for event in world.notebook.events] == [Outcome.ERROR] * 3
+    statuses = [event.failure and event.failure.http_status for event in world.notebook.events]
+    assert statuses == [401, 401, None]
+    assert world.readers == []
+
+
+@pytest.mark.parametrize("kind", [WebsocketSTTService, WebsocketTTSService, WebsocketService])
+def test_pipecats_services_have_the_door(kind: type[Any]) -> None:
+    door = inspect.signature(kind._websocket_connect)
+    assert [p.kind for p in door.parameters.values()] == [
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_KEYWORD,
+    ]
+    assert inspect.iscoroutinefunction(kind._websocket_connect)
+
+
+def test_the_service_keeps_its_name() -> None:
+    assert with_socket_tap(Dialling).__name__ == "Dialling"
+    assert with_socket_tap(Dialling) is with_socket_tap(Dialling)
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "expected"),
+    [
+        ("http://h:80/v1/", "/tts", "ws://h/v1/tts"),
+        ("https://api.vendor.example", "/a/b", "wss://api.vendor.example/a/b"),
+        ("ws://h:9", "", "ws://h:9"),
+        ("wss://h/x", "/y", "wss://h/x/y"),
+    ],
+)
+def test_a_vendors_address_becomes_that_of_a_websocket(base: str, path: str, expected: str) -> None:
+    assert socket_url(httpx2.URL(base), path) == expected
