@@ -105,8 +105,24 @@ class Failed:
     failure: Failure
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that whoever reads the account should know."""
+
+    note: str
+
+
 Evidence = (
-    Sent | Unbilled | Uncertain | Output | Served | Reported | Completed | EndOfAnswer | Failed
+    Sent
+    | Unbilled
+    | Uncertain
+    | Output
+    | Served
+    | Reported
+    | Completed
+    | EndOfAnswer
+    | Failed
+    | Noted
 )
 
 

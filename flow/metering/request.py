@@ -29,6 +29,7 @@ from flow.metering.evidence import (
     EndOfAnswer,
     Evidence,
     Failed,
+    Noted,
     Opening,
     Output,
     Reported,
@@ -130,6 +131,7 @@ class MeteredRequest:
         self._report: Reported | None = None
         self._failure: Failure | None = None
         self._doubt: str | None = None
+        self._notes: list[str] = []
         self._is_reduced = False
         self._is_complete = False
         self._is_outdated = False
@@ -185,6 +187,8 @@ class MeteredRequest:
                 self._is_over = True
             case Failed():
                 self._failure = self._failure or evidence.failure
+            case Noted():
+                self._notes.append(evidence.note)
 
     def closed(self, ended: Ended, failure: Failure | None = None) -> None:
         """The work is over; only the first call counts."""
@@ -206,7 +210,7 @@ class MeteredRequest:
             provenance=provenance,
             outcome=outcome,
             failure=failure,
-            note=note,
+            note="; ".join(filter(None, [note, *self._notes])) or None,
             latency_secs=round(time.monotonic() - self._started, 6),
             time_to_first_token_secs=self._first_output,
         )
