@@ -1,0 +1,58 @@
+"""Where Pipecat's services dial: these fail when a new version of Pipecat moves the door."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import httpx2
+import pytest
+from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
+from pipecat.services.deepgram.tts import DeepgramTTSService
+from pipecat.services.websocket_service import WebsocketService
+
+from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
+from flow.domain.usage.units import Kind
+from flow.metering.meter import Meter, Service
+from flow.metering.taps.socket import SocketTap
+from flow.metering.wires.deepgram_speak import DeepgramSpeak
+from flow.sandbox.deepgram.app import DeepgramSandbox
+from flow.sandbox.server import Served
+from tests.events import an_owner
+from tests.notebook import Notebook
+
+TAPPED = [DeepgramTTSService, DeepgramFluxSTTService]
+
+
+@pytest.mark.parametrize("kind", TAPPED, ids=lambda kind: kind.__name__)
+def test_a_service_dials_through_the_door_alone(kind: type[WebsocketService]) -> None:
+    assert "self._websocket_connect(" in inspect.getsource(kind._connect_websocket)
+    assert "websocket_connect(" not in inspect.getsource(kind).replace("_websocket_connect(", "")
+
+
+async def test_a_service_that_is_asked_to_dial_twice_dials_once() -> None:
+    tap = SocketTap(
+        Meter(Service(Kind.TTS, "deepgram", "aura-2"), an_owner(), Notebook()), DeepgramSpeak
+    )
+    sandbox = DeepgramSandbox()
+    async with Served(sandbox) as url:
+        service: Any = with_socket_tap(DeepgramTTSService)(
+            tap, api_key="k", base_url=socket_url(httpx2.URL(url))
+        )
+        service._sample_rate = 24_000  # known once a pipeline starts
+        await asyncio.gather(service._connect_websocket(), service._connect_websocket())
+        await service._websocket.close()
+    assert len(sandbox.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("base_url", "address"),
+    [
+        ("https://api.deepgram.com", "wss://api.deepgram.com/v2/listen"),
+        ("http://127.0.0.1:8080/dg/", "ws://127.0.0.1:8080/dg/v2/listen"),
+        ("wss://eu.example", "wss://eu.example/v2/listen"),
+    ],
+)
+def test_the_address_of_a_socket(base_url: str, address: str) -> None:
+    assert socket_url(httpx2.URL(base_url), "/v2/listen") == address
