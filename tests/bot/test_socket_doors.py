@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -10,12 +11,16 @@ from typing import Any
 
 import httpx2
 import pytest
-from pipecat.services.stt_service import WebsocketSTTService
-from pipecat.services.tts_service import WebsocketTTSService
+from pipecat.services.cartesia.stt import CartesiaSTTService
+from pipecat.services.cartesia.tts import CartesiaTTSService
+from pipecat.services.cartesia.turns.stt import CartesiaTurnsSTTService
+from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
+from pipecat.services.deepgram.tts import DeepgramTTSService
 from pipecat.services.websocket_service import WebsocketService, _BoundedConnection
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
 from flow.domain.usage.events import Outcome
@@ -58,7 +63,8 @@ class Dialling(WebsocketService):
         return await self._websocket_connect(self.url, additional_headers={"X-API-Key": "a key"})
 
     async def _connect_websocket(self) -> None:
-        self._websocket = await self.dial()
+        if self._websocket is None or self._websocket.state is State.CLOSED:
+            self._websocket = await self.dial()
 
     async def _disconnect_websocket(self) -> None:
         if self._websocket:
@@ -154,15 +160,27 @@ async def test_each_refusal_is_in_the_account_and_told_to_the_service(world: Wor
     assert world.readers == []
 
 
-@pytest.mark.parametrize("kind", [WebsocketSTTService, WebsocketTTSService, WebsocketService])
-def test_pipecats_services_have_the_door(kind: type[Any]) -> None:
-    door = inspect.signature(kind._websocket_connect)
-    assert [p.kind for p in door.parameters.values()] == [
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.VAR_KEYWORD,
-    ]
-    assert inspect.iscoroutinefunction(kind._websocket_connect)
+async def test_a_service_that_is_asked_to_dial_twice_dials_once(world: World) -> None:
+    async with vendor() as url:
+        service = world.service(url)
+        await asyncio.gather(service._connect_websocket(), service._connect_websocket())
+        await service._disconnect_websocket()
+    assert len(world.readers) == 1
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        CartesiaSTTService,
+        CartesiaTTSService,
+        CartesiaTurnsSTTService,
+        DeepgramFluxSTTService,
+        DeepgramTTSService,
+    ],
+)
+def test_a_service_dials_through_the_door_alone(kind: type[WebsocketService]) -> None:
+    assert "self._websocket_connect(" in inspect.getsource(kind._connect_websocket)
+    assert "websocket_connect(" not in inspect.getsource(kind).replace("_websocket_connect(", "")
 
 
 def test_the_service_keeps_its_name() -> None:

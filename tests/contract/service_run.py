@@ -76,8 +76,11 @@ class _End(FrameProcessor):
 class ServiceRun:
     """A running service. ``segment_secs`` of sound are what a recogniser hears at a time."""
 
-    def __init__(self, kind: Kind, worker: PipelineWorker, end: _End) -> None:
+    def __init__(
+        self, kind: Kind, service: FrameProcessor, worker: PipelineWorker, end: _End
+    ) -> None:
         self.kind = kind
+        self.service = service
         self.errors: list[ErrorFrame] = []
         self._worker = worker
         self._end = end
@@ -86,6 +89,11 @@ class ServiceRun:
         async def failed(_: Any, frame: ErrorFrame) -> None:
             self.errors.append(frame)
             end.changed.set()
+
+    @property
+    def ended(self) -> int:
+        """How many pieces of work have come to their end."""
+        return self._end.ended
 
     async def ask(self, segment_secs: float = 1.0) -> None:
         """Ask for one piece of work, without waiting for it."""
@@ -113,6 +121,10 @@ class ServiceRun:
     async def output(self, frames: int = 1) -> None:
         """Wait for so many frames of output."""
         await self.until(lambda run: run._end.outputs >= frames)
+
+    async def completed(self, times: int = 1) -> None:
+        """Wait until so many pieces of work have come to their end."""
+        await self.until(lambda run: run._end.ended >= times)
 
     async def finished(self, times: int = 1) -> None:
         """Wait until the service has ended its work, or has failed at it."""
@@ -153,7 +165,7 @@ async def running(
     try:
         async with asyncio.timeout(PATIENCE_SECS):
             await end.started.wait()
-        yield ServiceRun(kind, worker, end)
+        yield ServiceRun(kind, service, worker, end)
     finally:
         await worker.cancel(reason="the test is over")
         await asyncio.wait_for(task, PATIENCE_SECS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -17,6 +17,7 @@ from flow.domain.usage.events import Provenance, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
+from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
@@ -78,6 +79,22 @@ class Row:
         return f"{self.vendor}-{self.part.value}-{self.model}"
 
 
+@dataclass(frozen=True)
+class SocketRow(Row):
+    """One service of one vendor that streams over WebSockets.
+
+    Attributes:
+        codes: those that the vendor closes a connection with when something is wrong.
+        reports: whether it says at the end of a connection how much it took.
+        keep_alive: has the Pipecat service send what keeps an idle connection open; ``None``
+            where it sends nothing, or the vendor bills what it sends.
+    """
+
+    codes: tuple[int, ...] = (1011,)
+    reports: bool = False
+    keep_alive: Callable[[Any], Awaitable[None]] | None = None
+
+
 @asynccontextmanager
 async def openai_stand_in() -> AsyncIterator[Running]:
     sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002))
@@ -96,6 +113,15 @@ async def anthropic_stand_in() -> AsyncIterator[Running]:
         await endpoint.close()
 
 
+@asynccontextmanager
+async def deepgram_stand_in() -> AsyncIterator[Running]:
+    sandbox = DeepgramSandbox()
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("dg-fake"), url, timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
 OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
     Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in),
@@ -110,6 +136,19 @@ ROWS = (
 )
 
 
+SOCKET_ROWS = (
+    SocketRow(
+        "deepgram",
+        BotPart.TTS,
+        "aura-2",
+        deepgram_stand_in,
+        {"voice": "thalia", "language": "en"},
+        bills=("characters",),
+        codes=(1003, 1008, 1009, 1011),
+    ),
+)
+"""Those that stream over WebSockets, held to a contract of their own."""
+
 WHOLE = tuple(row for row in ROWS if row.protocol_of is None)
 """Rows of a protocol of their own."""
 
@@ -123,7 +162,7 @@ def service_of(row: Row) -> ServiceSpec:
 
 def uncovered() -> list[str]:
     """The services that no row holds to the contract."""
-    covered = [service_of(row) for row in ROWS]
+    covered = [service_of(row) for row in (*ROWS, *SOCKET_ROWS)]
     return [
         f"{name} {spec.part}"
         for name, vendor in VENDORS.items()

@@ -325,7 +325,7 @@ async def test_a_close_waits_until_the_vendor_has_reported(world: World, said: s
         await connection.send("ask")
         await connection.close()
     assert world.outcomes == [Outcome.OK if said else Outcome.INTERRUPTED]
-    assert world.reader.closings == [Closing(1000, by_us=said is not None)]
+    assert world.reader.closings == [Closing(1000, by_us=True)]
 
 
 async def test_a_close_does_not_wait_for_ever(

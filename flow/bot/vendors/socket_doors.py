@@ -7,6 +7,7 @@ moves.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -37,7 +38,14 @@ def with_socket_tap(kind: Any) -> Any:
         def __init__(self, tap: SocketTap, *, rewrite: Rewrite = same_url, **options: Any) -> None:
             self._tap = tap
             self._rewrite = rewrite
+            self._dialling = asyncio.Lock()
             super().__init__(**options)
+
+        async def _connect_websocket(self) -> None:
+            # Pipecat dials again when a connection is lost, and when there is something to say
+            # and none: at once, it would send on one connection and listen to the other.
+            async with self._dialling:
+                await super()._connect_websocket()
 
         async def _websocket_connect(self, uri: str, **options: Any) -> Any:
             url = self._rewrite(uri)

@@ -184,9 +184,10 @@ def metered_connection(
             await super().send(message, *args, **options)
 
         async def close(self, *args: Any, **options: Any) -> None:
-            if self.protocol.state is State.OPEN and self._conversation is not None:
-                await self._conversation.reported()
+            # Before the wait: the vendor may be the first to close, with its report.
             self._is_left = self._is_left or self.protocol.state is State.OPEN
+            if self._is_left and self._conversation is not None:
+                await self._conversation.reported()
             await super().close(*args, **options)
 
         def process_event(self, event: Event) -> None:
