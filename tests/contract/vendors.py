@@ -17,6 +17,7 @@ from flow.domain.usage.events import Provenance, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
+from flow.sandbox.cartesia.app import CartesiaSandbox
 from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
@@ -122,6 +123,15 @@ async def deepgram_stand_in() -> AsyncIterator[Running]:
         await endpoint.close()
 
 
+@asynccontextmanager
+async def cartesia_stand_in() -> AsyncIterator[Running]:
+    sandbox = CartesiaSandbox()
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("sk_car_fake"), url, timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
 OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
     Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in),
@@ -145,6 +155,18 @@ SOCKET_ROWS = (
         {"voice": "thalia", "language": "en"},
         bills=("characters",),
         codes=(1003, 1008, 1009, 1011),
+    ),
+    SocketRow(
+        "cartesia",
+        BotPart.TTS,
+        "sonic-3.6",
+        cartesia_stand_in,
+        {"voice": None, "language": "en"},
+        bills=("characters",),
+    ),
+    *(
+        SocketRow("cartesia", BotPart.STT, model, cartesia_stand_in, {"language": "en"})
+        for model in ("ink-whisper", "ink-2")
     ),
 )
 """Those that stream over WebSockets, held to a contract of their own."""
