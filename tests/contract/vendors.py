@@ -86,12 +86,14 @@ class SocketRow(Row):
 
     Attributes:
         codes: those that the vendor closes a connection with when something is wrong.
+        breaks_after: how many messages of the vendor's come before a fault in mid-work.
         reports: whether it says at the end of a connection how much it took.
         keep_alive: has the Pipecat service send what keeps an idle connection open; ``None``
             where it sends nothing, or the vendor bills what it sends.
     """
 
     codes: tuple[int, ...] = (1011,)
+    breaks_after: int = 2
     reports: bool = False
     keep_alive: Callable[[Any], Awaitable[None]] | None = None
 
@@ -164,9 +166,22 @@ SOCKET_ROWS = (
         {"voice": None, "language": "en"},
         bills=("characters",),
     ),
-    *(
-        SocketRow("cartesia", BotPart.STT, model, cartesia_stand_in, {"language": "en"})
-        for model in ("ink-whisper", "ink-2")
+    SocketRow(
+        "cartesia",
+        BotPart.STT,
+        "ink-whisper",
+        cartesia_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        breaks_after=1,
+    ),
+    SocketRow(
+        "cartesia",
+        BotPart.STT,
+        "ink-2",
+        cartesia_stand_in,
+        {"language": None},
+        bills=("audio_seconds",),
     ),
 )
 """Those that stream over WebSockets, held to a contract of their own."""
