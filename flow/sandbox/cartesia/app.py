@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -24,7 +24,7 @@ from flow.sandbox.openai.speech import Speak
 from flow.sandbox.openai.transcription import Hear, hear_something
 from flow.sandbox.speech.synthesis import synthesize
 from flow.sandbox.speech.voice_pace import VoicePace
-from flow.sandbox.stand_in import OWN_PAGES, StandIn, exchange_of
+from flow.sandbox.stand_in import ModelStandIn, exchange_of
 
 
 class Session(Protocol):
@@ -34,7 +34,7 @@ class Session(Protocol):
         """Serve until one side closes."""
 
 
-class CartesiaSandbox(StandIn):
+class CartesiaSandbox(ModelStandIn):
     """The app; its base URL is that of the server.
 
     Args:
@@ -54,18 +54,18 @@ class CartesiaSandbox(StandIn):
         hearing_pace: HearingPace | None = None,
         api_keys: Collection[str] | None = None,
     ) -> None:
-        self.bill = Bill()
+        bill = Bill()
         self._api_keys = api_keys
         voice, ears = voice_pace or VoicePace(), hearing_pace or HearingPace()
         sessions: dict[str, Callable[[Connection], Session]] = {
-            "/tts/websocket": lambda c: Speaking(c, self.bill, speak, voice),
-            "/stt/websocket": lambda c: Listening(c, self.bill, hear, ears),
-            "/stt/turns/websocket": lambda c: Turns(c, self.bill, hear, ears),
+            "/tts/websocket": lambda c: Speaking(c, bill, speak, voice),
+            "/stt/websocket": lambda c: Listening(c, bill, hear, ears),
+            "/stt/turns/websocket": lambda c: Turns(c, bill, hear, ears),
         }
         super().__init__(
+            bill,
             [
                 *(WebSocketRoute(path, self._served(begin)) for path, begin in sessions.items()),
-                Route(f"{OWN_PAGES}/bill", self._show_bill),
                 Route("/{path:path}", _unknown_url, methods=["GET", "POST", "PUT", "DELETE"]),
             ],
             _refusal,
@@ -96,9 +96,6 @@ class CartesiaSandbox(StandIn):
                 400, "invalid_request", "Invalid request", "Cartesia-Version is missing."
             )
         return None
-
-    async def _show_bill(self, _request: Request) -> Response:
-        return JSONResponse(self.bill.to_json())
 
 
 def _refusal(status: int, message: str, request_id: str) -> Response:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from flow.sandbox.bill import Line, WorkKind
 from flow.sandbox.stand_in import exchange_of, hits_of
@@ -84,9 +85,10 @@ class Connection:
         self.fails_after = failing.chunks if failing else None
 
     async def send(self, message: Mapping[str, Any]) -> None:
-        """Send one message, unless the connection is closed."""
+        """Send one message, unless the connection is closed, or lost."""
         if self._is_open:
-            await self._socket.send_text(json.dumps(message, separators=(",", ":")))
+            with suppress(WebSocketDisconnect):
+                await self._socket.send_text(json.dumps(message, separators=(",", ":")))
 
     async def send_error(self, problem: Problem, **fields: Any) -> None:
         """Say what is wrong; ``fields`` are those that an endpoint has beside the common ones."""
@@ -95,7 +97,8 @@ class Connection:
     async def close(self) -> None:
         """Close it in peace, unless it is closed."""
         if self._is_open:
-            await self._socket.close(NORMAL)
+            with suppress(WebSocketDisconnect):
+                await self._socket.close(NORMAL)
 
     async def messages(self, idle_secs: float) -> AsyncIterator[str | bytes]:
         """What the client sends, until one side closes. The vendor does when nothing has come for

@@ -53,7 +53,9 @@ class SpeechContext:
         self._begun = 0
         self._chunks = 0
         self._problem: Problem | None = None
+        self._is_halted = False
         self._is_dropped = False
+        self._voice: asyncio.Task[None] | None = None
         bill.start(line)
         self._work = asyncio.create_task(self._run())
 
@@ -70,28 +72,29 @@ class SpeechContext:
             self._inputs.get_nowait()
         self._inputs.put_nowait(None)
         if self._current is None:
-            self._work.cancel()
+            self._halt()
 
     def fail(self, problem: Problem) -> None:
         """Say what is wrong, and no more."""
         self._problem = problem
-        self._work.cancel()
+        self._halt()
 
     async def drop(self) -> None:
         """The client has gone."""
         self._is_dropped = True
-        self._work.cancel()
-        await asyncio.gather(self._work, return_exceptions=True)
+        self._halt()
+        await self._work
+
+    def _halt(self) -> None:
+        self._is_halted = True
+        if self._voice is not None:
+            self._voice.cancel()
 
     async def _run(self) -> None:
-        outcome: Outcome = "complete"
-        try:
-            while (text := await self._inputs.get()) is not None:
-                await self._speak(text)
-        except asyncio.CancelledError:
-            outcome = "disconnected"
-        except Refused as refused:
-            self._problem = refused.problem
+        if not self._is_halted:
+            self._voice = asyncio.create_task(self._speak_all())
+            await asyncio.wait([self._voice])
+        outcome: Outcome = "disconnected" if self._is_halted else "complete"
         if self._problem is not None:
             outcome = "failed"
             self._line.amounts.characters -= len(self._current or "")
@@ -102,6 +105,13 @@ class SpeechContext:
             await self._connection.send_error(self._problem, done=True, context_id=self._name)
         elif not self._is_dropped:
             await self._send("done", done=True, status_code=WHOLE)
+
+    async def _speak_all(self) -> None:
+        try:
+            while (text := await self._inputs.get()) is not None:
+                await self._speak(text)
+        except Refused as refused:
+            self._problem = refused.problem
 
     async def _speak(self, text: str) -> None:
         starts_at = self._line.amounts.audio_seconds
