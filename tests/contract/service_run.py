@@ -143,6 +143,10 @@ class ServiceRun:
         """Wait until the service has ended its work, or has failed at it."""
         await self.until(lambda run: run._end.ended + len(run.errors) >= times)
 
+    async def queue(self, *frames: Frame) -> None:
+        """Frames come from the processor before the service."""
+        await self._worker.queue_frames(frames)
+
     async def interrupt(self) -> None:
         """The caller begins to speak."""
         await self._worker.queue_frame(InterruptionFrame())
