@@ -35,6 +35,7 @@ from flow.domain.calls.bot_part import BotPart
 from flow.domain.usage.units import Kind
 
 RATE_IN, RATE_OUT = 16_000, 24_000
+FRAME_SECS = 0.04
 # For what must come, however slow the machine is.
 PATIENCE_SECS = 60.0
 SENTENCE = "This is a sentence of a reasonable length, spoken by a machine that never tires of it."
@@ -102,13 +103,13 @@ class ServiceRun:
         elif self.kind is Kind.TTS:
             await self._worker.queue_frame(TTSSpeakFrame(SENTENCE))
         else:
-            sound = b"\x10\x20" * int(RATE_IN * segment_secs)
+            sound = b"\x10\x20" * int(RATE_IN * FRAME_SECS)
+            frames = [
+                InputAudioRawFrame(sound, RATE_IN, 1)
+                for _ in range(round(segment_secs / FRAME_SECS))
+            ]
             await self._worker.queue_frames(
-                [
-                    VADUserStartedSpeakingFrame(),
-                    InputAudioRawFrame(sound, RATE_IN, 1),
-                    VADUserStoppedSpeakingFrame(),
-                ]
+                [VADUserStartedSpeakingFrame(), *frames, VADUserStoppedSpeakingFrame()]
             )
 
     async def until(self, condition: Callable[[ServiceRun], bool]) -> None:

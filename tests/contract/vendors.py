@@ -85,12 +85,14 @@ class SocketRow(Row):
 
     Attributes:
         codes: those that the vendor closes a connection with when something is wrong.
+        messages: how many it has sent in the middle of the first piece of work.
         reports: whether it says at the end of a connection how much it took.
         keep_alive: has the Pipecat service send what keeps an idle connection open; ``None``
             where it sends nothing, or the vendor bills what it sends.
     """
 
     codes: tuple[int, ...] = (1011,)
+    messages: int = 2
     reports: bool = False
     keep_alive: Callable[[Any], Awaitable[None]] | None = None
 
@@ -136,7 +138,31 @@ ROWS = (
 )
 
 
+async def _deepgram_keep_alive(service: Any) -> None:
+    await service._connection.send_keep_alive()
+
+
 SOCKET_ROWS = (
+    SocketRow(
+        "deepgram",
+        BotPart.STT,
+        "nova-3-general",
+        deepgram_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+        messages=1,
+        reports=True,
+        keep_alive=_deepgram_keep_alive,
+    ),
+    SocketRow(
+        "deepgram",
+        BotPart.STT,
+        "flux-general-en",
+        deepgram_stand_in,
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+    ),
     SocketRow(
         "deepgram",
         BotPart.TTS,
