@@ -17,13 +17,12 @@ import httpx2
 
 from flow.metering.sound import compressed_seconds
 from flow.metering.wires.deepgram_format import number, raw_sound
-from flow.metering.wires.reader import failed_in_answer, parsed, unreadable
+from flow.metering.wires.reader import failed_in_answer, parsed, told_seconds, unreadable
 from flow.metering.wires.socket import Closing, Message, Seen
 from flow.metering.wires.streamed_audio import StreamedAudio
 
 DEFAULT_RATE = 16_000
 LEAST_SECS = Decimal(1)
-LONGEST_SECS = 10**6
 
 
 class _Listening:
@@ -87,12 +86,12 @@ class DeepgramListen(_Listening):
             case {"type": "Results", "channel": {"alternatives": [{"transcript": str(text)}, *_]}}:
                 if text:
                     yield from self._audio.heard()
-            case {"type": "Metadata", "duration": int() | float() as seconds}:
-                if 0 <= seconds < LONGEST_SECS:
+            case {"type": "Metadata"}:
+                self._is_told = True
+                if (seconds := told_seconds(said.get("duration"))) is not None:
                     channels = said.get("channels")
                     times = max(channels, 1) if isinstance(channels, int) else self._channels
-                    self._is_told = True
-                    self._audio.told(Decimal(repr(seconds)) * times)
+                    self._audio.told(seconds * times)
 
 
 class DeepgramFlux(_Listening):
