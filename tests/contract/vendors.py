@@ -88,14 +88,14 @@ class SocketRow(Row):
 
     Attributes:
         codes: those that the vendor closes a connection with when something is wrong.
-        breaks_after: how many messages of the vendor's come before a fault in mid-work.
+        messages: how many it has sent in the middle of the first piece of work.
         reports: whether it says at the end of a connection how much it took.
         keep_alive: has the Pipecat service send what keeps an idle connection open; ``None``
             where it sends nothing, or the vendor bills what it sends.
     """
 
     codes: tuple[int, ...] = (1011,)
-    breaks_after: int = 2
+    messages: int = 2
     reports: bool = False
     keep_alive: Callable[[Any], Awaitable[None]] | None = None
 
@@ -152,7 +152,31 @@ ROWS = (
 )
 
 
+async def _deepgram_keep_alive(service: Any) -> None:
+    await service._connection.send_keep_alive()
+
+
 SOCKET_ROWS = (
+    SocketRow(
+        "deepgram",
+        BotPart.STT,
+        "nova-3-general",
+        deepgram_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+        messages=1,
+        reports=True,
+        keep_alive=_deepgram_keep_alive,
+    ),
+    SocketRow(
+        "deepgram",
+        BotPart.STT,
+        "flux-general-en",
+        deepgram_stand_in,
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+    ),
     SocketRow(
         "deepgram",
         BotPart.TTS,
@@ -177,7 +201,7 @@ SOCKET_ROWS = (
         cartesia_stand_in,
         {"language": "en"},
         bills=("audio_seconds",),
-        breaks_after=1,
+        messages=1,
     ),
     SocketRow(
         "cartesia",
