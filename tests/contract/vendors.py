@@ -119,15 +119,6 @@ async def anthropic_stand_in() -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def deepgram_stand_in() -> AsyncIterator[Running]:
-    sandbox = DeepgramSandbox()
-    async with Served(sandbox) as url:
-        endpoint = Endpoint(SecretStr("dg-fake"), url, timeout_secs=TIMEOUT_SECS)
-        yield Running(endpoint, sandbox.bill, sandbox.faults)
-        await endpoint.close()
-
-
-@asynccontextmanager
 async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
     """A vendor's stand-in, at whose root its API is."""
     sandbox = make()
@@ -138,6 +129,8 @@ async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
 
 
 cartesia_stand_in = partial(stand_in, CartesiaSandbox)
+deepgram_stand_in = partial(stand_in, DeepgramSandbox)
+
 OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
     Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in),
