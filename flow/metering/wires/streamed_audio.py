@@ -11,19 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 
-from flow.domain.usage.events import Quantities
+from flow.domain.usage.events import Failure, Quantities
 from flow.metering.evidence import (
     NOTHING,
     Completed,
     Ended,
     Evidence,
+    Failed,
     Opening,
     Output,
     Reported,
     Sent,
 )
 from flow.metering.sound import MICROSECOND
-from flow.metering.wires.socket import Begun, Closing, Over, Seen, Shown
+from flow.metering.wires.socket import Begun, Closing, Over, Refused, Seen, Shown
 
 PIECE_SECS = Decimal(30)
 NOTED_SECS = Decimal(1)
@@ -47,6 +48,7 @@ class StreamedAudio:
         self._in_piece = Decimal(0)
         self._unnoted = Decimal(0)
         self._is_open = False
+        self._has_failed = False
         self._told: Decimal | None = None
 
     @property
@@ -76,6 +78,14 @@ class StreamedAudio:
         """The wire shows something of the sound that is being sent."""
         yield Shown(self._piece, evidence)
 
+    def failed(self, failure: Failure) -> Iterator[Seen]:
+        """The vendor says what is wrong. Before any sound that costs nothing."""
+        if self._is_open:
+            yield Shown(self._piece, Failed(failure))
+        elif not self._total and not self._has_failed:
+            yield Refused(failure)
+        self._has_failed = True
+
     def told(self, seconds: Decimal) -> None:
         """The vendor says how much sound it has taken on this connection, from its beginning."""
         self._told = seconds
@@ -83,14 +93,14 @@ class StreamedAudio:
     def closed(self, closing: Closing) -> Iterator[Seen]:
         """The connection has ended. Hanging up interrupts nothing here: what was sent was heard.
 
-        Where it broke off the last piece is left to be closed as broken.
+        Where it broke off without a word the last piece is left to be closed as broken.
         """
         if self._told is not None:
             yield from self._reconcile(self._told)
         if not self._is_open:
             return
         yield from self._note()
-        if closing.is_clean:
+        if closing.is_clean or self._has_failed:
             yield from self._end()
 
     def _begin(self) -> Iterator[Seen]:
