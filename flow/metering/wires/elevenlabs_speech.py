@@ -5,7 +5,7 @@ Two endpoints speak nearly the same: ``/v1/text-to-speech/{voice}/multi-stream-i
 and ``/v1/text-to-dialogue/multi-stream-input``, which serves Eleven v3 and v4.
 
 It bills the characters that it is given to speak and tells no amounts. What becomes of text that
-was not spoken when its context was closed, it does not say: all that was sent counts, in doubt.
+was not spoken when its context was closed, it does not say: all that was sent counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flow.domain.usage.events import Failure, Quantities
-from flow.metering.evidence import Completed, Ended, Opening, Output, Sent, Uncertain
+from flow.metering.evidence import Completed, Ended, Noted, Opening, Output, Sent
 from flow.metering.wires.reader import failed_in_answer, parsed, unreadable
 from flow.metering.wires.socket import (
     Begun,
@@ -130,7 +130,7 @@ def _note(name: str, context: Context) -> Iterator[Seen]:
         said = (
             f"{context.voiced} of {context.letters} letters were spoken; all that were sent count"
         )
-        yield Shown(name, Uncertain(said))
+        yield Shown(name, Noted(said))
 
 
 def _hear(context: Context, said: Mapping[str, Any]) -> None:

@@ -97,7 +97,7 @@ def test_a_barge_in_after_the_turn_was_sent_leaves_all_of_it_billed() -> None:
     t.send(CLOSE)
     (event,) = t.events
     assert event.quantities == Quantities(characters=len(SENTENCE))
-    assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.INTERRUPTED)
+    assert (event.provenance, event.outcome) == (Provenance.MEASURED, Outcome.INTERRUPTED)
     assert event.note == "5 of 19 letters were spoken; all that were sent count"
     t.receive(sound("there"), FINAL)
     assert t.close() == [event]
@@ -125,16 +125,15 @@ def test_a_context_that_ends_before_it_was_spoken_was_interrupted(
     t.receive(*sounds, FINAL)
     (event,) = t.events
     assert event.quantities == Quantities(characters=len(SENTENCE))
-    in_doubt = note is not None
-    expected = Provenance.ESTIMATED if in_doubt else Provenance.MEASURED
-    assert (event.provenance, event.outcome, event.note) == (expected, outcome, note)
+    assert (event.provenance, event.outcome) == (Provenance.MEASURED, outcome)
+    assert event.note == note
 
 
 def test_hanging_up_interrupts_what_is_being_spoken() -> None:
     t = talk()
     t.send(INIT, TEXT)
     (event,) = t.close()
-    assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.INTERRUPTED)
+    assert (event.provenance, event.outcome) == (Provenance.MEASURED, Outcome.INTERRUPTED)
     assert event.quantities == Quantities(characters=len(SENTENCE))
 
 
