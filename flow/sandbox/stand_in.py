@@ -108,7 +108,17 @@ class StandIn:
             return
         if fault := hits.of("cut", "stall", "close", "malformed", "malformed_chunk"):
             send = _broken_socket(fault, scope, send)
-        await self._app(scope, receive, send)
+        is_gone = False
+
+        async def watched() -> Message:
+            nonlocal is_gone
+            message = await receive()
+            is_gone = is_gone or message["type"] == "websocket.disconnect"
+            return message
+
+        await self._app(scope, watched, send)
+        if fault is not None and fault.kind == "stall" and not is_gone:
+            await gone(receive)  # the app has closed, but nobody was told
 
     def _instead(self, fault: Fault) -> ASGIApp:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
