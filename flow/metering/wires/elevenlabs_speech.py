@@ -25,6 +25,7 @@ from flow.metering.wires.socket import (
     Refused,
     Seen,
     Shown,
+    Work,
     query_value,
 )
 
@@ -39,7 +40,6 @@ class Context:
 
     letters: int = 0
     voiced: int | None = 0
-    is_closing: bool = False
 
     @property
     def unvoiced(self) -> int:
@@ -76,8 +76,6 @@ class ElevenLabsSpeech:
             yield Shown(name, Sent(Quantities(characters=len(text))))
         if context is not None:
             context.letters += _letters(text)
-            if said.get("close_context") is True:
-                yield from self._close(name, context)
 
     def received(self, message: Message) -> Iterator[Seen]:
         """Sound, the end of a context, or an error, after which the vendor closes."""
@@ -96,26 +94,24 @@ class ElevenLabsSpeech:
         elif said.get("isFinal") is True or said.get("is_final") is True:
             yield from self._final(name, context)
 
+    def abandoned(self, work: Work) -> Iterator[Seen]:
+        """The caller interrupts. On the wire a context is closed then as it is at the end of a
+        turn, or was already: its sound comes all the same, and nobody hears it."""
+        if isinstance(work, str) and (context := self._contexts.pop(work, None)) is not None:
+            yield from _note(work, context)
+            yield Over(work, Ended.ABANDONED)
+
     def closed(self, closing: Closing) -> Iterator[Seen]:
         """What is open has no sound yet, or not all of it."""
         for name, context in self._contexts.items():
             yield from _note(name, context)
         self._contexts.clear()
 
-    def _close(self, name: str, context: Context) -> Iterator[Seen]:
-        """The bot closes a context when it has sent all of its text, and once more when the caller
-        interrupts it after that."""
-        if context.is_closing:
-            del self._contexts[name]
-            yield from _note(name, context)
-            yield Over(name, Ended.ABANDONED)
-        context.is_closing = True
-
     def _final(self, name: str, context: Context) -> Iterator[Seen]:
         del self._contexts[name]
         yield from _note(name, context)
         yield Shown(name, Completed())
-        yield Over(name, Ended.ABANDONED if context.unvoiced else Ended.DONE)
+        yield Over(name, Ended.DONE)
 
     def _failed(self, failure: Failure) -> Iterator[Seen]:
         if not self._contexts:

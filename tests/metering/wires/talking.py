@@ -45,6 +45,9 @@ class Talk:
         for message in messages:
             self._conversation.received(_raw(message))
 
+    def interrupt(self, work: str) -> None:
+        self._conversation.abandoned(work)
+
     def close(self, code: int | None = None, *, by_us: bool = True) -> list[UsageEvent]:
         self._conversation.closed(code, by_us=by_us)
         assert not self.notebook.open
