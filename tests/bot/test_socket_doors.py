@@ -10,6 +10,9 @@ import httpx2
 import pytest
 from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
 from pipecat.services.deepgram.tts import DeepgramTTSService
+from pipecat.services.elevenlabs.dialogue.tts import ElevenLabsDialogueTTSService
+from pipecat.services.elevenlabs.stt import ElevenLabsRealtimeSTTService
+from pipecat.services.elevenlabs.tts import ElevenLabsTTSService
 from pipecat.services.websocket_service import WebsocketService
 
 from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
@@ -22,7 +25,13 @@ from flow.sandbox.server import Served
 from tests.events import an_owner
 from tests.notebook import Notebook
 
-TAPPED = [DeepgramTTSService, DeepgramFluxSTTService]
+TAPPED = [
+    DeepgramTTSService,
+    DeepgramFluxSTTService,
+    ElevenLabsTTSService,
+    ElevenLabsDialogueTTSService,
+    ElevenLabsRealtimeSTTService,
+]
 
 
 @pytest.mark.parametrize("kind", TAPPED, ids=lambda kind: kind.__name__)

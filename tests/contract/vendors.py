@@ -18,6 +18,7 @@ from flow.domain.usage.units import Kind
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
 from flow.sandbox.deepgram.app import DeepgramSandbox
+from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
@@ -122,6 +123,33 @@ async def deepgram_stand_in() -> AsyncIterator[Running]:
         await endpoint.close()
 
 
+@asynccontextmanager
+async def elevenlabs_stand_in() -> AsyncIterator[Running]:
+    sandbox = ElevenLabsSandbox()
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("el-fake"), url, timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+async def _elevenlabs_keep_alive(service: Any) -> None:
+    await service._send_keepalive()
+
+
+def elevenlabs_voice(model: str) -> SocketRow:
+    """A model of ElevenLabs that speaks."""
+    return SocketRow(
+        "elevenlabs",
+        BotPart.TTS,
+        model,
+        elevenlabs_stand_in,
+        {"language": "en"},
+        bills=("characters",),
+        codes=(1008, 1011),
+        keep_alive=_elevenlabs_keep_alive,
+    )
+
+
 OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
     Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in),
@@ -145,6 +173,17 @@ SOCKET_ROWS = (
         {"voice": "thalia", "language": "en"},
         bills=("characters",),
         codes=(1003, 1008, 1009, 1011),
+    ),
+    elevenlabs_voice("eleven_flash_v2_5"),
+    elevenlabs_voice("eleven_v4_turbo"),
+    SocketRow(
+        "elevenlabs",
+        BotPart.STT,
+        "scribe_v2_realtime",
+        elevenlabs_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
     ),
 )
 """Those that stream over WebSockets, held to a contract of their own."""
