@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from flow.sandbox.anthropic import AnthropicSandbox
+from flow.sandbox.cartesia import hearing
+from flow.sandbox.cartesia.app import CartesiaSandbox
 from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Script
 from flow.sandbox.openai.transcription import Hear
-from flow.sandbox.speech.voice_pace import LIFELIKE
+from flow.sandbox.speech import voice_pace
 from flow.sandbox.stand_in import ModelStandIn
 
 FAKE_KEY = "sandbox-key-not-a-secret"
@@ -62,14 +64,21 @@ def _anthropic(acting: Acting) -> ModelStandIn:
     return AnthropicSandbox(acting.replies, pace=acting.pace)
 
 
+def _cartesia(acting: Acting) -> ModelStandIn:
+    return CartesiaSandbox(
+        hear=acting.hear, voice_pace=voice_pace.LIFELIKE, hearing_pace=hearing.LIFELIKE
+    )
+
+
 def _elevenlabs(acting: Acting) -> ModelStandIn:
-    return ElevenLabsSandbox(hear=acting.hear, voice_pace=LIFELIKE)
+    return ElevenLabsSandbox(hear=acting.hear, voice_pace=voice_pace.LIFELIKE)
 
 
 MODEL_VENDORS: Mapping[str, ModelVendor] = MappingProxyType(
     {
         "openai": ModelVendor(_openai, "OPENAI_API_KEY", "OPENAI_BASE_URL", "/v1"),
         "anthropic": ModelVendor(_anthropic, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+        "cartesia": ModelVendor(_cartesia, "CARTESIA_API_KEY", "CARTESIA_BASE_URL"),
         "elevenlabs": ModelVendor(_elevenlabs, "ELEVENLABS_API_KEY", "ELEVENLABS_BASE_URL"),
     }
 )

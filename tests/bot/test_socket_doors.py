@@ -1,67 +1,207 @@
-"""Where Pipecat's services dial: these fail when a new version of Pipecat moves the door."""
+"""The door by which Pipecat's services open their WebSockets: the tap stands in it."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 import pytest
+from pipecat.services.cartesia.stt import CartesiaSTTService
+from pipecat.services.cartesia.tts import CartesiaTTSService
+from pipecat.services.cartesia.turns.stt import CartesiaTurnsSTTService
 from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
 from pipecat.services.deepgram.tts import DeepgramTTSService
 from pipecat.services.elevenlabs.dialogue.tts import ElevenLabsDialogueTTSService
 from pipecat.services.elevenlabs.stt import ElevenLabsRealtimeSTTService
 from pipecat.services.elevenlabs.tts import ElevenLabsTTSService
-from pipecat.services.websocket_service import WebsocketService
+from pipecat.services.websocket_service import WebsocketService, _BoundedConnection
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import InvalidStatus
+from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
+from flow.domain.usage.events import Outcome
 from flow.domain.usage.units import Kind
 from flow.metering.meter import Meter, Service
 from flow.metering.taps.socket import SocketTap
-from flow.metering.wires.deepgram_speak import DeepgramSpeak
-from flow.sandbox.deepgram.app import DeepgramSandbox
-from flow.sandbox.server import Served
+from flow.metering.wires.socket import Closing, Message, Seen
 from tests.events import an_owner
 from tests.notebook import Notebook
 
-TAPPED = [
-    DeepgramTTSService,
-    DeepgramFluxSTTService,
-    ElevenLabsTTSService,
-    ElevenLabsDialogueTTSService,
-    ElevenLabsRealtimeSTTService,
-]
+
+@dataclass
+class Reader:
+    """Keeps what it is shown."""
+
+    url: str
+    seen: list[Message] = field(default_factory=list)
+    closings: list[Closing] = field(default_factory=list)
+    expects_report = False
+
+    def sent(self, message: Message) -> Iterator[Seen]:
+        self.seen.append(message)
+        return iter(())
+
+    def received(self, message: Message) -> Iterator[Seen]:
+        self.seen.append(message)
+        return iter(())
+
+    def closed(self, closing: Closing) -> Iterator[Seen]:
+        self.closings.append(closing)
+        return iter(())
 
 
-@pytest.mark.parametrize("kind", TAPPED, ids=lambda kind: kind.__name__)
+class Dialling(WebsocketService):
+    """A service that dials as Pipecat's do, and knows where the vendor is."""
+
+    url = ""
+
+    async def dial(self) -> Any:
+        return await self._websocket_connect(self.url, additional_headers={"X-API-Key": "a key"})
+
+    async def _connect_websocket(self) -> None:
+        if self._websocket is None or self._websocket.state is State.CLOSED:
+            self._websocket = await self.dial()
+
+    async def _disconnect_websocket(self) -> None:
+        if self._websocket:
+            await self._websocket.close()
+
+    async def _receive_messages(self) -> None:
+        async for _ in self._websocket:
+            pass
+
+
+@dataclass
+class World:
+    tap: SocketTap
+    notebook: Notebook
+    readers: list[Reader]
+
+    def service(self, url: str, **options: Any) -> Any:
+        service = with_socket_tap(Dialling)(self.tap, **options)
+        service.url = url
+        return service
+
+
+@pytest.fixture
+def world() -> World:
+    notebook, readers = Notebook(), []
+
+    def read(url: str) -> Reader:
+        readers.append(Reader(url))
+        return readers[-1]
+
+    meter = Meter(Service(Kind.TTS, "a vendor", "a model"), an_owner(team_id="t"), notebook)
+    return World(SocketTap(meter, read), notebook, readers)
+
+
+@asynccontextmanager
+async def vendor(**options: Any) -> AsyncIterator[str]:
+    async def echo(server: ServerConnection) -> None:
+        assert server.request is not None
+        assert server.request.headers["X-API-Key"] == "a key"
+        async for message in server:
+            await server.send(message)
+
+    async with serve(echo, "127.0.0.1", 0, **options) as serving:
+        yield f"ws://127.0.0.1:{next(iter(serving.sockets)).getsockname()[1]}"
+
+
+async def test_a_dialled_connection_is_metered_and_is_pipecats_own_otherwise(world: World) -> None:
+    async with vendor() as url:
+        service = world.service(f"{url}/speak", ws_send_timeout=3.5, ws_close_timeout=1.5)
+        connection = await service.dial()
+        assert isinstance(connection, _BoundedConnection)
+        assert (connection.send_timeout, connection.close_timeout) == (3.5, 1.5)
+        await connection.send("a text")
+        assert await connection.recv() == "a text"
+        await connection.close()
+    (reader,) = world.readers
+    assert (reader.url, reader.seen) == (f"{url}/speak", ["a text", "a text"])
+    assert reader.closings == [Closing(1000, by_us=True)]
+
+
+async def test_a_connection_that_is_made_again_is_metered_too(world: World) -> None:
+    async with vendor() as url:
+        service = world.service(url)
+        await service._connect_websocket()
+        assert await service._reconnect_websocket(1)
+        await service._disconnect_websocket()
+    assert len(world.readers) == 2
+    assert [reader.closings for reader in world.readers] == [[Closing(1000, by_us=True)]] * 2
+
+
+async def test_what_is_dialled_can_be_rewritten(world: World) -> None:
+    async with vendor() as url:
+        rewrite = {"wss://vendor.example/listen": f"{url}/listen"}.__getitem__
+        service = world.service("wss://vendor.example/listen", rewrite=rewrite)
+        await (await service.dial()).close()
+    assert [reader.url for reader in world.readers] == [f"{url}/listen"]
+
+
+async def test_each_refusal_is_in_the_account_and_told_to_the_service(world: World) -> None:
+    async def refuse(server: ServerConnection, request: Request) -> Response:
+        return server.respond(401, "who are you?")
+
+    async with vendor(process_request=refuse) as url:
+        service = world.service(url)
+        for _ in range(2):
+            with pytest.raises(InvalidStatus):
+                await service.dial()
+    with pytest.raises(ConnectionRefusedError):
+        await service.dial()  # nobody is there any more
+    assert [event.outcome for event in world.notebook.events] == [Outcome.ERROR] * 3
+    statuses = [event.failure and event.failure.http_status for event in world.notebook.events]
+    assert statuses == [401, 401, None]
+    assert world.readers == []
+
+
+async def test_a_service_that_is_asked_to_dial_twice_dials_once(world: World) -> None:
+    async with vendor() as url:
+        service = world.service(url)
+        await asyncio.gather(service._connect_websocket(), service._connect_websocket())
+        await service._disconnect_websocket()
+    assert len(world.readers) == 1
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        CartesiaSTTService,
+        CartesiaTTSService,
+        CartesiaTurnsSTTService,
+        DeepgramFluxSTTService,
+        DeepgramTTSService,
+        ElevenLabsDialogueTTSService,
+        ElevenLabsRealtimeSTTService,
+        ElevenLabsTTSService,
+    ],
+)
 def test_a_service_dials_through_the_door_alone(kind: type[WebsocketService]) -> None:
     assert "self._websocket_connect(" in inspect.getsource(kind._connect_websocket)
     assert "websocket_connect(" not in inspect.getsource(kind).replace("_websocket_connect(", "")
 
 
-async def test_a_service_that_is_asked_to_dial_twice_dials_once() -> None:
-    tap = SocketTap(
-        Meter(Service(Kind.TTS, "deepgram", "aura-2"), an_owner(), Notebook()), DeepgramSpeak
-    )
-    sandbox = DeepgramSandbox()
-    async with Served(sandbox) as url:
-        service: Any = with_socket_tap(DeepgramTTSService)(
-            tap, api_key="k", base_url=socket_url(httpx2.URL(url))
-        )
-        service._sample_rate = 24_000  # known once a pipeline starts
-        await asyncio.gather(service._connect_websocket(), service._connect_websocket())
-        await service._websocket.close()
-    assert len(sandbox.requests) == 1
+def test_the_service_keeps_its_name() -> None:
+    assert with_socket_tap(Dialling).__name__ == "Dialling"
+    assert with_socket_tap(Dialling) is with_socket_tap(Dialling)
 
 
 @pytest.mark.parametrize(
-    ("base_url", "address"),
+    ("base", "path", "expected"),
     [
-        ("https://api.deepgram.com", "wss://api.deepgram.com/v2/listen"),
-        ("http://127.0.0.1:8080/dg/", "ws://127.0.0.1:8080/dg/v2/listen"),
-        ("wss://eu.example", "wss://eu.example/v2/listen"),
+        ("http://h:80/v1/", "/tts", "ws://h/v1/tts"),
+        ("https://api.vendor.example", "/a/b", "wss://api.vendor.example/a/b"),
+        ("ws://h:9", "", "ws://h:9"),
+        ("wss://h/x", "/y", "wss://h/x/y"),
     ],
 )
-def test_the_address_of_a_socket(base_url: str, address: str) -> None:
-    assert socket_url(httpx2.URL(base_url), "/v2/listen") == address
+def test_a_vendors_address_becomes_that_of_a_websocket(base: str, path: str, expected: str) -> None:
+    assert socket_url(httpx2.URL(base), path) == expected

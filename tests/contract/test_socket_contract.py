@@ -190,7 +190,7 @@ async def test_a_refused_handshake_costs_nothing_and_stands_in_the_ledger(
 async def test_work_goes_on_after_the_vendor_has_closed_the_connection(
     row: SocketRow, code: int
 ) -> None:
-    async with case(row, Fault(kind="close", code=code, chunks=2, times=1)) as c:
+    async with case(row, Fault(kind="close", code=code, chunks=row.breaks_after, times=1)) as c:
         await c.run.ask()
         await c.events()
         await _until_it_works(c)
@@ -205,7 +205,7 @@ async def test_work_goes_on_after_the_vendor_has_closed_the_connection(
 @every_row
 @pytest.mark.parametrize("fault", ["cut", "malformed"])
 async def test_work_goes_on_after_a_connection_that_breaks(row: SocketRow, fault: str) -> None:
-    async with case(row, Fault(kind=fault, chunks=2, times=1)) as c:
+    async with case(row, Fault(kind=fault, chunks=row.breaks_after, times=1)) as c:
         await c.run.ask()
         if fault == "cut":
             await c.events()
@@ -232,7 +232,7 @@ async def _until_it_works(c: Case) -> None:
 
 @every_row
 async def test_a_connection_that_stalls(row: SocketRow) -> None:
-    async with case(row, Fault(kind="stall", chunks=2)) as c:
+    async with case(row, Fault(kind="stall", chunks=row.breaks_after)) as c:
         await c.run.ask()
         await c.begun()
         await asyncio.sleep(0.2)

@@ -17,6 +17,7 @@ from flow.domain.usage.events import Provenance, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
+from flow.sandbox.cartesia.app import CartesiaSandbox
 from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.faults import Faults
@@ -86,12 +87,14 @@ class SocketRow(Row):
 
     Attributes:
         codes: those that the vendor closes a connection with when something is wrong.
+        breaks_after: how many messages of the vendor's come before a fault in mid-work.
         reports: whether it says at the end of a connection how much it took.
         keep_alive: has the Pipecat service send what keeps an idle connection open; ``None``
             where it sends nothing, or the vendor bills what it sends.
     """
 
     codes: tuple[int, ...] = (1011,)
+    breaks_after: int = 2
     reports: bool = False
     keep_alive: Callable[[Any], Awaitable[None]] | None = None
 
@@ -119,6 +122,15 @@ async def deepgram_stand_in() -> AsyncIterator[Running]:
     sandbox = DeepgramSandbox()
     async with Served(sandbox) as url:
         endpoint = Endpoint(SecretStr("dg-fake"), url, timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+@asynccontextmanager
+async def cartesia_stand_in() -> AsyncIterator[Running]:
+    sandbox = CartesiaSandbox()
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("sk_car_fake"), url, timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
         await endpoint.close()
 
@@ -173,6 +185,31 @@ SOCKET_ROWS = (
         {"voice": "thalia", "language": "en"},
         bills=("characters",),
         codes=(1003, 1008, 1009, 1011),
+    ),
+    SocketRow(
+        "cartesia",
+        BotPart.TTS,
+        "sonic-3.6",
+        cartesia_stand_in,
+        {"voice": None, "language": "en"},
+        bills=("characters",),
+    ),
+    SocketRow(
+        "cartesia",
+        BotPart.STT,
+        "ink-whisper",
+        cartesia_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        breaks_after=1,
+    ),
+    SocketRow(
+        "cartesia",
+        BotPart.STT,
+        "ink-2",
+        cartesia_stand_in,
+        {"language": None},
+        bills=("audio_seconds",),
     ),
     elevenlabs_voice("eleven_flash_v2_5"),
     elevenlabs_voice("eleven_v4_turbo"),

@@ -189,14 +189,10 @@ def metered_connection(
             self._is_text = False
             self._is_left = False
 
-        async def handshake(self, *args: Any, **options: Any) -> None:
-            await super().handshake(*args, **options)
-            self._conversation = tap.opened(url)
-
         async def send(self, message: Any, *args: Any, **options: Any) -> None:
             is_open = self.protocol.state is State.OPEN
-            if is_open and self._conversation is not None and isinstance(message, str | bytes):
-                self._conversation.sent(message)
+            if is_open and self._conversation is not None:
+                _show_sent(self._conversation, message)
             await super().send(message, *args, **options)
 
         async def close(self, *args: Any, **options: Any) -> None:
@@ -209,6 +205,9 @@ def metered_connection(
         def process_event(self, event: Event) -> None:
             if isinstance(event, Frame):
                 self._frame(event)
+            elif self.protocol.handshake_exc is None:
+                # The answer to the handshake; messages may have come together with it.
+                self._conversation = tap.opened(url)
             super().process_event(event)
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -250,8 +249,7 @@ class MeteredSocket:
 
     async def send(self, message: Any, *args: Any, **options: Any) -> None:
         """Send a message."""
-        if isinstance(message, str | bytes):
-            self._conversation.sent(message)
+        _show_sent(self._conversation, message)
         await self._socket.send(message, *args, **options)
 
     async def recv(self, *args: Any, **options: Any) -> Any:
@@ -285,3 +283,11 @@ class MeteredSocket:
     def _lost(self, error: Exception | None) -> None:
         code = getattr(getattr(error, "rcvd", None), "code", None) if error else 1000
         self._conversation.closed(code, by_us=False)
+
+
+def _show_sent(conversation: Conversation, message: Any) -> None:
+    """Show what a client sends, which may be any kind of bytes."""
+    if isinstance(message, bytes | bytearray | memoryview):
+        conversation.sent(bytes(message))
+    elif isinstance(message, str):
+        conversation.sent(message)

@@ -22,6 +22,7 @@ from flow.metering.evidence import (
     Output,
     Reported,
     Sent,
+    Unbilled,
 )
 from flow.metering.sound import MICROSECOND
 from flow.metering.wires.socket import Begun, Closing, Over, Refused, Seen, Shown
@@ -86,6 +87,16 @@ class StreamedAudio:
             yield Refused(failure)
         self._has_failed = True
 
+    def refused(self, failure: Failure) -> Iterator[Seen]:
+        """The vendor will hear none of it, which costs nothing."""
+        if not self._is_open:
+            yield Refused(failure)
+            return
+        yield from self._note()
+        yield Shown(self._piece, Unbilled(Quantities(audio_seconds=self._in_piece)))
+        yield Over(self._piece, Ended.BROKEN, failure)
+        self._next()
+
     def told(self, seconds: Decimal) -> None:
         """The vendor says how much sound it has taken on this connection, from its beginning."""
         self._told = seconds
@@ -117,6 +128,9 @@ class StreamedAudio:
         yield Shown(self._piece, Completed())
         yield Over(self._piece, Ended.DONE)
         self._recorded += self._in_piece
+        self._next()
+
+    def _next(self) -> None:
         self._in_piece = Decimal(0)
         self._piece += 1
         self._is_open = False
