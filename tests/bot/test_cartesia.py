@@ -116,9 +116,9 @@ def test_it_needs_no_package_of_its_own() -> None:
 
 
 def test_a_join_needs_no_voice() -> None:
-    defaults = {
-        part.value: {"provider": "openai", "model": "gpt-4.1", "voice": "alloy"} for part in BotPart
-    }
+    llm, stt = ({"provider": "openai", "model": model} for model in ("gpt-4.1", "whisper-1"))
+    speaking = {"provider": "openai", "model": "tts-1", "voice": "alloy"}
+    defaults = {"stt": stt, "llm": llm, "tts": speaking, "realtime": speaking}
     products = [Product("voice_bot", billable=True), Product("insights", True, calls=False)]
     resolver = Resolver(Products(products), defaults, ["openai", "cartesia"])
     asked = {"provider": "cartesia", "model": "sonic-3.6"}

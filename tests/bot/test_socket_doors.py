@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -27,34 +26,8 @@ from websockets.protocol import State
 
 from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
 from flow.domain.usage.events import Outcome
-from flow.domain.usage.units import Kind
-from flow.metering.meter import Meter, Service
-from flow.metering.taps.socket import SocketTap
-from flow.metering.wires.socket import Closing, Message, Seen
-from tests.events import an_owner
-from tests.notebook import Notebook
-
-
-@dataclass
-class Reader:
-    """Keeps what it is shown."""
-
-    url: str
-    seen: list[Message] = field(default_factory=list)
-    closings: list[Closing] = field(default_factory=list)
-    expects_report = False
-
-    def sent(self, message: Message) -> Iterator[Seen]:
-        self.seen.append(message)
-        return iter(())
-
-    def received(self, message: Message) -> Iterator[Seen]:
-        self.seen.append(message)
-        return iter(())
-
-    def closed(self, closing: Closing) -> Iterator[Seen]:
-        self.closings.append(closing)
-        return iter(())
+from flow.metering.wires.socket import Closing
+from tests.watched_sockets import World, watched_sockets
 
 
 class Dialling(WebsocketService):
@@ -78,28 +51,15 @@ class Dialling(WebsocketService):
             pass
 
 
-@dataclass
-class World:
-    tap: SocketTap
-    notebook: Notebook
-    readers: list[Reader]
-
-    def service(self, url: str, **options: Any) -> Any:
-        service = with_socket_tap(Dialling)(self.tap, **options)
-        service.url = url
-        return service
-
-
 @pytest.fixture
 def world() -> World:
-    notebook, readers = Notebook(), []
+    return watched_sockets()
 
-    def read(url: str) -> Reader:
-        readers.append(Reader(url))
-        return readers[-1]
 
-    meter = Meter(Service(Kind.TTS, "a vendor", "a model"), an_owner(team_id="t"), notebook)
-    return World(SocketTap(meter, read), notebook, readers)
+def service_of(world: World, url: str, **options: Any) -> Any:
+    service = with_socket_tap(Dialling)(world.tap, **options)
+    service.url = url
+    return service
 
 
 @asynccontextmanager
@@ -116,7 +76,7 @@ async def vendor(**options: Any) -> AsyncIterator[str]:
 
 async def test_a_dialled_connection_is_metered_and_is_pipecats_own_otherwise(world: World) -> None:
     async with vendor() as url:
-        service = world.service(f"{url}/speak", ws_send_timeout=3.5, ws_close_timeout=1.5)
+        service = service_of(world, f"{url}/speak", ws_send_timeout=3.5, ws_close_timeout=1.5)
         connection = await service.dial()
         assert isinstance(connection, _BoundedConnection)
         assert (connection.send_timeout, connection.close_timeout) == (3.5, 1.5)
@@ -124,13 +84,16 @@ async def test_a_dialled_connection_is_metered_and_is_pipecats_own_otherwise(wor
         assert await connection.recv() == "a text"
         await connection.close()
     (reader,) = world.readers
-    assert (reader.url, reader.seen) == (f"{url}/speak", ["a text", "a text"])
+    assert (reader.url, reader.seen) == (
+        f"{url}/speak",
+        [("sent", "a text"), ("received", "a text")],
+    )
     assert reader.closings == [Closing(1000, by_us=True)]
 
 
 async def test_a_connection_that_is_made_again_is_metered_too(world: World) -> None:
     async with vendor() as url:
-        service = world.service(url)
+        service = service_of(world, url)
         await service._connect_websocket()
         assert await service._reconnect_websocket(1)
         await service._disconnect_websocket()
@@ -141,7 +104,7 @@ async def test_a_connection_that_is_made_again_is_metered_too(world: World) -> N
 async def test_what_is_dialled_can_be_rewritten(world: World) -> None:
     async with vendor() as url:
         rewrite = {"wss://vendor.example/listen": f"{url}/listen"}.__getitem__
-        service = world.service("wss://vendor.example/listen", rewrite=rewrite)
+        service = service_of(world, "wss://vendor.example/listen", rewrite=rewrite)
         await (await service.dial()).close()
     assert [reader.url for reader in world.readers] == [f"{url}/listen"]
 
@@ -151,7 +114,7 @@ async def test_each_refusal_is_in_the_account_and_told_to_the_service(world: Wor
         return server.respond(401, "who are you?")
 
     async with vendor(process_request=refuse) as url:
-        service = world.service(url)
+        service = service_of(world, url)
         for _ in range(2):
             with pytest.raises(InvalidStatus):
                 await service.dial()
@@ -165,7 +128,7 @@ async def test_each_refusal_is_in_the_account_and_told_to_the_service(world: Wor
 
 async def test_a_service_that_is_asked_to_dial_twice_dials_once(world: World) -> None:
     async with vendor() as url:
-        service = world.service(url)
+        service = service_of(world, url)
         await asyncio.gather(service._connect_websocket(), service._connect_websocket())
         await service._disconnect_websocket()
     assert len(world.readers) == 1

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -24,6 +25,7 @@ from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.server import Served
+from flow.sandbox.stand_in import ModelStandIn
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
 
@@ -127,21 +129,17 @@ async def deepgram_stand_in() -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def cartesia_stand_in() -> AsyncIterator[Running]:
-    sandbox = CartesiaSandbox()
+async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
+    """A vendor's stand-in, at whose root its API is."""
+    sandbox = make()
     async with Served(sandbox) as url:
-        endpoint = Endpoint(SecretStr("sk_car_fake"), url, timeout_secs=TIMEOUT_SECS)
+        endpoint = Endpoint(SecretStr("a fake key"), url, timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
         await endpoint.close()
 
 
-@asynccontextmanager
-async def elevenlabs_stand_in() -> AsyncIterator[Running]:
-    sandbox = ElevenLabsSandbox()
-    async with Served(sandbox) as url:
-        endpoint = Endpoint(SecretStr("el-fake"), url, timeout_secs=TIMEOUT_SECS)
-        yield Running(endpoint, sandbox.bill, sandbox.faults)
-        await endpoint.close()
+cartesia_stand_in = partial(stand_in, CartesiaSandbox)
+elevenlabs_stand_in = partial(stand_in, ElevenLabsSandbox)
 
 
 async def _elevenlabs_keep_alive(service: Any) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -18,91 +17,18 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
-from flow.domain.usage.events import Failure, Outcome, Provenance, Quantities, UsageEvent
-from flow.domain.usage.units import Kind
-from flow.metering.evidence import Completed, Ended, Opening, Output
-from flow.metering.meter import Meter, Service
+from flow.domain.usage.events import Failure, Outcome, Provenance, Quantities
 from flow.metering.taps import socket
-from flow.metering.taps.socket import MeteredSocket, SocketTap, metered_connection
-from flow.metering.wires.socket import Begun, Closing, Message, Over, Seen, Shown
-from tests.events import an_owner
-from tests.notebook import Notebook
+from flow.metering.taps.socket import MeteredSocket, metered_connection
+from flow.metering.wires.socket import Closing
+from tests.watched_sockets import INPUT, World, watched_sockets
 
-INPUT = Opening(Quantities(characters=5), sent=Quantities(characters=5), model="m", stream=True)
 Serve = Callable[[ServerConnection], Awaitable[None]]
-
-
-@dataclass
-class Reader:
-    """Keeps all that it is shown. ``begin``, ``say`` and ``end`` with a name after them are what
-    they say of a piece of work, and ``fail`` is more than it can stand."""
-
-    url: str
-    seen: list[tuple[str, Message]] = field(default_factory=list)
-    closings: list[Closing] = field(default_factory=list)
-    expects_report: bool = False
-
-    def sent(self, message: Message) -> Iterator[Seen]:
-        self.seen.append(("sent", message))
-        return self._read(message)
-
-    def received(self, message: Message) -> Iterator[Seen]:
-        self.seen.append(("received", message))
-        return self._read(message)
-
-    def closed(self, closing: Closing) -> Iterator[Seen]:
-        self.closings.append(closing)
-        return iter(())
-
-    def _read(self, message: Message) -> Iterator[Seen]:
-        match message.split() if isinstance(message, str) else []:
-            case ["begin", work]:
-                yield Begun(work, INPUT)
-            case ["say", work]:
-                yield Shown(work, Output())
-            case ["end", work]:
-                yield Shown(work, Completed())
-                yield Over(work, Ended.DONE)
-            case ["ask"]:
-                self.expects_report = True
-            case ["report"]:
-                self.expects_report = False
-            case ["fail"]:
-                raise ValueError("this reader cannot read")
-
-
-@dataclass
-class World:
-    """A tap, and what came of it."""
-
-    tap: SocketTap
-    notebook: Notebook
-    readers: list[Reader]
-
-    @property
-    def reader(self) -> Reader:
-        (reader,) = self.readers
-        return reader
-
-    @property
-    def events(self) -> list[UsageEvent]:
-        return self.notebook.events
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        return [event.outcome for event in self.events]
 
 
 @pytest.fixture
 def world() -> World:
-    notebook, readers = Notebook(), []
-
-    def read(url: str) -> Reader:
-        readers.append(Reader(url))
-        return readers[-1]
-
-    meter = Meter(Service(Kind.TTS, "a vendor", "a model"), an_owner(team_id="t"), notebook)
-    return World(SocketTap(meter, read), notebook, readers)
+    return watched_sockets()
 
 
 @asynccontextmanager

@@ -15,8 +15,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from flow.sandbox.bill import Bill
-from flow.sandbox.cartesia.connection import Connection, Problem
-from flow.sandbox.cartesia.hearing import HearingPace
+from flow.sandbox.cartesia.connection import Connection, Problem, Refused
+from flow.sandbox.cartesia.hearing import Hearing, HearingPace
 from flow.sandbox.cartesia.listening import Listening
 from flow.sandbox.cartesia.speaking import Speaking
 from flow.sandbox.cartesia.turns import Turns
@@ -32,6 +32,14 @@ class Session(Protocol):
 
     async def serve(self) -> None:
         """Serve until one side closes."""
+
+
+Begin = Callable[[Connection], Session]
+"""Begins what goes on over a connection.
+
+Raises:
+    Refused: its query asks for what there is not, which is told once the connection is open.
+"""
 
 
 class CartesiaSandbox(ModelStandIn):
@@ -57,10 +65,12 @@ class CartesiaSandbox(ModelStandIn):
         bill = Bill()
         self._api_keys = api_keys
         voice, ears = voice_pace or VoicePace(), hearing_pace or HearingPace()
-        sessions: dict[str, Callable[[Connection], Session]] = {
+        sessions: dict[str, Begin] = {
             "/tts/websocket": lambda c: Speaking(c, bill, speak, voice),
-            "/stt/websocket": lambda c: Listening(c, bill, hear, ears),
-            "/stt/turns/websocket": lambda c: Turns(c, bill, hear, ears),
+            "/stt/websocket": lambda c: Listening(c, Hearing(c, bill, hear, ears, model="ink")),
+            "/stt/turns/websocket": lambda c: Turns(
+                c, Hearing(c, bill, hear, ears, model="ink-2"), ears.turn_end_secs
+            ),
         }
         super().__init__(
             bill,
@@ -71,14 +81,21 @@ class CartesiaSandbox(ModelStandIn):
             _refusal,
         )
 
-    def _served(self, begin: Callable[[Connection], Session]) -> Callable[[WebSocket], object]:
+    def _served(self, begin: Begin) -> Callable[[WebSocket], object]:
         async def serve(socket: WebSocket) -> None:
             request_id = exchange_of(socket).request_id
             if (problem := self._problem(socket)) is not None:
                 await socket.send_denial_response(problem.response(request_id))
                 return
             await socket.accept(headers=[(b"x-request-id", request_id.encode())])
-            await begin(Connection(socket)).serve()
+            connection = Connection(socket)
+            try:
+                session = begin(connection)
+            except Refused as refused:
+                await connection.send_error(refused.problem)
+                await connection.close()
+            else:
+                await session.serve()
 
         return serve
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from flow.sandbox.bill import Bill, Outcome
-from flow.sandbox.cartesia.connection import Connection, Refused, invalid, json_object
-from flow.sandbox.cartesia.hearing import IDLE_SECS, Hearing, HearingPace
-from flow.sandbox.openai.transcription import Hear
+from flow.sandbox.cartesia.connection import Connection, invalid, json_object
+from flow.sandbox.cartesia.hearing import IDLE_SECS, Hearing
 
 FRAME_SECS = 0.02
 SHORTEST_SPEECH_SECS = 0.06
@@ -23,10 +21,10 @@ EAGER_SHARE = 1 / 3
 class Turns:
     """One connection."""
 
-    def __init__(self, connection: Connection, bill: Bill, hear: Hear, pace: HearingPace) -> None:
+    def __init__(self, connection: Connection, hearing: Hearing, turn_end_secs: float) -> None:
         self._connection = connection
-        self._begin = lambda: Hearing(connection, bill, hear, pace, model="ink-2")
-        self._end_secs = pace.turn_end_secs
+        self._hearing = hearing
+        self._end_secs = turn_end_secs
         self._is_turn = False
         self._loud_secs = self._silent_secs = 0.0
         self._eager_text: str | None = None
@@ -35,32 +33,24 @@ class Turns:
     async def serve(self) -> None:
         """Listen until one side closes."""
         try:
-            hearing = self._begin()
-        except Refused as refused:
-            await self._connection.send_error(refused.problem)
-            await self._connection.close()
-            return
-        outcome: Outcome = "disconnected"
-        try:
             await self._send("connected")
             async for message in self._connection.messages(IDLE_SECS):
                 if isinstance(message, bytes):
-                    hearing.bill(message)
-                    for frame in _frames(message, hearing.rate):
-                        await self._hear(hearing, frame)
+                    self._hearing.bill(message)
+                    for frame in _frames(message, self._hearing.rate):
+                        await self._hear(frame)
                 elif json_object(message).get("type") == "close":
                     if self._is_turn:
-                        await self._end(hearing)
-                    outcome = "complete"
-                    hearing.close(outcome)
+                        await self._end()
+                    self._hearing.close("complete")
                     await self._connection.close()
                 elif json_object(message).get("type") != "config":
                     await self._connection.send_error(invalid("type"))
         finally:
-            hearing.close(outcome)
+            self._hearing.close("disconnected")
 
-    async def _hear(self, hearing: Hearing, frame: bytes) -> None:
-        is_speech = hearing.listen(frame)
+    async def _hear(self, frame: bytes) -> None:
+        is_speech = self._hearing.listen(frame)
         self._loud_secs = self._loud_secs + FRAME_SECS if is_speech else 0.0
         self._silent_secs = 0.0 if is_speech else self._silent_secs + FRAME_SECS
         if not self._is_turn:
@@ -71,15 +61,15 @@ class Turns:
             self._eager_text = None
             await self._send("turn.resume")
         elif self._silent_secs >= self._end_secs:
-            await self._end(hearing)
+            await self._end()
         elif self._silent_secs >= self._end_secs * EAGER_SHARE and self._eager_text is None:
-            self._eager_text = await hearing.text()
+            self._eager_text = await self._hearing.text()
             await self._send("turn.update", transcript=self._eager_text)
             await self._send("turn.eager_end", transcript=self._eager_text)
 
-    async def _end(self, hearing: Hearing) -> None:
-        text = await hearing.text() if self._eager_text is None else self._eager_text
-        hearing.forget()
+    async def _end(self) -> None:
+        text = await self._hearing.text() if self._eager_text is None else self._eager_text
+        self._hearing.forget()
         self._is_turn, self._eager_text = False, None
         await self._send("turn.end", transcript=text)
 
