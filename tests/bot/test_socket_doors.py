@@ -15,6 +15,9 @@ from pipecat.services.cartesia.tts import CartesiaTTSService
 from pipecat.services.cartesia.turns.stt import CartesiaTurnsSTTService
 from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
 from pipecat.services.deepgram.tts import DeepgramTTSService
+from pipecat.services.elevenlabs.dialogue.tts import ElevenLabsDialogueTTSService
+from pipecat.services.elevenlabs.stt import ElevenLabsRealtimeSTTService
+from pipecat.services.elevenlabs.tts import ElevenLabsTTSService
 from pipecat.services.websocket_service import WebsocketService, _BoundedConnection
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidStatus
@@ -139,6 +142,9 @@ async def test_a_service_that_is_asked_to_dial_twice_dials_once(world: World) ->
         CartesiaTurnsSTTService,
         DeepgramFluxSTTService,
         DeepgramTTSService,
+        ElevenLabsDialogueTTSService,
+        ElevenLabsRealtimeSTTService,
+        ElevenLabsTTSService,
     ],
 )
 def test_a_service_dials_through_the_door_alone(kind: type[WebsocketService]) -> None:

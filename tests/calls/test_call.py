@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ JOIN: dict[str, Any] = {"bot": {"system_prompt": SHORT.system_prompt, "greeting"
 
 
 @asynccontextmanager
-async def stood_in(script: Script) -> AsyncIterator[Vendors]:
+async def stood_in(script: Script, models: Collection[str] = ()) -> AsyncIterator[Vendors]:
     def reply(messages: Any) -> str | None:
         if SHORT.system_prompt not in str(messages[0].get("content")):
             return None
@@ -54,7 +54,7 @@ async def stood_in(script: Script) -> AsyncIterator[Vendors]:
 
     heard = recordings([line.text for line in script.lines], voice=script.voice)
     pace = Pace(first_token_secs=0.05, token_secs=script.token_secs)
-    async with vendors(reply, utterances=heard, pace=pace) as running:
+    async with vendors(reply, utterances=heard, pace=pace, models=models) as running:
         yield running
 
 

@@ -20,6 +20,7 @@ from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
 from flow.sandbox.cartesia.app import CartesiaSandbox
 from flow.sandbox.deepgram.app import DeepgramSandbox
+from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
@@ -130,6 +131,26 @@ async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
 
 cartesia_stand_in = partial(stand_in, CartesiaSandbox)
 deepgram_stand_in = partial(stand_in, DeepgramSandbox)
+elevenlabs_stand_in = partial(stand_in, ElevenLabsSandbox)
+
+
+async def _elevenlabs_keep_alive(service: Any) -> None:
+    await service._send_keepalive()
+
+
+def elevenlabs_voice(model: str) -> SocketRow:
+    """A model of ElevenLabs that speaks."""
+    return SocketRow(
+        "elevenlabs",
+        BotPart.TTS,
+        model,
+        elevenlabs_stand_in,
+        {"language": "en"},
+        bills=("characters",),
+        codes=(1008, 1011),
+        keep_alive=_elevenlabs_keep_alive,
+    )
+
 
 OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
@@ -203,6 +224,17 @@ SOCKET_ROWS = (
         cartesia_stand_in,
         {"language": None},
         bills=("audio_seconds",),
+    ),
+    elevenlabs_voice("eleven_flash_v2_5"),
+    elevenlabs_voice("eleven_v4_turbo"),
+    SocketRow(
+        "elevenlabs",
+        BotPart.STT,
+        "scribe_v2_realtime",
+        elevenlabs_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
     ),
 )
 """Those that stream over WebSockets, held to a contract of their own."""

@@ -26,6 +26,7 @@ from flow.metering.taps.http import error_name
 from flow.metering.wires.socket import (
     Begun,
     Closing,
+    Interruptible,
     Message,
     Over,
     Refused,
@@ -73,6 +74,11 @@ class SocketTap:
         work = self._meter.open(Opening(estimate=NOTHING))
         work.closed(Ended.REFUSED, Failure(name, message, status))
 
+    def abandoned(self, work: Work) -> None:
+        """The caller has interrupted a piece of work, by its reader's name of it."""
+        for conversation in list(self._open):
+            conversation.abandoned(work)
+
     def finish(self) -> None:
         """The call is over: count what is still under way on connections that nobody closed."""
         for conversation in list(self._open):
@@ -106,6 +112,12 @@ class Conversation:
         """A whole message has come from the vendor."""
         self._take(lambda: self._reader.received(message))
         self._changed.set()
+
+    def abandoned(self, work: Work) -> None:
+        """Nobody wants the rest of a piece of work."""
+        reader = self._reader
+        if isinstance(reader, Interruptible):
+            self._take(lambda: reader.abandoned(work))
 
     def closed(self, code: int | None, *, by_us: bool) -> None:
         """The connection has ended; only the first call counts."""

@@ -17,6 +17,7 @@ from flow.metering.evidence import (
     Completed,
     Ended,
     Evidence,
+    Failed,
     Opening,
     Output,
     Reported,
@@ -50,6 +51,7 @@ class StreamedAudio:
         self._in_piece = Decimal(0)
         self._unnoted = Decimal(0)
         self._is_open = False
+        self._has_failed = False
         self._told: Decimal | None = None
 
     @property
@@ -79,6 +81,14 @@ class StreamedAudio:
         """The wire shows something of the sound that is being sent."""
         yield Shown(self._piece, evidence)
 
+    def failed(self, failure: Failure) -> Iterator[Seen]:
+        """The vendor says what is wrong. Before any sound that costs nothing."""
+        if self._is_open:
+            yield Shown(self._piece, Failed(failure))
+        elif not self._total and not self._has_failed:
+            yield Refused(failure)
+        self._has_failed = True
+
     def refused(self, failure: Failure) -> Iterator[Seen]:
         """The vendor will hear none of it, which costs nothing."""
         if not self._is_open:
@@ -96,7 +106,7 @@ class StreamedAudio:
     def closed(self, closing: Closing) -> Iterator[Seen]:
         """The connection has ended. Hanging up interrupts nothing here: what was sent was heard.
 
-        Where it broke off the last piece is left to be closed as broken.
+        Where it broke off without a word the last piece is left to be closed as broken.
         """
         if self._told is not None:
             yield from self._reconcile(self._told)
@@ -105,7 +115,7 @@ class StreamedAudio:
         if not self._is_open:
             return
         yield from self._note()
-        if closing.is_clean:
+        if closing.is_clean or self._has_failed:
             yield from self._end()
 
     def _begin(self) -> Iterator[Seen]:
