@@ -18,6 +18,8 @@ from flow.metering.wires.deepgram_listen import DeepgramFlux, DeepgramListen
 from flow.metering.wires.deepgram_speak import DeepgramSpeak
 
 _AURA = re.compile(r"(?P<family>aura(?:-2)?)(?:-(?P<name>[a-z]+)-(?P<language>[a-z]{2}))?")
+_NAME = re.compile(r"[a-z]+")
+_FLUX = re.compile(r"flux(-[a-z0-9]+)*")
 _VOICES = {
     "aura": {"en": "asteria"},
     "aura-2": {
@@ -115,7 +117,11 @@ def _flux(build: Build) -> FrameProcessor:
 
 
 def _is_flux(choice: Choice) -> bool:
-    return choice.model.startswith("flux")
+    return _FLUX.fullmatch(choice.model) is not None
+
+
+def _is_no_flux(choice: Choice) -> bool:
+    return not choice.model.startswith("flux")
 
 
 def _speech(build: Build) -> FrameProcessor:
@@ -152,10 +158,14 @@ def voice_of(choice: Choice) -> str:
 
 
 def _is_aura(choice: Choice) -> bool:
-    """Whether it names a model of Aura, and no voice of another family."""
+    """Whether it names a model of Aura, and a voice that can be one of the same family."""
     model = _AURA.fullmatch(choice.model)
-    voice = _AURA.fullmatch(str(choice.options.get("voice") or "").lower())
-    return model is not None and (voice is None or voice["family"] == model["family"])
+    asked = str(choice.options.get("voice") or "").lower()
+    if model is None or not asked:
+        return model is not None
+    voice = _AURA.fullmatch(asked)
+    # Pipecat puts it into a URL as it is.
+    return voice["family"] == model["family"] if voice else _NAME.fullmatch(asked) is not None
 
 
 VENDOR = Vendor(
@@ -166,7 +176,7 @@ VENDOR = Vendor(
         ServiceSpec(
             BotPart.STT, _flux, socket_wire=DeepgramFlux, serves=_is_flux, tells_turns=True
         ),
-        ServiceSpec(BotPart.STT, _nova, socket_wire=DeepgramListen),
+        ServiceSpec(BotPart.STT, _nova, socket_wire=DeepgramListen, serves=_is_no_flux),
         ServiceSpec(BotPart.TTS, _speech, socket_wire=DeepgramSpeak, serves=_is_aura),
     ),
     extra="deepgram",

@@ -18,7 +18,7 @@ from flow.sandbox.bill import Bill
 from flow.sandbox.deepgram.connection import Connection, Refused, refusal
 from flow.sandbox.deepgram.flux import Flux
 from flow.sandbox.deepgram.hearing import HearingPace
-from flow.sandbox.deepgram.listen import Nova
+from flow.sandbox.deepgram.listen import IDLE_SECS, Nova
 from flow.sandbox.deepgram.speak import Speaking
 from flow.sandbox.openai.speech import Speak
 from flow.sandbox.openai.transcription import Hear, hear_something
@@ -50,6 +50,7 @@ class DeepgramSandbox(ModelStandIn):
         voice_pace: how fast its sound comes; at once, unless told.
         hear: the ears; by default they only notice that somebody spoke.
         hearing_pace: how fast they understand.
+        idle_secs: how long a connection to Nova may be idle.
         api_keys: the keys accepted; any at all when left out.
     """
 
@@ -60,6 +61,7 @@ class DeepgramSandbox(ModelStandIn):
         voice_pace: VoicePace | None = None,
         hear: Hear = hear_something,
         hearing_pace: HearingPace | None = None,
+        idle_secs: float = IDLE_SECS,
         api_keys: Collection[str] | None = None,
     ) -> None:
         bill = Bill()
@@ -69,7 +71,9 @@ class DeepgramSandbox(ModelStandIn):
         super().__init__(
             bill,
             [
-                WebSocketRoute("/v1/listen", self._served(lambda c: Nova(c, bill, hear, hearing))),
+                WebSocketRoute(
+                    "/v1/listen", self._served(lambda c: Nova(c, bill, hear, hearing, idle_secs))
+                ),
                 WebSocketRoute("/v2/listen", self._served(lambda c: Flux(c, bill, hear, hearing))),
                 WebSocketRoute(
                     "/v1/speak",
