@@ -1,7 +1,8 @@
 """ElevenLabs' speech to text over a WebSocket: ``/v1/speech-to-text/realtime``
 (https://elevenlabs.io/docs/api-reference/speech-to-text/v-1-speech-to-text-realtime).
 
-It bills the seconds of the sound that it is sent, silence included, and tells no amounts.
+It bills the seconds of the sound that it is sent, silence included, and tells no amounts. An error
+in place of its first word refuses all of it, which costs nothing.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ class ElevenLabsRealtime:
     def __init__(self, url: str) -> None:
         self._audio = StreamedAudio(query_value(url, "model_id"))
         self._sound = raw_sound(query_value(url, "audio_format"))
+        self._is_started = False
+        self._is_refused = False
 
     def sent(self, message: Message) -> Iterator[Seen]:
         """Sound is counted. A chunk that commits what was said has mostly none."""
-        said = parsed(message)
+        said = None if self._is_refused else parsed(message)
         if isinstance(said, Mapping) and said.get("message_type") == "input_audio_chunk":
             size = decoded_size(said.get("audio_base_64"))
             yield from self._audio.sent(self._sound.more(size))
@@ -51,8 +54,12 @@ class ElevenLabsRealtime:
         kind = said.get("message_type")
         if kind in TRANSCRIPTS and said.get("text"):
             yield from self._audio.heard(str(said["text"]))
+        elif "error" in said and not self._is_started:
+            self._is_refused = True
+            yield from self._audio.refused(failed_in_answer(kind).failure)
         elif "error" in said and kind not in COMPLAINTS:
             yield from self._audio.failed(failed_in_answer(kind).failure)
+        self._is_started = self._is_started or "error" not in said
 
     def closed(self, closing: Closing) -> Iterator[Seen]:
         """What is left of the sound is the last piece."""

@@ -5,7 +5,9 @@ Two endpoints speak nearly the same: ``/v1/text-to-speech/{voice}/multi-stream-i
 and ``/v1/text-to-dialogue/multi-stream-input``, which serves Eleven v3 and v4.
 
 It bills the characters that it is given to speak and tells no amounts. What becomes of text that
-was not spoken when its context was closed, it does not say: all that was sent counts.
+was not spoken when its context was closed, it does not say: all that was sent counts. Only what it
+says no to on a connection where it has not spoken yet, such as a key, a model, a voice or a used up
+quota, costs nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flow.domain.usage.events import Failure, Quantities
-from flow.metering.evidence import Completed, Ended, Noted, Opening, Output, Sent
+from flow.metering.evidence import Completed, Ended, Noted, Opening, Output, Sent, Unbilled
 from flow.metering.wires.reader import failed_in_answer, parsed, unreadable
 from flow.metering.wires.socket import (
     Begun,
@@ -38,6 +40,7 @@ class Context:
     is ``None`` once there was sound of which the vendor did not say what it says.
     """
 
+    characters: int = 0
     letters: int = 0
     voiced: int | None = 0
 
@@ -59,6 +62,7 @@ class ElevenLabsSpeech:
     def __init__(self, url: str) -> None:
         self._model = query_value(url, "model_id")
         self._contexts: dict[str, Context] = {}
+        self._has_spoken = False
 
     def sent(self, message: Message) -> Iterator[Seen]:
         """Text is counted; a blank that opens a context and keep-alives are not speech."""
@@ -75,6 +79,7 @@ class ElevenLabsSpeech:
         elif context is not None and text:
             yield Shown(name, Sent(Quantities(characters=len(text))))
         if context is not None:
+            context.characters += len(text)
             context.letters += _letters(text)
 
     def received(self, message: Message) -> Iterator[Seen]:
@@ -86,9 +91,11 @@ class ElevenLabsSpeech:
         name = _name(said.get("contextId") or said.get("context_id"))
         if isinstance(error := said.get("error"), str) and error:
             yield from self._failed(failed_in_answer(error).failure)
-        elif (context := self._contexts.get(name)) is None:
             return
-        elif said.get("audio"):
+        self._has_spoken = self._has_spoken or bool(said.get("audio"))
+        if (context := self._contexts.get(name)) is None:
+            return
+        if said.get("audio"):
             _hear(context, said)
             yield Shown(name, Output())
         elif said.get("isFinal") is True or said.get("is_final") is True:
@@ -116,7 +123,9 @@ class ElevenLabsSpeech:
     def _failed(self, failure: Failure) -> Iterator[Seen]:
         if not self._contexts:
             yield Refused(failure)
-        for name in self._contexts:
+        for name, context in self._contexts.items():
+            if not self._has_spoken:
+                yield Shown(name, Unbilled(Quantities(characters=context.characters)))
             yield Over(name, Ended.BROKEN, failure)
         self._contexts.clear()
 

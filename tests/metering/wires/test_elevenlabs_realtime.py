@@ -100,8 +100,13 @@ def test_chunks_add_up_to_the_sound(sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["auth_error", "quota_exceeded", "rate_limited", "error"])
-def test_an_error_before_any_sound_is_on_record_and_costs_nothing(kind: str) -> None:
+@pytest.mark.parametrize("is_started", [True, False])
+def test_an_error_before_any_sound_is_on_record_and_costs_nothing(
+    kind: str, is_started: bool
+) -> None:
     t = talk()
+    if is_started:
+        t.receive(STARTED)
     t.receive(error(kind))
     (event,) = t.close(1008, by_us=False)
     assert (event.quantities, event.outcome) == (Quantities(), Outcome.ERROR)
@@ -109,10 +114,21 @@ def test_an_error_before_any_sound_is_on_record_and_costs_nothing(kind: str) -> 
     assert event.failure.message.endswith(kind)
 
 
+def test_an_error_in_place_of_the_first_word_refuses_all_sound() -> None:
+    t = talk()
+    t.send(chunk(64_000))
+    t.receive(error("quota_exceeded"))
+    t.send(chunk(64_000))
+    (event,) = t.close(1008, by_us=False)
+    assert (event.quantities, event.outcome) == (Quantities(), Outcome.ERROR)
+    assert event.provenance is Provenance.MEASURED
+
+
 @pytest.mark.parametrize("kind", ["quota_exceeded", "session_time_limit_exceeded", "input_error"])
 @pytest.mark.parametrize("code", [1000, 1008])
 def test_an_error_after_sound_is_why_it_failed(kind: str, code: int) -> None:
     t = talk()
+    t.receive(STARTED)
     t.send(chunk(32_000))
     t.receive(error(kind))
     (event,) = t.close(code, by_us=False)
@@ -124,6 +140,7 @@ def test_an_error_after_sound_is_why_it_failed(kind: str, code: int) -> None:
 
 def test_a_commit_that_came_too_soon_fails_nothing() -> None:
     t = talk()
+    t.receive(STARTED)
     t.send(chunk(3_200), COMMIT)
     t.receive(error("commit_throttled"))
     (event,) = t.close()

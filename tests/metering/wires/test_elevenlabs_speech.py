@@ -152,13 +152,26 @@ def test_a_connection_that_breaks_off_leaves_an_estimate(code: int | None) -> No
     assert event.failure.type == "ConnectionClosed"
 
 
-def test_an_error_is_the_reason_why_all_that_is_open_failed() -> None:
+QUOTA = {"message": "This exceeds your quota.", "error": "quota_exceeded", "code": 1008}
+
+
+@pytest.mark.parametrize(
+    ("sounds", "counted", "provenance"),
+    [([], 0, Provenance.MEASURED), ([sound("Hello")], 1, Provenance.ESTIMATED)],
+    ids=["before it has spoken", "after"],
+)
+def test_an_error_is_the_reason_why_all_that_is_open_failed(
+    sounds: list[dict[str, Any]], counted: int, provenance: Provenance
+) -> None:
     t = talk()
     t.send(TEXT, {"text": "More.", "context_id": "b"})
-    t.receive({"message": "This exceeds your quota.", "error": "quota_exceeded", "code": 1008})
+    t.receive(*sounds, QUOTA)
     failures = [event.failure and event.failure.message for event in t.events]
     assert failures == ["the vendor failed in mid-answer: quota_exceeded"] * 2
+    characters = [event.quantities["characters"] for event in t.events]
+    assert characters == [counted * len(SENTENCE), counted * 5]
     assert {event.outcome for event in t.events} == {Outcome.ERROR}
+    assert {event.provenance for event in t.events} == {provenance}
     assert len(t.close(1008, by_us=False)) == 2
 
 
