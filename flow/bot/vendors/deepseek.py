@@ -10,5 +10,7 @@ VENDOR = Vendor(
     name="deepseek",
     key="DEEPSEEK_API_KEY",
     base_url="https://api.deepseek.com/v1",
-    services={Kind.LLM: compatible_chat("deepseek.llm:DeepSeekLLMService")},
+    services={
+        Kind.LLM: compatible_chat("deepseek.llm:DeepSeekLLMService", longest_reply="max_tokens")
+    },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -14,30 +15,42 @@ from flow.metering.wires.openai_chat import OpenAIChat
 from flow.vendors.openai_client import http_client, openai_client
 
 
-def compatible_chat(service: str) -> ServiceSpec:
+def compatible_chat(
+    service: str,
+    *,
+    longest_reply: str = "max_completion_tokens",
+    client: Callable[[Build], Any] | None = None,
+    extra: Callable[[Build], Mapping[str, Any]] = lambda _: {},
+) -> ServiceSpec:
     """Chat in OpenAI's protocol, by a Pipecat service built on the one for OpenAI.
 
     Args:
         service: ``module:name`` below ``pipecat.services``.
+        longest_reply: the service's setting for it.
+        client: makes the SDK's client of the vendor's API; by default one of its base URL.
+        extra: what else the service is made with.
     """
 
     def make(build: Build) -> FrameProcessor:
         options = {name: v for name, v in build.choice.options.items() if v is not None}
         if "max_tokens" in options:
-            options["max_completion_tokens"] = options.pop("max_tokens")
+            options[longest_reply] = options.pop("max_tokens")
         kind = pipecat_class(service)
-        client = openai_client(
-            build.endpoint, build.transport, is_other_vendor=build.choice.provider != VENDOR.name
-        )
         made = _with_client(kind)(
-            client,
+            (client or _client)(build),
             api_key=build.endpoint.api_key,
             name=build.name,
             settings=kind.Settings(model=build.choice.model, **options),
+            **extra(build),
         )
         return cast(FrameProcessor, made)
 
     return ServiceSpec(make, Tap.HTTP, OpenAIChat)
+
+
+def _client(build: Build) -> Any:
+    is_other_vendor = build.choice.provider != VENDOR.name
+    return openai_client(build.endpoint, build.transport, is_other_vendor=is_other_vendor)
 
 
 @cache
