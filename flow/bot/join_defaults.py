@@ -107,7 +107,7 @@ class Resolver:
             able = ", ".join(sorted(vendors_by_kind()[part]))
             yield FieldProblem(field, f"{chosen.provider!r} is not one of {able}")
         elif chosen.provider not in self._reachable:
-            missing = f"{chosen.provider!r} is not set up here: {vendor.key} is missing"
+            missing = f"{chosen.provider!r} is not set up here: {vendor.needed} is missing"
             yield FieldProblem(field, missing)
         elif vendor.missing is not None:
             missing = f"{chosen.provider!r} is not installed here: {vendor.missing}"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -18,7 +19,8 @@ from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
 from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
-from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.azure import AzureOpenAISandbox
+from flow.sandbox.openai.chat import OPENAI, Dialect, Pace
 from flow.sandbox.server import Served
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
@@ -46,6 +48,7 @@ class Row:
         protocol_of: the vendor whose protocol and stand-in it shares, and whose row is held to all
             of the contract. This row is held to what differs between vendors of one protocol: what
             is sent whole, how an attempt is refused, and that it is in the account under its name.
+        variant: what sets it apart from another row of the same model.
     """
 
     vendor: str
@@ -54,6 +57,7 @@ class Row:
     serve: Callable[[], Any]
     options: dict[str, Any] = field(default_factory=dict)
     protocol_of: str | None = None
+    variant: str = ""
 
     @property
     def choice(self) -> Choice:
@@ -61,14 +65,26 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.vendor}-{self.kind.value}-{self.model}"
+        name = f"{self.vendor}-{self.kind.value}-{self.model}"
+        return f"{name}-{self.variant}" if self.variant else name
 
 
 @asynccontextmanager
-async def openai_stand_in() -> AsyncIterator[Running]:
-    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002))
+async def openai_stand_in(dialect: Dialect = OPENAI) -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), dialect=dialect)
     async with Served(sandbox) as url:
         endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+@asynccontextmanager
+async def azure_stand_in(surface: str) -> AsyncIterator[Running]:
+    sandbox = AzureOpenAISandbox(
+        [REPLY], deployments={"assistant": "gpt-4.1"}, pace=Pace(token_secs=0.002)
+    )
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("fake"), f"{url}{surface}", timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
         await endpoint.close()
 
@@ -82,12 +98,35 @@ async def anthropic_stand_in() -> AsyncIterator[Running]:
         await endpoint.close()
 
 
-OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
+OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together", "xai")
+# Their Pipecat services do not ask for usage.
+UNASKED = ("mistral", "fireworks")
 ROWS = (
     Row("openai", Kind.LLM, "gpt-4.1", openai_stand_in),
     *(
         Row(vendor, Kind.LLM, "gpt-4.1", openai_stand_in, protocol_of="openai")
         for vendor in OPENAIS_CHAT
+    ),
+    *(
+        Row(
+            vendor,
+            Kind.LLM,
+            "gpt-4.1",
+            partial(openai_stand_in, Dialect(reports_unasked=True)),
+            protocol_of="openai",
+        )
+        for vendor in UNASKED
+    ),
+    *(
+        Row(
+            "azure",
+            Kind.LLM,
+            "assistant",
+            partial(azure_stand_in, surface),
+            protocol_of="openai",
+            variant=variant,
+        )
+        for variant, surface in (("v1", "/openai/v1"), ("dated", ""))
     ),
     Row("anthropic", Kind.LLM, "claude-haiku-4-5", anthropic_stand_in),
     Row("openai", Kind.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),

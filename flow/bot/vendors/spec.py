@@ -76,7 +76,9 @@ class Vendor:
     Args:
         name: what joins, products, prices and the ledger call it.
         key: the environment variable of its API key.
-        base_url: where its API is; ``None`` where that is a setting of its own.
+        base_url: where its API is; ``None`` where only the environment says so.
+        own_base_url_variable: the environment variable that puts its API elsewhere, where the
+            vendor has a name of its own for it.
         extra: the extra of Flow's package that its services need, and the package that this
             installs, which are called the same; ``None`` where nothing is needed.
     """
@@ -86,6 +88,7 @@ class Vendor:
     base_url: str | None
     services: Mapping[Kind, ServiceSpec] = field(default_factory=dict)
     extra: str | None = None
+    own_base_url_variable: str | None = None
 
     @property
     def missing(self) -> str | None:
@@ -106,7 +109,13 @@ class Vendor:
     @property
     def base_url_variable(self) -> str:
         """The environment variable that puts its API elsewhere."""
-        return self.key.replace("_API_KEY", "_BASE_URL")
+        return self.own_base_url_variable or self.key.replace("_API_KEY", "_BASE_URL")
+
+    @property
+    def needed(self) -> str:
+        """The environment variables without which it is not offered, in words."""
+        is_anywhere = self.base_url is None and self.own_base_url_variable is not None
+        return f"{self.key} or {self.base_url_variable}" if is_anywhere else self.key
 
 
 def pipecat_class(path: str) -> Any:

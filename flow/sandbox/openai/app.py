@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flow.sandbox.bill import Bill
-from flow.sandbox.openai.chat import Chat, Pace
+from flow.sandbox.openai.chat import OPENAI, Chat, Dialect, Pace
 from flow.sandbox.openai.errors import ApiError, error_response
 from flow.sandbox.openai.models import all_models
 from flow.sandbox.openai.replies import SMALL_TALK, Script
@@ -36,6 +36,7 @@ class OpenAISandbox(StandIn):
         hear: the ears; by default they only notice that somebody spoke.
         api_keys: the keys accepted; any at all when left out.
         tier: the service tier that serves, whatever was asked for.
+        dialect: how its chat differs from OpenAI's, where it plays another vendor.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class OpenAISandbox(StandIn):
         hear: Hear = hear_something,
         api_keys: Collection[str] | None = None,
         tier: str | None = None,
+        dialect: Dialect = OPENAI,
     ) -> None:
         self.bill = Bill()
         self._api_keys = api_keys
         pace = pace or Pace()
-        chat = Chat(self.bill, script, pace, tier)
+        chat = Chat(self.bill, script, pace, tier, dialect)
         speech = Speech(self.bill, speak)
         transcription = Transcription(self.bill, hear, pace.token_secs)
         super().__init__(
@@ -68,14 +70,7 @@ class OpenAISandbox(StandIn):
         )
 
     def _guarded(self, handler: Handler) -> Handler:
-        async def serve(request: Request) -> Response:
-            try:
-                self._check_key(request)
-                return await handler(request)
-            except ApiError as error:
-                return error.response(exchange_of(request).request_id)
-
-        return serve
+        return guarded(handler, self._check_key)
 
     def _check_key(self, request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -86,6 +81,19 @@ class OpenAISandbox(StandIn):
 
     async def _show_bill(self, _request: Request) -> Response:
         return JSONResponse(self.bill.to_json())
+
+
+def guarded(handler: Handler, check_key: Callable[[Request], None]) -> Handler:
+    """The handler behind a check of its requests' key, with every refusal as an answer."""
+
+    async def serve(request: Request) -> Response:
+        try:
+            check_key(request)
+            return await handler(request)
+        except ApiError as error:
+            return error.response(exchange_of(request).request_id)
+
+    return serve
 
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -37,17 +37,42 @@ class Pace:
     token_secs: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a vendor's chat completions differ from OpenAI's.
+
+    ``served`` gives the model behind the name in a request, or refuses it with an `ApiError`;
+    ``preface`` is what a stream's first chunk holds where that one has no choices;
+    ``reports_unasked``: usage is in the last chunk of every stream, whether asked for or not.
+    """
+
+    served: Callable[[str], str] = served_model
+    preface: Mapping[str, Any] = field(default_factory=dict)
+    reports_unasked: bool = False
+
+
+OPENAI = Dialect()
+
+
 class Chat:
     """Answers chat completions and bills them.
 
     ``tier`` overrides the service tier that serves, as when OpenAI has no room for priority.
     """
 
-    def __init__(self, bill: Bill, script: Script, pace: Pace, tier: str | None = None) -> None:
+    def __init__(
+        self,
+        bill: Bill,
+        script: Script,
+        pace: Pace,
+        tier: str | None = None,
+        dialect: Dialect = OPENAI,
+    ) -> None:
         self._bill = bill
         self._script = script
         self._pace = pace
         self._tier = tier
+        self._dialect = dialect
         self._cache = PromptCache()
 
     async def __call__(self, request: Request) -> Response:
@@ -60,7 +85,7 @@ class Chat:
         hits = hits_of(request)
         generation = generate(self._reply(chat, hits), chat.most_tokens)
         line = self._line(chat, request, hits)
-        work = _Work(chat, line, generation, self._pace, hits)
+        work = _Work(chat, line, generation, self._pace, hits, self._dialect)
         self._bill.start(line)
         headers = {"x-request-id": line.request_id, "openai-version": "2020-10-01"}
         if chat.stream:
@@ -89,7 +114,7 @@ class Chat:
 
     def _line(self, chat: ChatRequest, request: Request, hits: Hits) -> Line:
         exchange = exchange_of(request)
-        model = served_model(chat.model)
+        model = self._dialect.served(chat.model)
         schema = (chat.response_format or {}).get("json_schema")
         messages = chat.to_json()["messages"]
         prompt = read_prompt(messages, [*(chat.tools or []), *([schema] if schema else [])])
@@ -117,10 +142,17 @@ class _Work:
     """One request being served: its line counts what has been generated so far."""
 
     def __init__(
-        self, chat: ChatRequest, line: Line, generation: Generation, pace: Pace, hits: Hits
+        self,
+        chat: ChatRequest,
+        line: Line,
+        generation: Generation,
+        pace: Pace,
+        hits: Hits,
+        dialect: Dialect,
     ) -> None:
         slow = hits.of("slow_tokens")
         self._pace = replace(pace, token_secs=slow.delay_secs) if slow else pace
+        self._dialect = dialect
         self._wants_usage = bool(chat.stream_options and chat.stream_options.include_usage)
         self._line = line
         self._generation = generation
@@ -164,6 +196,8 @@ class _Work:
         yield b"data: [DONE]\n\n"
 
     async def _events(self) -> AsyncGenerator[dict[str, Any]]:
+        if self._dialect.preface:
+            yield {**self._dialect.preface}
         await asyncio.sleep(self._pace.first_token_secs)
         yield self._chunk({"role": "assistant", "content": "", "refusal": None})
         for piece in self._generation.pieces:
@@ -171,8 +205,12 @@ class _Work:
             count(self._line.amounts, piece)
             if piece.delta:
                 yield self._chunk(piece.delta)
-        yield self._chunk({}, self._generation.finish_reason)
-        if self._wants_usage and not self._hits.of("no_usage", "cumulative_usage"):
+        last = self._chunk({}, self._generation.finish_reason)
+        reports_once = not self._hits.of("no_usage", "cumulative_usage")
+        if self._dialect.reports_unasked and reports_once:
+            last |= {"usage": self._usage()}
+        yield last
+        if self._wants_usage and reports_once:
             yield self._envelope("chat.completion.chunk") | {"choices": [], "usage": self._usage()}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

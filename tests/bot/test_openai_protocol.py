@@ -1,0 +1,64 @@
+"""Vendors of OpenAI's protocol: where each is, and what a request to it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from flow.bot.join_defaults import Resolver
+from flow.bot.services import CallServices
+from flow.bot.vendors import VENDORS
+from flow.bot.vendors.spec import Choice
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.products.product import Product, Products
+from flow.domain.usage.units import Kind
+from flow.errors import InvalidInput
+from tests.contract.service_run import running
+from tests.contract.vendors import ROWS, Row
+from tests.events import an_owner
+from tests.notebook import Notebook
+
+CHATS = [row for row in ROWS if row.kind is Kind.LLM and "openai" in (row.vendor, row.protocol_of)]
+
+
+@pytest.mark.parametrize("row", CHATS, ids=lambda row: row.name)
+async def test_the_longest_reply_is_said_as_the_vendor_takes_it(row: Row) -> None:
+    notebook = Notebook()
+    async with row.serve() as vendor:
+        services = CallServices(an_owner(), notebook, {row.vendor: vendor.endpoint})
+        choice = Choice(row.vendor, row.model, {**row.options, "max_tokens": 7})
+        async with running(services, Kind.LLM, choice) as run:
+            await run.ask()
+            await run.finished()
+    assert [event.quantities["output_tokens"] for event in notebook.events] == [7]
+    (line,) = vendor.bill.lines
+    assert line.amounts.completion_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("vendor", "variable", "missing"),
+    [
+        ("groq", "GROQ_BASE_URL", "GROQ_API_KEY is missing"),
+        (
+            "azure",
+            "AZURE_OPENAI_ENDPOINT",
+            "AZURE_OPENAI_API_KEY or AZURE_OPENAI_ENDPOINT is missing",
+        ),
+    ],
+)
+def test_a_vendor_that_is_not_set_up_says_what_it_needs(
+    vendor: str, variable: str, missing: str
+) -> None:
+    assert VENDORS[vendor].base_url_variable == variable
+    defaults = {
+        "stt": {"provider": "openai", "model": "whisper-1"},
+        "llm": {"provider": "openai", "model": "gpt-4.1"},
+        "tts": {"provider": "openai", "model": "tts-1", "voice": "alloy"},
+    }
+    products = [Product("voice_bot", billable=True), Product("insights", True, calls=False)]
+    resolver = Resolver(Products(products), defaults, ["openai"])
+    join = JoinRequest.model_validate({"bot": {"llm": {"provider": vendor, "model": "m"}}})
+    with pytest.raises(InvalidInput) as refused:
+        resolver.resolve(join)
+    (problem,) = refused.value.problems
+    assert problem.field == "bot.llm.provider"
+    assert missing in problem.message
