@@ -25,6 +25,7 @@ Kind = Literal[
     "stall",
     "error_chunk",
     "malformed_chunk",
+    "failed_response",
     "slow_tokens",
     "same_id",
     "empty_choices",
@@ -56,7 +57,8 @@ class Fault(BaseModel):
       before the headers, when the work is done and lost.
     - ``stall``: send ``chunks`` parts of the body and then nothing, with the connection open.
     - ``error_chunk``, ``malformed_chunk``: after ``chunks`` events of a chat stream, an error
-      object and the end, or a broken event and then the rest.
+      object and the end, or a broken event and then the rest. ``failed_response``: after as many
+      of a response, it fails and reports what it has used.
     - ``slow_tokens``: ``delay_secs`` between tokens.
     - ``same_id``: every reply has the same response id.
     - ``empty_choices``: events without choices are mixed into the stream; no choices at all

@@ -1,7 +1,7 @@
 """A stand-in for OpenAI's API, with a bill of its own.
 
-It serves chat completions, speech, transcriptions and the list of models, so that OpenAI's SDK
-and anything built on it run against it unchanged. What it served, and what of it a client
+It serves chat completions, responses, speech, transcriptions and the list of models, so that
+OpenAI's SDK and anything built on it run against it unchanged. What it served, and what of it a client
 that left early would still be billed for, it writes down itself: `flow.sandbox.bill`.
 """
 
@@ -16,8 +16,10 @@ from starlette.routing import Route
 from flow.sandbox.bill import Bill
 from flow.sandbox.openai.chat import OPENAI, Chat, Dialect, Pace
 from flow.sandbox.openai.errors import ApiError, error_response
+from flow.sandbox.openai.generator import Generator
 from flow.sandbox.openai.models import all_models
 from flow.sandbox.openai.replies import SMALL_TALK, Script
+from flow.sandbox.openai.responses import Responses
 from flow.sandbox.openai.speech import Speak, Speech
 from flow.sandbox.openai.transcription import Hear, Transcription, hear_something
 from flow.sandbox.speech.synthesis import synthesize
@@ -53,12 +55,15 @@ class OpenAISandbox(StandIn):
         self.bill = Bill()
         self._api_keys = api_keys
         pace = pace or Pace()
-        chat = Chat(self.bill, script, pace, tier, dialect)
+        generator = Generator(self.bill, script, tier)
+        chat = Chat(generator, pace, dialect)
+        responses = Responses(generator, pace)
         speech = Speech(self.bill, speak)
         transcription = Transcription(self.bill, hear, pace.token_secs)
         super().__init__(
             [
                 Route("/v1/chat/completions", self._guarded(chat), methods=["POST"]),
+                Route("/v1/responses", self._guarded(responses), methods=["POST"]),
                 Route("/v1/audio/speech", self._guarded(speech), methods=["POST"]),
                 Route("/v1/audio/transcriptions", self._guarded(transcription), methods=["POST"]),
                 Route("/v1/models", self._guarded(_list_models)),

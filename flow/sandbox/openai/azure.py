@@ -19,6 +19,7 @@ from flow.sandbox.bill import Bill
 from flow.sandbox.openai.app import guarded
 from flow.sandbox.openai.chat import Chat, Dialect, Pace
 from flow.sandbox.openai.errors import ApiError, error_response
+from flow.sandbox.openai.generator import Generator
 from flow.sandbox.openai.models import served_model
 from flow.sandbox.openai.replies import SMALL_TALK, Script
 from flow.sandbox.stand_in import StandIn
@@ -56,9 +57,8 @@ class AzureOpenAISandbox(StandIn):
     ) -> None:
         self.bill = Bill()
         self._deployments = deployments
-        chat = Chat(
-            self.bill, script, pace or Pace(), dialect=Dialect(self._served, preface=_PREFACE)
-        )
+        dialect = Dialect(self._served, preface=_PREFACE)
+        chat = Chat(Generator(self.bill, script), pace or Pace(), dialect)
 
         async def dated(request: Request) -> Response:
             if "api-version" not in request.query_params:

@@ -14,16 +14,16 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from flow.sandbox.bill import Amounts, Bill, Line
+from flow.sandbox.bill import Bill, Line
 from flow.sandbox.faults import Hits
 from flow.sandbox.openai.chat_request import ChatRequest, parsed
-from flow.sandbox.openai.errors import ApiError, error_body
-from flow.sandbox.openai.models import bills_cache_writes, served_model, served_tier
-from flow.sandbox.openai.replies import REFUSAL, Reply, Script, Unfit, decide, until_stop
+from flow.sandbox.openai.errors import error_body
+from flow.sandbox.openai.generator import Generator
+from flow.sandbox.openai.models import served_model
+from flow.sandbox.openai.replies import until_stop
 from flow.sandbox.openai.reply_pieces import Generation, count, generate, message_of, usage_of
-from flow.sandbox.openai.tokens import PromptCache, read_prompt
 from flow.sandbox.server import Stream
-from flow.sandbox.stand_in import exchange_of, hits_of
+from flow.sandbox.stand_in import hits_of
 
 FINGERPRINT = "fp_sandbox"
 _SAME_ID = "chatcmpl-sandbox-same-id"
@@ -55,25 +55,12 @@ OPENAI = Dialect()
 
 
 class Chat:
-    """Answers chat completions and bills them.
+    """Answers chat completions and bills them."""
 
-    ``tier`` overrides the service tier that serves, as when OpenAI has no room for priority.
-    """
-
-    def __init__(
-        self,
-        bill: Bill,
-        script: Script,
-        pace: Pace,
-        tier: str | None = None,
-        dialect: Dialect = OPENAI,
-    ) -> None:
-        self._bill = bill
-        self._script = script
+    def __init__(self, generator: Generator, pace: Pace, dialect: Dialect = OPENAI) -> None:
+        self._generator = generator
         self._pace = pace
-        self._tier = tier
         self._dialect = dialect
-        self._cache = PromptCache()
 
     async def __call__(self, request: Request) -> Response:
         """Serve one request.
@@ -82,59 +69,36 @@ class Chat:
             ApiError: the request is refused.
         """
         chat = await parsed(request)
-        hits = hits_of(request)
-        generation = generate(self._reply(chat, hits), chat.most_tokens)
+        hits, bill = hits_of(request), self._generator.bill
+        reply = self._generator.reply(chat.to_json(), hits, param="response_format")
+        generation = generate(until_stop(reply, chat.stop), chat.most_tokens)
         line = self._line(chat, request, hits)
         work = _Work(chat, line, generation, self._pace, hits, self._dialect)
-        self._bill.start(line)
+        bill.start(line)
         headers = {"x-request-id": line.request_id, "openai-version": "2020-10-01"}
         if chat.stream:
             return Stream(
-                work.stream(self._bill),
+                work.stream(bill),
                 "text/event-stream; charset=utf-8",
-                on_end=lambda: self._bill.close(line, "disconnected"),
+                on_end=lambda: bill.close(line, "disconnected"),
                 headers=headers,
             )
         try:
             answer = await work.whole()
-            self._bill.close(line, "complete")
+            bill.close(line, "complete")
         finally:
-            self._bill.close(line, "disconnected")
+            bill.close(line, "disconnected")
         return JSONResponse(answer, headers=headers)
 
-    def _reply(self, chat: ChatRequest, hits: Hits) -> Reply:
-        if hits.of("empty_reply"):
-            return Reply()
-        if hits.of("refusal"):
-            return Reply(refusal=REFUSAL)
-        try:
-            return until_stop(decide(self._script, chat.to_json()), chat.stop)
-        except Unfit as error:
-            raise ApiError(400, str(error), param="response_format") from None
-
     def _line(self, chat: ChatRequest, request: Request, hits: Hits) -> Line:
-        exchange = exchange_of(request)
-        model = self._dialect.served(chat.model)
         schema = (chat.response_format or {}).get("json_schema")
-        messages = chat.to_json()["messages"]
-        prompt = read_prompt(messages, [*(chat.tools or []), *([schema] if schema else [])])
-        scope = f"{model} {chat.prompt_cache_key or ''}"
-        cached, written = self._cache.read_and_write(scope, prompt)
-        return Line(
-            request_id=exchange.request_id,
-            kind="llm",
-            model=model,
-            requested_model=chat.model,
-            headers=exchange.headers,
-            response_id=_SAME_ID if hits.of("same_id") else f"chatcmpl-{uuid4().hex}",
-            service_tier=self._tier or served_tier(chat.service_tier),
-            stream=bool(chat.stream),
-            amounts=Amounts(
-                prompt_tokens=len(prompt.tokens),
-                cached_tokens=cached,
-                cache_write_tokens=written if bills_cache_writes(model) else 0,
-                prompt_audio_tokens=prompt.audio,
-            ),
+        return self._generator.line(
+            request,
+            chat.to_json(),
+            self._dialect.served(chat.model),
+            _SAME_ID if hits.of("same_id") else f"chatcmpl-{uuid4().hex}",
+            messages=chat.to_json()["messages"],
+            extras=[*(chat.tools or []), *([schema] if schema else [])],
         )
 
 
