@@ -8,16 +8,18 @@ from flow.bot.join_defaults import Resolver
 from flow.bot.services import CallServices
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import Product, Products
-from flow.domain.usage.units import Kind
 from flow.errors import InvalidInput
 from tests.contract.service_run import running
 from tests.contract.vendors import ROWS, Row
 from tests.events import an_owner
 from tests.notebook import Notebook
 
-CHATS = [row for row in ROWS if row.kind is Kind.LLM and "openai" in (row.vendor, row.protocol_of)]
+CHATS = [
+    row for row in ROWS if row.part is BotPart.LLM and "openai" in (row.vendor, row.protocol_of)
+]
 
 
 @pytest.mark.parametrize("row", CHATS, ids=lambda row: row.name)
@@ -26,7 +28,7 @@ async def test_the_longest_reply_is_said_as_the_vendor_takes_it(row: Row) -> Non
     async with row.serve() as vendor:
         services = CallServices(an_owner(), notebook, {row.vendor: vendor.endpoint})
         choice = Choice(row.vendor, row.model, {**row.options, "max_tokens": 7})
-        async with running(services, Kind.LLM, choice) as run:
+        async with running(services, BotPart.LLM, choice) as run:
             await run.ask()
             await run.finished()
     assert [event.quantities["output_tokens"] for event in notebook.events] == [7]
@@ -53,6 +55,7 @@ def test_a_vendor_that_is_not_set_up_says_what_it_needs(
         "stt": {"provider": "openai", "model": "whisper-1"},
         "llm": {"provider": "openai", "model": "gpt-4.1"},
         "tts": {"provider": "openai", "model": "tts-1", "voice": "alloy"},
+        "realtime": {"provider": "openai", "model": "gpt-realtime"},
     }
     products = [Product("voice_bot", billable=True), Product("insights", True, calls=False)]
     resolver = Resolver(Products(products), defaults, ["openai"])

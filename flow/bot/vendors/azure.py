@@ -10,7 +10,6 @@ from typing import Any
 
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Build, Vendor
-from flow.domain.usage.units import Kind
 from flow.vendors.openai_client import azure_client, openai_client
 
 
@@ -32,7 +31,5 @@ VENDOR = Vendor(
     key="AZURE_OPENAI_API_KEY",
     base_url=None,
     own_base_url_variable="AZURE_OPENAI_ENDPOINT",
-    services={
-        Kind.LLM: compatible_chat("azure.llm:AzureLLMService", client=_client, extra=_address)
-    },
+    services=(compatible_chat("azure.llm:AzureLLMService", client=_client, extra=_address),),
 )

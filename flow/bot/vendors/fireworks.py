@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Vendor
-from flow.domain.usage.units import Kind
 
 VENDOR = Vendor(
     name="fireworks",
     key="FIREWORKS_API_KEY",
     base_url="https://api.fireworks.ai/inference/v1",
-    services={
-        Kind.LLM: compatible_chat("fireworks.llm:FireworksLLMService", longest_reply="max_tokens")
-    },
+    services=(compatible_chat("fireworks.llm:FireworksLLMService", longest_reply="max_tokens"),),
 )

@@ -1,8 +1,8 @@
 """A stand-in for OpenAI's API, with a bill of its own.
 
 It serves chat completions, responses, speech, transcriptions and the list of models, so that
-OpenAI's SDK and anything built on it run against it unchanged. What it served, and what of it a client
-that left early would still be billed for, it writes down itself: `flow.sandbox.bill`.
+OpenAI's SDK and anything built on it run against it unchanged. What it served, and what of it a
+client that left early would still be billed for, it writes down itself: `flow.sandbox.bill`.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class OutputItems:
         for index, part in enumerate(item.get("content", ())):
             where = {"content_index": index}
             kind, field = part["type"], part["type"].removeprefix("output_")
-            more = {"logprobs": []} if kind == "output_text" else {}
+            more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
             yield self._event(f"{kind}.done", item, **where, **{field: part[field]}, **more)
             yield self._event("content_part.done", item, **where, part=part)
         if "status" in item:
@@ -60,12 +60,13 @@ class OutputItems:
         item = self._open
         assert item is not None
         if not item["content"]:
-            extra = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
-            item["content"].append({"type": kind, field: "", **extra})
-            part = item["content"][0]
+            part: dict[str, Any] = {"type": kind, field: ""}
+            if kind == "output_text":
+                part |= {"annotations": [], "logprobs": []}
+            item["content"].append(part)
             yield self._event("content_part.added", item, content_index=0, part=part)
         item["content"][0][field] += said
-        more = {"logprobs": []} if kind == "output_text" else {}
+        more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
         yield self._event(f"{kind}.delta", item, content_index=0, delta=said, **more)
 
     def _call(self, part: dict[str, Any]) -> Iterator[Event]:
