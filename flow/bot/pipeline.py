@@ -89,7 +89,7 @@ class CallPipeline:
     assistant: LLMAssistantAggregator
     idle: IdleWatch
     services: CallServices
-    speak: Speak
+    speak: Speak = spoken_by_voice
 
     async def close(self) -> None:
         """Count whatever is still under way; the pipeline has ended."""
