@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from flow.bot.service_choices import api_of
 from flow.bot.vendors import VENDORS, vendors_by_part
 from flow.bot.vendors.spec import Choice, Vendor
 from flow.domain.calls.bot_part import BotPart
@@ -151,8 +152,11 @@ def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldPro
 
 
 def _service_problems(vendor: Vendor, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
-    spec = vendor.service(part, Choice(chosen.provider, chosen.model, chosen.model_dump()))
-    if spec is None:
+    api = api_of(chosen)
+    spec = vendor.service(part, Choice(chosen.provider, chosen.model, chosen.model_dump(), api))
+    if spec is None and api not in {one.api for one in vendor.services if one.part is part}:
+        yield FieldProblem(f"bot.{part}.api", f"{vendor.name!r} has no API {api!r}: leave it out")
+    elif spec is None:
         yield FieldProblem(
             f"bot.{part}.model", f"{vendor.name!r} has no {part} service for {chosen.model!r}"
         )

@@ -57,6 +57,7 @@ class Row:
         protocol_of: the vendor whose protocol and stand-in it shares, and whose row is held to all
             of the contract. This row is held to what differs between vendors of one protocol: what
             is sent whole, how an attempt is refused, and that it is in the account under its name.
+        api: which of the vendor's APIs it is, where there are several.
         variant: what sets it apart from another row of the same model.
     """
 
@@ -67,6 +68,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     bills: tuple[str, ...] = ALL_QUANTITIES
     protocol_of: str | None = None
+    api: str = "chat"
     variant: str = ""
 
     @property
@@ -75,12 +77,13 @@ class Row:
 
     @property
     def choice(self) -> Choice:
-        return Choice(self.vendor, self.model, self.options)
+        return Choice(self.vendor, self.model, self.options, self.api)
 
     @property
     def name(self) -> str:
         name = f"{self.vendor}-{self.part.value}-{self.model}"
-        return f"{name}-{self.variant}" if self.variant else name
+        told = (self.api.removeprefix("chat"), self.variant)
+        return "-".join([name, *filter(None, told)])
 
 
 @asynccontextmanager
@@ -117,6 +120,7 @@ OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together", "xai")
 UNASKED = ("mistral", "fireworks")
 ROWS = (
     Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in),
+    Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in, api="responses"),
     *(
         Row(vendor, BotPart.LLM, "gpt-4.1", openai_stand_in, protocol_of="openai")
         for vendor in OPENAIS_CHAT

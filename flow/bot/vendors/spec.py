@@ -21,11 +21,16 @@ from flow.vendors.model_endpoint import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One service a call asked for. ``options`` are the rest of what the join says of it."""
+    """One service a call asked for.
+
+    ``options`` are the rest of what the join says of it; ``api`` is the one of its vendor's APIs
+    for language models that is meant.
+    """
 
     provider: str
     model: str
     options: Mapping[str, Any]
+    api: str = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class ServiceSpec:
         socket_wire: makes the reader of its WebSockets, one a connection.
         by_frames: it is counted by usage frames alone.
         serves: whether it is the one for a choice, where a vendor has several of one part.
+        api: what choices call the API that it uses.
         tells_turns: whether it tells by itself when the caller has finished a turn.
         voices: the voices that it has; ``None`` where they are the vendor's business.
     """
@@ -74,6 +80,7 @@ class ServiceSpec:
     socket_wire: SocketWire | None = None
     by_frames: bool = False
     serves: Callable[[Choice], bool] = any_choice
+    api: str = "chat"
     tells_turns: bool = False
     voices: Callable[[], Collection[str]] | None = None
 
@@ -113,7 +120,11 @@ class Vendor:
 
     def service(self, part: BotPart, choice: Choice) -> ServiceSpec | None:
         """The service that a choice means, or ``None``."""
-        able = (spec for spec in self.services if spec.part is part and spec.serves(choice))
+        able = (
+            spec
+            for spec in self.services
+            if (spec.part, spec.api) == (part, choice.api) and spec.serves(choice)
+        )
         return next(able, None)
 
     @property

@@ -13,6 +13,9 @@ from flow.domain.products.prompt_cache_fields import (
 )
 from flow.domain.usage.events import CostControl
 
+LEAST_RESPONSE_TOKENS = 16
+"""The shortest limit that OpenAI's Responses API takes (its reference, "max_output_tokens")."""
+
 _ENGAGING = ("engage", "exceeded")
 
 
@@ -93,8 +96,8 @@ def saving_request(
     are, so a cheaper model has to be one that takes them.
 
     Args:
-        request: the body of a request to ``/chat/completions``, or for the provider
-            ``anthropic`` to ``/v1/messages``; fields that are ``None`` count as left out.
+        request: the body of a request to ``/chat/completions`` or ``/responses``, or for the
+            provider ``anthropic`` to ``/v1/messages``; fields that are ``None`` count as left out.
         cache_key: what requests with the same prompt have in common: the call's thread.
     """
     saved = dict(request)
@@ -106,6 +109,8 @@ def saving_request(
     if saving.instruction and saving.instruction.strip():
         if provider == "anthropic":
             saved["system"] = _instructed_system(request.get("system"), saving.instruction)
+        elif _is_response(request):
+            saved["input"] = _instructed_input(request["input"], saving.instruction)
         else:
             saved["messages"] = _instructed(request["messages"], saving.instruction)
     if not saving.prompt_cache:
@@ -130,6 +135,10 @@ def _reply_limit(request: Mapping[str, Any], most: int, provider: str) -> dict[s
     Where it uses none: OpenAI's newest models take ``max_completion_tokens`` alone, and not every
     vendor that speaks its protocol takes that (DeepSeek does not).
     """
+    if _is_response(request):
+        asked = request.get("max_output_tokens")
+        limit = most if asked is None else min(asked, most)
+        return {"max_output_tokens": max(limit, LEAST_RESPONSE_TOKENS)}
     names = ("max_completion_tokens", "max_tokens")
     used = [name for name in names if request.get(name) is not None]
     if used:
@@ -161,6 +170,18 @@ def _instructed_system(system: Any, instruction: str) -> list[Any]:
         system = [{"type": "text", "text": system}] if system else []
     blocks = list(system) if isinstance(system, list) else []
     return blocks if told in blocks else [*blocks, told]
+
+
+def _is_response(request: Mapping[str, Any]) -> bool:
+    """Whether it is a request to OpenAI's Responses API."""
+    return "input" in request and "messages" not in request
+
+
+def _instructed_input(given: Any, instruction: str) -> list[Any]:
+    """The input of a response with the instruction after it, once."""
+    told = {"role": "developer", "content": instruction}
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
+    return items if told in items else [*items, told]
 
 
 def _end_of_turns(messages: Sequence[Any]) -> int:

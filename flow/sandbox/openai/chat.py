@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from flow.sandbox.bill import Bill, Line
 from flow.sandbox.faults import Hits
@@ -22,7 +22,6 @@ from flow.sandbox.openai.generator import Generator
 from flow.sandbox.openai.models import served_model
 from flow.sandbox.openai.replies import until_stop
 from flow.sandbox.openai.reply_pieces import Generation, count, generate, message_of, usage_of
-from flow.sandbox.server import Stream
 from flow.sandbox.stand_in import hits_of
 
 FINGERPRINT = "fp_sandbox"
@@ -69,26 +68,12 @@ class Chat:
             ApiError: the request is refused.
         """
         chat = await parsed(request)
-        hits, bill = hits_of(request), self._generator.bill
+        hits = hits_of(request)
         reply = self._generator.reply(chat.to_json(), hits, param="response_format")
         generation = generate(until_stop(reply, chat.stop), chat.most_tokens)
         line = self._line(chat, request, hits)
         work = _Work(chat, line, generation, self._pace, hits, self._dialect)
-        bill.start(line)
-        headers = {"x-request-id": line.request_id, "openai-version": "2020-10-01"}
-        if chat.stream:
-            return Stream(
-                work.stream(bill),
-                "text/event-stream; charset=utf-8",
-                on_end=lambda: bill.close(line, "disconnected"),
-                headers=headers,
-            )
-        try:
-            answer = await work.whole()
-            bill.close(line, "complete")
-        finally:
-            bill.close(line, "disconnected")
-        return JSONResponse(answer, headers=headers)
+        return await self._generator.answer(line, work)
 
     def _line(self, chat: ChatRequest, request: Request, hits: Hits) -> Line:
         schema = (chat.response_format or {}).get("json_schema")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import Any, Protocol
 
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from flow.sandbox.bill import Amounts, Bill, Line
 from flow.sandbox.faults import Hits
@@ -13,7 +14,18 @@ from flow.sandbox.openai.errors import ApiError
 from flow.sandbox.openai.models import bills_cache_writes, served_tier
 from flow.sandbox.openai.replies import REFUSAL, Reply, Script, Unfit, decide
 from flow.sandbox.openai.tokens import PromptCache, read_prompt
+from flow.sandbox.server import Stream
 from flow.sandbox.stand_in import exchange_of
+
+
+class Work(Protocol):
+    """One request being served: its line counts what has been generated so far."""
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer in one piece."""
+
+    def stream(self, bill: Bill) -> AsyncGenerator[bytes]:
+        """The answer as server-sent events; closes the line at its end."""
 
 
 class Generator:
@@ -77,3 +89,22 @@ class Generator:
                 prompt_audio_tokens=prompt.audio,
             ),
         )
+
+    async def answer(self, line: Line, work: Work) -> Response:
+        """Do the work of a line, and bill it however that ends."""
+        bill = self.bill
+        bill.start(line)
+        headers = {"x-request-id": line.request_id, "openai-version": "2020-10-01"}
+        if line.stream:
+            return Stream(
+                work.stream(bill),
+                "text/event-stream; charset=utf-8",
+                on_end=lambda: bill.close(line, "disconnected"),
+                headers=headers,
+            )
+        try:
+            answer = await work.whole()
+            bill.close(line, "complete")
+        finally:
+            bill.close(line, "disconnected")
+        return JSONResponse(answer, headers=headers)

@@ -41,8 +41,8 @@ class OutputItems:
         if item is None:
             return
         if item["type"] == "function_call":
-            told = {"arguments": item["arguments"], "name": item["name"]}
-            yield self._event("function_call_arguments.done", item, **told)
+            done = item["arguments"]
+            yield self._event("function_call_arguments.done", item, arguments=done)
         for index, part in enumerate(item.get("content", ())):
             where = {"content_index": index}
             kind, field = part["type"], part["type"].removeprefix("output_")

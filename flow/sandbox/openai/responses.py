@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from flow.sandbox.bill import Bill, Line
 from flow.sandbox.faults import Hits
@@ -22,7 +22,6 @@ from flow.sandbox.openai.models import served_model
 from flow.sandbox.openai.output_items import Event, OutputItems
 from flow.sandbox.openai.reply_pieces import Generation, count, generate
 from flow.sandbox.openai.responses_request import ResponsesRequest, parsed
-from flow.sandbox.server import Stream
 from flow.sandbox.stand_in import hits_of
 
 _SAME_ID = "resp_sandbox_same_id"
@@ -42,25 +41,11 @@ class Responses:
             ApiError: the request is refused.
         """
         asked = await parsed(request)
-        hits, bill = hits_of(request), self._generator.bill
+        hits = hits_of(request)
         reply = self._generator.reply(asked.as_chat(), hits, param="text.format")
         line = self._line(asked, request, hits)
         work = _Work(asked, line, generate(reply, asked.max_output_tokens), self._pace, hits)
-        bill.start(line)
-        headers = {"x-request-id": line.request_id, "openai-version": "2020-10-01"}
-        if asked.stream:
-            return Stream(
-                work.stream(bill),
-                "text/event-stream; charset=utf-8",
-                on_end=lambda: bill.close(line, "disconnected"),
-                headers=headers,
-            )
-        try:
-            answer = await work.whole()
-            bill.close(line, "complete")
-        finally:
-            bill.close(line, "disconnected")
-        return JSONResponse(answer, headers=headers)
+        return await self._generator.answer(line, work)
 
     def _line(self, asked: ResponsesRequest, request: Request, hits: Hits) -> Line:
         schema = [asked.wanted["schema"]] if "schema" in asked.wanted else []
