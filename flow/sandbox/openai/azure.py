@@ -22,7 +22,7 @@ from flow.sandbox.openai.errors import ApiError, error_response
 from flow.sandbox.openai.generator import Generator
 from flow.sandbox.openai.models import served_model
 from flow.sandbox.openai.replies import SMALL_TALK, Script
-from flow.sandbox.stand_in import StandIn
+from flow.sandbox.stand_in import ModelStandIn
 
 _SAFE = {"filtered": False, "severity": "safe"}
 _PREFACE: Mapping[str, Any] = {
@@ -45,7 +45,7 @@ _PREFACE: Mapping[str, Any] = {
 }
 
 
-class AzureOpenAISandbox(StandIn):
+class AzureOpenAISandbox(ModelStandIn):
     """The app. ``deployments`` are the models of the resource by the names they were given."""
 
     def __init__(
@@ -55,10 +55,10 @@ class AzureOpenAISandbox(StandIn):
         deployments: Mapping[str, str],
         pace: Pace | None = None,
     ) -> None:
-        self.bill = Bill()
+        bill = Bill()
         self._deployments = deployments
         dialect = Dialect(self._served, preface=_PREFACE)
-        chat = Chat(Generator(self.bill, script), pace or Pace(), dialect)
+        chat = Chat(Generator(bill, script), pace or Pace(), dialect)
 
         async def dated(request: Request) -> Response:
             if "api-version" not in request.query_params:
@@ -67,6 +67,7 @@ class AzureOpenAISandbox(StandIn):
             return await chat(request)
 
         super().__init__(
+            bill,
             [
                 Route(path, guarded(handler, _check_key), methods=["POST"])
                 for path, handler in (
