@@ -27,6 +27,7 @@ Kind = Literal[
     "error_chunk",
     "malformed_chunk",
     "failed_response",
+    "failed_transcription",
     "slow_tokens",
     "same_id",
     "empty_choices",
@@ -61,7 +62,8 @@ class Fault(BaseModel):
       ``stall`` and ``malformed_chunk`` count messages, too; ``status`` refuses the handshake.
     - ``error_chunk``, ``malformed_chunk``: after ``chunks`` events of a chat stream, an error
       object and the end, or a broken event and then the rest. ``failed_response``: after as many
-      of a response, it fails and reports what it has used.
+      of a response, it fails and reports what it has used. ``failed_transcription``: what the
+      caller says to a realtime session is not written down.
     - ``slow_tokens``: ``delay_secs`` between tokens.
     - ``same_id``: every reply has the same response id.
     - ``empty_choices``: events without choices are mixed into the stream; no choices at all

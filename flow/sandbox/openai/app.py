@@ -1,23 +1,27 @@
 """A stand-in for OpenAI's API, with a bill of its own.
 
-It serves chat completions, responses, speech, transcriptions and the list of models, so that
-OpenAI's SDK and anything built on it run against it unchanged. What it served, and what of it a
-client that left early would still be billed for, it writes down itself: `flow.sandbox.bill`.
+It serves chat completions, responses, realtime sessions, speech, transcriptions and the list of
+models, so that OpenAI's SDK and anything built on it run against it unchanged. What it served, and
+what of it a client that left early would still be billed for, it writes down itself:
+`flow.sandbox.bill`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from flow.sandbox.bill import Bill
 from flow.sandbox.openai.chat import OPENAI, Chat, Dialect, Pace
 from flow.sandbox.openai.errors import ApiError, error_response
 from flow.sandbox.openai.generator import Generator
 from flow.sandbox.openai.models import all_models
+from flow.sandbox.openai.realtime.configuration import SESSION_SECS
+from flow.sandbox.openai.realtime.endpoint import Realtime
+from flow.sandbox.openai.realtime.session import Voice
 from flow.sandbox.openai.replies import SMALL_TALK, Script
 from flow.sandbox.openai.responses import Responses
 from flow.sandbox.openai.speech import Speak, Speech
@@ -39,6 +43,7 @@ class OpenAISandbox(ModelStandIn):
         api_keys: the keys accepted; any at all when left out.
         tier: the service tier that serves, whatever was asked for.
         dialect: how its chat differs from OpenAI's, where it plays another vendor.
+        session_secs: how long a realtime session may last.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class OpenAISandbox(ModelStandIn):
         api_keys: Collection[str] | None = None,
         tier: str | None = None,
         dialect: Dialect = OPENAI,
+        session_secs: float = SESSION_SECS,
     ) -> None:
         bill = Bill()
         self._api_keys = api_keys
@@ -60,11 +66,13 @@ class OpenAISandbox(ModelStandIn):
         responses = Responses(generator, pace)
         speech = Speech(bill, speak)
         transcription = Transcription(bill, hear, pace.token_secs)
+        voice = Voice(generator, pace, speak, hear, session_secs)
         super().__init__(
             bill,
             [
                 Route("/v1/chat/completions", self._guarded(chat), methods=["POST"]),
                 Route("/v1/responses", self._guarded(responses), methods=["POST"]),
+                WebSocketRoute("/v1/realtime", Realtime(voice, self._check_key).serve),
                 Route("/v1/audio/speech", self._guarded(speech), methods=["POST"]),
                 Route("/v1/audio/transcriptions", self._guarded(transcription), methods=["POST"]),
                 Route("/v1/models", self._guarded(_list_models)),
@@ -77,7 +85,7 @@ class OpenAISandbox(ModelStandIn):
     def _guarded(self, handler: Handler) -> Handler:
         return guarded(handler, self._check_key)
 
-    def _check_key(self, request: Request) -> None:
+    def _check_key(self, request: HTTPConnection) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise ApiError(401, "You didn't provide an API key.", code="missing_api_key")
