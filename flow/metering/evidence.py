@@ -61,11 +61,13 @@ class Uncertain:
 class Output:
     """The vendor made something: text, tool calls and reasoning as ``text``, or seconds of sound.
 
-    ``audio_seconds`` is ``None`` for sound whose length cannot be told.
+    ``audio_seconds`` is ``None`` for sound whose length cannot be told; ``audio_tokens`` are those
+    of sound that is billed by the token.
     """
 
     text: str = ""
     audio_seconds: Decimal | None = field(default=Decimal(0))
+    audio_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

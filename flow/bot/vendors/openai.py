@@ -1,4 +1,4 @@
-"""OpenAI: chat, responses, transcription and speech; and chat as other vendors speak it."""
+"""OpenAI: chat, responses, transcription, speech and speech-to-speech; chat for other vendors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, cast
 
 from pipecat.processors.frame_processor import FrameProcessor
 
+from flow.bot.vendors.openai_realtime import realtime, voices
 from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
+from flow.metering.wires.openai_realtime import OpenAIRealtime
 from flow.metering.wires.openai_responses import OpenAIResponses
 from flow.vendors.openai_client import http_client, openai_client
 
@@ -146,5 +148,12 @@ VENDOR = Vendor(
         ServiceSpec(BotPart.LLM, _responses, OpenAIResponses, api="responses"),
         ServiceSpec(BotPart.STT, _transcription, OpenAITranscription),
         ServiceSpec(BotPart.TTS, _speech, OpenAISpeech, voices=_voices),
+        ServiceSpec(
+            BotPart.REALTIME,
+            realtime,
+            socket_wire=OpenAIRealtime,
+            tells_turns=True,
+            voices=voices,
+        ),
     ),
 )
