@@ -153,6 +153,31 @@ ROWS = (
 )
 
 
+@asynccontextmanager
+async def openai_realtime_stand_in() -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), speak=a_tenth_a_word)
+    async with Served(sandbox) as url:
+        endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+def a_tenth_a_word(text: str, *, sample_rate: int = 24_000) -> bytes:
+    """A voice that takes a tenth of a second for each word."""
+    return bytes(len(text.split()) * sample_rate // 10 * 2)
+
+
+REALTIME_ROWS = (
+    Row(
+        "openai",
+        BotPart.REALTIME,
+        "gpt-realtime",
+        openai_realtime_stand_in,
+        {"system_instruction": "Be kind.", "voice": "marin", "language": "en"},
+    ),
+)
+"""Speech-to-speech, held to a contract of its own."""
+
 WHOLE = tuple(row for row in ROWS if row.protocol_of is None)
 """Rows of a protocol of their own."""
 
@@ -166,7 +191,7 @@ def service_of(row: Row) -> ServiceSpec:
 
 def uncovered() -> list[str]:
     """The services that no row holds to the contract."""
-    covered = [service_of(row) for row in ROWS]
+    covered = [service_of(row) for row in (*ROWS, *REALTIME_ROWS)]
     return [
         f"{name} {spec.part}"
         for name, vendor in VENDORS.items()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, cast
 
 from pipecat.processors.frame_processor import FrameProcessor
 
+from flow.bot.vendors.openai_realtime_door import metered_realtime
 from flow.bot.vendors.socket_doors import socket_url
 from flow.bot.vendors.spec import Build, pipecat_class
-from flow.metering.taps.socket import SocketTap, metered_connection
 
 TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
 """Writes down what the caller says, for the transcript: the realtime model does not."""
@@ -20,11 +19,10 @@ def realtime(build: Build) -> FrameProcessor:
     from pipecat.services.openai.realtime import events
 
     kind = pipecat_class("openai.realtime.llm:OpenAIRealtimeLLMService")
-    options, tap = build.choice.options, build.socket
-    assert tap is not None
+    options = build.choice.options
     heard = events.InputAudioTranscription(TRANSCRIPTION_MODEL, _language(options.get("language")))
-    made = _with_tap(kind)(
-        tap,
+    made = metered_realtime(kind)(
+        build.socket,
         api_key=build.endpoint.api_key,
         base_url=socket_url(build.endpoint.base_url, "/realtime"),
         name=build.name,
@@ -54,48 +52,3 @@ def voices() -> frozenset[str]:
 def _language(language: Any) -> str | None:
     """The language as OpenAI takes it: its code, without a region."""
     return str(language).partition("-")[0] if language else None
-
-
-@cache
-def _with_tap(kind: Any) -> Any:
-    """The service with its connection metered.
-
-    It dials by itself, and not through `WebsocketService._websocket_connect`: `_connect` is
-    Pipecat's own, but for how the connection is made.
-    """
-
-    class WithTap(kind):  # type: ignore[misc]
-        _websocket: Any
-
-        def __init__(self, tap: SocketTap, **options: Any) -> None:
-            self._tap = tap
-            super().__init__(**options)
-
-        async def _connect(self) -> None:
-            from websockets.asyncio.client import ClientConnection, connect
-
-            if self._websocket:
-                return
-            metered = metered_connection(ClientConnection, self._tap, self.base_url)
-            try:
-                self._websocket = await connect(
-                    self.base_url,
-                    additional_headers=await self._auth_headers(),
-                    create_connection=metered,
-                )
-            except Exception as error:
-                self._tap.refused(error)
-                await self.push_error(error_msg=f"Error connecting: {error}", exception=error)
-                return
-            self._receive_task = self.create_task(self._receive_task_handler())
-
-        async def _disconnect(self) -> None:
-            """Cancel what is under way first: its account comes at once, and it costs no more."""
-            if self._websocket and self._response_active:
-                from pipecat.services.openai.realtime import events
-
-                await self.send_client_event(events.ResponseCancelEvent())
-            await super()._disconnect()
-
-    WithTap.__name__ = WithTap.__qualname__ = kind.__name__
-    return WithTap

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from flow.domain.usage.events import Failure, Quantities
+from flow.domain.usage.token_estimates import count_tokens
 from flow.domain.usage.units import Kind
 from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import (
@@ -114,14 +115,20 @@ class OpenAIRealtime:
     def _output(self, kind: str, event: Mapping[str, Any], spoken_before: int) -> Iterator[Seen]:
         name = text(event.get("response_id"))
         if kind in _TEXT:
-            if delta := text(event.get("delta")):
-                yield Shown(name, Output(delta))
+            yield from self._said(name, text(event.get("delta")))
         elif kind == "response.output_item.added":
-            if called := text(within(event, "item", "name")):
-                yield Shown(name, Output(called))
+            yield from self._said(name, text(within(event, "item", "name")))
         elif kind == "response.output_audio.delta":
             spoken = self._conversation.spoken_tokens(text(event.get("item_id")))
-            yield Shown(name, Output(audio_tokens=spoken - spoken_before))
+            more = spoken - spoken_before
+            made = Quantities(output_tokens=more, output_audio_tokens=more)
+            yield Shown(name, Output(estimate=made))
+
+    def _said(self, name: str, said: str) -> Iterator[Seen]:
+        """Text, which is billed beside the sound that says the same."""
+        if said:
+            made = Quantities(output_tokens=count_tokens(said, self._conversation.model))
+            yield Shown(name, Output(said, estimate=made))
 
     def _done(self, response: Any) -> Iterator[Seen]:
         name, status = text(within(response, "id")), within(response, "status")

@@ -52,7 +52,7 @@ class Conversation:
     """
 
     def __init__(self, model: str) -> None:
-        self._model = model
+        self.model = model
         self._session: Mapping[str, Any] = {}
         self._items: dict[str, Item] = {}
         self._buffered = 0
@@ -73,12 +73,12 @@ class Conversation:
         prompt = estimate_chat_tokens(
             [told, *({"role": item.role, "content": item.text} for item in items)],
             tools if isinstance(tools, list) else None,
-            self._model,
+            self.model,
         )
         audio = sum(map(self._audio_tokens, items))
         return Opening(
             estimate=Quantities(input_tokens=prompt + audio, input_audio_tokens=audio),
-            model=self._model or None,
+            model=self.model or None,
             stream=True,
             content=[told, *map(_message, items)],
         )
@@ -104,7 +104,7 @@ class Conversation:
             case "session.created" | "session.updated":
                 session = event.get("session")
                 self._session = session if isinstance(session, Mapping) else self._session
-                self._model = text(self._session.get("model")) or self._model
+                self.model = text(self._session.get("model")) or self.model
             case "input_audio_buffer.cleared":
                 self._buffered = 0
             case "input_audio_buffer.speech_started":
