@@ -95,16 +95,18 @@ def metered_realtime(kind: Any) -> Any:
                 await super()._ws_send(realtime_message)
 
         async def _receive_task_handler(self) -> None:
+            lost: Exception | None = None
             try:
                 await super()._receive_task_handler()
             except Exception as error:
-                await self.push_error(error_msg=f"The session is lost: {error}", exception=error)
-            else:
-                # After an error that the vendor tells, Pipecat has said so and reads no more.
-                if self._websocket and self._websocket.state is not State.OPEN:
-                    await self.push_error(error_msg="The session was closed")
-            if not self._disconnecting:
-                self._dialling = self.create_task(self._dial_again())
+                lost = error
+            if self._disconnecting or not self._websocket:
+                return
+            # After an error that the vendor tells, Pipecat has said so and reads no more.
+            if lost or self._websocket.state is not State.OPEN:
+                said = f"The session is lost: {lost or 'it was closed'}"
+                await self.push_error(error_msg=said, exception=lost)
+            self._dialling = self.create_task(self._dial_again())
 
         async def _dial_again(self) -> None:
             """Begin another session; in it the conversation so far is told."""
