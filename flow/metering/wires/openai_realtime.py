@@ -48,9 +48,10 @@ _TEXT = frozenset(
         "response.function_call_arguments.delta",
     }
 )
-# A client that is told so goes on as before.
+# A client that is told so goes on as before; a session that has expired is closed next.
 _HARMLESS = frozenset(
     {
+        "session_expired",
         "response_cancel_not_active",
         "conversation_already_has_active_response",
         "item_retrieve_invalid_item_id",

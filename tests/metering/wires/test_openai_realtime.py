@@ -345,7 +345,8 @@ def an_error(kind: str, code: str | None) -> Any:
 
 
 ERRORS = {
-    "with nothing under way": ([an_error("invalid_request_error", "session_expired")], [BROKEN]),
+    "with nothing under way": ([an_error("invalid_request_error", "unknown_parameter")], [BROKEN]),
+    "at the end of a session": ([an_error("invalid_request_error", "session_expired")], []),
     "of the server in a response": (
         [created(), WORDS, an_error("server_error", None)],
         [BROKEN],
