@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from flow.bot.service_choices import api_of
 from flow.bot.vendors import VENDORS, vendors_by_part
 from flow.bot.vendors.spec import Choice, Vendor
 from flow.domain.calls.bot_part import BotPart
@@ -115,7 +116,7 @@ class Resolver:
         if vendor is None or part not in vendor.parts:
             return f"{name!r} is not one of {', '.join(sorted(vendors_by_part()[part]))}"
         if name not in self._reachable:
-            return f"{name!r} is not set up here: {vendor.key} is missing"
+            return f"{name!r} is not set up here: {vendor.needed} is missing"
         return vendor.missing and f"{name!r} is not installed here: {vendor.missing}"
 
     def _forbidden_defaults(self) -> Iterator[str]:
@@ -151,8 +152,11 @@ def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldPro
 
 
 def _service_problems(vendor: Vendor, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
-    spec = vendor.service(part, Choice(chosen.provider, chosen.model, chosen.model_dump()))
-    if spec is None:
+    api = api_of(chosen)
+    spec = vendor.service(part, Choice(chosen.provider, chosen.model, chosen.model_dump(), api))
+    if spec is None and api not in {one.api for one in vendor.services if one.part is part}:
+        yield FieldProblem(f"bot.{part}.api", f"{vendor.name!r} has no API {api!r}: leave it out")
+    elif spec is None:
         yield FieldProblem(
             f"bot.{part}.model", f"{vendor.name!r} has no {part} service for {chosen.model!r}"
         )

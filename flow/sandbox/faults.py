@@ -26,6 +26,8 @@ Kind = Literal[
     "close",
     "error_chunk",
     "malformed_chunk",
+    "failed_response",
+    "failed_transcription",
     "slow_tokens",
     "same_id",
     "empty_choices",
@@ -60,7 +62,9 @@ class Fault(BaseModel):
     - ``close``: on a WebSocket, close with ``code`` after ``chunks`` messages. There ``cut``,
       ``stall`` and ``malformed_chunk`` count messages, too; ``status`` refuses the handshake.
     - ``error_chunk``, ``malformed_chunk``: after ``chunks`` events of a chat stream, an error
-      object and the end, or a broken event and then the rest.
+      object and the end, or a broken event and then the rest. ``failed_response``: after as many
+      of a response, it fails and reports what it has used. ``failed_transcription``: what the
+      caller says to a realtime session is not written down.
     - ``slow_tokens``: ``delay_secs`` before each token, or each chunk of a streamed voice.
     - ``same_id``: every reply has the same response id.
     - ``empty_choices``: events without choices are mixed into the stream; no choices at all

@@ -12,7 +12,9 @@ from flow.sandbox.cartesia.app import CartesiaSandbox
 from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.openai.app import OpenAISandbox
+from flow.sandbox.openai.azure import AzureOpenAISandbox
 from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.models import CHAT_MODELS
 from flow.sandbox.openai.replies import Script
 from flow.sandbox.openai.transcription import Hear
 from flow.sandbox.speech import voice_pace
@@ -79,6 +81,11 @@ def _elevenlabs(acting: Acting) -> ModelStandIn:
     return ElevenLabsSandbox(hear=acting.hear, voice_pace=voice_pace.LIFELIKE)
 
 
+def _azure(acting: Acting) -> ModelStandIn:
+    deployments = {name: name for name in CHAT_MODELS}
+    return AzureOpenAISandbox(acting.replies, deployments=deployments, pace=acting.pace)
+
+
 MODEL_VENDORS: Mapping[str, ModelVendor] = MappingProxyType(
     {
         "openai": ModelVendor(_openai, "OPENAI_API_KEY", "OPENAI_BASE_URL", "/v1"),
@@ -86,6 +93,7 @@ MODEL_VENDORS: Mapping[str, ModelVendor] = MappingProxyType(
         "cartesia": ModelVendor(_cartesia, "CARTESIA_API_KEY", "CARTESIA_BASE_URL"),
         "deepgram": ModelVendor(_deepgram, "DEEPGRAM_API_KEY", "DEEPGRAM_BASE_URL"),
         "elevenlabs": ModelVendor(_elevenlabs, "ELEVENLABS_API_KEY", "ELEVENLABS_BASE_URL"),
+        "azure": ModelVendor(_azure, "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT", "/openai/v1"),
     }
 )
 """By the vendor's name in joins."""

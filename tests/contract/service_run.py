@@ -112,6 +112,10 @@ class ServiceRun:
                 [VADUserStartedSpeakingFrame(), *frames, VADUserStoppedSpeakingFrame()]
             )
 
+    async def send(self, *frames: Frame) -> None:
+        """Send frames down the pipeline."""
+        await self._worker.queue_frames(frames)
+
     async def until(self, condition: Callable[[ServiceRun], bool]) -> None:
         """Wait until something is so."""
         async with asyncio.timeout(PATIENCE_SECS):

@@ -23,7 +23,8 @@ from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.faults import Faults
 from flow.sandbox.openai.app import OpenAISandbox
-from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.azure import AzureOpenAISandbox
+from flow.sandbox.openai.chat import OPENAI, Dialect, Pace
 from flow.sandbox.server import Served
 from flow.sandbox.stand_in import ModelStandIn
 from flow.vendors.model_endpoint import Endpoint
@@ -60,6 +61,8 @@ class Row:
         protocol_of: the vendor whose protocol and stand-in it shares, and whose row is held to all
             of the contract. This row is held to what differs between vendors of one protocol: what
             is sent whole, how an attempt is refused, and that it is in the account under its name.
+        api: which of the vendor's APIs it is, where there are several.
+        variant: what sets it apart from another row of the same model.
     """
 
     vendor: str
@@ -69,6 +72,8 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     bills: tuple[str, ...] = ALL_QUANTITIES
     protocol_of: str | None = None
+    api: str = "chat"
+    variant: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -76,11 +81,13 @@ class Row:
 
     @property
     def choice(self) -> Choice:
-        return Choice(self.vendor, self.model, self.options)
+        return Choice(self.vendor, self.model, self.options, self.api)
 
     @property
     def name(self) -> str:
-        return f"{self.vendor}-{self.part.value}-{self.model}"
+        name = f"{self.vendor}-{self.part.value}-{self.model}"
+        told = (self.api.removeprefix("chat"), self.variant)
+        return "-".join([name, *filter(None, told)])
 
 
 @dataclass(frozen=True)
@@ -102,10 +109,21 @@ class SocketRow(Row):
 
 
 @asynccontextmanager
-async def openai_stand_in() -> AsyncIterator[Running]:
-    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002))
+async def openai_stand_in(dialect: Dialect = OPENAI) -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), dialect=dialect)
     async with Served(sandbox) as url:
         endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+@asynccontextmanager
+async def azure_stand_in(surface: str) -> AsyncIterator[Running]:
+    sandbox = AzureOpenAISandbox(
+        [REPLY], deployments={"assistant": "gpt-4.1"}, pace=Pace(token_secs=0.002)
+    )
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("fake"), f"{url}{surface}", timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
         await endpoint.close()
 
@@ -152,12 +170,36 @@ def elevenlabs_voice(model: str) -> SocketRow:
     )
 
 
-OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
+OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together", "xai")
+# Their Pipecat services do not ask for usage.
+UNASKED = ("mistral", "fireworks")
 ROWS = (
     Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in),
+    Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in, api="responses"),
     *(
         Row(vendor, BotPart.LLM, "gpt-4.1", openai_stand_in, protocol_of="openai")
         for vendor in OPENAIS_CHAT
+    ),
+    *(
+        Row(
+            vendor,
+            BotPart.LLM,
+            "gpt-4.1",
+            partial(openai_stand_in, Dialect(reports_unasked=True)),
+            protocol_of="openai",
+        )
+        for vendor in UNASKED
+    ),
+    *(
+        Row(
+            "azure",
+            BotPart.LLM,
+            "assistant",
+            partial(azure_stand_in, surface),
+            protocol_of="openai",
+            variant=variant,
+        )
+        for variant, surface in (("v1", "/openai/v1"), ("dated", ""))
     ),
     Row("anthropic", BotPart.LLM, "claude-haiku-4-5", anthropic_stand_in),
     Row("openai", BotPart.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
@@ -239,6 +281,32 @@ SOCKET_ROWS = (
 )
 """Those that stream over WebSockets, held to a contract of their own."""
 
+
+@asynccontextmanager
+async def openai_realtime_stand_in() -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), speak=a_tenth_a_word)
+    async with Served(sandbox) as url:
+        endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+def a_tenth_a_word(text: str, *, sample_rate: int = 24_000) -> bytes:
+    """A voice that takes a tenth of a second for each word."""
+    return bytes(len(text.split()) * sample_rate // 10 * 2)
+
+
+REALTIME_ROWS = (
+    Row(
+        "openai",
+        BotPart.REALTIME,
+        "gpt-realtime",
+        openai_realtime_stand_in,
+        {"system_instruction": "Be kind.", "voice": "marin", "language": "en"},
+    ),
+)
+"""Speech-to-speech, held to a contract of its own."""
+
 WHOLE = tuple(row for row in ROWS if row.protocol_of is None)
 """Rows of a protocol of their own."""
 
@@ -252,7 +320,7 @@ def service_of(row: Row) -> ServiceSpec:
 
 def uncovered() -> list[str]:
     """The services that no row holds to the contract."""
-    covered = [service_of(row) for row in (*ROWS, *SOCKET_ROWS)]
+    covered = [service_of(row) for row in (*ROWS, *SOCKET_ROWS, *REALTIME_ROWS)]
     return [
         f"{name} {spec.part}"
         for name, vendor in VENDORS.items()

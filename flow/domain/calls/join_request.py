@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -85,10 +85,14 @@ class Transport(Part):
 
 
 class Llm(Part):
-    """The language model; what is left out comes from the product."""
+    """The language model; what is left out comes from the product.
+
+    ``api`` says by which of its vendor's APIs, where there are several; ``chat`` unless said.
+    """
 
     provider: Name | None = None
     model: Name | None = None
+    api: Literal["chat", "responses"] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
 
