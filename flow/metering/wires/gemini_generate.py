@@ -140,8 +140,8 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
-    schema = function.get("parameters") or function.get("parametersJsonSchema")
-    return {**function, "parameters": schema}
+    names = ("parameters", "parametersJsonSchema", "parameters_json_schema")
+    return {**function, "parameters": next(filter(None, map(function.get, names)), None)}
 
 
 def _generated(part: Mapping[str, Any]) -> str:
