@@ -17,6 +17,7 @@ from flow.domain.usage.units import Kind
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
 from flow.sandbox.faults import Faults
+from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.server import Served
@@ -46,6 +47,8 @@ class Row:
         protocol_of: the vendor whose protocol and stand-in it shares, and whose row is held to all
             of the contract. This row is held to what differs between vendors of one protocol: what
             is sent whole, how an attempt is refused, and that it is in the account under its name.
+        sends_lost_again: whether a request whose connection was lost before any answer is sent
+            again.
     """
 
     vendor: str
@@ -54,6 +57,7 @@ class Row:
     serve: Callable[[], Any]
     options: dict[str, Any] = field(default_factory=dict)
     protocol_of: str | None = None
+    sends_lost_again: bool = True
 
     @property
     def choice(self) -> Choice:
@@ -82,6 +86,15 @@ async def anthropic_stand_in() -> AsyncIterator[Running]:
         await endpoint.close()
 
 
+@asynccontextmanager
+async def google_stand_in() -> AsyncIterator[Running]:
+    sandbox = GoogleSandbox([REPLY], pace=Pace(token_secs=0.002))
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("AIza-fake"), url, timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
 OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
     Row("openai", Kind.LLM, "gpt-4.1", openai_stand_in),
@@ -90,6 +103,7 @@ ROWS = (
         for vendor in OPENAIS_CHAT
     ),
     Row("anthropic", Kind.LLM, "claude-haiku-4-5", anthropic_stand_in),
+    Row("google", Kind.LLM, "gemini-2.5-flash", google_stand_in, sends_lost_again=False),
     Row("openai", Kind.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
     Row("openai", Kind.STT, "whisper-1", openai_stand_in, {"language": "en"}),
     Row("openai", Kind.TTS, "gpt-4o-mini-tts", openai_stand_in, {"voice": "alloy"}),

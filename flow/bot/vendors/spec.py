@@ -77,8 +77,8 @@ class Vendor:
         name: what joins, products, prices and the ledger call it.
         key: the environment variable of its API key.
         base_url: where its API is; ``None`` where that is a setting of its own.
-        extra: the extra of Flow's package that its services need, and the package that this
-            installs, which are called the same; ``None`` where nothing is needed.
+        extra: the extra of Flow's package that its services need; ``None`` where nothing is needed.
+        package: what that installs, by the name of its import, where it is not called the same.
     """
 
     name: str
@@ -86,11 +86,12 @@ class Vendor:
     base_url: str | None
     services: Mapping[Kind, ServiceSpec] = field(default_factory=dict)
     extra: str | None = None
+    package: str | None = None
 
     @property
     def missing(self) -> str | None:
         """What is not installed here and has to be, in words, or ``None``."""
-        if self.extra is None or find_spec(self.extra) is not None:
+        if self.extra is None or _is_installed(self.package or self.extra):
             return None
         return f"install flow[{self.extra}]"
 
@@ -113,3 +114,10 @@ def pipecat_class(path: str) -> Any:
     """The class at ``module:name`` below ``pipecat.services``, imported now."""
     module, _, name = path.partition(":")
     return getattr(import_module(f"pipecat.services.{module}"), name)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # what it is in is missing
+        return False
