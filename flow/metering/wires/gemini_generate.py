@@ -45,6 +45,15 @@ class GeminiGenerate:
             return FREE
         return GenerateExchange(model, request.json, stream=method == "streamGenerateContent")
 
+    def model_in(self, path: str) -> str | None:
+        """The model of a generation; see `ModelInPath`."""
+        asked = _METHOD.search(path)
+        return asked[1] if asked and asked[2] != "countTokens" else None
+
+    def path_of(self, path: str, model: str) -> str:
+        """The path of the same generation by another model."""
+        return _METHOD.sub(lambda asked: f"/{model}:{asked[2]}", path)
+
 
 class GenerateExchange(JsonExchange):
     """One generation, streamed or whole."""
