@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     tts_provider: str = "openai"
     tts_model: str = "gpt-4o-mini-tts"
     tts_voice: str = "alloy"
+    realtime_provider: str = "openai"
+    realtime_model: str = "gpt-realtime"
+    realtime_voice: str = "alloy"
     insights_model: str = "gpt-4.1-mini"
 
     database_url: SecretStr | None = Field(None, validation_alias=_env("DATABASE_URL"))

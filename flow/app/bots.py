@@ -153,6 +153,11 @@ def bot_defaults(settings: Settings) -> dict[str, dict[str, str]]:
             "model": settings.tts_model,
             "voice": settings.tts_voice,
         },
+        "realtime": {
+            "provider": settings.realtime_provider,
+            "model": settings.realtime_model,
+            "voice": settings.realtime_voice,
+        },
     }
 
 

@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from flow.bot.vendors import VENDORS, vendors_by_kind
-from flow.domain.calls.join_request import JoinRequest, Llm, Stt, Tts
+from flow.bot.vendors import VENDORS, vendors_by_part
+from flow.bot.vendors.spec import Choice, Vendor
+from flow.domain.calls.bot_part import BotPart
+from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import ModelName, Models, Product, Products
-from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput, Refused
 
-PARTS = (Kind.STT, Kind.LLM, Kind.TTS)
 REMEMBERED = 1_000
 
 
@@ -55,10 +55,11 @@ class Resolver:
         """
         product = self._products.for_call(join.product)
         bot = join.bot
-        filled, wrong = self._chosen(product.name, bot.stt, bot.llm, bot.tts, bot.language)
+        asked = tuple((part, getattr(bot, part)) for part in bot.parts)
+        filled, wrong = self._chosen(product.name, asked, bot.language)
         if problems := [*_duration_problems(join, product), *wrong]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
-        for part in PARTS:
+        for part in bot.parts:
             _require_allowed(product, part, filled[part])
         return join.model_copy(
             update={
@@ -69,16 +70,16 @@ class Resolver:
         )
 
     def _choose(
-        self, product: str, stt: Stt, llm: Llm, tts: Tts, language: str | None
+        self, product: str, parts: tuple[tuple[BotPart, Any], ...], language: str | None
     ) -> tuple[dict[str, Any], list[FieldProblem]]:
         """The parts of a bot filled in, and what is wrong with them."""
         models = self._products.for_call(product)
         filled: dict[str, Any] = {}
         problems: list[FieldProblem] = []
-        for part, asked in zip(PARTS, (stt, llm, tts), strict=True):
+        for part, asked in parts:
             filled[part] = self._filled(part, asked, getattr(models, part))
-            problems += self._vendor_problems(part, filled[part])
-        return filled, [*problems, *_speech_problems(filled["tts"], language)]
+            problems += self._problems(part, filled[part])
+        return filled, [*problems, *_language_problems(language)]
 
     def _default(self, part: str, models: Models) -> dict[str, str]:
         """Vendor, model and voice for a part of which a join says nothing."""
@@ -100,24 +101,26 @@ class Resolver:
         missing = {name: value for name, value in default.items() if not getattr(asked, name)}
         return asked.model_copy(update=missing)
 
-    def _vendor_problems(self, part: Kind, chosen: Any) -> Iterator[FieldProblem]:
+    def _problems(self, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
+        """What is wrong with a part of a bot."""
         vendor = VENDORS.get(chosen.provider)
-        field = f"bot.{part}.provider"
-        if vendor is None or part not in vendor.services:
-            able = ", ".join(sorted(vendors_by_kind()[part]))
-            yield FieldProblem(field, f"{chosen.provider!r} is not one of {able}")
-        elif chosen.provider not in self._reachable:
-            missing = f"{chosen.provider!r} is not set up here: {vendor.key} is missing"
-            yield FieldProblem(field, missing)
-        elif vendor.missing is not None:
-            missing = f"{chosen.provider!r} is not installed here: {vendor.missing}"
-            yield FieldProblem(field, missing)
+        if problem := self._vendor_problem(vendor, part, chosen.provider):
+            yield FieldProblem(f"bot.{part}.provider", problem)
         if chosen.model is None:
             yield FieldProblem(f"bot.{part}.model", f"name a model of {chosen.provider!r}")
+        elif vendor is not None and part in vendor.parts:
+            yield from _service_problems(vendor, part, chosen)
+
+    def _vendor_problem(self, vendor: Vendor | None, part: BotPart, name: str) -> str | None:
+        if vendor is None or part not in vendor.parts:
+            return f"{name!r} is not one of {', '.join(sorted(vendors_by_part()[part]))}"
+        if name not in self._reachable:
+            return f"{name!r} is not set up here: {vendor.key} is missing"
+        return vendor.missing and f"{name!r} is not installed here: {vendor.missing}"
 
     def _forbidden_defaults(self) -> Iterator[str]:
         for product in self._products:
-            for part in PARTS if product.calls else ():
+            for part in BotPart if product.calls else ():
                 models: Models = getattr(product, part)
                 default = self._default(part, models)
                 name = ModelName(default["provider"], default["model"])
@@ -147,14 +150,21 @@ def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldPro
         yield FieldProblem("max_duration_secs", most)
 
 
-def _speech_problems(tts: Any, language: str | None) -> list[FieldProblem]:
-    from pipecat.services.openai.tts import VALID_VOICES
+def _service_problems(vendor: Vendor, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
+    spec = vendor.service(part, Choice(chosen.provider, chosen.model, chosen.model_dump()))
+    if spec is None:
+        yield FieldProblem(
+            f"bot.{part}.model", f"{vendor.name!r} has no {part} service for {chosen.model!r}"
+        )
+    elif spec.voices is not None and chosen.voice is not None:
+        voices = spec.voices()
+        if chosen.voice not in voices:
+            one_of = ", ".join(sorted(voices))
+            yield FieldProblem(f"bot.{part}.voice", f"{chosen.voice!r} is not one of {one_of}")
+
+
+def _language_problems(language: str | None) -> Iterator[FieldProblem]:
     from pipecat.transcriptions.language import Language
 
-    problems = []
-    if tts.provider == "openai" and tts.voice not in VALID_VOICES:
-        voices = ", ".join(sorted(VALID_VOICES))
-        problems.append(FieldProblem("bot.tts.voice", f"{tts.voice!r} is not one of {voices}"))
     if language is not None and language not in set(Language):
-        problems.append(FieldProblem("bot.language", f"{language!r} is not a language known here"))
-    return problems
+        yield FieldProblem("bot.language", f"{language!r} is not a language known here")

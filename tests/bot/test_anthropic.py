@@ -16,12 +16,12 @@ from flow.bot.services import CallServices
 from flow.bot.vendors import spec
 from flow.bot.vendors.anthropic import VENDOR
 from flow.bot.vendors.spec import Choice
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import Product, Products
 from flow.domain.products.product import Saving as ProductSaving
 from flow.domain.products.save_mode import saving_request
 from flow.domain.usage.events import CostControl, Outcome, Provenance, Quantities, UsageEvent
-from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError, InvalidInput
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts
@@ -65,7 +65,7 @@ async def world() -> AsyncIterator[World]:
     async with Served(app) as url:
         endpoint = Endpoint(SecretStr("a key"), url, timeout_secs=2)
         services = CallServices(OWNER, notebook, {"anthropic": endpoint})
-        yield World(app, notebook, services.build(Kind.LLM, CHOICE))
+        yield World(app, notebook, services.build(BotPart.LLM, CHOICE))
         await services.close()
         await endpoint.close()
 
@@ -145,7 +145,7 @@ async def test_each_turn_reads_what_the_last_wrote_and_save_mode_writes_it_for_a
             control=saving.control,
             shape=saving.shape,
         )
-        service: Any = services.build(Kind.LLM, choice)
+        service: Any = services.build(BotPart.LLM, choice)
         said = [*HELLO]
         for saving.is_on in (False, False, True, True):
             await service.run_inference(LLMContext(said))
@@ -185,7 +185,7 @@ async def test_without_its_package_it_says_which_extra_is_missing() -> None:
     endpoint = Endpoint(SecretStr("a key"), "https://anthropic.example")
     services = CallServices(OWNER, Notebook(), {"anthropic": endpoint})
     with pytest.raises(ConfigurationError, match=r"'anthropic' needs .* install flow\[anthropic\]"):
-        services.build(Kind.LLM, CHOICE)
+        services.build(BotPart.LLM, CHOICE)
     await endpoint.close()
 
 
@@ -195,6 +195,7 @@ def test_a_join_is_refused_where_its_package_is_missing() -> None:
         "stt": {"provider": "openai", "model": "whisper-1"},
         "llm": {"provider": "openai", "model": "gpt-4.1"},
         "tts": {"provider": "openai", "model": "tts-1", "voice": "alloy"},
+        "realtime": {"provider": "openai", "model": "gpt-realtime", "voice": "alloy"},
     }
     products = [Product("voice_bot", billable=True), Product("insights", True, calls=False)]
     resolver = Resolver(Products(products), defaults, ["openai", "anthropic"])

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from flow.bot.services import CallServices
 from flow.bot.vendors.google import VENDOR
 from flow.bot.vendors.spec import Choice
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.usage.events import Outcome, Provenance, Quantities
-from flow.domain.usage.units import Kind
 from flow.sandbox.bill import Amounts
 from flow.sandbox.faults import Fault
 from flow.sandbox.google.app import GoogleSandbox
@@ -57,7 +57,7 @@ async def world() -> AsyncIterator[World]:
     async with Served(app) as url:
         endpoint = Endpoint(SecretStr("a key"), url, timeout_secs=0.2)
         services = CallServices(OWNER, notebook, {"google": endpoint})
-        yield World(app, notebook, services.build(Kind.LLM, CHOICE))
+        yield World(app, notebook, services.build(BotPart.LLM, CHOICE))
         await services.close()
         await endpoint.close()
 

@@ -8,9 +8,9 @@ import pytest
 
 from flow.bot.cost_control import Spending
 from flow.bot.services import CallServices
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.products.product import Product, Saving
 from flow.domain.products.save_mode import SaveMode
-from flow.domain.usage.units import Kind
 from tests.contract.service_run import running
 from tests.contract.vendors import ROWS, Row, assert_conserved
 from tests.events import an_owner
@@ -24,7 +24,7 @@ CHEAPER = {
 }
 
 of_each_language_model = pytest.mark.parametrize(
-    "row", [row for row in ROWS if row.kind is Kind.LLM], ids=lambda row: row.name
+    "row", [row for row in ROWS if row.part is BotPart.LLM], ids=lambda row: row.name
 )
 
 
@@ -48,7 +48,7 @@ async def test_a_cheaper_model_says_less_and_the_account_says_why(row: Row, mode
             control=control.control,
             shape=control.request,
         )
-        async with running(services, row.kind, row.choice) as run:
+        async with running(services, row.part, row.choice) as run:
             await run.ask()
             await run.finished()
         await vendor.bill.settled()
@@ -74,7 +74,7 @@ async def test_openai_is_told_the_call_s_key_to_its_cache() -> None:
         services = CallServices(
             an_owner(), Notebook(), {row.vendor: vendor.endpoint}, shape=control.request
         )
-        async with running(services, row.kind, row.choice) as run:
+        async with running(services, row.part, row.choice) as run:
             for n, saves["now"] in enumerate([False, False, True, True], 1):
                 await run.ask()
                 await run.finished(n)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow.bot.vendors import vendors_by_kind
+from flow.bot.vendors import vendors_by_part
 from flow.domain.pricing.pricer import Pricer
 from flow.domain.products.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
 from flow.domain.products.product_file import read_products
@@ -23,7 +23,7 @@ from flow.domain.usage.events import Quantities
 from flow.errors import ConfigurationError
 from tests.events import an_event, an_owner
 
-VENDORS = vendors_by_kind()
+VENDORS = vendors_by_part()
 BOT = "[bot]\nbillable = true\n"
 WHOLE = """\
 [voice_bot]

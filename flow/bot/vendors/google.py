@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx2
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.bot.vendors.spec import Build, ServiceSpec, Tap, Vendor
-from flow.domain.usage.units import Kind
+from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
+from flow.domain.calls.bot_part import BotPart
 from flow.kit.tls import trusted
 from flow.metering.wires.gemini_generate import GeminiGenerate
 
@@ -16,7 +16,6 @@ _FIRST_DELAY_SECS, _LONGEST_DELAY_SECS = 0.5, 8.0
 
 
 def _chat(build: Build) -> FrameProcessor:
-    VENDOR.require_extra()
     from google.genai.types import HttpOptions, HttpRetryOptions
     from pipecat.services.google.llm import GoogleLLMService
 
@@ -54,7 +53,7 @@ VENDOR = Vendor(
     name="google",
     key="GOOGLE_API_KEY",
     base_url="https://generativelanguage.googleapis.com",
-    services={Kind.LLM: ServiceSpec(_chat, Tap.HTTP, GeminiGenerate)},
+    services=(ServiceSpec(BotPart.LLM, _chat, GeminiGenerate),),
     extra="google",
     package="google.genai",
 )

@@ -18,7 +18,7 @@ INSIGHTS = "insights"
 # What only a call has, so what a product without calls has no use for.
 CALL_FIELDS = (
     "aliases", "max_duration_secs", "reservation_usd", "reservation_secs", "concurrency_per_key",
-    "on_exceeded", "wrap_up_secs", "goodbye", "stt", "tts",
+    "on_exceeded", "wrap_up_secs", "goodbye", "stt", "tts", "realtime",
 )  # fmt: skip
 
 OnExceeded = Literal["finish", "wrap_up"]
@@ -54,7 +54,7 @@ class Models:
 
     ``default`` is used where a join names none; ``None`` leaves that to the service.
     ``allowed`` holds patterns of ``provider/model`` with ``*``, ``?`` and ``[...]``; ``None``
-    allows any. ``voice`` goes with a default voice model.
+    allows any. ``voice`` goes with a default model that speaks.
     """
 
     default: ModelName | None = None
@@ -143,6 +143,7 @@ class Product:
     llm: Models = Models()
     stt: Models = Models()
     tts: Models = Models()
+    realtime: Models = Models()
     saving: Saving = Saving()
 
     def to_json(self) -> dict[str, Any]:
@@ -166,6 +167,7 @@ class Product:
             "llm": self.llm.to_json(),
             "stt": self.stt.to_json(),
             "tts": {**self.tts.to_json(), "voice": self.tts.voice},
+            "realtime": {**self.realtime.to_json(), "voice": self.realtime.voice},
             "saving": self.saving.to_json(),
         }
         return {k: v for k, v in said.items() if self.calls or k not in CALL_FIELDS}
