@@ -119,6 +119,7 @@ class MeteredRequest:
         self._started = time.monotonic()
         self._first_output: float | None = None
         self._sent = opening.sent
+        self._made = NOTHING
         self._text: list[str] = []
         self._unrenewed = ""
         self._audio_seconds: Decimal | None = Decimal(0)
@@ -209,10 +210,16 @@ class MeteredRequest:
             self._audio_seconds = None
         else:
             self._audio_seconds += output.audio_seconds
+        if output.estimate:
+            self._made = _added(self._made, output.estimate)
+            self._is_outdated = True
+            self._renew(_most(self._event.quantities, self._made))
         if not output.text:
             return
-        self._is_outdated = True
         self._text.append(output.text)
+        if self._made:  # The text is what the sound says, and not billed beside it.
+            return
+        self._is_outdated = True
         self._unrenewed += output.text
         if len(self._unrenewed) >= RENEWED_CHARACTERS:
             so_far = self._event.quantities
@@ -265,6 +272,8 @@ class MeteredRequest:
     def _guess(self) -> Quantities:
         """The estimate, and as much more as was counted."""
         guess = _most(self._opening.estimate, self._counted() or self._sent)
+        if self._made:
+            return _added(guess, self._made)
         if text := "".join(self._text):
             guess = guess.replaced(output_tokens=count_tokens(text, self._event.model))
         return guess

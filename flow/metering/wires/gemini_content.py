@@ -6,10 +6,24 @@ The service takes the names of fields in both spellings, and Google's SDK sends 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from flow.metering.wires.json_exchange import objects, text
+
+_CAPITAL = re.compile("[A-Z]")
+
+
+def field(value: Any, *names: str) -> Any:
+    """The value at this path of fields, named as ``camelCase`` and perhaps spelled
+    ``snake_case``, or ``None``."""
+    for name in names:
+        if not isinstance(value, Mapping):
+            return None
+        found = value.get(name)
+        value = value.get(_CAPITAL.sub(_lower, name)) if found is None else found
+    return value
 
 
 def messages(system: Any, contents: Any) -> list[dict[str, Any]]:
@@ -23,18 +37,15 @@ def messages(system: Any, contents: Any) -> list[dict[str, Any]]:
 
 def functions(tools: Any) -> list[dict[str, Any]]:
     """The functions that are declared, each with what it takes under ``parameters``."""
-    names = ("functionDeclarations", "function_declarations")
-    declared = [f for tool in objects(tools) for name in names for f in objects(tool.get(name))]
+    declared = [f for tool in objects(tools) for f in objects(field(tool, "functionDeclarations"))]
     return [_function(function) for function in declared]
 
 
 def generated(part: Mapping[str, Any]) -> str:
     """The text, thought or code of a part, or the call of a function."""
-    call = part.get("functionCall") or part.get("function_call")
-    if isinstance(call, Mapping):
+    if isinstance(call := field(part, "functionCall"), Mapping):
         return called(call)
-    code = part.get("executableCode")
-    return text(part.get("text")) or text(code.get("code") if isinstance(code, Mapping) else None)
+    return text(part.get("text")) or text(field(part, "executableCode", "code"))
 
 
 def called(call: Mapping[str, Any]) -> str:
@@ -48,15 +59,19 @@ def _message(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
-    for name in ("inlineData", "inline_data", "fileData", "file_data"):
-        if isinstance(data := part.get(name), Mapping):
-            kind = text(data.get("mimeType")) or text(data.get("mime_type"))
-            return {"type": "audio" if kind.startswith("audio/") else "image"}
-    answer = part.get("functionResponse") or part.get("function_response")
+    for name in ("inlineData", "fileData"):
+        if isinstance(data := field(part, name), Mapping):
+            is_sound = text(field(data, "mimeType")).startswith("audio/")
+            return {"type": "audio" if is_sound else "image"}
+    answer = field(part, "functionResponse")
     said = json.dumps(answer, separators=(",", ":")) if answer else generated(part)
     return {"type": "text", "text": said}
 
 
 def _function(declared: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("parameters", "parametersJsonSchema", "parameters_json_schema")
-    return {**declared, "parameters": next(filter(None, map(declared.get, names)), None)}
+    schema = declared.get("parameters") or field(declared, "parametersJsonSchema")
+    return {**declared, "parameters": schema}
+
+
+def _lower(capital: re.Match[str]) -> str:
+    return f"_{capital[0].lower()}"

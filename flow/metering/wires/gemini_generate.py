@@ -15,7 +15,7 @@ from flow.domain.usage.events import Quantities
 from flow.domain.usage.token_estimates import count_tokens, estimate_chat_tokens
 from flow.domain.usage.vendor_reports import Counting, from_gemini_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
-from flow.metering.wires.gemini_content import functions, generated, messages
+from flow.metering.wires.gemini_content import field, functions, generated, messages
 from flow.metering.wires.json_array import JsonArray
 from flow.metering.wires.json_exchange import JsonExchange, objects, report, text, within
 from flow.metering.wires.reader import (
@@ -112,12 +112,10 @@ class GenerateExchange(JsonExchange):
 
 
 def _opening(model: str, request: Mapping[str, Any], stream: bool) -> Opening:
-    # The service takes the names of its fields in both spellings.
-    system = request.get("systemInstruction") or request.get("system_instruction")
-    told = messages(system, request.get("contents"))
+    told = messages(field(request, "systemInstruction"), request.get("contents"))
     prompt = estimate_chat_tokens(told, functions(request.get("tools")), model=model)
     for name in ("responseSchema", "responseJsonSchema", "_responseJsonSchema"):
-        if schema := within(request, "generationConfig", name):
+        if schema := field(request, "generationConfig", name):
             prompt += count_tokens(json.dumps(schema, separators=(",", ":")), model)
     return Opening(
         estimate=Quantities(input_tokens=prompt), model=model, stream=stream, content=told
