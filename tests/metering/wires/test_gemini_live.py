@@ -204,7 +204,7 @@ def test_what_the_vendor_tells_is_what_is_counted(
 
 UNTOLD = {
     "hung up before an answer": ([ASK], None, CUT, 0),
-    "hung up in mid-answer": ([ASK, SPEAK, SPEAK, SPEAK], None, CUT, 30),
+    "hung up in mid-answer": ([ASK, SPEAK, SAY, SPEAK, SPEAK, SAY], None, CUT, 30),
     "a turn that tells nothing": ([ASK, SPEAK, SPEAK, SPEAK, DONE], None, OK, 30),
     "broken off in mid-answer": ([ASK, SPEAK, SPEAK, SPEAK], 1011, BROKEN, 30),
     "nonsense in mid-answer": ([ASK, SPEAK, '{"serverContent": '], None, BROKEN, 10),
@@ -258,10 +258,10 @@ def test_a_nudge_before_the_answer_asks_for_none_of_its_own() -> None:
     assert [event.quantities for event in dialogue.events()] == [FIRST]
 
 
-def test_each_second_of_sound_is_put_on_record_should_the_process_die() -> None:
+def test_sound_is_put_on_record_as_it_comes_should_the_process_die() -> None:
     dialogue = Dialogue()
     dialogue.play([SETUP, READY, ASK, *[SPEAK] * 5])
-    assert dialogue.notebook.begun[-1].quantities["output_tokens"] == 30
+    assert dialogue.notebook.begun[-1].quantities["output_tokens"] == 40
     dialogue.events()
 
 
