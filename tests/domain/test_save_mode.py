@@ -290,33 +290,6 @@ def test_gemini_is_instructed_in_another_part_of_its_system_instruction(name, sy
     assert not {"messages", "system"} & {*sent}
 
 
-@pytest.mark.parametrize(
-    ("own", "instructions", "most"),
-    [
-        ({}, "Be brief.", 100),
-        ({"instructions": "Be kind.", "max_output_tokens": 50}, "Be kind.\n\nBe brief.", 50),
-        ({"instructions": "Be kind.\n\nBe brief."}, "Be kind.\n\nBe brief.", 100),
-        ({"instructions": "Be brief.", "max_output_tokens": None}, "Be brief.", 100),
-    ],
-    ids=str,
-)
-def test_a_response_is_limited_and_instructed_in_its_own_fields(own, instructions, most):
-    request = {"model": "gpt-4.1", "input": [USER], **own}
-    sent = saving_request(
-        request,
-        provider="openai",
-        saving=Saving(100, "Be brief.", True, {"openai/gpt-4.1": "gpt-4.1-mini"}),
-        cache_key="thread",
-    )
-    assert sent == {
-        "model": "gpt-4.1-mini",
-        "input": [USER],
-        "instructions": instructions,
-        "max_output_tokens": most,
-        "prompt_cache_key": "thread",
-    }
-
-
 @pytest.mark.parametrize("instruction", [None, "", "  "])
 def test_a_blank_instruction_is_not_sent(instruction):
     assert saved({}, Saving(instruction=instruction))["messages"] == [SYSTEM, USER]
@@ -409,3 +382,33 @@ def test_what_is_sent_costs_no_more_and_what_was_asked_for_is_untouched(request_
 def test_saving_twice_is_saving_once(request_, saving, provider):
     once = saving_request(request_, provider=provider, saving=saving, cache_key="thread")
     assert saving_request(once, provider=provider, saving=saving, cache_key="other") == once
+
+
+RESPONSE = {"model": "gpt-4.1", "instructions": "Be kind.", "input": [USER]}
+TOLD = {"role": "developer", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("request_", "most", "expected"),
+    [
+        ({}, 150, {"input": [USER, TOLD], "max_output_tokens": 150}),
+        ({"input": "Hello"}, 150, {"input": [USER, TOLD], "max_output_tokens": 150}),
+        ({"input": [USER, TOLD]}, 150, {"input": [USER, TOLD], "max_output_tokens": 150}),
+        ({"max_output_tokens": 90}, 150, {"input": [USER, TOLD], "max_output_tokens": 90}),
+        ({"max_output_tokens": 900}, 150, {"input": [USER, TOLD], "max_output_tokens": 150}),
+        ({}, 5, {"input": [USER, TOLD], "max_output_tokens": 16}),
+    ],
+)
+def test_a_response_is_saved_on_in_its_own_words(request_, most, expected):
+    saving = Saving(most, "Be brief.", True, {"openai/gpt-4.1": "gpt-5.1"})
+    asked = {**RESPONSE, **request_}
+    before = deepcopy(asked)
+    seen = saving_request(asked, provider="openai", saving=saving, cache_key="thread")
+    assert asked == before
+    assert seen == {
+        **RESPONSE,
+        "model": "gpt-5.1",
+        "prompt_cache_key": "thread",
+        "prompt_cache_retention": "24h",
+        **expected,
+    }

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+LEAST_RESPONSE_TOKENS = 16
+"""The shortest limit that OpenAI's Responses API takes (its reference, "max_output_tokens")."""
+
 Request = Mapping[str, Any]
 
 _NEVER_THINKS = re.compile(r"gemini-(1\.|2\.0)")
@@ -51,7 +54,8 @@ def _limit_chat(request: Request, most: int, provider: str) -> dict[str, Any]:
 
 def _limit_response(request: Request, most: int, _provider: str) -> dict[str, Any]:
     own = request.get("max_output_tokens")
-    return {"max_output_tokens": most if own is None else min(own, most)}
+    limit = most if own is None else min(own, most)
+    return {"max_output_tokens": max(limit, LEAST_RESPONSE_TOKENS)}
 
 
 def _limit_content(request: Request, most: int, _provider: str) -> dict[str, Any]:
@@ -105,11 +109,10 @@ def _instruct_message(request: Request, instruction: str) -> dict[str, Any]:
 
 
 def _instruct_response(request: Request, instruction: str) -> dict[str, Any]:
-    """The instructions of a response, which hold for it alone: the input is kept by OpenAI."""
-    told = request.get("instructions") or ""
-    has_it = told == instruction or told.endswith(f"\n\n{instruction}")
-    said = told if has_it else "\n\n".join(filter(None, (told, instruction)))
-    return {"instructions": said}
+    """The input of a response with the instruction after it."""
+    given = request["input"]
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
+    return {"input": _with_one(items, {"role": "developer", "content": instruction})}
 
 
 def _instruct_content(request: Request, instruction: str) -> dict[str, Any]:
