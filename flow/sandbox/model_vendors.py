@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from flow.sandbox.anthropic import AnthropicSandbox
+from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Script
@@ -60,10 +61,15 @@ def _anthropic(acting: Acting) -> ModelStandIn:
     return AnthropicSandbox(acting.replies, pace=acting.pace)
 
 
+def _google(acting: Acting) -> ModelStandIn:
+    return GoogleSandbox(acting.replies, pace=acting.pace, hear=acting.hear)
+
+
 MODEL_VENDORS: Mapping[str, ModelVendor] = MappingProxyType(
     {
         "openai": ModelVendor(_openai, "OPENAI_API_KEY", "OPENAI_BASE_URL", "/v1"),
         "anthropic": ModelVendor(_anthropic, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+        "google": ModelVendor(_google, "GOOGLE_API_KEY", "GOOGLE_BASE_URL"),
     }
 )
 """By the vendor's name in joins."""

@@ -1,32 +1,43 @@
 """A stand-in for Google's Gemini API, with a bill of its own.
 
-It generates content, so that Google's SDK and anything built on it run against it unchanged. What
-it bills, it writes down itself: `flow.sandbox.bill`.
+It generates content and holds Live sessions, so that Google's SDK and anything built on it run
+against it unchanged. What it bills, it writes down itself: `flow.sandbox.bill`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from flow.sandbox.bill import Bill
 from flow.sandbox.google.errors import error_response
 from flow.sandbox.google.generate import Generate
+from flow.sandbox.google.live import Live
+from flow.sandbox.google.live_generation import Speaker
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.errors import ApiError
 from flow.sandbox.openai.replies import SMALL_TALK, Script
-from flow.sandbox.stand_in import OWN_PAGES, StandIn, exchange_of
+from flow.sandbox.openai.speech import Speak
+from flow.sandbox.openai.transcription import Hear, hear_something
+from flow.sandbox.speech.synthesis import synthesize
+from flow.sandbox.stand_in import ModelStandIn, exchange_of
+
+_SERVICE = "google.ai.generativelanguage.{version}.GenerativeService"
 
 
-class GoogleSandbox(StandIn):
+class GoogleSandbox(ModelStandIn):
     """The app; its base URL for an SDK is that of the server.
 
     Args:
         script: what the model says.
         pace: how fast it says it; at once, unless told.
+        speak: its voice in a Live session; espeak's, unless told.
+        hear: its ears there; by default they only notice that somebody spoke.
+        session_secs: how long a Live connection lasts; for ever, unless told.
         api_keys: the keys accepted; any at all when left out.
     """
 
@@ -35,15 +46,21 @@ class GoogleSandbox(StandIn):
         script: Script = SMALL_TALK,
         *,
         pace: Pace | None = None,
+        speak: Speak = synthesize,
+        hear: Hear = hear_something,
+        session_secs: float | None = None,
         api_keys: Collection[str] | None = None,
     ) -> None:
-        self.bill = Bill()
+        bill = Bill()
         self._api_keys = api_keys
-        self._generate = Generate(self.bill, script, pace or Pace())
+        pace = pace or Pace()
+        self._generate = Generate(bill, script, pace)
+        self._live = Live(Speaker(bill, script, pace, speak), hear, session_secs)
         super().__init__(
+            bill,
             [
                 Route("/{version}/models/{method:path}", self._serve_model, methods=["POST"]),
-                Route(f"{OWN_PAGES}/bill", self._show_bill),
+                WebSocketRoute(f"/ws/{_SERVICE}.BidiGenerateContent", self._serve_live),
                 Route("/{path:path}", _unknown_url),
             ],
             error_response,
@@ -61,15 +78,21 @@ class GoogleSandbox(StandIn):
         except ApiError as error:
             return error_response(error.status, str(error), exchange_of(request).request_id)
 
-    def _check_key(self, request: Request) -> None:
+    async def _serve_live(self, socket: WebSocket) -> None:
+        try:
+            self._check_key(socket)
+        except ApiError as error:
+            await socket.accept()
+            await socket.close(1007 if error.status == 400 else 1008, str(error))
+        else:
+            await self._live(socket)
+
+    def _check_key(self, request: HTTPConnection) -> None:
         key = request.headers.get("x-goog-api-key") or request.query_params.get("key") or ""
         if not key:
             raise ApiError(403, "Method doesn't allow unregistered callers.")
         if self._api_keys is not None and key not in self._api_keys:
             raise ApiError(400, "API key not valid. Please pass a valid API key.")
-
-    async def _show_bill(self, _request: Request) -> Response:
-        return JSONResponse(self.bill.to_json())
 
 
 async def _unknown_url(request: Request) -> Response:

@@ -32,11 +32,12 @@ def read_prompt(asked: GenerateRequest) -> Prompt:
     for content in (*system, *asked.contents):
         heard = sum(map(_audio_tokens, content.parts))
         audio += heard
-        tokens += _turn(content) + [_FILLER] * heard
+        tokens += turn_tokens(content) + [_FILLER] * heard
     return Prompt((*tokens, *[_FILLER] * TOKENS_OF_PRIMING), audio)
 
 
-def _turn(content: Content) -> list[int]:
+def turn_tokens(content: Content) -> list[int]:
+    """The tokens of a turn, without its sound."""
     said = [_FILLER] * TOKENS_PER_MESSAGE + encode(content.role or "user")
     for part in content.parts:
         said += _part(part)
@@ -61,5 +62,10 @@ def _is_audio(part: Part) -> bool:
 def _audio_tokens(part: Part) -> int:
     if not _is_audio(part):
         return 0
-    size = len(base64.b64decode((part.inline_data or {}).get("data", "")))
+    size = len(decoded((part.inline_data or {}).get("data", "")))
     return ceil(size / _PCM_BYTES_PER_SEC * AUDIO_TOKENS_PER_SEC)
+
+
+def decoded(data: str) -> bytes:
+    """What base64 stands for, in either alphabet: Google's SDK sends the one for URLs."""
+    return base64.b64decode(data.replace("-", "+").replace("_", "/"))

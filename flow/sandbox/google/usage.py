@@ -30,6 +30,16 @@ def usage_metadata(amounts: Amounts, *, details: bool = True) -> dict[str, Any]:
     return {name: value for name, value in usage.items() if value}
 
 
+def live_usage_metadata(amounts: Amounts, *, details: bool = True) -> dict[str, Any]:
+    """The amounts as Live's ``UsageMetadata``, which calls the candidates the response and leaves
+    the thoughts out of its total."""
+    usage = {
+        name.replace("candidates", "response"): value
+        for name, value in usage_metadata(amounts, details=details).items()
+    }
+    return usage | {"totalTokenCount": usage["totalTokenCount"] - amounts.reasoning_tokens}
+
+
 def by_modality(total: int, audio: int) -> list[dict[str, Any]]:
     """Tokens of text and of sound, as a list of ``ModalityTokenCount``."""
     counts = {"TEXT": total - audio, "AUDIO": audio}
