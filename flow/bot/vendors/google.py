@@ -1,14 +1,16 @@
-"""Google: Gemini, in Google's own protocol."""
+"""Google: Gemini, in Google's own protocols."""
 
 from __future__ import annotations
 
 import httpx2
 from pipecat.processors.frame_processor import FrameProcessor
 
+from flow.bot.vendors.google_live import live
 from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
 from flow.kit.tls import trusted
 from flow.metering.wires.gemini_generate import GeminiGenerate
+from flow.metering.wires.gemini_live import GeminiLive
 
 # As the SDKs of OpenAI and Anthropic do it: two more attempts. Google's makes none by itself.
 _ATTEMPTS = 3
@@ -53,7 +55,10 @@ VENDOR = Vendor(
     name="google",
     key="GOOGLE_API_KEY",
     base_url="https://generativelanguage.googleapis.com",
-    services=(ServiceSpec(BotPart.LLM, _chat, GeminiGenerate),),
+    services=(
+        ServiceSpec(BotPart.LLM, _chat, GeminiGenerate),
+        ServiceSpec(BotPart.REALTIME, live, socket_wire=GeminiLive, tells_turns=True),
+    ),
     extra="google",
     package="google.genai",
 )
