@@ -44,12 +44,6 @@ log = structlog.get_logger(__name__)
 LONGEST_NAME = 200
 RENEWED_CHARACTERS = 32
 """How much more text puts a new estimate on record, should the process die."""
-RENEWED_AUDIO_TOKENS = 20
-"""How many more tokens of sound do."""
-
-
-_INPUT = ("input_tokens", "input_audio_tokens")
-_OUTPUT = ("output_tokens", "output_audio_tokens")
 
 
 class Recording(Protocol):
@@ -131,11 +125,10 @@ class MeteredRequest:
         self._started = time.monotonic()
         self._first_output: float | None = None
         self._sent = opening.sent
+        self._made = NOTHING
         self._text: list[str] = []
-        self._said: list[str] = []
         self._unrenewed = ""
         self._audio_seconds: Decimal | None = Decimal(0)
-        self._audio_tokens = self._unrenewed_audio_tokens = 0
         self._report: Reported | None = None
         self._failure: Failure | None = None
         self._doubt: str | None = None
@@ -224,7 +217,7 @@ class MeteredRequest:
         )
         # Before anything else is done with it: what was consumed must not be lost to a mistake.
         self._recorder.record(event)
-        self._on_closed(event, self._opening, "".join(self._said))
+        self._on_closed(event, self._opening, "".join(self._text))
 
     def _take_output(self, output: Output) -> None:
         if self._first_output is None:
@@ -233,29 +226,22 @@ class MeteredRequest:
             self._audio_seconds = None
         else:
             self._audio_seconds += output.audio_seconds
-        self._said.append(output.text or output.transcript)
-        if not output.text and not output.audio_tokens:
+        if output.estimate:
+            self._made = _added(self._made, output.estimate)
+            self._is_outdated = True
+            self._renew(_most(self._event.quantities, self._made))
+        if not output.text:
+            return
+        self._text.append(output.text)
+        if self._made:  # The text is what the sound says, and not billed beside it.
             return
         self._is_outdated = True
-        self._text.append(output.text)
-        self._audio_tokens += output.audio_tokens
         self._unrenewed += output.text
-        self._unrenewed_audio_tokens += output.audio_tokens
-        is_long = len(self._unrenewed) >= RENEWED_CHARACTERS
-        if is_long or self._unrenewed_audio_tokens >= RENEWED_AUDIO_TOKENS:
-            self._renew_output()
-
-    def _renew_output(self) -> None:
-        heard, text = self._unrenewed_audio_tokens, self._unrenewed
-        self._unrenewed, self._unrenewed_audio_tokens = "", 0
-        so_far = self._event.quantities
-        more = count_tokens(text, self._event.model) + heard
-        self._renew(
-            so_far.replaced(
-                output_tokens=so_far.count("output_tokens") + more,
-                output_audio_tokens=so_far.count("output_audio_tokens") + heard,
-            )
-        )
+        if len(self._unrenewed) >= RENEWED_CHARACTERS:
+            so_far = self._event.quantities
+            more = count_tokens(self._unrenewed, self._event.model)
+            self._unrenewed = ""
+            self._renew(so_far.replaced(output_tokens=so_far.count("output_tokens") + more))
 
     def _renew(self, estimate: Quantities) -> None:
         self._event = replace(self._event, quantities=estimate)
@@ -303,10 +289,10 @@ class MeteredRequest:
     def _guess(self) -> Quantities:
         """The estimate, and as much more as was counted."""
         guess = _most(self._opening.estimate, self._counted() or self._sent)
-        text, heard = "".join(self._text), self._audio_tokens
-        if text or heard:
-            said = count_tokens(text, self._event.model)
-            guess = guess.replaced(output_tokens=said + heard, output_audio_tokens=heard)
+        if self._made:
+            return _added(guess, self._made)
+        if text := "".join(self._text):
+            guess = guess.replaced(output_tokens=count_tokens(text, self._event.model))
         return guess
 
     def _reported(
@@ -317,12 +303,12 @@ class MeteredRequest:
         if self._text_is_billed and (reported or not report.is_final):
             has_input = any(UNITS[u].side == "input" for u in reported if u.endswith("_tokens"))
             if not has_input and guess["input_tokens"]:
-                missing |= {unit: guess[unit] for unit in _INPUT if guess[unit]}
+                missing["input_tokens"] = guess["input_tokens"]
             said = guess["output_tokens"]
             is_last = report.is_final and not self._is_outdated
             is_whole = self._is_complete and is_last and reported["output_tokens"]
             if said > reported["output_tokens"] and not is_whole:
-                missing |= {unit: guess[unit] for unit in _OUTPUT if guess[unit]}
+                missing["output_tokens"] = said
         # A report is of one measure; what was counted in another stands beside it.
         measures = {UNITS[unit].measure for unit in reported}
         beside = {

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from flow.domain.usage.events import Quantities
 from flow.domain.usage.vendor_reports import Counting, from_gemini_usage
 from flow.metering.evidence import Completed, Ended, Evidence, Opening, Output, Served
 from flow.metering.wires.gemini_content import called, field, generated
@@ -22,14 +23,17 @@ from flow.metering.wires.json_exchange import objects, report, text, within
 from flow.metering.wires.reader import parsed, unreadable
 from flow.metering.wires.socket import Begun, Closing, Message, Over, Seen, Shown
 
+NOTED_SECS = Decimal(1)
+"""How much more sound puts a new estimate on record, should the process die."""
+
 
 @dataclass(slots=True)
 class _Generation:
     """How far a generation has come.
 
     ``is_at_tools``: a tool call was the last that it made. ``is_made``: it makes nothing more.
-    ``is_over``: its turn is. ``is_told``: its last report says all that it used. ``spoken_secs``:
-    how long its sound is.
+    ``is_over``: its turn is. ``is_told``: its last report says all that it used. ``unnoted``:
+    seconds of its sound that are not in the estimate.
     """
 
     number: int
@@ -39,7 +43,7 @@ class _Generation:
     is_made: bool = False
     is_over: bool = False
     is_told: bool = False
-    spoken_secs: Decimal = Decimal(0)
+    unnoted: Decimal = Decimal(0)
 
 
 class GeminiLive:
@@ -101,6 +105,7 @@ class GeminiLive:
         """The connection has ended: what is in mid-generation is left to be closed with it."""
         if self._now is not None and self._now.is_over:
             yield from self._end()
+        yield from self._note()
 
     def _begin(self) -> Iterator[Seen]:
         if self._now is not None:
@@ -119,6 +124,7 @@ class GeminiLive:
     def _end(self) -> Iterator[Seen]:
         assert self._now is not None
         now = self._now
+        yield from self._note()
         yield Shown(now.number, Completed())
         yield Over(now.number, Ended.ABANDONED if now.is_interrupted else Ended.DONE)
         self._session.answered()
@@ -134,19 +140,29 @@ class GeminiLive:
         calls: list[Mapping[str, Any]],
     ) -> Iterator[Seen]:
         for part in parts:
-            before = sound_tokens(now.spoken_secs)
-            now.spoken_secs += sound_seconds(field(part, "inlineData"))
-            tokens = sound_tokens(now.spoken_secs) - before
-            self._session.made(tokens)
-            yield from self._shown(Output(generated(part), audio_tokens=tokens))
+            now.unnoted += sound_seconds(field(part, "inlineData"))
+            yield from self._shown(Output(generated(part)))
         yield from self._shown(*(Output(called(call)) for call in calls))
         if parts or calls:
             now.has_output, now.is_told, now.is_at_tools = True, False, bool(calls)
+        if now.unnoted >= NOTED_SECS:
+            yield from self._note()
+
+    def _note(self) -> Iterator[Seen]:
+        """Put sound that has been made into the estimate."""
+        if self._now is None or not self._now.unnoted:
+            return
+        tokens = sound_tokens(self._now.unnoted)
+        self._now.unnoted = Decimal(0)
+        self._session.made(tokens)
+        estimate = Quantities(output_tokens=tokens, output_audio_tokens=tokens)
+        yield from self._shown(Output(estimate=estimate))
 
     def _report(self, usage: Mapping[str, Any], *, is_turn_over: bool) -> Iterator[Seen]:
         if self._now is None and usage == self._last_usage:
             return  # It is told twice, not used twice.
         yield from self._begin()
+        yield from self._note()
         assert self._now is not None
         now = self._now
         now.is_over = now.is_over or is_turn_over
@@ -177,4 +193,4 @@ def _asks(message: Mapping[str, Any]) -> bool:
 def _said(content: Any) -> Iterator[Output]:
     """What the sound says."""
     if said := text(within(content, "outputTranscription", "text")):
-        yield Output(transcript=said)
+        yield Output(said)

@@ -258,10 +258,10 @@ def test_a_nudge_before_the_answer_asks_for_none_of_its_own() -> None:
     assert [event.quantities for event in dialogue.events()] == [FIRST]
 
 
-def test_sound_is_put_on_record_as_it_comes_should_the_process_die() -> None:
+def test_each_second_of_sound_is_put_on_record_should_the_process_die() -> None:
     dialogue = Dialogue()
     dialogue.play([SETUP, READY, ASK, *[SPEAK] * 5])
-    assert dialogue.notebook.begun[-1].quantities["output_tokens"] == 40
+    assert dialogue.notebook.begun[-1].quantities["output_tokens"] == 30
     dialogue.events()
 
 
