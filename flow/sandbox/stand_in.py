@@ -104,7 +104,7 @@ class StandIn:
             await asyncio.sleep(delay.delay_secs)
         if fault := hits.of("status", "hang", "drop"):
             await receive()
-            await self._instead(fault)(scope, receive, _refusing_handshake(send))
+            await self._instead(fault)(scope, receive, send)
             return
         if fault := hits.of("cut", "stall", "close", "malformed", "malformed_chunk"):
             send = _broken_socket(fault, scope, send)
@@ -221,15 +221,6 @@ def _broken_off(fault: Fault, scope: Scope, receive: Receive, send: Send) -> Sen
             await stop()
 
     return part
-
-
-def _refusing_handshake(send: Send) -> Send:
-    """What answers a WebSocket's handshake with an ordinary response."""
-
-    async def refuse(message: Message) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    return refuse
 
 
 def _broken_socket(fault: Fault, scope: Scope, send: Send) -> Send:

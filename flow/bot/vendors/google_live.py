@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from functools import cache
 from typing import Any, cast
 
-from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from flow.bot.vendors.socket_doors import socket_url
 from flow.bot.vendors.spec import Build, pipecat_class
 from flow.kit.tls import trusted
 from flow.metering.taps.socket import SocketTap, metered_connection
 
+DIAL_WAITS = (0.5, 1.0)
+"""Seconds before each further attempt to connect."""
+
 
 def live(build: Build) -> FrameProcessor:
     """The service of a call. Gemini detects turns, and stops when it is interrupted."""
     from google.genai.types import HttpOptions
-    from websockets.asyncio.client import ClientConnection
 
     kind = pipecat_class("google.gemini_live.llm:GeminiLiveLLMService")
     tap, url = build.socket, str(build.endpoint.base_url)
@@ -51,6 +57,8 @@ def _with_tap(kind: Any) -> Any:
     class WithTap(kind):  # type: ignore[misc]
         _context: Any
         _connection_start_time: float | None
+        _session: Any
+        _bot_is_responding: bool
 
         def __init__(self, tap: SocketTap, url: str, **options: Any) -> None:
             self._tap = tap
@@ -64,14 +72,35 @@ def _with_tap(kind: Any) -> Any:
                 _allow_plain(self._client, self._url)
 
         async def _connection_task_handler(self, config: Any) -> None:
-            """As Pipecat's, which tells nobody of a connection that cannot be made."""
-            before = self._connection_start_time
-            try:
-                await super()._connection_task_handler(config)
-            except Exception as error:
-                if self._connection_start_time == before:
-                    self._tap.refused(error)
-                await self.push_error(error_msg=f"Error connecting: {error}", exception=error)
+            """As Pipecat's, which tells nobody of a connection that cannot be made, and does not
+            try again."""
+            for wait_secs in (*DIAL_WAITS, None):
+                before = self._connection_start_time
+                try:
+                    await super()._connection_task_handler(config)
+                    return
+                except Exception as error:
+                    is_refused = self._connection_start_time == before
+                    if is_refused:
+                        self._tap.refused(error)
+                    if not is_refused or wait_secs is None or not _may_pass(error):
+                        said = f"Error connecting: {error}"
+                        await self.push_error(error_msg=said, exception=error)
+                        return
+                await asyncio.sleep(wait_secs)
+
+        async def _disconnect(self) -> None:
+            """Stop the answer first: Gemini says what it has cost, and it costs no more."""
+            if self._session is not None and self._bot_is_responding:
+                with suppress(ConnectionClosed):
+                    await self._session.send_client_content(turn_complete=False)
+            await super()._disconnect()
+
+        async def _handle_send_error(self, error: Exception) -> None:
+            """What is said while there is no connection is lost, and another one is made; Pipecat's
+            would be an error for every frame of sound."""
+            if not isinstance(error, ConnectionClosed):
+                await super()._handle_send_error(error)
 
         async def _handle_session_ready(self, session: Any) -> None:
             await super()._handle_session_ready(session)
@@ -79,18 +108,20 @@ def _with_tap(kind: Any) -> Any:
                 # Pipecat would let the caller be heard only once the bot has been told to speak.
                 self._ready_for_realtime_input = True
 
-        async def _handle_context(self, context: Any, *args: Any) -> None:
+        async def _handle_context(
+            self, context: Any, direction: FrameDirection = FrameDirection.DOWNSTREAM
+        ) -> None:
             """What the caller has said, Gemini has heard; what the bot is told to say, it has not.
 
             Pipecat has Gemini answer the first context that comes, and none after that.
             """
             is_first, told = self._context is None, _told_last(context)
-            is_new = told is not None and told is not self._told
+            is_new = told is not self._told and direction is FrameDirection.DOWNSTREAM
             self._told = told
             if is_first and not is_new:
                 self._context = context
                 return
-            await super()._handle_context(context, *args)
+            await super()._handle_context(context, direction)
             if is_new and not is_first:
                 await self._create_single_response([told])
 
@@ -98,11 +129,18 @@ def _with_tap(kind: Any) -> Any:
     return WithTap
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may go better: not where Gemini has said why it refuses."""
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        return status in (408, 429) or status >= 500
+    return isinstance(error, OSError | TimeoutError | WebSocketException)
+
+
 def _told_last(context: Any) -> Any:
-    """The message at the end of a context that tells the bot what to do, if one does."""
-    messages = context.get_messages()
-    is_told = bool(messages) and messages[-1].get("role") in ("developer", "system")
-    return messages[-1] if is_told else None
+    """The last message that tells the bot what to do, if there is one."""
+    told = (m for m in reversed(context.get_messages()) if m.get("role") == "developer")
+    return next(told, None)
 
 
 def _allow_plain(client: Any, url: str) -> None:

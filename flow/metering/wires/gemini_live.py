@@ -32,8 +32,8 @@ class _Generation:
     """How far a generation has come.
 
     ``is_at_tools``: a tool call was the last that it made. ``is_made``: it makes nothing more.
-    ``is_over``: its turn is. ``is_told``: its last report says all that it used. ``unnoted``:
-    seconds of its sound that are not in the estimate.
+    ``is_stopping``: the bot has interrupted it. ``is_over``: its turn is. ``is_told``: its last
+    report says all that it used. ``unnoted``: seconds of its sound that are not in the estimate.
     """
 
     number: int
@@ -41,6 +41,7 @@ class _Generation:
     is_at_tools: bool = False
     is_interrupted: bool = False
     is_made: bool = False
+    is_stopping: bool = False
     is_over: bool = False
     is_told: bool = False
     unnoted: Decimal = Decimal(0)
@@ -58,8 +59,9 @@ class GeminiLive:
 
     @property
     def expects_report(self) -> bool:
-        """Whether a turn is over whose usage is not told."""
-        return self._now is not None and self._now.is_over
+        """Whether a turn is over, or told to be, whose usage is not told."""
+        now = self._now
+        return now is not None and (now.is_over or now.is_stopping) and not now.is_told
 
     def sent(self, message: Message) -> Iterator[Seen]:
         """A message goes to Gemini: it adds to the session, and may ask for a generation."""
@@ -72,7 +74,9 @@ class GeminiLive:
             if now is not None and now.is_at_tools and now.is_told:
                 yield from self._end()
             yield from self._begin()
-        elif _asks(asked):
+        elif now is not None and now.has_output and field(asked, "clientContent"):
+            now.is_stopping = True
+        if _asks(asked):
             self._is_another_wanted = now is not None and now.has_output
             yield from self._begin()
 
@@ -103,7 +107,7 @@ class GeminiLive:
 
     def closed(self, closing: Closing) -> Iterator[Seen]:
         """The connection has ended: what is in mid-generation is left to be closed with it."""
-        if self._now is not None and self._now.is_over:
+        if self._now is not None and (self._now.is_over or self._now.is_told):
             yield from self._end()
         yield from self._note()
 

@@ -48,6 +48,7 @@ SETUP = {
     }
 }
 ASK = {"client_content": {"turns": [{"parts": [{"text": "Hello?"}]}], "turnComplete": True}}
+STOP = {"client_content": {"turnComplete": False}}
 HEAR = {"realtime_input": {"audio": sound(0.1, 16_000)}}
 ANSWER = {"tool_response": {"functionResponses": [{"name": "look", "response": {"a": 1}}]}}
 SPEAK = {"serverContent": {"modelTurn": {"parts": [{"inlineData": sound(0.4, 24_000)}]}}}
@@ -147,6 +148,14 @@ REPORTED = {
         [ASK, with_usage(CALL, ONE), SPEAK, ANSWER, with_usage(DONE, TWO)],
         [(OK, SECOND)],
     ),
+    "hung up with an interruption that is accounted for": (
+        [ASK, SPEAK, STOP, with_usage(STOPPED, ONE)],
+        [(CUT, FIRST)],
+    ),
+    "hung up while a tool works": (
+        [ASK, with_usage(CALL, ONE)],
+        [(OK, FIRST)],
+    ),
     "a turn without a word": (
         [with_usage(DONE, usage(100, 0, heard=60))],
         [(OK, Quantities(input_tokens=100, input_audio_tokens=60))],
@@ -225,10 +234,19 @@ def test_what_nobody_tells_is_estimated_from_text_and_sound(
     assert event.quantities["output_audio_tokens"] in (made, 0)
 
 
-def test_a_turn_that_tells_nothing_is_waited_for() -> None:
+@pytest.mark.parametrize("last", [DONE, STOP])
+def test_the_account_of_a_turn_that_is_over_or_stopped_is_waited_for(last: Any) -> None:
     dialogue = Dialogue()
-    dialogue.play([SETUP, READY, ASK, SPEAK, DONE])
+    dialogue.play([SETUP, READY, ASK, SPEAK, last])
     assert dialogue.conversation._reader.expects_report
+    dialogue.play([{"usageMetadata": ONE} if last is DONE else with_usage(STOPPED, ONE)])
+    assert not dialogue.conversation._reader.expects_report
+
+
+def test_nothing_is_waited_for_where_nothing_was_said() -> None:
+    dialogue = Dialogue()
+    dialogue.play([SETUP, READY, ASK, STOP])
+    assert not dialogue.conversation._reader.expects_report
 
 
 def test_the_next_turn_is_estimated_to_read_all_that_the_last_one_had() -> None:
