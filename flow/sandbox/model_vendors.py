@@ -11,6 +11,7 @@ from flow.sandbox.cartesia import hearing
 from flow.sandbox.cartesia.app import CartesiaSandbox
 from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
+from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.azure import AzureOpenAISandbox
 from flow.sandbox.openai.chat import Pace
@@ -86,6 +87,10 @@ def _azure(acting: Acting) -> ModelStandIn:
     return AzureOpenAISandbox(acting.replies, deployments=deployments, pace=acting.pace)
 
 
+def _google(acting: Acting) -> ModelStandIn:
+    return GoogleSandbox(acting.replies, pace=acting.pace, hear=acting.hear)
+
+
 MODEL_VENDORS: Mapping[str, ModelVendor] = MappingProxyType(
     {
         "openai": ModelVendor(_openai, "OPENAI_API_KEY", "OPENAI_BASE_URL", "/v1"),
@@ -94,6 +99,7 @@ MODEL_VENDORS: Mapping[str, ModelVendor] = MappingProxyType(
         "deepgram": ModelVendor(_deepgram, "DEEPGRAM_API_KEY", "DEEPGRAM_BASE_URL"),
         "elevenlabs": ModelVendor(_elevenlabs, "ELEVENLABS_API_KEY", "ELEVENLABS_BASE_URL"),
         "azure": ModelVendor(_azure, "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT", "/openai/v1"),
+        "google": ModelVendor(_google, "GOOGLE_API_KEY", "GOOGLE_BASE_URL"),
     }
 )
 """By the vendor's name in joins."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -150,13 +150,18 @@ class ServiceRun:
 
 @asynccontextmanager
 async def running(
-    services: CallServices, part: BotPart, choice: Choice
+    services: CallServices,
+    part: BotPart,
+    choice: Choice,
+    *,
+    before: Sequence[FrameProcessor] = (),
+    after: Sequence[FrameProcessor] = (),
 ) -> AsyncIterator[ServiceRun]:
-    """A service in a pipeline; leaving the block ends the call."""
+    """A service in a pipeline, between others; leaving the block ends the call."""
     kind = part.kind
     service, end = services.build(part, choice), _End(kind)
     worker = PipelineWorker(
-        Pipeline([service, services.usage_processor, end]),
+        Pipeline([*before, service, services.usage_processor, end, *after]),
         params=PipelineParams(
             audio_in_sample_rate=RATE_IN,
             audio_out_sample_rate=RATE_OUT,

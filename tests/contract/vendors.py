@@ -22,6 +22,7 @@ from flow.sandbox.cartesia.app import CartesiaSandbox
 from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.faults import Faults
+from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.azure import AzureOpenAISandbox
 from flow.sandbox.openai.chat import OPENAI, Dialect, Pace
@@ -63,6 +64,8 @@ class Row:
             is sent whole, how an attempt is refused, and that it is in the account under its name.
         api: which of the vendor's APIs it is, where there are several.
         variant: what sets it apart from another row of the same model.
+        sends_lost_again: whether a request whose connection was lost before any answer is sent
+            again.
     """
 
     vendor: str
@@ -74,6 +77,7 @@ class Row:
     protocol_of: str | None = None
     api: str = "chat"
     variant: str = ""
+    sends_lost_again: bool = True
 
     @property
     def kind(self) -> Kind:
@@ -150,6 +154,7 @@ async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
 cartesia_stand_in = partial(stand_in, CartesiaSandbox)
 deepgram_stand_in = partial(stand_in, DeepgramSandbox)
 elevenlabs_stand_in = partial(stand_in, ElevenLabsSandbox)
+google_stand_in = partial(stand_in, partial(GoogleSandbox, [REPLY], pace=Pace(token_secs=0.002)))
 
 
 async def _elevenlabs_keep_alive(service: Any) -> None:
@@ -202,6 +207,7 @@ ROWS = (
         for variant, surface in (("v1", "/openai/v1"), ("dated", ""))
     ),
     Row("anthropic", BotPart.LLM, "claude-haiku-4-5", anthropic_stand_in),
+    Row("google", BotPart.LLM, "gemini-2.5-flash", google_stand_in, sends_lost_again=False),
     Row("openai", BotPart.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
     Row("openai", BotPart.STT, "whisper-1", openai_stand_in, {"language": "en"}),
     Row("openai", BotPart.TTS, "gpt-4o-mini-tts", openai_stand_in, {"voice": "alloy"}),
@@ -287,6 +293,15 @@ async def openai_realtime_stand_in() -> AsyncIterator[Running]:
     sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), speak=a_tenth_a_word)
     async with Served(sandbox) as url:
         endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
+
+
+@asynccontextmanager
+async def gemini_live_stand_in(session_secs: float | None = None) -> AsyncIterator[Running]:
+    sandbox = GoogleSandbox(
+        [REPLY], pace=Pace(token_secs=0.002), speak=a_tenth_a_word, session_secs=session_secs
+    )
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("AIza-fake"), url, timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
         await endpoint.close()
 
@@ -306,6 +321,14 @@ REALTIME_ROWS = (
     ),
 )
 """Speech-to-speech, held to a contract of its own."""
+GEMINI_LIVE = Row(
+    "google",
+    BotPart.REALTIME,
+    "gemini-3.8-live",
+    gemini_live_stand_in,
+    {"system_instruction": "Be kind."},
+)
+"""A service that hears and speaks, held to a contract of its own."""
 
 WHOLE = tuple(row for row in ROWS if row.protocol_of is None)
 """Rows of a protocol of their own."""
@@ -321,6 +344,7 @@ def service_of(row: Row) -> ServiceSpec:
 def uncovered() -> list[str]:
     """The services that no row holds to the contract."""
     covered = [service_of(row) for row in (*ROWS, *SOCKET_ROWS, *REALTIME_ROWS)]
+    covered = [service_of(row) for row in (*ROWS, GEMINI_LIVE)]
     return [
         f"{name} {spec.part}"
         for name, vendor in VENDORS.items()

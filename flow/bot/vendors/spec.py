@@ -102,8 +102,8 @@ class Vendor:
         base_url: where its API is; ``None`` where only the environment says so.
         own_base_url_variable: the environment variable that puts its API elsewhere, where the
             vendor has a name of its own for it.
-        extra: the extra of Flow's package that its services need, and the package that this
-            installs, which are called the same; ``None`` where nothing is needed.
+        extra: the extra of Flow's package that its services need; ``None`` where nothing is needed.
+        package: what that installs, by the name of its import, where it is not called the same.
     """
 
     name: str
@@ -112,6 +112,7 @@ class Vendor:
     services: tuple[ServiceSpec, ...] = ()
     extra: str | None = None
     own_base_url_variable: str | None = None
+    package: str | None = None
 
     @property
     def parts(self) -> frozenset[BotPart]:
@@ -130,7 +131,7 @@ class Vendor:
     @property
     def missing(self) -> str | None:
         """What is not installed here and has to be, in words, or ``None``."""
-        if self.extra is None or find_spec(self.extra) is not None:
+        if self.extra is None or _is_installed(self.package or self.extra):
             return None
         return f"install flow[{self.extra}]"
 
@@ -159,3 +160,10 @@ def pipecat_class(path: str) -> Any:
     """The class at ``module:name`` below ``pipecat.services``, imported now."""
     module, _, name = path.partition(":")
     return getattr(import_module(f"pipecat.services.{module}"), name)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # what it is in is missing
+        return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence, Failed, Opening
@@ -77,6 +77,17 @@ class HttpWire(Protocol):
     def open(self, request: HttpRequest) -> Exchange | Free | None:
         """An exchange for a request that costs something, `FREE` for one that the protocol has
         and that costs nothing, ``None`` for any other."""
+
+
+@runtime_checkable
+class ModelInPath(Protocol):
+    """What a reader also is whose requests name their model in the path, and not in the body."""
+
+    def model_in(self, path: str) -> str | None:
+        """The model that this path names, if it is one that does."""
+
+    def path_of(self, path: str, model: str) -> str:
+        """The same path with this model in it."""
 
 
 def names_a_code(value: Any) -> bool:
