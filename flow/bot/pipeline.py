@@ -100,7 +100,7 @@ class CallPipeline:
     assistant: LLMAssistantAggregator | None
     idle: IdleWatch
     services: CallServices
-    speak: Speak
+    speak: Speak = spoken_by_voice
     bot: BotRun | None = None
 
     async def close(self, reason: EndReason = EndReason.PIPELINE_ENDED) -> None:

@@ -187,6 +187,7 @@ def test_a_product_is_shown_whole_with_money_as_text() -> None:
         "llm": {"default": "openai/gpt-4.1", "allowed": ["openai/*"]},
         "stt": {"default": None, "allowed": None},
         "tts": {"default": None, "allowed": None, "voice": "alloy"},
+        "realtime": {"default": None, "allowed": None, "voice": None},
         "saving": {
             "models": {"openai/a": "openai/b"},
             "max_tokens": 100,
