@@ -15,18 +15,20 @@ from flow.domain.calls.thread import Status
 from flow.errors import ConfigurationError
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.callers.caller import call
-from flow.sandbox.callers.script import Line
+from flow.sandbox.callers.script import AfterBot, Line
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Reply, ToolCall
 from flow.sandbox.speech.synthesis import recordings
-from tests.calls.conftest import Serve
-from tests.calls.test_call import SHORT, SOON
+from tests.calls.conftest import Serve, quantity
+from tests.calls.test_call import LONG, SHORT, SOON, stood_in
 
 DOCS = Path(__file__).parents[2] / "docs" / "bots.md"
 BOOKING = replace(
     SHORT,
     greeting="Good evening! For how many people?",
-    lines=(Line("For two people at half past seven.", "You have a table at half past seven.", SOON),),
+    lines=(
+        Line("For two people at half past seven.", "You have a table at half past seven.", SOON),
+    ),
 )
 ARGUMENTS = '{"guests": 2, "time": "19:30"}'
 
@@ -47,7 +49,7 @@ def example() -> str:
 
 
 @asynccontextmanager
-async def stood_in(script: Any) -> AsyncIterator[Vendors]:
+async def restaurant(script: Any) -> AsyncIterator[Vendors]:
     heard = recordings([line.text for line in BOOKING.lines], voice=BOOKING.voice)
     pace = Pace(first_token_secs=0.05, token_secs=BOOKING.token_secs)
     async with vendors(script, utterances=heard, pace=pace) as running:
@@ -61,7 +63,7 @@ async def test_the_example_of_the_docs_takes_a_call(serving: Serve, tmp_path: Pa
         "bot": {"name": "booking", "greeting": BOOKING.greeting},
         "metadata": {"restaurant": "The Bluebird"},
     }
-    async with stood_in(booked) as standing, serving(standing, bots=str(path)) as served:
+    async with restaurant(booked) as standing, serving(standing, bots=str(path)) as served:
         report = await call(served.url, standing.api_key, BOOKING, join=join)
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
@@ -74,3 +76,141 @@ async def test_the_example_of_the_docs_takes_a_call(serving: Serve, tmp_path: Pa
     assert {row["kind"] for row in rows} == {"llm", "tts", "stt", "call"}
     assert sum(row["kind"] == "llm" and row["source"] == "bot" for row in rows) == 2
     assert {row["provenance"] for row in rows} <= {"reported", "measured"}
+
+
+OWN = "tests.calls.own_bots"
+
+
+def named(bot: str) -> dict[str, Any]:
+    return {"bot": {"name": bot, "system_prompt": SHORT.system_prompt}}
+
+
+def greeting(bot: str) -> dict[str, Any]:
+    return {"bot": {**named(bot)["bot"], "greeting": SHORT.greeting}}
+
+
+@pytest.mark.parametrize("bot", ["usual", "nested", "clears_up", "two_models", "raises_afterwards"])
+async def test_a_call_is_accounted_to_the_last_token(bot: str, serving: Serve) -> None:
+    async with stood_in(SHORT) as standing, serving(standing, bots=OWN) as served:
+        join = greeting(bot)
+        report = await call(served.url, standing.api_key, SHORT, join=join)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "caller_hung_up")
+    assert [(turn.role, turn.content) for turn in thread.transcript] == [
+        ("assistant", SHORT.greeting),
+        ("user", SHORT.lines[0].text),
+        ("assistant", SHORT.lines[0].reply),
+    ]
+    assert {row["kind"] for row in rows} == {"llm", "tts", "stt", "call"}
+    generations = [row for row in rows if row["kind"] == "llm" and row["source"] == "bot"]
+    assert len(generations) == (2 if bot in {"clears_up", "two_models"} else 1)
+    assert thread.usage_stats["estimated_events"] == 0
+
+
+@pytest.mark.parametrize(("bot", "models"), [("usual", 1), ("two_models", 2)])
+@pytest.mark.parametrize("hangup", ["close", "abort", "end_api"])
+async def test_a_call_that_ends_in_mid_sentence_is_accounted(
+    hangup: Any, bot: str, models: int, serving: Serve
+) -> None:
+    async with stood_in(LONG) as standing, serving(standing, bots=OWN) as served:
+        report = await call(served.url, standing.api_key, LONG, join=greeting(bot), hangup=hangup)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
+    assert thread.status is Status.COMPLETED
+    assert thread.end_reason == ("ended_by_api" if hangup == "end_api" else "caller_hung_up")
+    cut = [row for row in rows if row["outcome"] == "interrupted"]
+    assert [(row["kind"], row["provenance"]) for row in cut] == [("llm", "estimated")]
+    assert sum(row["kind"] == "llm" and row["source"] == "bot" for row in rows) == models
+    assert thread.transcript[-1].interrupted
+
+
+async def test_services_that_a_bot_brings_along_are_counted_by_their_frames(
+    serving: Serve,
+) -> None:
+    async with stood_in(SHORT) as standing, serving(standing, bots=OWN) as served:
+        report = await call(served.url, standing.api_key, SHORT, join=greeting("own_services"))
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.service.database.get_thread_usage(thread.id)
+    said = SHORT.lines[0].text
+    assert [turn.content for turn in thread.transcript] == [SHORT.greeting, said, said]
+    counted = [row for row in rows if row["provider"] in {"parrot", "voice"}]
+    characters = sum(quantity(row, "characters") for row in counted)
+    assert characters == len(SHORT.greeting) + len(said)
+    assert sum(quantity(row, "output_tokens") for row in counted) == len(said.split())
+    assert all("usage frames" in row["note"] for row in counted)
+    assert thread.usage_stats["unpriced_events"] == len(counted) == 3
+
+
+@pytest.mark.parametrize(
+    ("bot", "error_type", "said"),
+    [
+        ("raises", "KeyError", "KeyError"),
+        ("raises_in_mid_call", "KeyError", "KeyError"),
+        ("gives_nothing", "ConfigurationError", "it gave NoneType, not a pipeline"),
+        ("gives_a_number", "ConfigurationError", "it gave int, not a pipeline"),
+        ("gives_a_name", "ConfigurationError", "its pipeline has a str in it"),
+        ("deaf", "ConfigurationError", "call.transport.input() is not in its pipeline"),
+        ("unmetered", "ConfigurationError", "Nothing meters Voice"),
+        ("unmetered_when_run", "ConfigurationError", "Nothing meters Voice"),
+        ("one_name_twice", "ConfigurationError", "Two services are called 'tts'"),
+        ("no_such_vendor", "ConfigurationError", "'acme' is not one of"),
+        ("no_key", "ConfigurationError", "'groq' is not set up here: GROQ_API_KEY is missing"),
+    ],
+)
+async def test_a_bot_that_fails_ends_its_call_with_its_name_and_the_type_of_the_error(
+    bot: str, error_type: str, said: str, serving: Serve
+) -> None:
+    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
+    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
+        report = await call(served.url, standing.api_key, silent, join=named(bot))
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
+    assert report.closed == "4011 error: bot_failed"
+    assert (thread.status, thread.end_reason) == (Status.FAILED, "error")
+    assert thread.error is not None
+    assert thread.error["message"].startswith(f"the bot {bot!r} failed: {said}")
+    assert (thread.error["code"], thread.error["bot"]) == ("bot_failed", bot)
+    assert thread.error["error_type"] == error_type
+    assert "what was said" not in str(thread.error)
+    assert [row["kind"] for row in rows] == (["call"] if bot == "raises_in_mid_call" else [])
+
+
+async def test_a_bot_that_has_done_ends_the_call(serving: Serve) -> None:
+    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
+    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
+        join = named("returns_in_mid_call")
+        report = await call(served.url, standing.api_key, silent, join=join)
+        thread = await served.settled(report.workflow_thread_id)
+    assert report.closed == "1000 ended"
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "pipeline_ended")
+
+
+@pytest.mark.parametrize("bot", ["slow", "without_aggregators"])
+async def test_a_call_that_is_hung_up_at_once_ends(bot: str, serving: Serve) -> None:
+    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(0.1), patience_secs=0.1)
+    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
+        report = await call(served.url, standing.api_key, silent, join=named(bot))
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "caller_hung_up")
+
+
+async def test_a_bot_that_is_none_is_refused_with_those_there_are(
+    serving: Serve, tmp_path: Path
+) -> None:
+    path = tmp_path / "booking.py"
+    path.write_text(example())
+    async with stood_in(SHORT) as standing, serving(standing, bots=str(path)) as served:
+        answer = await served.http.post("/api/bot/join", json=named("support"))
+    assert answer.status_code == 422
+    (problem,) = answer.json()["errors"]
+    assert problem["field"] == "bot.name"
+    assert problem["message"] == "'support' is not one of booking"
+
+
+async def test_a_bot_that_cannot_be_had_stops_the_start(serving: Serve) -> None:
+    async with stood_in(SHORT) as standing:
+        with pytest.raises(ConfigurationError, match="FLOW_BOTS: no_such_bots cannot be imported"):
+            async with serving(standing, bots="no_such_bots"):
+                pass

@@ -1,0 +1,190 @@
+"""Bots as an operator may write them: what works, and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from pipecat.frames.frames import (
+    Frame,
+    LLMContextFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
+    TTSAudioRawFrame,
+)
+from pipecat.metrics.metrics import LLMTokenUsage
+from pipecat.pipeline.parallel_pipeline import ParallelPipeline
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.llm_service import LLMService
+from pipecat.services.tts_service import TTSService
+
+from flow.bots import Call
+
+CLEARED_UP = "Sum up the call."
+NOTES = "You take notes."
+
+
+class Voice(TTSService):
+    """A voice that a bot brings along: a tone, as long as there is something to say."""
+
+    def __init__(self, *, reports: bool = True, **options: Any) -> None:
+        super().__init__(push_start_frame=True, push_stop_frames=True, **options)
+        self._reports = reports
+
+    def can_generate_metrics(self) -> bool:
+        return self._reports
+
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
+        await self.start_tts_usage_metrics(text)
+        second = b"\x10\x10" * self.sample_rate
+        yield TTSAudioRawFrame(second, self.sample_rate, 1, context_id=context_id)
+
+
+class Parrot(LLMService):
+    """A language model that a bot brings along: it says the last message again."""
+
+    def can_generate_metrics(self) -> bool:
+        return True
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        said = str(frame.context.get_messages()[-1]["content"])
+        await self.push_frame(LLMFullResponseStartFrame())
+        await self.push_frame(LLMTextFrame(said))
+        await self.push_frame(LLMFullResponseEndFrame())
+        words = len(said.split())
+        await self.start_llm_usage_metrics(
+            LLMTokenUsage(prompt_tokens=words, completion_tokens=words, total_tokens=2 * words)
+        )
+
+
+class OnlyNotes(FrameProcessor):
+    """Keeps what a second model says from the caller."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if not isinstance(
+            frame, LLMTextFrame | LLMFullResponseStartFrame | LLMFullResponseEndFrame
+        ):
+            await self.push_frame(frame, direction)
+
+
+def line(call: Call, *thinking: FrameProcessor, voice: FrameProcessor | None = None) -> Any:
+    user, assistant = call.aggregators(call.context())
+    return [
+        call.transport.input(),
+        call.stt(),
+        user,
+        *(thinking or [call.llm()]),
+        voice or call.tts(),
+        call.transport.output(),
+        assistant,
+    ]
+
+
+async def usual(call: Call) -> Any:
+    return line(call)
+
+
+async def nested(call: Call) -> Any:
+    return Pipeline([Pipeline(line(call))])
+
+
+async def clears_up(call: Call) -> None:
+    llm: Any = call.llm()
+    reason = await call.run(line(call, llm))
+    await llm.run_inference(LLMContext([{"role": "user", "content": f"{CLEARED_UP} {reason}"}]))
+
+
+async def two_models(call: Call) -> Any:
+    notes = call.llm(system_instruction=NOTES)
+    return line(call, ParallelPipeline([call.llm()], [notes, OnlyNotes()]))
+
+
+async def own_services(call: Call) -> Any:
+    return line(call, ParallelPipeline([Parrot(name="parrot")]), voice=Voice(name="voice"))
+
+
+async def without_aggregators(call: Call) -> Any:
+    return [call.transport.input(), call.tts(), call.transport.output()]
+
+
+async def slow(call: Call) -> Any:
+    await asyncio.sleep(1)
+    return line(call)
+
+
+async def raises(call: Call) -> None:
+    raise KeyError("what was said")
+
+
+async def raises_in_mid_call(call: Call) -> None:
+    async def later() -> None:
+        await asyncio.sleep(2)
+        raise KeyError("what was said")
+
+    await asyncio.gather(call.run(line(call)), later())
+
+
+async def returns_in_mid_call(call: Call) -> None:
+    running = asyncio.create_task(call.run(line(call)))
+    await asyncio.wait({running}, timeout=2)
+
+
+async def raises_afterwards(call: Call) -> None:
+    await call.run(line(call))
+    raise KeyError("what was said")
+
+
+async def gives_nothing(call: Call) -> None:
+    call.llm()
+
+
+async def gives_a_number(call: Call) -> Any:
+    return 7
+
+
+async def gives_a_name(call: Call) -> Any:
+    return [call.transport.input(), "llm"]
+
+
+async def deaf(call: Call) -> Any:
+    return [call.tts(), call.transport.output()]
+
+
+async def unmetered(call: Call) -> Any:
+    voice = Voice(reports=False, name="voice")
+    return line(call, voice=Pipeline([ParallelPipeline([voice], [OnlyNotes()])]))
+
+
+async def unmetered_when_run(call: Call) -> None:
+    await call.run(line(call, voice=Voice(reports=False, name="voice")))
+
+
+async def one_name_twice(call: Call) -> Any:
+    return line(call, Parrot(name="tts"))
+
+
+async def no_such_vendor(call: Call) -> None:
+    call.llm("acme", "acme-1")
+
+
+async def no_key(call: Call) -> None:
+    call.llm("groq", "llama-3.3-70b-versatile")
+
+
+BOTS = {
+    function.__name__: function
+    for function in (
+        usual, nested, clears_up, two_models, own_services, without_aggregators, slow, raises,
+        raises_in_mid_call, returns_in_mid_call, raises_afterwards, gives_nothing, gives_a_number,
+        gives_a_name, deaf, unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_key,
+    )
+}  # fmt: skip
