@@ -119,9 +119,10 @@ async def test_a_call_that_ends_in_mid_sentence_is_accounted(
         rows = await served.conserved(thread)
     assert thread.status is Status.COMPLETED
     assert thread.end_reason == ("ended_by_api" if hangup == "end_api" else "caller_hung_up")
-    cut = [row for row in rows if row["outcome"] == "interrupted"]
-    assert [(row["kind"], row["provenance"]) for row in cut] == [("llm", "estimated")]
-    assert sum(row["kind"] == "llm" and row["source"] == "bot" for row in rows) == models
+    generations = [row for row in rows if row["kind"] == "llm" and row["source"] == "bot"]
+    assert len(generations) == models
+    # The second model has written its short note by then.
+    assert sum(row["outcome"] == "interrupted" for row in generations) == 1
     assert thread.transcript[-1].interrupted
 
 
