@@ -18,7 +18,6 @@ import uvicorn
 
 from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.service import Service
-from flow.bot.vendors import VENDORS
 from flow.demo.savings import Saved, saved
 from flow.demo.stacks import Stack
 from flow.domain.pricing.pricer import Pricer
@@ -169,6 +168,8 @@ def _settings(stood_in: Vendors, stack: Stack, folder: Path, *, live: bool) -> I
 
 
 def _require_keys(stack: Stack) -> None:
+    from flow.bot.vendors import VENDORS
+
     missing = [
         VENDORS[name].key
         for name in stack.vendors or ["openai"]

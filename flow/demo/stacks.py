@@ -8,7 +8,6 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from flow.bot.vendors import vendors_by_part
 from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.errors import ConfigurationError
 
@@ -96,7 +95,7 @@ def _stack(parts: Sequence[BotPart], names: Sequence[str], cap_usd: Decimal) -> 
 def _service(part: BotPart, name: str) -> dict[str, str]:
     vendor, _, model = name.partition("/")
     known = _MODELS[part]
-    if vendor not in vendors_by_part()[part.value] or vendor not in known:
+    if vendor not in known:
         able = ", ".join(sorted(known))
         raise ConfigurationError(f"The demo has no vendor {vendor!r} for {part}: use {able}.")
     return {"provider": vendor, "model": model or known[vendor]}
