@@ -146,6 +146,7 @@ async def _bot_settings(resources: Resources, clients: Clients, contents: Conten
         contents=contents if settings.capture_content else None,
         joined=None if resources.tracing is None else resources.tracing.joined,
         bots=await asyncio.to_thread(find_bots, settings.bots),
+        has_price=resources.has_price,
     )
 
 

@@ -41,6 +41,7 @@ from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.ending import EndReason
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Turn
+from flow.domain.pricing.unpriced_models import HasPrice
 from flow.domain.usage.events import Owner
 from flow.metering.request import Recording
 from flow.vendors.model_endpoint import Endpoint
@@ -58,7 +59,8 @@ class BotSettings:
     or ``drain`` (see `MeteredTransport`). ``contents`` receives the messages and output of each
     generation by event id, where capturing content is switched on. ``joined`` is there where
     calls are traced. ``heartbeat_secs`` are from one sign of life of a call to the next. ``bots``
-    are those of the operator's own, by the names that joins give them.
+    are those of the operator's own, by the names that joins give them; ``has_price`` is asked of
+    what they use.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -70,6 +72,7 @@ class BotSettings:
     heartbeat_secs: float = 5.0
     vendors: Mapping[str, Vendor] = field(default_factory=lambda: VENDORS)
     bots: Mapping[str, BotFunction] = field(default_factory=dict)
+    has_price: HasPrice = lambda *_: True
 
 
 Speak = Callable[[str], Frame]

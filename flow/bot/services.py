@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from pipecat.frames.frames import (
@@ -173,6 +175,11 @@ class CallServices:
             meter = Meter(known, self._owner, self._recorder, control=self._control)
             self._add(service, meter, by_frames=True)
 
+    @property
+    def all_metered(self) -> tuple[Service, ...]:
+        """What services the call has."""
+        return tuple(meter.service for meter in self._meters.values())
+
     def meter_of(self, name: str) -> Meter | None:
         """The meter of a service of this call, by its name in the pipeline."""
         return self._meters.get(name)
@@ -193,18 +200,34 @@ class CallServices:
         self._meters[service.name] = meter
         if by_frames:
             self._meters_by_frames[service.name] = meter
+            if isinstance(service, LLMService):
+                _note_inferences(service, meter)
         worked = self._worked
 
         async def pushed(_: FrameProcessor, frame: Frame) -> None:
             if isinstance(frame, _OUTPUT):
                 worked.add(service.name)
-                service.remove_event_handler("on_after_push_frame", pushed)
+                # Not while Pipecat goes through the handlers: it would skip the next one.
+                asyncio.get_running_loop().call_soon(
+                    service.remove_event_handler, "on_after_push_frame", pushed
+                )
 
         service.add_event_handler("on_after_push_frame", pushed)
 
     def _keep_content(self, event: UsageEvent, opening: Opening, text: str) -> None:
         if self._contents is not None and event.kind is Kind.LLM:
             self._contents[event.id] = (list(opening.content or ()), text)
+
+
+def _note_inferences(service: LLMService, meter: Meter) -> None:
+    """Put each inference outside the pipeline on record, of which no frame tells."""
+    infer = service.run_inference
+
+    async def noted(*args: Any, **options: Any) -> str | None:
+        meter.report_unmetered()
+        return await infer(*args, **options)
+
+    service.run_inference = noted  # type: ignore[method-assign]
 
 
 def all_processors(processors: Iterable[FrameProcessor]) -> Iterator[FrameProcessor]:

@@ -210,11 +210,16 @@ class CallSession:
                 "assistant", message.content, message.timestamp, interrupted=message.interrupted
             )
 
+        async def not_set_up(*_: Any) -> None:
+            message = "the pipeline was not set up in time"
+            self.end(EndReason.ERROR, {"code": "pipeline_failed", "message": message})
+
         transport.add_event_handler("on_client_connected", connected)
         transport.add_event_handler("on_client_disconnected", disconnected)
         if isinstance(transport, RoomTransport):
             transport.add_event_handler("on_lost", lost)
         self._pipeline.worker.add_event_handler("on_pipeline_error", failed)
+        self._pipeline.worker.add_event_handler("on_setup_timeout", not_set_up)
         if (user := self._pipeline.user) is not None:
             user.add_event_handler("on_user_turn_message_added", user_said)
         if (assistant := self._pipeline.assistant) is not None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import pytest
 from pipecat.frames.frames import (
     Frame,
     LLMContextFrame,
@@ -13,6 +14,7 @@ from pipecat.frames.frames import (
     LLMFullResponseStartFrame,
     LLMTextFrame,
     TTSAudioRawFrame,
+    TTSSpeakFrame,
 )
 from pipecat.metrics.metrics import LLMTokenUsage
 from pipecat.pipeline.parallel_pipeline import ParallelPipeline
@@ -26,6 +28,17 @@ from flow.bots import Call
 
 CLEARED_UP = "Sum up the call."
 NOTES = "You take notes."
+GREETING = "Hello!"
+OWN = "tests.calls.own_bots"
+"""This module, as ``FLOW_BOTS`` names it."""
+
+
+def by_bot(join: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """The same join, for a bot of that name; ``None``: for the built-in one."""
+    return join if name is None else {**join, "bot": {**join.get("bot", {}), "name": name}}
+
+
+by_each_bot = pytest.mark.parametrize("bot", [None, "usual"], ids=["built-in", "ones-own"])
 
 
 class Voice(TTSService):
@@ -64,6 +77,17 @@ class Parrot(LLMService):
             LLMTokenUsage(prompt_tokens=words, completion_tokens=words, total_tokens=2 * words)
         )
 
+    async def run_inference(self, *_: Any, **__: Any) -> str | None:
+        return "a summary"
+
+
+class Stuck(FrameProcessor):
+    """A processor that never gets ready."""
+
+    async def setup(self, setup: Any) -> None:
+        await super().setup(setup)
+        await asyncio.Event().wait()
+
 
 class OnlyNotes(FrameProcessor):
     """Keeps what a second model says from the caller."""
@@ -101,6 +125,24 @@ async def clears_up(call: Call) -> None:
     llm: Any = call.llm()
     reason = await call.run(line(call, llm))
     await llm.run_inference(LLMContext([{"role": "user", "content": f"{CLEARED_UP} {reason}"}]))
+
+
+async def infers_unseen(call: Call) -> None:
+    parrot = Parrot(name="parrot")
+    await call.run(line(call, parrot))
+    await parrot.run_inference(call.context())
+
+
+async def speaks_first(call: Call) -> Any:
+    async def connected(*_: Any) -> None:
+        await call.queue_frames(TTSSpeakFrame(GREETING))
+
+    call.transport.add_event_handler("on_client_connected", connected)
+    return line(call)
+
+
+async def stuck(call: Call) -> Any:
+    return line(call, call.llm(), Stuck())
 
 
 async def two_models(call: Call) -> Any:
@@ -183,7 +225,8 @@ async def no_key(call: Call) -> None:
 BOTS = {
     function.__name__: function
     for function in (
-        usual, nested, clears_up, two_models, own_services, without_aggregators, slow, raises,
+        usual, nested, speaks_first, infers_unseen, stuck, clears_up,
+        two_models, own_services, without_aggregators, slow, raises,
         raises_in_mid_call, returns_in_mid_call, raises_afterwards, gives_nothing, gives_a_number,
         gives_a_name, deaf, unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_key,
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from flow.sandbox.callers.script import AfterBot, Line
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Reply, ToolCall
 from flow.sandbox.speech.synthesis import recordings
-from tests.calls.conftest import Serve, quantity
-from tests.calls.test_call import LONG, SHORT, SOON, stood_in
+from tests.calls.conftest import Serve, key_of, quantity
+from tests.calls.own_bots import OWN, by_bot
+from tests.calls.test_call import JOIN, LONG, SHORT, SOON, stood_in
 
 DOCS = Path(__file__).parents[2] / "docs" / "bots.md"
 BOOKING = replace(
@@ -78,21 +80,17 @@ async def test_the_example_of_the_docs_takes_a_call(serving: Serve, tmp_path: Pa
     assert {row["provenance"] for row in rows} <= {"reported", "measured"}
 
 
-OWN = "tests.calls.own_bots"
-
-
 def named(bot: str) -> dict[str, Any]:
     return {"bot": {"name": bot, "system_prompt": SHORT.system_prompt}}
 
 
-def greeting(bot: str) -> dict[str, Any]:
-    return {"bot": {**named(bot)["bot"], "greeting": SHORT.greeting}}
-
-
-@pytest.mark.parametrize("bot", ["usual", "nested", "clears_up", "two_models", "raises_afterwards"])
+@pytest.mark.parametrize(
+    "bot",
+    ["usual", "nested", "clears_up", "two_models", "raises_afterwards", "speaks_first"],
+)
 async def test_a_call_is_accounted_to_the_last_token(bot: str, serving: Serve) -> None:
     async with stood_in(SHORT) as standing, serving(standing, bots=OWN) as served:
-        join = greeting(bot)
+        join = named(bot) if bot == "speaks_first" else by_bot(JOIN, bot)
         report = await call(served.url, standing.api_key, SHORT, join=join)
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
@@ -114,7 +112,9 @@ async def test_a_call_that_ends_in_mid_sentence_is_accounted(
     hangup: Any, bot: str, models: int, serving: Serve
 ) -> None:
     async with stood_in(LONG) as standing, serving(standing, bots=OWN) as served:
-        report = await call(served.url, standing.api_key, LONG, join=greeting(bot), hangup=hangup)
+        report = await call(
+            served.url, standing.api_key, LONG, join=by_bot(JOIN, bot), hangup=hangup
+        )
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
     assert thread.status is Status.COMPLETED
@@ -130,7 +130,7 @@ async def test_services_that_a_bot_brings_along_are_counted_by_their_frames(
     serving: Serve,
 ) -> None:
     async with stood_in(SHORT) as standing, serving(standing, bots=OWN) as served:
-        report = await call(served.url, standing.api_key, SHORT, join=greeting("own_services"))
+        report = await call(served.url, standing.api_key, SHORT, join=by_bot(JOIN, "own_services"))
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.service.database.get_thread_usage(thread.id)
     said = SHORT.lines[0].text
@@ -175,6 +175,32 @@ async def test_a_bot_that_fails_ends_its_call_with_its_name_and_the_type_of_the_
     assert thread.error["error_type"] == error_type
     assert "what was said" not in str(thread.error)
     assert [row["kind"] for row in rows] == (["call"] if bot == "raises_in_mid_call" else [])
+
+
+async def test_what_no_frame_tells_of_a_service_that_a_bot_brings_along_is_on_record(
+    serving: Serve,
+) -> None:
+    quick = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(0.1), patience_secs=0.1)
+    async with stood_in(quick) as standing, serving(standing, bots=OWN) as served:
+        report = await call(served.url, standing.api_key, quick, join=named("infers_unseen"))
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.service.database.get_thread_usage(thread.id)
+    assert [(r["provider"], r["provenance"]) for r in rows if r["kind"] == "llm"] == [
+        ("parrot", "unmetered")
+    ]
+
+
+async def test_a_bot_whose_services_have_no_price_is_not_for_a_key_with_a_budget(
+    serving: Serve,
+) -> None:
+    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
+    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
+        database = served.service.database
+        await database.operating.set_budget(await key_of(served.http, database), Decimal(5))
+        report = await call(served.url, standing.api_key, silent, join=named("own_services"))
+        thread = await served.settled(report.workflow_thread_id)
+    assert thread.error is not None
+    assert "no price is known for parrot/unknown, voice/unknown" in thread.error["message"]
 
 
 async def test_a_bot_that_has_done_ends_the_call(serving: Serve) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+import structlog
 from pipecat.processors.aggregators.llm_response_universal import (
     LLMAssistantAggregator,
     LLMUserAggregator,
@@ -15,7 +16,7 @@ from pipecat.services.tts_service import TTSService
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.cost_control import Spending
-from flow.bot.custom.bot_run import BotRun
+from flow.bot.custom.bot_run import GIVE_ONE, BotRun
 from flow.bot.custom.call import Call
 from flow.bot.custom.handover import Handover
 from flow.bot.idle_detection import IdleWatch
@@ -27,13 +28,17 @@ from flow.bot.pipeline import (
     spoken_by_model,
     spoken_by_voice,
 )
-from flow.bot.services import all_processors
+from flow.bot.services import CallServices, all_processors
 from flow.bot.transports.spec import AudioFormat
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Turn
+from flow.domain.pricing.unpriced_models import HasPrice
+from flow.domain.products.product import ModelName
 from flow.domain.usage.events import Owner
 from flow.errors import BotFailed, ConfigurationError
 from flow.metering.request import Recording
+
+log = structlog.get_logger(__name__)
 
 P = TypeVar("P", bound=FrameProcessor)
 
@@ -61,13 +66,16 @@ async def build_bot_pipeline(
     services = call_services(owner, recorder, settings, spending)
     handover = Handover()
     call = Call(join, owner, transport, audio, said, services, settings.models, handover)
-    bot = BotRun(name, function(call), handover)
+    bound = log.bind(bot=name, workflow_thread_id=str(owner.workflow_thread_id))
+    bot = BotRun(name, function(call), handover, bound)
     try:
         given = processors_of(await bot.given())
         everything = [*all_processors(given)]
         if transport.input() not in everything:
             raise ConfigurationError("call.transport.input() is not in its pipeline")
         services.adopt(given)
+        if spending.needs_prices:
+            _require_prices(services, settings.has_price)
         idle = IdleWatch(settings.idle_timeout_secs, name="idle")
         # Who speaks is told upstream too, where no sound passes; usage passes the end, wherever
         # in the pipeline it comes from.
@@ -103,14 +111,24 @@ def processors_of(given: object) -> list[FrameProcessor]:
     """
     processors = [given] if isinstance(given, FrameProcessor) else given
     if not isinstance(processors, Sequence) or not processors:
-        raise ConfigurationError(
-            f"it gave {type(given).__name__}, not a pipeline: a bot returns a list of processors or"
-            " a Pipeline, or awaits call.run(...) with it"
-        )
+        raise ConfigurationError(f"it gave {type(given).__name__}, not a pipeline: {GIVE_ONE}")
     for processor in processors:
         if not isinstance(processor, FrameProcessor):
             raise ConfigurationError(f"its pipeline has a {type(processor).__name__} in it")
     return [*processors]
+
+
+def _require_prices(services: CallServices, has_price: HasPrice) -> None:
+    without = {
+        str(ModelName(one.provider, one.model))
+        for one in services.all_metered
+        if not has_price(one.kind, one.provider, one.model)
+    }
+    if without:
+        raise ConfigurationError(
+            f"no price is known for {', '.join(sorted(without))}, and this key has a budget, which"
+            " cannot hold what has no price"
+        )
 
 
 def _first(kind: type[P], processors: Sequence[FrameProcessor]) -> P | None:

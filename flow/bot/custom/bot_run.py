@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
+from structlog.typing import FilteringBoundLogger
 
 from flow.bot.custom.handover import Handover
 from flow.domain.calls.ending import Ending, EndReason
 from flow.errors import BotFailed, ConfigurationError
-
-log = structlog.get_logger(__name__)
 
 GIVE_SECS = 10.0
 """How long a bot may take to give its pipeline: a call is given up 45 s after its last sign of
@@ -20,7 +18,7 @@ life, and it gives none before its pipeline runs."""
 CLEAR_UP_SECS = 10.0
 """How long a bot that ran its pipeline may go on when the call is over."""
 
-_GIVE_ONE = "return a list of processors or a Pipeline, or await call.run(...) with it"
+GIVE_ONE = "a bot returns a list of processors or a Pipeline, or awaits call.run(...) with it"
 
 
 class BotRun:
@@ -29,11 +27,24 @@ class BotRun:
     Args:
         name: of the bot, as joins name it.
         work: what the function does, not begun.
+        log: knows the thread.
     """
 
-    def __init__(self, name: str, work: Awaitable[Any], handover: Handover) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Awaitable[Any],
+        handover: Handover,
+        log: FilteringBoundLogger,
+        *,
+        give_secs: float = GIVE_SECS,
+        clear_up_secs: float = CLEAR_UP_SECS,
+    ) -> None:
         self.name = name
         self._handover = handover
+        self._log = log
+        self._give_secs = give_secs
+        self._clear_up_secs = clear_up_secs
         self._task = asyncio.ensure_future(work)
 
     async def given(self) -> object:
@@ -45,14 +56,16 @@ class BotRun:
         """
         given = self._handover.given
         await asyncio.wait(
-            {self._task, given}, timeout=GIVE_SECS, return_when=asyncio.FIRST_COMPLETED
+            {self._task, given}, timeout=self._give_secs, return_when=asyncio.FIRST_COMPLETED
         )
         if given.done():
             return given.result()
         if not self._task.done():
-            raise ConfigurationError(f"it gave no pipeline within {GIVE_SECS:g} s: {_GIVE_ONE}")
+            raise ConfigurationError(
+                f"it gave no pipeline within {self._give_secs:g} s: {GIVE_ONE}"
+            )
         if self._task.cancelled():
-            raise ConfigurationError(f"it was cancelled before it gave a pipeline: {_GIVE_ONE}")
+            raise ConfigurationError(f"it was cancelled before it gave a pipeline: {GIVE_ONE}")
         return self._task.result()
 
     def when_over(self, end: Callable[[EndReason, dict[str, Any] | None], None]) -> None:
@@ -64,7 +77,7 @@ class BotRun:
             if task.cancelled() or (error := task.exception()) is None:
                 end(EndReason.PIPELINE_ENDED, None)
                 return
-            log.error("bot_failed", bot=self.name, exc_info=error)
+            self._log.error("bot_failed", exc_info=error)
             ending = ending_of(BotFailed(self.name, error))
             end(ending.reason, ending.error)
 
@@ -75,8 +88,9 @@ class BotRun:
         was_over = self._task.done()
         self._handover.over.set_result(reason)
         await self._end()
-        if not was_over and not self._task.cancelled() and (error := self._task.exception()):
-            log.error("bot_failed_after_call", bot=self.name, exc_info=error)
+        ended = self._task.done() and not self._task.cancelled()
+        if not was_over and ended and (error := self._task.exception()) is not None:
+            self._log.error("bot_failed_after_call", exc_info=error)
 
     async def give_up(self, error: Exception) -> None:
         """There is no call, for this error: a function that ran its pipeline is told."""
@@ -92,11 +106,11 @@ class BotRun:
         self._task.cancel()
 
     async def _end(self) -> None:
-        await asyncio.wait({self._task}, timeout=CLEAR_UP_SECS)
+        await asyncio.wait({self._task}, timeout=self._clear_up_secs)
         if not self._task.done():
-            log.warning("bot_cut_off", bot=self.name, after_secs=CLEAR_UP_SECS)
+            self._log.warning("bot_cut_off", after_secs=self._clear_up_secs)
             self._task.cancel()
-            await asyncio.wait({self._task}, timeout=CLEAR_UP_SECS)
+            await asyncio.wait({self._task}, timeout=self._clear_up_secs)
 
 
 def ending_of(failed: BotFailed) -> Ending:

@@ -23,7 +23,7 @@ from flow.bot.transports.spec import AudioFormat
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.ending import EndReason
-from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.join_request import JoinRequest, Realtime
 from flow.domain.calls.thread import Turn
 from flow.domain.usage.events import Owner
 from flow.errors import ConfigurationError
@@ -96,6 +96,17 @@ class Call:
         """
         return self._service(BotPart.TTS, provider, model, options)
 
+    def realtime(
+        self, provider: str | None = None, model: str | None = None, **options: Any
+    ) -> FrameProcessor:
+        """A model that hears and speaks by itself: the join's own, if it has one, unless told
+        otherwise. ``options`` are such as ``system_instruction`` and ``voice``.
+
+        Raises:
+            ConfigurationError: as for `service`.
+        """
+        return self._service(BotPart.REALTIME, provider, model, options)
+
     def service(self, part: str, provider: str, model: str, **options: Any) -> FrameProcessor:
         """The Pipecat service of a vendor that Flow knows.
 
@@ -149,8 +160,10 @@ class Call:
         self, part: BotPart, provider: str | None, model: str | None, options: dict[str, Any]
     ) -> FrameProcessor:
         """The service of the join, or another that is told all that the join says of any."""
-        own = getattr(self.join.bot, part)
+        own = getattr(self.join.bot, part) or Realtime()
         asked = own
+        if provider is None and own.provider is None:
+            raise ConfigurationError(f"the join names no {part.value} model, nor does the bot")
         if provider is not None and provider != own.provider:
             if model is None:
                 raise ConfigurationError(f"name a model of {provider!r}")
