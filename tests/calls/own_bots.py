@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pipecat.frames.frames import (
+    AggregationType,
     Frame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
@@ -15,6 +16,9 @@ from pipecat.frames.frames import (
     LLMTextFrame,
     TTSAudioRawFrame,
     TTSSpeakFrame,
+    TTSStartedFrame,
+    TTSStoppedFrame,
+    TTSTextFrame,
 )
 from pipecat.metrics.metrics import LLMTokenUsage
 from pipecat.pipeline.parallel_pipeline import ParallelPipeline
@@ -81,6 +85,38 @@ class Parrot(LLMService):
         return "a summary"
 
 
+class Talker(LLMService):
+    """A model that speaks by itself: a second of sound for whatever it is told."""
+
+    def can_generate_metrics(self) -> bool:
+        return True
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        await self.push_frame(LLMFullResponseStartFrame())
+        await self.push_frame(TTSStartedFrame())
+        await self.push_frame(TTSAudioRawFrame(b"\x10\x10" * 24_000, 24_000, 1))
+        text = TTSTextFrame(GREETING, aggregated_by=AggregationType.SENTENCE)
+        text.includes_inter_frame_spaces = True
+        await self.push_frame(text)
+        await self.push_frame(TTSStoppedFrame())
+        await self.push_frame(LLMFullResponseEndFrame())
+        await self.start_llm_usage_metrics(
+            LLMTokenUsage(
+                prompt_tokens=100,
+                completion_tokens=40,
+                total_tokens=140,
+                input_audio_tokens=60,
+                output_audio_tokens=30,
+                cache_read_input_tokens=20,
+                cache_read_input_audio_tokens=10,
+            )
+        )
+
+
 class Stuck(FrameProcessor):
     """A processor that never gets ready."""
 
@@ -139,6 +175,18 @@ async def speaks_first(call: Call) -> Any:
 
     call.transport.add_event_handler("on_client_connected", connected)
     return line(call)
+
+
+async def speaks_itself(call: Call) -> Any:
+    user, assistant = call.aggregators(call.context())
+    return [
+        call.transport.input(),
+        call.stt(),
+        user,
+        Talker(name="talker"),
+        call.transport.output(),
+        assistant,
+    ]
 
 
 async def stuck(call: Call) -> Any:
@@ -225,7 +273,7 @@ async def no_key(call: Call) -> None:
 BOTS = {
     function.__name__: function
     for function in (
-        usual, nested, speaks_first, infers_unseen, stuck, clears_up,
+        usual, nested, speaks_first, infers_unseen, stuck, speaks_itself, clears_up,
         two_models, own_services, without_aggregators, slow, raises,
         raises_in_mid_call, returns_in_mid_call, raises_afterwards, gives_nothing, gives_a_number,
         gives_a_name, deaf, unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_key,

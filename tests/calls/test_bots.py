@@ -21,8 +21,9 @@ from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Reply, ToolCall
 from flow.sandbox.speech.synthesis import recordings
 from tests.calls.conftest import Serve, key_of, quantity
-from tests.calls.own_bots import OWN, by_bot
+from tests.calls.own_bots import GREETING, OWN, by_bot
 from tests.calls.test_call import JOIN, LONG, SHORT, SOON, stood_in
+from tests.calls.test_rooms import house
 
 DOCS = Path(__file__).parents[2] / "docs" / "bots.md"
 BOOKING = replace(
@@ -175,6 +176,43 @@ async def test_a_bot_that_fails_ends_its_call_with_its_name_and_the_type_of_the_
     assert thread.error["error_type"] == error_type
     assert "what was said" not in str(thread.error)
     assert [row["kind"] for row in rows] == (["call"] if bot == "raises_in_mid_call" else [])
+
+
+async def test_a_model_that_speaks_by_itself_says_the_greeting_and_is_counted_by_modality(
+    serving: Serve,
+) -> None:
+    async with stood_in(SHORT) as standing, serving(standing, bots=OWN) as served:
+        join = by_bot(JOIN, "speaks_itself")
+        report = await call(served.url, standing.api_key, SHORT, join=join)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.service.database.get_thread_usage(thread.id)
+    assert [(turn.role, turn.content) for turn in thread.transcript] == [
+        ("assistant", GREETING),
+        ("user", SHORT.lines[0].text),
+        ("assistant", GREETING),
+    ]
+    counted = [row for row in rows if row["provider"] == "talker"]
+    assert len(counted) == 2
+    for row in counted:
+        assert {line["unit"]: Decimal(line["quantity"]) for line in row["lines"]} == {
+            "input_tokens": 80,
+            "input_audio_tokens": 50,
+            "cache_read_tokens": 20,
+            "cache_read_audio_tokens": 10,
+            "output_tokens": 40,
+            "output_audio_tokens": 30,
+        }
+
+
+async def test_a_bot_waits_in_a_room_as_the_built_in_one_does(serving: Serve) -> None:
+    async with stood_in(SHORT) as standing, house(serving, standing, bots=OWN) as at:
+        join = by_bot(at.join_request, "clears_up")
+        report = await call(at.served.url, standing.api_key, SHORT, join=join, carrier=at.carrier)
+        thread = await at.served.settled(report.workflow_thread_id)
+        rows = await at.served.conserved(thread)
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "caller_hung_up")
+    assert [turn.role for turn in thread.transcript] == ["assistant", "user", "assistant"]
+    assert sum(row["kind"] == "llm" and row["source"] == "bot" for row in rows) == 2
 
 
 async def test_what_no_frame_tells_of_a_service_that_a_bot_brings_along_is_on_record(
