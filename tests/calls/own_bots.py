@@ -23,6 +23,7 @@ from pipecat.frames.frames import (
 from pipecat.metrics.metrics import LLMTokenUsage
 from pipecat.pipeline.parallel_pipeline import ParallelPipeline
 from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.llm_service import LLMService
@@ -31,7 +32,7 @@ from pipecat.services.tts_service import TTSService
 from flow.bots import Call
 
 CLEARED_UP = "Sum up the call."
-NOTES = "You take notes."
+NOTES, CHEAPER = "You take notes.", "gpt-4.1-mini"
 GREETING = "Hello!"
 OWN = "tests.calls.own_bots"
 """This module, as ``FLOW_BOTS`` names it."""
@@ -61,8 +62,10 @@ class Voice(TTSService):
         yield TTSAudioRawFrame(second, self.sample_rate, 1, context_id=context_id)
 
 
-class Parrot(LLMService):
-    """A language model that a bot brings along: it says the last message again."""
+class OwnModel(LLMService):
+    """A language model that a bot brings along."""
+
+    usage = LLMTokenUsage(prompt_tokens=7, completion_tokens=5, total_tokens=12)
 
     def can_generate_metrics(self) -> bool:
         return True
@@ -72,49 +75,45 @@ class Parrot(LLMService):
         if not isinstance(frame, LLMContextFrame):
             await self.push_frame(frame, direction)
             return
-        said = str(frame.context.get_messages()[-1]["content"])
         await self.push_frame(LLMFullResponseStartFrame())
-        await self.push_frame(LLMTextFrame(said))
+        await self.answer(str(frame.context.get_messages()[-1]["content"]))
         await self.push_frame(LLMFullResponseEndFrame())
-        words = len(said.split())
-        await self.start_llm_usage_metrics(
-            LLMTokenUsage(prompt_tokens=words, completion_tokens=words, total_tokens=2 * words)
-        )
+        await self.start_llm_usage_metrics(self.usage)
+
+    async def answer(self, said: str) -> None:
+        raise NotImplementedError
+
+
+class Parrot(OwnModel):
+    """Says what was said."""
+
+    async def answer(self, said: str) -> None:
+        await self.push_frame(LLMTextFrame(said))
 
     async def run_inference(self, *_: Any, **__: Any) -> str | None:
         return "a summary"
 
 
-class Talker(LLMService):
-    """A model that speaks by itself: a second of sound for whatever it is told."""
+class Talker(OwnModel):
+    """Speaks by itself: a second of sound for whatever it is told."""
 
-    def can_generate_metrics(self) -> bool:
-        return True
+    usage = LLMTokenUsage(
+        prompt_tokens=100,
+        completion_tokens=40,
+        total_tokens=140,
+        input_audio_tokens=60,
+        output_audio_tokens=30,
+        cache_read_input_tokens=20,
+        cache_read_input_audio_tokens=10,
+    )
 
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        await super().process_frame(frame, direction)
-        if not isinstance(frame, LLMContextFrame):
-            await self.push_frame(frame, direction)
-            return
-        await self.push_frame(LLMFullResponseStartFrame())
-        await self.push_frame(TTSStartedFrame())
-        await self.push_frame(TTSAudioRawFrame(b"\x10\x10" * 24_000, 24_000, 1))
+    async def answer(self, said: str) -> None:
         text = TTSTextFrame(GREETING, aggregated_by=AggregationType.SENTENCE)
         text.includes_inter_frame_spaces = True
+        await self.push_frame(TTSStartedFrame())
+        await self.push_frame(TTSAudioRawFrame(b"\x10\x10" * 24_000, 24_000, 1))
         await self.push_frame(text)
         await self.push_frame(TTSStoppedFrame())
-        await self.push_frame(LLMFullResponseEndFrame())
-        await self.start_llm_usage_metrics(
-            LLMTokenUsage(
-                prompt_tokens=100,
-                completion_tokens=40,
-                total_tokens=140,
-                input_audio_tokens=60,
-                output_audio_tokens=30,
-                cache_read_input_tokens=20,
-                cache_read_input_audio_tokens=10,
-            )
-        )
 
 
 class Stuck(FrameProcessor):
@@ -194,7 +193,7 @@ async def stuck(call: Call) -> Any:
 
 
 async def two_models(call: Call) -> Any:
-    notes = call.llm(system_instruction=NOTES)
+    notes = call.llm(model=CHEAPER, system_instruction=NOTES)
     return line(call, ParallelPipeline([call.llm()], [notes, OnlyNotes()]))
 
 
@@ -215,17 +214,33 @@ async def raises(call: Call) -> None:
     raise KeyError("what was said")
 
 
+def caller_of(call: Call) -> asyncio.Event:
+    """Set once the caller is there."""
+    came = asyncio.Event()
+
+    async def connected(*_: Any) -> None:
+        came.set()
+
+    call.transport.add_event_handler("on_client_connected", connected)
+    return came
+
+
 async def raises_in_mid_call(call: Call) -> None:
+    came = caller_of(call)
+
     async def later() -> None:
-        await asyncio.sleep(2)
+        await came.wait()
+        await asyncio.sleep(0.5)
         raise KeyError("what was said")
 
     await asyncio.gather(call.run(line(call)), later())
 
 
 async def returns_in_mid_call(call: Call) -> None:
+    came = caller_of(call)
     running = asyncio.create_task(call.run(line(call)))
-    await asyncio.wait({running}, timeout=2)
+    await came.wait()
+    await asyncio.wait({running}, timeout=0.5)
 
 
 async def raises_afterwards(call: Call) -> None:
@@ -266,6 +281,22 @@ async def no_such_vendor(call: Call) -> None:
     call.llm("acme", "acme-1")
 
 
+async def no_model(call: Call) -> None:
+    call.llm("anthropic")
+
+
+async def no_realtime(call: Call) -> None:
+    call.realtime()
+
+
+async def no_part(call: Call) -> None:
+    call.service("ears", "openai", "whisper-1")
+
+
+async def gives_a_worker(call: Call) -> Any:
+    return PipelineWorker(Pipeline(line(call)))
+
+
 async def no_key(call: Call) -> None:
     call.llm("groq", "llama-3.3-70b-versatile")
 
@@ -273,9 +304,10 @@ async def no_key(call: Call) -> None:
 BOTS = {
     function.__name__: function
     for function in (
-        usual, nested, speaks_first, infers_unseen, stuck, speaks_itself, clears_up,
-        two_models, own_services, without_aggregators, slow, raises,
-        raises_in_mid_call, returns_in_mid_call, raises_afterwards, gives_nothing, gives_a_number,
-        gives_a_name, deaf, unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_key,
+        usual, nested, speaks_first, infers_unseen, stuck, speaks_itself, clears_up, two_models,
+        own_services, without_aggregators, slow, raises, raises_in_mid_call, returns_in_mid_call,
+        raises_afterwards, gives_nothing, gives_a_number, gives_a_name, gives_a_worker, deaf,
+        unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_model, no_realtime,
+        no_part, no_key,
     )
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Reply, ToolCall
 from flow.sandbox.speech.synthesis import recordings
 from tests.calls.conftest import Serve, key_of, quantity
-from tests.calls.own_bots import GREETING, OWN, by_bot
+from tests.calls.own_bots import CHEAPER, GREETING, OWN, by_bot
 from tests.calls.test_call import JOIN, LONG, SHORT, SOON, stood_in
 from tests.calls.test_rooms import house
 
@@ -104,6 +105,8 @@ async def test_a_call_is_accounted_to_the_last_token(bot: str, serving: Serve) -
     assert {row["kind"] for row in rows} == {"llm", "tts", "stt", "call"}
     generations = [row for row in rows if row["kind"] == "llm" and row["source"] == "bot"]
     assert len(generations) == (2 if bot in {"clears_up", "two_models"} else 1)
+    models = {row["requested_model"] for row in generations}
+    assert models == {"gpt-4.1", *([CHEAPER] if bot == "two_models" else [])}
     assert thread.usage_stats["estimated_events"] == 0
 
 
@@ -139,43 +142,57 @@ async def test_services_that_a_bot_brings_along_are_counted_by_their_frames(
     counted = [row for row in rows if row["provider"] in {"parrot", "voice"}]
     characters = sum(quantity(row, "characters") for row in counted)
     assert characters == len(SHORT.greeting) + len(said)
-    assert sum(quantity(row, "output_tokens") for row in counted) == len(said.split())
+    assert sum(quantity(row, "output_tokens") for row in counted) == 5
     assert all("usage frames" in row["note"] for row in counted)
     assert thread.usage_stats["unpriced_events"] == len(counted) == 3
 
 
-@pytest.mark.parametrize(
-    ("bot", "error_type", "said"),
-    [
-        ("raises", "KeyError", "KeyError"),
-        ("raises_in_mid_call", "KeyError", "KeyError"),
-        ("gives_nothing", "ConfigurationError", "it gave NoneType, not a pipeline"),
-        ("gives_a_number", "ConfigurationError", "it gave int, not a pipeline"),
-        ("gives_a_name", "ConfigurationError", "its pipeline has a str in it"),
-        ("deaf", "ConfigurationError", "call.transport.input() is not in its pipeline"),
-        ("unmetered", "ConfigurationError", "Nothing meters Voice"),
-        ("unmetered_when_run", "ConfigurationError", "Nothing meters Voice"),
-        ("one_name_twice", "ConfigurationError", "Two services are called 'tts'"),
-        ("no_such_vendor", "ConfigurationError", "'acme' is not one of"),
-        ("no_key", "ConfigurationError", "'groq' is not set up here: GROQ_API_KEY is missing"),
-    ],
+SILENT = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
+BRIEF = replace(SILENT, hang_up=AfterBot(0.1), patience_secs=0.1)
+FAILING = (
+    ("raises", "KeyError", "KeyError"),
+    ("raises_in_mid_call", "KeyError", "KeyError"),
+    ("gives_nothing", "ConfigurationError", "it gave NoneType, not a pipeline"),
+    ("gives_a_number", "ConfigurationError", "it gave int, not a pipeline"),
+    ("gives_a_name", "ConfigurationError", "its pipeline has a str in it"),
+    ("deaf", "ConfigurationError", "call.transport.input() is not in its pipeline"),
+    ("unmetered", "ConfigurationError", "Nothing meters Voice"),
+    ("unmetered_when_run", "ConfigurationError", "Nothing meters Voice"),
+    ("one_name_twice", "ConfigurationError", "Two services are called 'tts'"),
+    ("no_such_vendor", "ConfigurationError", "'acme' is not one of"),
+    ("gives_a_worker", "ConfigurationError", "it gave PipelineWorker, not a pipeline"),
+    ("no_model", "ConfigurationError", "name a model of 'anthropic'"),
+    ("no_realtime", "ConfigurationError", "the join names no realtime model"),
+    ("no_part", "ConfigurationError", "'ears' is not one of stt, llm, tts, realtime"),
+    ("no_key", "ConfigurationError", "'groq' is not set up here: GROQ_API_KEY is missing"),
 )
+"""Bots, the type of the error that their calls end with, and how its message begins."""
+
+
 async def test_a_bot_that_fails_ends_its_call_with_its_name_and_the_type_of_the_error(
-    bot: str, error_type: str, said: str, serving: Serve
+    serving: Serve,
 ) -> None:
-    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
-    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
-        report = await call(served.url, standing.api_key, silent, join=named(bot))
-        thread = await served.settled(report.workflow_thread_id)
-        rows = await served.conserved(thread)
-    assert report.closed == "4011 error: bot_failed"
-    assert (thread.status, thread.end_reason) == (Status.FAILED, "error")
-    assert thread.error is not None
-    assert thread.error["message"].startswith(f"the bot {bot!r} failed: {said}")
-    assert (thread.error["code"], thread.error["bot"]) == ("bot_failed", bot)
-    assert thread.error["error_type"] == error_type
-    assert "what was said" not in str(thread.error)
-    assert [row["kind"] for row in rows] == (["call"] if bot == "raises_in_mid_call" else [])
+    async with (
+        stood_in(SILENT) as standing,
+        serving(standing, bots=OWN, max_calls=len(FAILING)) as served,
+    ):
+        calls = (
+            call(served.url, standing.api_key, SILENT, join=named(bot)) for bot, _, _ in FAILING
+        )
+        reports = await asyncio.gather(*calls)
+        threads = [await served.settled(report.workflow_thread_id) for report in reports]
+        rows = [await served.service.database.get_thread_usage(thread.id) for thread in threads]
+        assert standing.openai.bill.lines == []
+    for (bot, error_type, said), report, thread in zip(FAILING, reports, threads, strict=True):
+        assert report.closed == "4011 error: bot_failed", bot
+        assert (thread.status, thread.end_reason) == (Status.FAILED, "error"), bot
+        assert thread.error is not None, bot
+        message = thread.error.pop("message")
+        assert message.startswith(f"the bot {bot!r} failed: {said}")
+        assert thread.error == {"code": "bot_failed", "bot": bot, "error_type": error_type}
+        assert "what was said" not in message
+    # One had begun its call.
+    assert [row["kind"] for counted in rows for row in counted] == ["call"]
 
 
 async def test_a_model_that_speaks_by_itself_says_the_greeting_and_is_counted_by_modality(
@@ -218,9 +235,8 @@ async def test_a_bot_waits_in_a_room_as_the_built_in_one_does(serving: Serve) ->
 async def test_what_no_frame_tells_of_a_service_that_a_bot_brings_along_is_on_record(
     serving: Serve,
 ) -> None:
-    quick = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(0.1), patience_secs=0.1)
-    async with stood_in(quick) as standing, serving(standing, bots=OWN) as served:
-        report = await call(served.url, standing.api_key, quick, join=named("infers_unseen"))
+    async with stood_in(BRIEF) as standing, serving(standing, bots=OWN) as served:
+        report = await call(served.url, standing.api_key, BRIEF, join=named("infers_unseen"))
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.service.database.get_thread_usage(thread.id)
     assert [(r["provider"], r["provenance"]) for r in rows if r["kind"] == "llm"] == [
@@ -231,21 +247,19 @@ async def test_what_no_frame_tells_of_a_service_that_a_bot_brings_along_is_on_re
 async def test_a_bot_whose_services_have_no_price_is_not_for_a_key_with_a_budget(
     serving: Serve,
 ) -> None:
-    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
-    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
+    async with stood_in(SILENT) as standing, serving(standing, bots=OWN) as served:
         database = served.service.database
         await database.operating.set_budget(await key_of(served.http, database), Decimal(5))
-        report = await call(served.url, standing.api_key, silent, join=named("own_services"))
+        report = await call(served.url, standing.api_key, SILENT, join=named("own_services"))
         thread = await served.settled(report.workflow_thread_id)
     assert thread.error is not None
     assert "no price is known for parrot/unknown, voice/unknown" in thread.error["message"]
 
 
 async def test_a_bot_that_has_done_ends_the_call(serving: Serve) -> None:
-    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
-    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
+    async with stood_in(SILENT) as standing, serving(standing, bots=OWN) as served:
         join = named("returns_in_mid_call")
-        report = await call(served.url, standing.api_key, silent, join=join)
+        report = await call(served.url, standing.api_key, SILENT, join=join)
         thread = await served.settled(report.workflow_thread_id)
     assert report.closed == "1000 ended"
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "pipeline_ended")
@@ -253,9 +267,8 @@ async def test_a_bot_that_has_done_ends_the_call(serving: Serve) -> None:
 
 @pytest.mark.parametrize("bot", ["slow", "without_aggregators"])
 async def test_a_call_that_is_hung_up_at_once_ends(bot: str, serving: Serve) -> None:
-    silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(0.1), patience_secs=0.1)
-    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
-        report = await call(served.url, standing.api_key, silent, join=named(bot))
+    async with stood_in(BRIEF) as standing, serving(standing, bots=OWN) as served:
+        report = await call(served.url, standing.api_key, BRIEF, join=named(bot))
         thread = await served.settled(report.workflow_thread_id)
         await served.conserved(thread)
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "caller_hung_up")
