@@ -27,6 +27,7 @@ class Resolver:
         defaults: the vendor, model and voice where neither join nor product names one, as the
             ``bot`` part of a join: ``{"llm": {"provider": ..., "model": ...}, "stt": ...}``.
         reachable: the vendors that have a key here.
+        bots: the names of the operator's own bots.
 
     Raises:
         ConfigurationError: a product allows neither a default of its own nor the service's.
@@ -37,10 +38,12 @@ class Resolver:
         products: Products,
         defaults: Mapping[str, Mapping[str, str]],
         reachable: Collection[str],
+        bots: Collection[str] = (),
     ) -> None:
         self._products = products
         self._defaults = defaults
         self._reachable = reachable
+        self._bots = bots
         # Customers join with few different bots, as far as this goes.
         self._chosen = lru_cache(maxsize=REMEMBERED)(self._choose)
         if problems := [*self._forbidden_defaults()]:
@@ -51,14 +54,15 @@ class Resolver:
 
         Raises:
             Refused: ``unknown_product`` or ``model_not_allowed``.
-            InvalidInput: a vendor, voice or language that this service does not have, or a call
-                longer than the product's longest.
+            InvalidInput: a bot, vendor, voice or language that this service does not have, or a
+                call longer than the product's longest.
         """
         product = self._products.for_call(join.product)
         bot = join.bot
         asked = tuple((part, getattr(bot, part)) for part in bot.parts)
         filled, wrong = self._chosen(product.name, asked, bot.language)
-        if problems := [*_duration_problems(join, product), *wrong]:
+        named = self._name_problems(bot.name)
+        if problems := [*_duration_problems(join, product), *named, *wrong]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
         for part in bot.parts:
             _require_allowed(product, part, filled[part])
@@ -118,6 +122,12 @@ class Resolver:
         if name not in self._reachable:
             return f"{name!r} is not set up here: {vendor.needed} is missing"
         return vendor.missing and f"{name!r} is not installed here: {vendor.missing}"
+
+    def _name_problems(self, name: str | None) -> Iterator[FieldProblem]:
+        if name is None or name in self._bots:
+            return
+        there_are = ", ".join(sorted(self._bots)) or "the bots here: there is none with a name"
+        yield FieldProblem("bot.name", f"{name!r} is not one of {there_are}")
 
     def _forbidden_defaults(self) -> Iterator[str]:
         for product in self._products:

@@ -121,8 +121,12 @@ class Realtime(Part):
 
 
 class Bot(Part):
-    """What the bot says and with what: ``stt``, ``llm`` and ``tts``, or ``realtime`` alone."""
+    """What the bot says and with what: ``stt``, ``llm`` and ``tts``, or ``realtime`` alone.
 
+    ``name`` is that of a bot of the operator's own, which takes the rest as it likes.
+    """
+
+    name: Name | None = None
     system_prompt: Text | None = None
     greeting: Text | None = None
     language: Annotated[str, Field(pattern=r"^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$")] | None = None
