@@ -28,6 +28,7 @@ from flow.bot.log_context import Joined, span_attributes
 from flow.bot.services import CallServices
 from flow.bot.speech_detection import ListeningModels
 from flow.bot.transports.spec import AudioFormat
+from flow.bot.turn_latency import LatencyProcessor
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice, Vendor
 from flow.domain.calls.join_request import JoinRequest
@@ -70,6 +71,7 @@ class CallPipeline:
     user: LLMUserAggregator
     assistant: LLMAssistantAggregator
     idle: IdleWatch
+    latency: LatencyProcessor
     services: CallServices
 
     async def close(self) -> None:
@@ -110,6 +112,7 @@ def build_pipeline(
             user_turn_strategies=UserTurnStrategies(stop=[settings.models.turn_stop()]),
         ),
     )
+    latency = LatencyProcessor(services.kind_of, name="latency")
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
     processors = [
         transport.input(),
@@ -120,6 +123,7 @@ def build_pipeline(
         llm,
         tts,
         services.usage_processor,
+        latency,
         transport.output(),
         AudioEnd(OutputAudioRawFrame, name="spoken"),
         pair.assistant(),
@@ -143,7 +147,7 @@ def build_pipeline(
         additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
     )
-    return CallPipeline(worker, pair.user(), pair.assistant(), idle, services)
+    return CallPipeline(worker, pair.user(), pair.assistant(), idle, latency, services)
 
 
 def _services(

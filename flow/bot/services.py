@@ -132,6 +132,11 @@ class CallServices:
         """The meter of a service of this call, by its name in the pipeline."""
         return self._meters.get(name)
 
+    def kind_of(self, name: str) -> Kind | None:
+        """What kind of service is called so in the pipeline; ``None``: none is."""
+        meter = self._meters.get(name)
+        return None if meter is None else meter.service.kind
+
     async def close(self) -> None:
         """The call is over: count what is under way, and say which services nothing has counted."""
         for tap in self._taps:

@@ -22,6 +22,7 @@ from flow.bot.transports.spec import BotTransportSpec
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread
 from flow.domain.limits.budget import Standing, Tier
 from flow.errors import FlowError, Unavailable
@@ -66,6 +67,10 @@ class Watch(Protocol):
 
     def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
+        return
+
+    def answered(self, product: str, latency: TurnLatency) -> None:
+        """A caller waited so long for a reply."""
         return
 
 
@@ -221,6 +226,7 @@ class CallManager:
             self._recorder,
             spending,
             heartbeat_secs=self._settings.heartbeat_secs,
+            answered=partial(self._watch.answered, thread.product),
         )
 
     async def _standing(self, thread_id: UUID) -> Standing:
