@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -29,6 +29,9 @@ MAX_SCHEMA_BYTES = 32_768
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 # Postgres text cannot hold NUL, so a prompt with one is refused rather than lost.
 Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
+
+TurnDetection = Literal["silence", "smart", "vendor"]
+"""What tells that a caller's turn is over: silence, a model of how speech ends, or the STT service."""
 
 
 class Part(BaseModel):
@@ -115,6 +118,7 @@ class Bot(Part):
     llm: Llm = Llm()
     stt: Stt = Stt()
     tts: Tts = Tts()
+    turn_detection: TurnDetection | None = None
 
 
 class Insights(Part):
