@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     capture_content: bool = False
     interrupted_streams: Literal["estimate", "drain"] = "estimate"
-    turn_detection: Literal["silence", "smart"] = "silence"
+    turn_detection: Literal["silence", "smart", "vendor"] = "silence"
     workflows: Literal["on", "off"] = "on"
     executor_id: Annotated[str, Field(max_length=200)] | None = None
     max_calls: Annotated[int, Field(ge=1, le=1000)] = 20
@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     tts_provider: str = "openai"
     tts_model: str = "gpt-4o-mini-tts"
     tts_voice: str = "alloy"
+    realtime_provider: str = "openai"
+    realtime_model: str = "gpt-realtime"
+    realtime_voice: str = "alloy"
     insights_model: str = "gpt-4.1-mini"
 
     database_url: SecretStr | None = Field(None, validation_alias=_env("DATABASE_URL"))

@@ -51,7 +51,9 @@ async def build_calls(
 
     settings = resources.settings
     bot = await _bot_settings(resources, clients, contents)
-    resolver = Resolver(resources.products, bot_defaults(settings), clients.models)
+    resolver = Resolver(
+        resources.products, bot_defaults(settings), clients.models, settings.turn_detection
+    )
     calls = CallManager(
         registry=registry,
         threads=resources.database,
@@ -152,6 +154,11 @@ def bot_defaults(settings: Settings) -> dict[str, dict[str, str]]:
             "provider": settings.tts_provider,
             "model": settings.tts_model,
             "voice": settings.tts_voice,
+        },
+        "realtime": {
+            "provider": settings.realtime_provider,
+            "model": settings.realtime_model,
+            "voice": settings.realtime_voice,
         },
     }
 

@@ -71,7 +71,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             that nothing meters.
         DatabaseUnavailable: the database cannot be reached.
     """
-    from flow.bot.vendors import require_meters, vendors_by_kind
+    from flow.bot.vendors import require_meters, vendors_by_part
 
     require_meters()
     async with AsyncExitStack() as stack:
@@ -79,7 +79,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         tracing = _tracing(settings)
         if tracing is not None:
             stack.push_async_callback(tracing.aclose)
-        products = read_products(settings.products_file, vendors_by_kind())
+        products = read_products(settings.products_file, vendors_by_part())
         pricer = await asyncio.to_thread(Pricer.read, settings.prices_file)
         metrics = _metrics(registry, products)
         database, url = await stack.enter_async_context(

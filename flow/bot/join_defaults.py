@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from flow.bot.vendors import VENDORS, vendors_by_kind
-from flow.domain.calls.join_request import JoinRequest, Llm, Stt, Tts
+from flow.bot.vendors import VENDORS, vendors_by_part
+from flow.bot.vendors.spec import Choice, ServiceSpec, Vendor
+from flow.domain.calls.bot_part import BotPart
+from flow.domain.calls.join_request import Bot, JoinRequest, TurnDetection
 from flow.domain.products.product import ModelName, Models, Product, Products
-from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput, Refused
 
-PARTS = (Kind.STT, Kind.LLM, Kind.TTS)
 REMEMBERED = 1_000
 
 
@@ -26,6 +26,8 @@ class Resolver:
         defaults: the vendor, model and voice where neither join nor product names one, as the
             ``bot`` part of a join: ``{"llm": {"provider": ..., "model": ...}, "stt": ...}``.
         reachable: the vendors that have a key here.
+        turn_detection: what tells the end of turns where a join does not say, and the service
+            that hears does not tell it by itself.
 
     Raises:
         ConfigurationError: a product allows neither a default of its own nor the service's.
@@ -36,49 +38,70 @@ class Resolver:
         products: Products,
         defaults: Mapping[str, Mapping[str, str]],
         reachable: Collection[str],
+        turn_detection: TurnDetection = "silence",
     ) -> None:
         self._products = products
         self._defaults = defaults
         self._reachable = reachable
+        self._turn_detection: TurnDetection = (
+            "silence" if turn_detection == "vendor" else turn_detection
+        )
         # Customers join with few different bots, as far as this goes.
         self._chosen = lru_cache(maxsize=REMEMBERED)(self._choose)
         if problems := [*self._forbidden_defaults()]:
             raise ConfigurationError("\n".join(problems))
 
     def resolve(self, join: JoinRequest) -> JoinRequest:
-        """The join under its product's own name, with vendors, models and duration filled in.
+        """The join under its product's own name, with all that it leaves out filled in.
 
         Raises:
             Refused: ``unknown_product`` or ``model_not_allowed``.
-            InvalidInput: a vendor, voice or language that this service does not have, or a call
-                longer than the product's longest.
+            InvalidInput: a vendor, voice, language or turn detection that this service does not
+                have, or a call longer than the product's longest.
         """
         product = self._products.for_call(join.product)
         bot = join.bot
-        filled, wrong = self._chosen(product.name, bot.stt, bot.llm, bot.tts, bot.language)
+        asked = tuple((part, getattr(bot, part)) for part in bot.parts)
+        filled, wrong = self._chosen(product.name, asked, bot.language)
         if problems := [*_duration_problems(join, product), *wrong]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
-        for part in PARTS:
+        for part in bot.parts:
             _require_allowed(product, part, filled[part])
+        detection = {"turn_detection": self._turns_told_by(bot, filled)}
         return join.model_copy(
             update={
                 "product": product.name,
-                "bot": join.bot.model_copy(update=filled),
+                "bot": join.bot.model_copy(update=filled | detection),
                 "max_duration_secs": join.max_duration_secs or product.max_duration_secs,
             }
         )
 
     def _choose(
-        self, product: str, stt: Stt, llm: Llm, tts: Tts, language: str | None
+        self, product: str, parts: tuple[tuple[BotPart, Any], ...], language: str | None
     ) -> tuple[dict[str, Any], list[FieldProblem]]:
         """The parts of a bot filled in, and what is wrong with them."""
         models = self._products.for_call(product)
         filled: dict[str, Any] = {}
         problems: list[FieldProblem] = []
-        for part, asked in zip(PARTS, (stt, llm, tts), strict=True):
+        for part, asked in parts:
             filled[part] = self._filled(part, asked, getattr(models, part))
-            problems += self._vendor_problems(part, filled[part])
-        return filled, [*problems, *_speech_problems(filled["tts"], language)]
+            problems += self._problems(part, filled[part])
+        return filled, [*problems, *_language_problems(language)]
+
+    def _turns_told_by(self, bot: Bot, filled: Mapping[str, Any]) -> TurnDetection:
+        """What tells the end of the caller's turns."""
+        part = bot.parts[0]
+        spec = service_of(VENDORS[filled[part].provider], part, filled[part])
+        tells = spec is not None and spec.tells_turns
+        asked = bot.turn_detection
+        if asked is None:
+            return "vendor" if tells else self._turn_detection
+        name = f"{filled[part].provider}/{filled[part].model}"
+        if asked == "vendor" and not tells:
+            raise _no_turn_detection(f"{name} does not tell turns by itself: use silence or smart")
+        if asked != "vendor" and tells and part is BotPart.REALTIME:
+            raise _no_turn_detection(f"{name} tells turns by itself: use vendor")
+        return asked
 
     def _default(self, part: str, models: Models) -> dict[str, str]:
         """Vendor, model and voice for a part of which a join says nothing."""
@@ -100,24 +123,26 @@ class Resolver:
         missing = {name: value for name, value in default.items() if not getattr(asked, name)}
         return asked.model_copy(update=missing)
 
-    def _vendor_problems(self, part: Kind, chosen: Any) -> Iterator[FieldProblem]:
+    def _problems(self, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
+        """What is wrong with a part of a bot."""
         vendor = VENDORS.get(chosen.provider)
-        field = f"bot.{part}.provider"
-        if vendor is None or part not in vendor.services:
-            able = ", ".join(sorted(vendors_by_kind()[part]))
-            yield FieldProblem(field, f"{chosen.provider!r} is not one of {able}")
-        elif chosen.provider not in self._reachable:
-            missing = f"{chosen.provider!r} is not set up here: {vendor.key} is missing"
-            yield FieldProblem(field, missing)
-        elif vendor.missing is not None:
-            missing = f"{chosen.provider!r} is not installed here: {vendor.missing}"
-            yield FieldProblem(field, missing)
+        if problem := self._vendor_problem(vendor, part, chosen.provider):
+            yield FieldProblem(f"bot.{part}.provider", problem)
         if chosen.model is None:
             yield FieldProblem(f"bot.{part}.model", f"name a model of {chosen.provider!r}")
+        elif vendor is not None and part in vendor.parts:
+            yield from _service_problems(vendor, part, chosen)
+
+    def _vendor_problem(self, vendor: Vendor | None, part: BotPart, name: str) -> str | None:
+        if vendor is None or part not in vendor.parts:
+            return f"{name!r} is not one of {', '.join(sorted(vendors_by_part()[part]))}"
+        if name not in self._reachable:
+            return f"{name!r} is not set up here: {vendor.key} is missing"
+        return vendor.missing and f"{name!r} is not installed here: {vendor.missing}"
 
     def _forbidden_defaults(self) -> Iterator[str]:
         for product in self._products:
-            for part in PARTS if product.calls else ():
+            for part in BotPart if product.calls else ():
                 models: Models = getattr(product, part)
                 default = self._default(part, models)
                 name = ModelName(default["provider"], default["model"])
@@ -140,6 +165,11 @@ def _require_allowed(product: Product, part: str, chosen: Any) -> None:
         )
 
 
+def _no_turn_detection(problem: str) -> InvalidInput:
+    problems = [FieldProblem("bot.turn_detection", problem)]
+    return InvalidInput("The bot cannot be built as asked.", problems)
+
+
 def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldProblem]:
     asked = join.max_duration_secs
     if asked is not None and asked > product.max_duration_secs:
@@ -147,14 +177,26 @@ def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldPro
         yield FieldProblem("max_duration_secs", most)
 
 
-def _speech_problems(tts: Any, language: str | None) -> list[FieldProblem]:
-    from pipecat.services.openai.tts import VALID_VOICES
+def service_of(vendor: Vendor, part: BotPart, chosen: Any) -> ServiceSpec | None:
+    """The service that a part of a join means, or ``None``."""
+    return vendor.service(part, Choice(chosen.provider, chosen.model, chosen.model_dump()))
+
+
+def _service_problems(vendor: Vendor, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
+    spec = service_of(vendor, part, chosen)
+    if spec is None:
+        yield FieldProblem(
+            f"bot.{part}.model", f"{vendor.name!r} has no {part} service for {chosen.model!r}"
+        )
+    elif spec.voices is not None and chosen.voice is not None:
+        voices = spec.voices()
+        if chosen.voice not in voices:
+            one_of = ", ".join(sorted(voices))
+            yield FieldProblem(f"bot.{part}.voice", f"{chosen.voice!r} is not one of {one_of}")
+
+
+def _language_problems(language: str | None) -> Iterator[FieldProblem]:
     from pipecat.transcriptions.language import Language
 
-    problems = []
-    if tts.provider == "openai" and tts.voice not in VALID_VOICES:
-        voices = ", ".join(sorted(VALID_VOICES))
-        problems.append(FieldProblem("bot.tts.voice", f"{tts.voice!r} is not one of {voices}"))
     if language is not None and language not in set(Language):
-        problems.append(FieldProblem("bot.language", f"{language!r} is not a language known here"))
-    return problems
+        yield FieldProblem("bot.language", f"{language!r} is not a language known here")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
-from pipecat.frames.frames import InputAudioRawFrame, OutputAudioRawFrame
+from pipecat.frames.frames import (
+    Frame,
+    InputAudioRawFrame,
+    LLMMessagesAppendFrame,
+    OutputAudioRawFrame,
+    TTSSpeakFrame,
+)
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
 from pipecat.processors.aggregators.llm_context import LLMContext
@@ -19,28 +25,24 @@ from pipecat.processors.aggregators.llm_response_universal import (
 )
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
-from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from flow.bot.audio_input import AudioEnd
 from flow.bot.cost_control import Spending
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.log_context import Joined, span_attributes
+from flow.bot.service_choices import choice_of
 from flow.bot.services import CallServices
 from flow.bot.speech_detection import ListeningModels
 from flow.bot.transports.spec import AudioFormat
 from flow.bot.turn_latency import LatencyProcessor
 from flow.bot.vendors import VENDORS
-from flow.bot.vendors.spec import Choice, Vendor
+from flow.bot.vendors.spec import Vendor
+from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Turn
-from flow.domain.usage.events import Kind, Owner
+from flow.domain.usage.events import Owner
 from flow.metering.request import Recording
 from flow.vendors.model_endpoint import Endpoint
-
-SYSTEM_PROMPT = (
-    "You are a helpful assistant on a phone call. Your words are spoken aloud: answer in short,"
-    " plain sentences without lists, markup or emoji."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,24 @@ class BotSettings:
     vendors: Mapping[str, Vendor] = field(default_factory=lambda: VENDORS)
 
 
+Speak = Callable[[str], Frame]
+"""Makes the frame that has the bot say a text."""
+
+
+def spoken_by_voice(text: str) -> Frame:
+    """Has the voice say a text, word for word."""
+    return TTSSpeakFrame(text)
+
+
+def spoken_by_model(text: str) -> Frame:
+    """Has a model that speaks by itself say a text; it cannot be held to every word."""
+    told = f"Say this to the caller now, word for word, and nothing else: {text}"
+    return LLMMessagesAppendFrame([{"role": "developer", "content": told}], run_llm=True)
+
+
 @dataclass(frozen=True, slots=True)
 class CallPipeline:
-    """A built pipeline and the parts of it that a session listens to."""
+    """A built pipeline, the parts of it that a session listens to, and how it is made to speak."""
 
     worker: PipelineWorker
     user: LLMUserAggregator
@@ -73,6 +90,7 @@ class CallPipeline:
     idle: IdleWatch
     latency: LatencyProcessor
     services: CallServices
+    speak: Speak = spoken_by_voice
 
     async def close(self) -> None:
         """Count whatever is still under way; the pipeline has ended."""
@@ -99,29 +117,28 @@ def build_pipeline(
         settings.endpoints,
         control=spending.control,
         shape=spending.request,
+        model=spending.model,
         drain=settings.interrupted_streams == "drain",
         contents=settings.contents,
         vendors=settings.vendors,
     )
-    stt, llm, tts = _services(join, services)
+    bot = join.bot
+    built = {part: services.build(part, choice_of(part, bot)) for part in bot.parts}
     context = LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
+    assert bot.turn_detection, "the join was not resolved"
+    listening = settings.models.listening(
+        bot.turn_detection, built[bot.parts[0]], spending.may_ask_early
+    )
     pair = LLMContextAggregatorPair(
         context,
         user_params=LLMUserAggregatorParams(
-            vad_analyzer=settings.models.vad(),
-            user_turn_strategies=UserTurnStrategies(stop=[settings.models.turn_stop()]),
+            vad_analyzer=listening.vad, user_turn_strategies=listening.strategies
         ),
     )
     latency = LatencyProcessor(services.kind_of, name="latency")
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
     processors = [
-        transport.input(),
-        stt,
-        pair.user(),
-        AudioEnd(InputAudioRawFrame, name="heard"),
-        idle,
-        llm,
-        tts,
+        *_hearing(transport, idle, pair, built),
         services.usage_processor,
         latency,
         transport.output(),
@@ -147,30 +164,19 @@ def build_pipeline(
         additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
     )
-    return CallPipeline(worker, pair.user(), pair.assistant(), idle, latency, services)
+    speak = spoken_by_model if BotPart.REALTIME in built else spoken_by_voice
+    return CallPipeline(worker, pair.user(), pair.assistant(), idle, latency, services, speak)
 
 
-def _services(
-    join: JoinRequest, services: CallServices
-) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
-    """STT, LLM and TTS as a resolved join asks for them."""
-    bot = join.bot
-    chosen = (
-        (Kind.STT, bot.stt, {"language": bot.language}),
-        (
-            Kind.LLM,
-            bot.llm,
-            {
-                "system_instruction": bot.system_prompt or SYSTEM_PROMPT,
-                "temperature": bot.llm.temperature,
-                "max_tokens": bot.llm.max_tokens,
-            },
-        ),
-        (Kind.TTS, bot.tts, {"voice": bot.tts.voice}),
-    )
-    made = []
-    for kind, part, options in chosen:
-        assert part.provider, "the join was not resolved"
-        assert part.model, "the join was not resolved"
-        made.append(services.build(kind, Choice(part.provider, part.model, options)))
-    return made[0], made[1], made[2]
+def _hearing(
+    transport: BaseTransport,
+    idle: IdleWatch,
+    pair: LLMContextAggregatorPair,
+    built: Mapping[BotPart, FrameProcessor],
+) -> list[FrameProcessor]:
+    """From the caller's sound to the bot's. A model that hears by itself needs the sound longer."""
+    heard = AudioEnd(InputAudioRawFrame, name="heard")
+    if (realtime := built.get(BotPart.REALTIME)) is not None:
+        return [transport.input(), pair.user(), idle, realtime, heard]
+    stt, llm, tts = (built[part] for part in CASCADE)
+    return [transport.input(), stt, pair.user(), heard, idle, llm, tts]

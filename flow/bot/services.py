@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from uuid import UUID
 
 from pipecat.frames.frames import (
@@ -20,13 +21,15 @@ from pipecat.services.tts_service import TTSService
 
 from flow.bot.usage_metrics import UsageMetricsProcessor
 from flow.bot.vendors import VENDORS
-from flow.bot.vendors.spec import Build, Choice, Tap, Vendor
+from flow.bot.vendors.spec import Build, Choice, Vendor
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.usage.events import CostControl, Kind, Owner, UsageEvent
 from flow.errors import ConfigurationError
 from flow.metering.evidence import Opening
 from flow.metering.meter import Meter, Service
 from flow.metering.request import Recording
 from flow.metering.taps.http import MeteredTransport, Shape
+from flow.metering.taps.socket import SocketTap
 from flow.vendors.model_endpoint import Endpoint
 
 _KINDS = ((LLMService, Kind.LLM), (STTService, Kind.STT), (TTSService, Kind.TTS))
@@ -46,6 +49,7 @@ class CallServices:
         endpoints: where each vendor is, by its name.
         control: what is done about the call's cost at the moment.
         shape: changes what a language model is asked, for save mode.
+        model: the model of a vendor to use in place of another, for sessions, which keep theirs.
         drain: see `MeteredTransport`.
         contents: receives the content of each generation, where capturing it is on.
         vendors: those that can be built from.
@@ -59,6 +63,7 @@ class CallServices:
         *,
         control: Callable[[], CostControl] = CostControl,
         shape: Shape | None = None,
+        model: Callable[[str, str], str] = lambda _, asked_for: asked_for,
         drain: bool = False,
         contents: Contents | None = None,
         vendors: Mapping[str, Vendor] = VENDORS,
@@ -68,45 +73,63 @@ class CallServices:
         self._endpoints = endpoints
         self._control = control
         self._shape = shape
+        self._model = model
         self._drain = drain
         self._contents = contents
         self._vendors = vendors
         self._meters: dict[str, Meter] = {}
         self._meters_by_frames: dict[str, Meter] = {}
         self._taps: list[MeteredTransport] = []
+        self._sockets: list[SocketTap] = []
         self._worked: set[str] = set()
         self.usage_processor = UsageMetricsProcessor(self._meters_by_frames, name="usage")
 
-    def build(self, kind: Kind, choice: Choice) -> FrameProcessor:
-        """The service of a vendor; it is called by its kind in the pipeline."""
-        spec = self._vendors[choice.provider].services[kind]
+    def build(self, part: BotPart, choice: Choice) -> FrameProcessor:
+        """The service of a vendor; it is called by its part in the pipeline.
+
+        Raises:
+            ConfigurationError: the vendor has no such service, or its packages are missing.
+        """
+        vendor = self._vendors[choice.provider]
+        spec = vendor.service(part, choice)
+        if spec is None:
+            raise ConfigurationError(
+                f"{vendor.name!r} has no {part.value} service for {choice.model!r}."
+            )
+        vendor.require_extra()
+        asked_for = choice.model
+        if part is BotPart.REALTIME:
+            choice = replace(choice, model=self._model(choice.provider, asked_for))
         endpoint = self._endpoints[choice.provider]
-        is_llm = kind is Kind.LLM
-        meter = Meter(
-            Service(
-                kind,
-                choice.provider,
-                choice.model,
-                capture=not (is_llm and endpoint.gateway_captures),
-            ),
+        meter = self._meter_for(part.kind, choice, endpoint)
+        transport = endpoint.transport(self._owner, self._control)
+        is_llm = part is BotPart.LLM
+        if spec.http_wire is not None:
+            transport = MeteredTransport(
+                transport,
+                meter,
+                spec.http_wire(),
+                shape=self._shape if is_llm else None,
+                drain=self._drain and is_llm,
+            )
+            self._taps.append(transport)
+        socket = None
+        if spec.socket_wire is not None:
+            socket = SocketTap(meter, spec.socket_wire, asked_for=asked_for)
+            self._sockets.append(socket)
+        service = spec.make(Build(choice, endpoint, transport, socket, part.value))
+        self._add(service, meter, by_frames=spec.by_frames)
+        return service
+
+    def _meter_for(self, kind: Kind, choice: Choice, endpoint: Endpoint) -> Meter:
+        captured = kind is Kind.LLM and endpoint.gateway_captures
+        return Meter(
+            Service(kind, choice.provider, choice.model, capture=not captured),
             self._owner,
             self._recorder,
             control=self._control,
             on_closed=self._keep_content,
         )
-        transport = endpoint.transport(self._owner, self._control)
-        if spec.tap is Tap.HTTP and spec.wire is not None:
-            transport = MeteredTransport(
-                transport,
-                meter,
-                spec.wire(),
-                shape=self._shape if is_llm else None,
-                drain=self._drain and is_llm,
-            )
-            self._taps.append(transport)
-        service = spec.make(Build(choice, endpoint, transport, kind.value))
-        self._add(service, meter, by_frames=spec.tap is Tap.FRAMES)
-        return service
 
     def adopt(self, processors: Iterable[FrameProcessor]) -> None:
         """Meter the services among these that somebody else has built: by their frames.
@@ -141,6 +164,8 @@ class CallServices:
         """The call is over: count what is under way, and say which services nothing has counted."""
         for tap in self._taps:
             await tap.finish()
+        for socket in self._sockets:
+            socket.finish()
         for name, meter in self._meters.items():
             meter.close()
             if name in self._worked and not meter.recorded:

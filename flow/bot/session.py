@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from pipecat.frames.frames import EndFrame, ErrorFrame, InterruptionFrame, TTSSpeakFrame
+from pipecat.frames.frames import EndFrame, ErrorFrame, InterruptionFrame
 from pipecat.processors.aggregators.llm_response_universal import (
     AssistantTurnStoppedMessage,
-    UserTurnStoppedMessage,
+    UserTurnMessageAddedMessage,
 )
 from pipecat.transports.base_transport import BaseTransport
 
@@ -183,7 +183,7 @@ class CallSession:
         self._log.info("call_wraps_up", within_secs=product.wrap_up_secs)
         self._ending = Ending(EndReason.BUDGET_EXCEEDED)
         await self._pipeline.worker.queue_frames(
-            [InterruptionFrame(), TTSSpeakFrame(product.goodbye), EndFrame()]
+            [InterruptionFrame(), self._pipeline.speak(product.goodbye), EndFrame()]
         )
         await asyncio.sleep(product.wrap_up_secs)
         self._over.set()
@@ -201,8 +201,8 @@ class CallSession:
         async def failed(_: Any, frame: ErrorFrame) -> None:
             self._failed(frame)
 
-        async def user_said(_: Any, __: Any, message: UserTurnStoppedMessage) -> None:
-            self._transcript.add("user", message.content or "", message.timestamp)
+        async def user_said(_: Any, message: UserTurnMessageAddedMessage) -> None:
+            self._transcript.add("user", message.content, message.timestamp)
 
         async def bot_said(_: Any, message: AssistantTurnStoppedMessage) -> None:
             if message.content:
@@ -221,7 +221,7 @@ class CallSession:
             transport.add_event_handler("on_lost", lost)
         self._pipeline.worker.add_event_handler("on_pipeline_error", failed)
         self._pipeline.latency.add_event_handler(MEASURED, measured)
-        self._pipeline.user.add_event_handler("on_user_turn_stopped", user_said)
+        self._pipeline.user.add_event_handler("on_user_turn_message_added", user_said)
         self._pipeline.assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
 
     async def _connected(self) -> None:
@@ -231,7 +231,7 @@ class CallSession:
         self._came.set()
         self._log.info("call_connected")
         if greeting := self._lease.join.bot.greeting:
-            await self._pipeline.worker.queue_frame(TTSSpeakFrame(greeting))
+            await self._pipeline.worker.queue_frame(self._pipeline.speak(greeting))
         await self._heartbeat.beat(Status.IN_CALL)
 
     def _is_outside(self) -> bool:

@@ -17,13 +17,17 @@ from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnal
 from pipecat.audio.vad.silero import SileroOnnxModel, SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADParams, VADState
 from pipecat.processors.frame_processor import FrameProcessor
-from pipecat.services.stt_service import SegmentedSTTService
+from pipecat.services.stt_service import SegmentedSTTService, STTService
 from pipecat.turns.user_start import (
     ExternalUserTurnStartStrategy,
     TranscriptionUserTurnStartStrategy,
     VADUserTurnStartStrategy,
 )
-from pipecat.turns.user_stop import BaseUserTurnStopStrategy, TurnAnalyzerUserTurnStopStrategy
+from pipecat.turns.user_stop import (
+    BaseUserTurnStopStrategy,
+    SpeechTimeoutUserTurnStopStrategy,
+    TurnAnalyzerUserTurnStopStrategy,
+)
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies, UserTurnStrategies
 
 from flow.bot.turn_stop import SilenceTurnStop
@@ -79,7 +83,7 @@ class ListeningModels:
     def listening(
         self,
         turn_detection: TurnDetection,
-        stt: FrameProcessor,
+        hears: FrameProcessor,
         may_ask_early: Callable[[], bool] = lambda: False,
     ) -> CallListening:
         """What listens in one call.
@@ -88,8 +92,8 @@ class ListeningModels:
         interruption is as fast with each.
 
         Args:
-            turn_detection: ``vendor`` only with an STT service that tells turns.
-            stt: the call's STT service.
+            turn_detection: ``vendor`` only with a service that tells turns.
+            hears: the call's service that hears: STT, or a speech-to-speech model.
             may_ask_early: whether the model may be asked before the turn is over.
         """
         if turn_detection == "smart":
@@ -97,16 +101,26 @@ class ListeningModels:
                 turn_analyzer=SharedSmartTurn(self._smart_turn())
             )
             return CallListening(self.vad(), _started_by_voice(stop))
-        is_segmented = isinstance(stt, SegmentedSTTService)
+        if not isinstance(hears, STTService):
+            return CallListening(self.vad(), self._for_speech_to_speech(turn_detection))
+        is_segmented = isinstance(hears, SegmentedSTTService)
         vad = self.vad(USUAL_STOP_SECS if is_segmented else SHORT_STOP_SECS)
         if turn_detection == "vendor":
-            return CallListening(vad, _told_by_vendor(stt))
+            return CallListening(vad, _told_by_vendor(hears))
         silence = SilenceTurnStop(
             self._silence_secs,
             may_ask_early=may_ask_early,
             may_be_speech=lambda: vad.may_be_speech,
         )
         return CallListening(vad, _started_by_voice(silence))
+
+    def _for_speech_to_speech(self, turn_detection: TurnDetection) -> UserTurnStrategies:
+        """A model that hears by itself is asked by nobody, and its transcripts come late."""
+        if turn_detection == "vendor":
+            return _told_by_vendor(None)
+        return _started_by_voice(
+            SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=self._silence_secs)
+        )
 
     def _smart_turn(self) -> Any:
         """The session of Smart Turn's model."""

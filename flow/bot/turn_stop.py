@@ -26,27 +26,26 @@ SENTENCE_SHARE = 0.5
 # Speech is told after 0.2 s of it. Longer than that only a microphone that fell silent looks alike.
 LOOK_AGAIN_SECS, MOST_LOOKS = 0.02, 15
 
-_SENTENCE_END = re.compile(r"(?<![.…])[.!?。！？]+[\"'”’»)\]]*$")
-_LAST_WORD = re.compile(r"([\w'’]+)\W*$")
-# With which English sentences do not end; transcribers put a full stop after them all the same.
-_GOES_ON = frozenset(
-    "a an and as at because but by for from i if in into my of on or our so than that the their"
-    " to uh um until when where which while with your".split()
-)
+_CLOSING = "\"')]\u2019\u201d\u00bb"
+_SENTENCE_END = re.compile(r"([\w'\u2019]+)\W*?(?<![.\u2026])([.!?\u3002\uff01\uff1f])$")
+# With which English statements do not end; transcribers put a full stop after them all the same.
+_GOES_ON = {
+    "a", "an", "and", "as", "at", "because", "but", "by", "for", "from", "i", "if", "in",
+    "into", "my", "of", "on", "or", "our", "so", "than", "that", "the", "their", "to", "uh",
+    "um", "until", "when", "where", "which", "while", "with", "your",
+}  # fmt: skip
 
 
 def is_sentence(text: str) -> bool:
     """Whether ``text`` ends as a sentence does, in its punctuation and in its last word."""
-    text = text.strip()
-    if _SENTENCE_END.search(text) is None:
+    end = _SENTENCE_END.search(text.rstrip().rstrip(_CLOSING))
+    if end is None:
         return False
-    last = _LAST_WORD.search(text)
-    return text.rstrip("\"'”’»)]").endswith(("?", "？")) or not (
-        last and last[1].lower() in _GOES_ON
-    )
+    last_word, mark = end.groups()
+    return mark not in ".!" or last_word.lower() not in _GOES_ON
 
 
-class SilenceTurnStop(BaseUserTurnStopStrategy):
+class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call]
     """Ends a turn when the caller has been silent for a while and the transcript is there.
 
     The while is shorter where what was said is a whole sentence. Sound that may be the beginning
@@ -95,7 +94,7 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):
 
     async def cleanup(self) -> None:
         """The call is over."""
-        await super().cleanup()
+        await super().cleanup()  # type: ignore[no-untyped-call]
         await self._stop_waiting()
 
     async def process_frame(self, frame: Frame) -> ProcessFrameResult:
@@ -191,7 +190,7 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):
         """What the model was asked for is not what the caller has said."""
         asked, self._asked = self._asked, None
         if asked is not None:
-            await self.trigger_user_turn_speculation_cancelled()
+            await self.trigger_user_turn_speculation_cancelled()  # type: ignore[no-untyped-call]
 
     async def _stop_waiting(self) -> None:
         waiting, self._waiting = self._waiting, None

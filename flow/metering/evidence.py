@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 from flow.domain.usage.events import Failure, Quantities
+from flow.domain.usage.units import Kind
 
 NOTHING = Quantities()
 
@@ -22,6 +24,8 @@ class Opening:
         stream: whether the answer comes bit by bit.
         content: what a language model is told, in its protocol's own shape, for analytics where
             capturing content is on.
+        kind: what the work is, where that is not what the service is for: some transcribe beside
+            their own work, and are paid for it apart.
     """
 
     estimate: Quantities
@@ -29,6 +33,7 @@ class Opening:
     model: str | None = None
     stream: bool = False
     content: Any = None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +92,13 @@ class Failed:
 
 
 Evidence = Sent | Output | Served | Reported | Completed | EndOfAnswer | Failed
+
+
+class Ended(Enum):
+    """How a piece of work ended on the wire."""
+
+    DONE = "the answer came to its end, and the vendor says it is whole"
+    INCOMPLETE = "the answer came to its end before it was whole"
+    BROKEN = "the wire failed, or the vendor said that the work did"
+    ABANDONED = "nobody wanted the rest of it"
+    REFUSED = "the vendor answered with an error, or the request never left"

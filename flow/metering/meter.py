@@ -19,8 +19,8 @@ from flow.domain.usage.events import (
     Quantities,
     UsageEvent,
 )
-from flow.metering.evidence import NOTHING, Opening
-from flow.metering.request import Ended, MeteredRequest, Recording
+from flow.metering.evidence import NOTHING, Ended, Opening
+from flow.metering.request import MeteredRequest, Recording
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +82,7 @@ class Meter:
         model = opening.model or self.service.model
         meant = asked_for or model
         event = self._event(
+            kind=opening.kind or self.service.kind,
             model=model,
             requested_model=meant,
             sent_model=model if meant != model else None,
@@ -142,6 +143,7 @@ class Meter:
     def _event(
         self,
         *,
+        kind: Kind | None = None,
         quantities: Quantities = NOTHING,
         provenance: Provenance = Provenance.ESTIMATED,
         event_id: UUID | None = None,
@@ -150,7 +152,7 @@ class Meter:
         service = self.service
         return UsageEvent(
             owner=self.owner,
-            kind=service.kind,
+            kind=kind or service.kind,
             source=service.source,
             provider=service.provider,
             quantities=quantities,

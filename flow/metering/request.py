@@ -25,6 +25,7 @@ from flow.domain.usage.units import UNITS, Measure
 from flow.metering.evidence import (
     NOTHING,
     Completed,
+    Ended,
     EndOfAnswer,
     Evidence,
     Failed,
@@ -50,16 +51,6 @@ class Recording(Protocol):
 
     def record(self, event: UsageEvent) -> None:
         """Take the finished account."""
-
-
-class Ended(Enum):
-    """How a piece of work ended on the wire."""
-
-    DONE = "the answer came to its end, and the vendor says it is whole"
-    INCOMPLETE = "the answer came to its end before it was whole"
-    BROKEN = "the wire failed, or the vendor said that the work did"
-    ABANDONED = "nobody wanted the rest of it"
-    REFUSED = "the vendor answered with an error, or the request never left"
 
 
 class Known(Enum):
@@ -237,7 +228,8 @@ class MeteredRequest:
         self, ended: Ended, failure: Failure | None
     ) -> tuple[Quantities, Known, str | None]:
         """What it consumed, how well that is known, and what is to be noted about it."""
-        if failure is not None and failure.consumed_nothing and not self._is_answered:
+        is_refused = ended is Ended.REFUSED or (failure is not None and failure.consumed_nothing)
+        if is_refused and not self._is_answered:
             return NOTHING, Known.NOTHING, None
         counted = self._counted()
         if self._report is not None:

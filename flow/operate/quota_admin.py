@@ -21,9 +21,9 @@ def terms_of(products_file: Path | None) -> Terms:
         ConfigurationError: the operator's product file has mistakes.
     """
     # Slow to import, and needed for this alone.
-    from flow.bot.vendors import vendors_by_kind
+    from flow.bot.vendors import vendors_by_part
 
-    return Terms(buckets=read_products(products_file, vendors_by_kind()).buckets())
+    return Terms(buckets=read_products(products_file, vendors_by_part()).buckets())
 
 
 def read_limit(text: str) -> Decimal | None:

@@ -23,6 +23,7 @@ Kind = Literal[
     "content_type",
     "cut",
     "stall",
+    "close",
     "error_chunk",
     "malformed_chunk",
     "slow_tokens",
@@ -55,6 +56,8 @@ class Fault(BaseModel):
     - ``cut``: close the connection after ``chunks`` parts of the body, which arrive; 0 means
       before the headers, when the work is done and lost.
     - ``stall``: send ``chunks`` parts of the body and then nothing, with the connection open.
+    - ``close``: on a WebSocket, close with ``code`` after ``chunks`` messages. There ``cut``,
+      ``stall`` and ``malformed_chunk`` count messages, too; ``status`` refuses the handshake.
     - ``error_chunk``, ``malformed_chunk``: after ``chunks`` events of a chat stream, an error
       object and the end, or a broken event and then the rest.
     - ``slow_tokens``: ``delay_secs`` between tokens.
@@ -78,6 +81,7 @@ class Fault(BaseModel):
     body: Any = None
     delay_secs: Annotated[float, Field(ge=0)] = 0.0
     chunks: Annotated[int, Field(ge=0)] = 0
+    code: Annotated[int, Field(ge=1000, le=4999)] = 1011
 
     def matches(self, method: str, path: str) -> bool:
         """Whether a request is on this fault's route."""

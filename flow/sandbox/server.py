@@ -12,9 +12,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.http11 import Request
 
-_HANG_UP = "flow.sandbox.hang_up"
+HANG_UP = "flow.sandbox.hang_up"
+MAX_MESSAGE_BYTES = 2**24
 
 
 class Served:
@@ -39,7 +42,8 @@ class Served:
             self._run,
             interface="asgi3",
             http=_Protocol,
-            ws="none",
+            ws=_SocketProtocol,
+            ws_max_size=MAX_MESSAGE_BYTES,
             lifespan="off",
             log_config=None,
             proxy_headers=False,
@@ -85,7 +89,16 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {_HANG_UP: {"close": self.transport.close}}
+        self.scope["extensions"] = {HANG_UP: {"close": self.transport.close}}
+
+
+class _SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSockets, with the same way."""
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):
+            self.scope["extensions"][HANG_UP] = {"close": self.transport.close}
 
 
 async def hang_up(scope: Scope, receive: Receive) -> None:
@@ -93,13 +106,13 @@ async def hang_up(scope: Scope, receive: Receive) -> None:
 
     What was sent before still arrives. Returns when the connection is gone.
     """
-    scope["extensions"][_HANG_UP]["close"]()
+    scope["extensions"][HANG_UP]["close"]()
     await gone(receive)
 
 
 async def gone(receive: Receive) -> None:
     """Return when the client, or the server under it, has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
+    while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
         pass
 
 

@@ -12,13 +12,13 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.sandbox.faults import Fault, Faults, Hits
-from flow.sandbox.server import gone, hang_up
+from flow.sandbox.server import HANG_UP, gone, hang_up
 
 OWN_PAGES = "/_sandbox"
 KEPT_REQUESTS = 10_000
@@ -44,13 +44,13 @@ class Exchange:
     status: int | None = None
 
 
-def exchange_of(request: Request) -> Exchange:
-    """The log entry of a request being served."""
+def exchange_of(request: HTTPConnection) -> Exchange:
+    """The log entry of a request, or WebSocket, being served."""
     exchange: Exchange = request.state.exchange
     return exchange
 
 
-def hits_of(request: Request) -> Hits:
+def hits_of(request: HTTPConnection) -> Hits:
     """The faults that hit a request being served."""
     hits: Hits = request.state.hits
     return hits
@@ -68,10 +68,11 @@ class StandIn:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, with the faults that hit it."""
         own = scope["path"].startswith(f"{OWN_PAGES}/")
-        hits = Hits() if own else self.faults.take(scope["method"], scope["path"])
+        method = scope.get("method", "GET")  # a WebSocket's handshake has no other
+        hits = Hits() if own else self.faults.take(method, scope["path"])
         exchange = Exchange(
             request_id=f"req_{uuid4().hex}",
-            method=scope["method"],
+            method=method,
             path=scope["path"],
             headers=_attribution(scope),
             faults=[fault.kind for fault in hits],
@@ -79,7 +80,8 @@ class StandIn:
         if not own:
             self.requests.append(exchange)
         scope.setdefault("state", {}).update(exchange=exchange, hits=hits)
-        await self._serve(scope, receive, _noting(exchange, send))
+        serve = self._serve_socket if scope["type"] == "websocket" else self._serve
+        await serve(scope, receive, _noting(exchange, send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         hits: Hits = scope["state"]["hits"]
@@ -94,6 +96,18 @@ class StandIn:
             send = _mislabelled(send)
         with suppress(_BrokenOff):
             await app(scope, receive, send)
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hits: Hits = scope["state"]["hits"]
+        if delay := hits.of("delay"):
+            await asyncio.sleep(delay.delay_secs)
+        if fault := hits.of("status", "hang", "drop"):
+            await receive()
+            await self._instead(fault)(scope, receive, _refusing_handshake(send))
+            return
+        if fault := hits.of("cut", "stall", "close", "malformed", "malformed_chunk"):
+            send = _broken_socket(fault, scope, send)
+        await self._app(scope, receive, send)
 
     def _instead(self, fault: Fault) -> ASGIApp:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,7 +165,9 @@ def _attribution(scope: Scope) -> dict[str, str]:
 
 def _noting(exchange: Exchange, send: Send) -> Send:
     async def note(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "websocket.accept":
+            exchange.status = 101
+        elif message["type"] in ("http.response.start", "websocket.http.response.start"):
             exchange.status = message["status"]
         await send(message)
 
@@ -193,6 +209,44 @@ def _broken_off(fault: Fault, scope: Scope, receive: Receive, send: Send) -> Sen
             await stop()
 
     return part
+
+
+def _refusing_handshake(send: Send) -> Send:
+    """What answers a WebSocket's handshake with an ordinary response."""
+
+    async def refuse(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return refuse
+
+
+def _broken_socket(fault: Fault, scope: Scope, send: Send) -> Send:
+    """A ``send`` that lets so many messages through before the fault. What the app says after the
+    end of the connection is nobody's business."""
+    left = fault.chunks
+    is_over = False
+
+    async def one(message: Message) -> None:
+        nonlocal left, is_over
+        if is_over or message["type"] != "websocket.send":
+            if not is_over:
+                await send(message)
+            return
+        if left > 0:
+            left -= 1
+            await send(message)
+            return
+        is_over = fault.kind != "malformed_chunk"
+        if fault.kind == "cut":
+            scope["extensions"][HANG_UP]["close"]()
+        elif fault.kind == "close":
+            await send({"type": "websocket.close", "code": fault.code, "reason": "as told"})
+        elif fault.kind in ("malformed", "malformed_chunk"):
+            left = 2**31
+            await send({"type": "websocket.send", "text": '{"type": '})
+            await one(message)
+
+    return one
 
 
 def _without(name: bytes, message: Message) -> list[tuple[bytes, bytes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flow.bot.vendors import vendors_by_kind
+from flow.bot.vendors import vendors_by_part
 from flow.domain.products.product import CALL_FIELDS
 from flow.domain.products.product_file import read_products
 from tests.api.conftest import Api, ServeApi
@@ -20,7 +20,7 @@ async def test_every_product_is_listed_as_the_file_has_it(api: Api) -> None:
 
 
 async def test_the_products_flow_comes_with_can_be_read(serve_api: ServeApi) -> None:
-    products = read_products(None, vendors_by_kind())
+    products = read_products(None, vendors_by_part())
     api = await serve_api(products=products)
     found = (await api.client.get("/api/products")).json()["products"]
     assert found == [product.to_json() for product in products]

@@ -28,7 +28,7 @@ from flow.bot.pipeline import BotSettings, build_pipeline
 from flow.bot.session import CallSession
 from flow.bot.speech_detection import ListeningModels
 from flow.bot.transports.spec import SPEECH
-from flow.bot.vendors import vendors_by_kind
+from flow.bot.vendors import vendors_by_part
 from flow.bot.warmup import rehearse
 from flow.db.database import Database, Recorded
 from flow.db.postgres_transport import PostgresTransport
@@ -143,7 +143,7 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
     )
     models = await asyncio.to_thread(_Watched, "silence")
     settings = BotSettings({"openai": openai}, models, 600.0, "estimate", None)
-    product = read_products(None, vendors_by_kind()).for_call("voice_bot")
+    product = read_products(None, vendors_by_part()).for_call("voice_bot")
     models.microphone = lines.Microphone(b"", lines.Lags())
     await rehearse(JOIN, settings, product)
 

@@ -16,10 +16,10 @@ from flow.bot.services import CallServices
 from flow.bot.vendors import spec
 from flow.bot.vendors.anthropic import VENDOR
 from flow.bot.vendors.spec import Choice
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import Product, Products
 from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
-from flow.domain.usage.units import Kind
 from flow.errors import ConfigurationError, InvalidInput
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts
@@ -63,7 +63,7 @@ async def world() -> AsyncIterator[World]:
     async with Served(app) as url:
         endpoint = Endpoint(SecretStr("a key"), url, timeout_secs=2)
         services = CallServices(OWNER, notebook, {"anthropic": endpoint})
-        yield World(app, notebook, services.build(Kind.LLM, CHOICE))
+        yield World(app, notebook, services.build(BotPart.LLM, CHOICE))
         await services.close()
         await endpoint.close()
 
@@ -134,7 +134,7 @@ async def test_without_its_package_it_says_which_extra_is_missing() -> None:
     endpoint = Endpoint(SecretStr("a key"), "https://anthropic.example")
     services = CallServices(OWNER, Notebook(), {"anthropic": endpoint})
     with pytest.raises(ConfigurationError, match=r"'anthropic' needs .* install flow\[anthropic\]"):
-        services.build(Kind.LLM, CHOICE)
+        services.build(BotPart.LLM, CHOICE)
     await endpoint.close()
 
 
@@ -144,6 +144,7 @@ def test_a_join_is_refused_where_its_package_is_missing() -> None:
         "stt": {"provider": "openai", "model": "whisper-1"},
         "llm": {"provider": "openai", "model": "gpt-4.1"},
         "tts": {"provider": "openai", "model": "tts-1", "voice": "alloy"},
+        "realtime": {"provider": "openai", "model": "gpt-realtime", "voice": "alloy"},
     }
     products = [Product("voice_bot", billable=True), Product("insights", True, calls=False)]
     resolver = Resolver(Products(products), defaults, ["openai", "anthropic"])

@@ -14,7 +14,7 @@ from flow.bot.pipeline import BotSettings, CallPipeline, build_pipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.speech_detection import ListeningModels
 from flow.bot.transports.spec import SPEECH
-from flow.bot.vendors import vendors_by_kind
+from flow.bot.vendors import vendors_by_part
 from flow.bot.warmup import EmptyStage
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product_file import read_products
@@ -43,7 +43,7 @@ async def settings(models: ListeningModels) -> AsyncIterator[BotSettings]:
 
 
 def line(settings: BotSettings, owner: Owner, notebook: Recording) -> CallPipeline:
-    product = read_products(None, vendors_by_kind()).for_call("voice_bot")
+    product = read_products(None, vendors_by_part()).for_call("voice_bot")
     spending = Spending(product, cache_key="first instant")
     return build_pipeline(JOIN, owner, EmptyStage(), SPEECH, notebook, settings, spending)
 

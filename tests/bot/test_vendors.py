@@ -17,9 +17,10 @@ from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.speech_detection import ListeningModels
 from flow.bot.transports.spec import SPEECH
 from flow.bot.usage_metrics import FROM_FRAMES
-from flow.bot.vendors import VENDORS, require_meters, vendors_by_kind
-from flow.bot.vendors.spec import ServiceSpec, Tap, Vendor
+from flow.bot.vendors import VENDORS, require_meters, vendors_by_part
+from flow.bot.vendors.spec import ServiceSpec, Vendor
 from flow.bot.warmup import EmptyStage
+from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Turn
 from flow.domain.products.product_file import read_products
@@ -39,32 +40,34 @@ def nothing(_: Any) -> Any:
 
 def test_every_service_that_can_be_chosen_is_metered() -> None:
     require_meters()
-    assert {kind for vendor in VENDORS.values() for kind in vendor.services} == {
-        Kind.LLM, Kind.STT, Kind.TTS,
-    }  # fmt: skip
+    assert frozenset().union(*(vendor.parts for vendor in VENDORS.values())) >= {*CASCADE}
 
 
-@pytest.mark.parametrize("spec", [ServiceSpec(nothing), ServiceSpec(nothing, Tap.HTTP)])
-def test_a_service_that_nothing_meters_stops_the_start_and_is_named(spec: ServiceSpec) -> None:
-    """A native service whose author forgot the tap, or the reader."""
-    vendor = Vendor("acme", "ACME_API_KEY", "https://acme.example", {Kind.LLM: spec})
+def test_a_service_that_nothing_meters_stops_the_start_and_is_named() -> None:
+    """A native service whose author forgot the reader."""
+    spec = ServiceSpec(BotPart.LLM, nothing)
+    vendor = Vendor("acme", "ACME_API_KEY", "https://acme.example", (spec,))
     with pytest.raises(ConfigurationError, match="the llm service of acme") as refused:
         require_meters({**VENDORS, "acme": vendor})
     assert "\n" not in str(refused.value)
 
 
 def test_a_vendor_is_offered_for_what_it_has() -> None:
-    only_voice = Vendor("acme", "ACME_API_KEY", None, {Kind.TTS: ServiceSpec(nothing, Tap.FRAMES)})
-    offered = vendors_by_kind({"acme": only_voice})
-    assert offered == {"stt": frozenset(), "llm": frozenset(), "tts": frozenset({"acme"})}
+    voice = ServiceSpec(BotPart.TTS, nothing, by_frames=True)
+    offered = vendors_by_part({"acme": Vendor("acme", "ACME_API_KEY", None, (voice,))})
+    assert offered.pop("tts") == frozenset({"acme"})
+    assert {*offered.values()} == {frozenset()}
 
 
 async def test_in_a_call_the_frames_count_what_has_no_tap_and_nothing_else(owner: Owner) -> None:
     """A call whose model is known by frames alone: the processor records it, and only it."""
-    llm = VENDORS["openai"].services[Kind.LLM]
+    openai = VENDORS["openai"]
     by_frames = replace(
-        VENDORS["openai"],
-        services={**VENDORS["openai"].services, Kind.LLM: replace(llm, tap=Tap.FRAMES)},
+        openai,
+        services=tuple(
+            replace(spec, http_wire=None, by_frames=True) if spec.part is BotPart.LLM else spec
+            for spec in openai.services
+        ),
     )
     sandbox, notebook = OpenAISandbox(["Good evening."]), Notebook()
     async with Served(sandbox) as url:
@@ -77,7 +80,7 @@ async def test_in_a_call_the_frames_count_what_has_no_tap_and_nothing_else(owner
             None,
             vendors={"openai": by_frames},
         )
-        product = read_products(None, vendors_by_kind()).for_call("voice_bot")
+        product = read_products(None, vendors_by_part()).for_call("voice_bot")
         line = build_pipeline(
             JoinRequest.model_validate({"bot": PARTS}),
             owner,

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from flow.bot.pipeline import BotSettings
 from flow.bot.speech_detection import ListeningModels
-from flow.bot.vendors import vendors_by_kind
+from flow.bot.vendors import vendors_by_part
 from flow.bot.warmup import rehearse
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product_file import read_products
@@ -28,7 +28,7 @@ async def test_a_rehearsal_asks_nobody_for_anything_and_leaves_no_task() -> None
     async with Served(sandbox) as url:
         endpoints = {"openai": openai_endpoint(SecretStr("sk-fake"), f"{url}/v1")}
         settings = BotSettings(endpoints, ListeningModels("silence"), 60.0, "estimate", None)
-        product = read_products(None, vendors_by_kind()).for_call("voice_bot")
+        product = read_products(None, vendors_by_part()).for_call("voice_bot")
         join = JoinRequest.model_validate({"bot": PARTS | {"greeting": "Hello!"}})
         before = asyncio.all_tasks()
         await rehearse(join, settings, product)

@@ -31,6 +31,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.services import CallServices
 from flow.bot.vendors.spec import Choice
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.usage.units import Kind
 
 RATE_IN, RATE_OUT = 16_000, 24_000
@@ -127,9 +128,12 @@ class ServiceRun:
 
 
 @asynccontextmanager
-async def running(services: CallServices, kind: Kind, choice: Choice) -> AsyncIterator[ServiceRun]:
+async def running(
+    services: CallServices, part: BotPart, choice: Choice
+) -> AsyncIterator[ServiceRun]:
     """A service in a pipeline; leaving the block ends the call."""
-    service, end = services.build(kind, choice), _End(kind)
+    kind = part.kind
+    service, end = services.build(part, choice), _End(kind)
     worker = PipelineWorker(
         Pipeline([service, services.usage_processor, end]),
         params=PipelineParams(

@@ -6,14 +6,13 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from flow.bot.services import CallServices
-from flow.bot.vendors import VENDORS
 from flow.db.database import Recorded
 from flow.domain.calls.thread import ThreadTurn
 from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
@@ -22,7 +21,15 @@ from flow.domain.usage.units import Kind
 from flow.ledger.recorder import Recorder
 from flow.sandbox.faults import Fault
 from tests.contract.service_run import PATIENCE_SECS, ServiceRun, running
-from tests.contract.vendors import ROWS, WHOLE, Row, Running, assert_conserved, uncovered
+from tests.contract.vendors import (
+    ROWS,
+    WHOLE,
+    Row,
+    Running,
+    assert_conserved,
+    service_of,
+    uncovered,
+)
 from tests.events import an_owner
 from tests.notebook import Notebook
 
@@ -62,7 +69,7 @@ async def case(row: Row, *faults: Fault) -> AsyncIterator[Case]:
     async with row.serve() as vendor:
         vendor.faults.add(*faults)
         services = CallServices(OWNER, notebook, {row.vendor: vendor.endpoint})
-        async with running(services, row.kind, row.choice) as run:
+        async with running(services, row.part, row.choice) as run:
             yield Case(run, vendor, notebook)
     assert notebook.open == set()
 
@@ -244,7 +251,7 @@ async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
     async with row.serve() as vendor:
         vendor.faults.add(slow[row.kind])
         services = CallServices(OWNER, recorder, {row.vendor: vendor.endpoint})
-        async with running(services, row.kind, row.choice) as run:
+        async with running(services, row.part, row.choice) as run:
             await run.ask()
             if row.kind is Kind.STT:
                 await asyncio.sleep(0.2)
@@ -263,15 +270,13 @@ async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
 
 
 def test_every_service_is_held_to_it() -> None:
-    assert uncovered() == set()
-    whole = {(row.vendor, row.kind) for row in WHOLE}
-    assert {(row.protocol_of or row.vendor, row.kind) for row in ROWS} == whole
+    assert uncovered() == []
+    whole = {(row.vendor, row.part) for row in WHOLE}
+    assert {(row.protocol_of or row.vendor, row.part) for row in ROWS} == whole
 
 
 @every_row
 def test_a_row_that_shares_a_protocol_is_metered_as_the_one_it_names(row: Row) -> None:
-    own, named = (
-        VENDORS[vendor].services[row.kind] for vendor in (row.vendor, row.protocol_of or row.vendor)
-    )
+    own, named = service_of(row), service_of(replace(row, vendor=row.protocol_of or row.vendor))
     assert own.make.__qualname__ == named.make.__qualname__
-    assert (own.tap, own.wire) == (named.tap, named.wire)
+    assert (own.http_wire, own.socket_wire) == (named.http_wire, named.socket_wire)

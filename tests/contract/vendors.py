@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from flow.bot.vendors import VENDORS
-from flow.bot.vendors.spec import Choice
+from flow.bot.vendors.spec import Choice, ServiceSpec
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.usage.events import Provenance, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.sandbox.anthropic import AnthropicSandbox
@@ -24,6 +25,13 @@ from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
 
 TIMEOUT_SECS = 1.0
+ALL_QUANTITIES = (
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "characters",
+    "audio_seconds",
+)
 REPLY = " ".join(f"Sentence number {n} tells you a little more." for n in range(12))
 
 
@@ -43,17 +51,23 @@ class Row:
     Attributes:
         serve: starts its stand-in.
         options: what a join says of it beside the model.
+        bills: the quantities that the vendor bills by, among those of its bill.
         protocol_of: the vendor whose protocol and stand-in it shares, and whose row is held to all
             of the contract. This row is held to what differs between vendors of one protocol: what
             is sent whole, how an attempt is refused, and that it is in the account under its name.
     """
 
     vendor: str
-    kind: Kind
+    part: BotPart
     model: str
     serve: Callable[[], Any]
     options: dict[str, Any] = field(default_factory=dict)
+    bills: tuple[str, ...] = ALL_QUANTITIES
     protocol_of: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return self.part.kind
 
     @property
     def choice(self) -> Choice:
@@ -61,7 +75,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.vendor}-{self.kind.value}-{self.model}"
+        return f"{self.vendor}-{self.part.value}-{self.model}"
 
 
 @asynccontextmanager
@@ -84,15 +98,15 @@ async def anthropic_stand_in() -> AsyncIterator[Running]:
 
 OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
 ROWS = (
-    Row("openai", Kind.LLM, "gpt-4.1", openai_stand_in),
+    Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in),
     *(
-        Row(vendor, Kind.LLM, "gpt-4.1", openai_stand_in, protocol_of="openai")
+        Row(vendor, BotPart.LLM, "gpt-4.1", openai_stand_in, protocol_of="openai")
         for vendor in OPENAIS_CHAT
     ),
-    Row("anthropic", Kind.LLM, "claude-haiku-4-5", anthropic_stand_in),
-    Row("openai", Kind.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
-    Row("openai", Kind.STT, "whisper-1", openai_stand_in, {"language": "en"}),
-    Row("openai", Kind.TTS, "gpt-4o-mini-tts", openai_stand_in, {"voice": "alloy"}),
+    Row("anthropic", BotPart.LLM, "claude-haiku-4-5", anthropic_stand_in),
+    Row("openai", BotPart.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
+    Row("openai", BotPart.STT, "whisper-1", openai_stand_in, {"language": "en"}),
+    Row("openai", BotPart.TTS, "gpt-4o-mini-tts", openai_stand_in, {"voice": "alloy"}),
 )
 
 
@@ -100,10 +114,22 @@ WHOLE = tuple(row for row in ROWS if row.protocol_of is None)
 """Rows of a protocol of their own."""
 
 
-def uncovered() -> set[tuple[str, Kind]]:
+def service_of(row: Row) -> ServiceSpec:
+    """The service that a row holds to the contract."""
+    spec = VENDORS[row.vendor].service(row.part, row.choice)
+    assert spec is not None
+    return spec
+
+
+def uncovered() -> list[str]:
     """The services that no row holds to the contract."""
-    all_services = {(name, kind) for name, vendor in VENDORS.items() for kind in vendor.services}
-    return all_services - {(row.vendor, row.kind) for row in ROWS}
+    covered = [service_of(row) for row in ROWS]
+    return [
+        f"{name} {spec.part}"
+        for name, vendor in VENDORS.items()
+        for spec in vendor.services
+        if spec not in covered
+    ]
 
 
 # By quantity of a bill: what each estimated event may be off by, absolutely and as a share.
@@ -129,7 +155,12 @@ def _ledger(event: UsageEvent) -> dict[str, Decimal]:
     }
 
 
-def assert_conserved(events: Sequence[UsageEvent], bill: Bill, spared: int = 0) -> None:
+def assert_conserved(
+    events: Sequence[UsageEvent],
+    bill: Bill,
+    spared: int = 0,
+    bills: Sequence[str] = ALL_QUANTITIES,
+) -> None:
     """The events add up to the bill, but for what is estimated.
 
     ``spared`` requests may be in the events and not in the bill, or the other way round: what was
@@ -139,7 +170,8 @@ def assert_conserved(events: Sequence[UsageEvent], bill: Bill, spared: int = 0) 
     ours = [_ledger(event) for event in events]
     # Sound that was heard without a report is accounted in seconds alone.
     is_guessed_sound = any(e.kind is Kind.STT and e.provenance is not REPORTED for e in events)
-    for name, (least, share) in _TOLERANCES.items():
+    for name in bills:
+        least, share = _TOLERANCES[name]
         if is_guessed_sound and name != "audio_seconds":
             continue
         total = sum((one[name] for one in ours), Decimal(0))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow.bot.vendors import vendors_by_kind
+from flow.bot.vendors import vendors_by_part
 from flow.domain.pricing.pricer import Pricer
 from flow.domain.products.product import CALL_FIELDS, ModelName, Models, Product, Products, Saving
 from flow.domain.products.product_file import read_products
@@ -23,7 +23,7 @@ from flow.domain.usage.events import Quantities
 from flow.errors import ConfigurationError
 from tests.events import an_event, an_owner
 
-VENDORS = vendors_by_kind()
+VENDORS = vendors_by_part()
 BOT = "[bot]\nbillable = true\n"
 WHOLE = """\
 [voice_bot]
@@ -37,6 +37,7 @@ concurrency_per_key = 10
 on_exceeded = "wrap_up"
 wrap_up_secs = 120
 goodbye = "Bye."
+early_replies = false
 save_mode = "off"
 unpriced = "allow"
 [voice_bot.llm]
@@ -90,6 +91,7 @@ def test_a_whole_file_reads_as_it_is_written(folder: Path) -> None:
         on_exceeded="wrap_up",
         wrap_up_secs=120,
         goodbye="Bye.",
+        early_replies=False,
         save_mode=SaveMode.OFF,
         unpriced="allow",
         llm=Models(ModelName("openai", "gpt-4.1"), ("openai/*", "groq/openai/gpt-oss-?0b")),
@@ -493,6 +495,7 @@ CALL = {
     "on_exceeded": st.sampled_from(["finish", "wrap_up"]),
     "wrap_up_secs": st.integers(1, 120),
     "goodbye": WORDS,
+    "early_replies": st.booleans(),
     "stt": st.just({"default": "openai/whisper-1"}),
     "tts": st.fixed_dictionaries({"voice": WORDS}),
 }

@@ -22,6 +22,7 @@ BOT = {
     "llm": {"provider": "openai", "model": "mind"},
     "tts": {"provider": "openai", "model": "voice"},
 }
+DEFAULTS = {**BOT, "realtime": BOT["llm"]}
 INSIGHTS = Product("insights", billable=True, calls=False)
 ODD = ModelName("openai", "odd")
 
@@ -43,8 +44,22 @@ def has_price(kind: Kind, provider: str, model: str) -> bool:
             dict.fromkeys(("bot.stt.model", "bot.llm.model", "bot.tts.model"), "a/b"),
         ),
         ({}, {}),
+        ({"realtime": {"provider": "openai", "model": "mind"}}, {}),
+        (
+            {"realtime": {"provider": "openai", "model": "odd"}},
+            {"bot.realtime.model": "openai/odd"},
+        ),
     ],
-    ids=["all-priced", "a-model", "a-provider", "another-kind-of-work", "none-priced", "no-models"],
+    ids=[
+        "all-priced",
+        "a-model",
+        "a-provider",
+        "another-kind-of-work",
+        "none-priced",
+        "no-models",
+        "realtime",
+        "realtime-model",
+    ],
 )
 def test_a_join_s_models_without_a_price_are_found_by_field(
     bot: dict[str, Any], found: dict[str, str]
@@ -58,6 +73,7 @@ def test_a_join_s_models_without_a_price_are_found_by_field(
     [
         ({}, {}, "small", {}),
         ({}, {"llm": "odd"}, "small", {"FLOW_LLM_MODEL"}),
+        ({}, {"realtime": "odd"}, "small", {"FLOW_REALTIME_MODEL"}),
         ({}, {"stt": "odd", "tts": "odd"}, "odd",
          {"FLOW_STT_MODEL", "FLOW_TTS_MODEL", "FLOW_INSIGHTS_MODEL"}),
         ({"llm": Models(ODD)}, {}, "small", {"bot.llm.default"}),
@@ -66,12 +82,18 @@ def test_a_join_s_models_without_a_price_are_found_by_field(
          {"bot.saving.models.openai/mind"}),
         ({"llm": Models(ODD), "unpriced": "allow"}, {"llm": "odd"}, "small", set()),
     ],
-    ids=["all-priced", "service", "three", "product", "product-first", "save-mode", "allowed"],
+    ids=[
+        "all-priced", "service", "realtime", "three", "product", "product-first", "save-mode",
+        "allowed",
+    ],
 )  # fmt: skip
 def test_what_is_configured_without_a_price_is_found_by_where_it_is_set(
     product: dict[str, Any], service: dict[str, str], insights: str, found: set[str]
 ) -> None:
-    defaults = {part: {**BOT[part], "model": service.get(part, BOT[part]["model"])} for part in BOT}
+    defaults = {
+        part: {**default, "model": service.get(part, default["model"])}
+        for part, default in DEFAULTS.items()
+    }
     products = Products([Product("bot", billable=True, **product), INSIGHTS])
     unpriced = of_configuration(products, defaults, ModelName("openai", insights), has_price)
     assert set(unpriced) == set(found)
@@ -87,7 +109,7 @@ def test_the_step_after_a_call_may_name_models_of_its_own() -> None:
         saving=Saving({"openai/mind": "openai/odder"}),
     )
     products = Products([Product("bot", billable=True), own])
-    unpriced = of_configuration(products, BOT, ModelName("openai", "small"), has_price)
+    unpriced = of_configuration(products, DEFAULTS, ModelName("openai", "small"), has_price)
     assert {where: str(name) for where, name in unpriced.items()} == {
         "insights.llm.default": "openai/odd",
         "insights.saving.models.openai/mind": "openai/odder",

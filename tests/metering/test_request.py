@@ -22,6 +22,7 @@ from flow.domain.usage.events import (
 from flow.domain.usage.units import UNITS, Kind, Measure
 from flow.metering.evidence import (
     Completed,
+    Ended,
     Evidence,
     Failed,
     Opening,
@@ -31,7 +32,7 @@ from flow.metering.evidence import (
     Served,
 )
 from flow.metering.meter import Meter, Service
-from flow.metering.request import RULES, Ended, Known, MeteredRequest
+from flow.metering.request import RULES, Known, MeteredRequest
 from tests.events import an_owner
 from tests.notebook import Notebook
 

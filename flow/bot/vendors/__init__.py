@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 from types import MappingProxyType
 
 from flow.bot.vendors.spec import Vendor
-from flow.domain.usage.units import Kind
+from flow.domain.calls.bot_part import BotPart
 from flow.errors import ConfigurationError
 
 
@@ -22,11 +22,11 @@ VENDORS = _found()
 """Every vendor by its name."""
 
 
-def vendors_by_kind(vendors: Mapping[str, Vendor] = VENDORS) -> dict[str, frozenset[str]]:
-    """The names of the vendors of each kind of service."""
+def vendors_by_part(vendors: Mapping[str, Vendor] = VENDORS) -> dict[str, frozenset[str]]:
+    """The names of the vendors that have a service for each part of a bot."""
     return {
-        kind.value: frozenset(name for name, vendor in vendors.items() if kind in vendor.services)
-        for kind in (Kind.STT, Kind.LLM, Kind.TTS)
+        part.value: frozenset(name for name, vendor in vendors.items() if part in vendor.parts)
+        for part in BotPart
     }
 
 
@@ -37,13 +37,13 @@ def require_meters(vendors: Mapping[str, Vendor] = VENDORS) -> None:
         ConfigurationError: names every such service and what its file lacks.
     """
     unmetered = [
-        f"the {kind.value} service of {vendor.name}"
+        f"the {spec.part.value} service of {vendor.name}"
         for vendor in vendors.values()
-        for kind, spec in vendor.services.items()
+        for spec in vendor.services
         if not spec.is_metered
     ]
     if unmetered:
         raise ConfigurationError(
-            f"Nothing meters {' and '.join(unmetered)}: give it a tap and a wire in"
-            " flow/bot/vendors, or Tap.FRAMES where its wire cannot be tapped."
+            f"Nothing meters {' and '.join(unmetered)}: give it a wire in flow/bot/vendors, or"
+            " by_frames where its wires cannot be tapped."
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.bot.vendors.spec import Build, ServiceSpec, Tap, Vendor
-from flow.domain.usage.units import Kind
+from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
+from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.anthropic_messages import AnthropicMessages
 
 
@@ -36,6 +36,6 @@ VENDOR = Vendor(
     name="anthropic",
     key="ANTHROPIC_API_KEY",
     base_url="https://api.anthropic.com",
-    services={Kind.LLM: ServiceSpec(_chat, Tap.HTTP, AnthropicMessages)},
+    services=(ServiceSpec(BotPart.LLM, _chat, AnthropicMessages),),
     extra="anthropic",
 )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Vendor
-from flow.domain.usage.units import Kind
 
 VENDOR = Vendor(
     name="groq",
     key="GROQ_API_KEY",
     base_url="https://api.groq.com/openai/v1",
-    services={Kind.LLM: compatible_chat("groq.llm:GroqLLMService")},
+    services=(compatible_chat("groq.llm:GroqLLMService"),),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any, cast
 
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.bot.vendors.spec import Build, ServiceSpec, Tap, Vendor, pipecat_class
-from flow.domain.usage.units import Kind
+from flow.bot.vendors.spec import Build, ServiceSpec, Vendor, pipecat_class
+from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.vendors.openai_client import http_client, openai_client
@@ -37,7 +38,7 @@ def compatible_chat(service: str) -> ServiceSpec:
         )
         return cast(FrameProcessor, made)
 
-    return ServiceSpec(make, Tap.HTTP, OpenAIChat)
+    return ServiceSpec(BotPart.LLM, make, OpenAIChat)
 
 
 @cache
@@ -91,13 +92,19 @@ def _speech(build: Build) -> FrameProcessor:
     )
 
 
+def _voices() -> Collection[str]:
+    from pipecat.services.openai.tts import VALID_VOICES
+
+    return VALID_VOICES.keys()
+
+
 VENDOR = Vendor(
     name="openai",
     key="OPENAI_API_KEY",
     base_url=None,
-    services={
-        Kind.LLM: compatible_chat("openai.llm:OpenAILLMService"),
-        Kind.STT: ServiceSpec(_transcription, Tap.HTTP, OpenAITranscription),
-        Kind.TTS: ServiceSpec(_speech, Tap.HTTP, OpenAISpeech),
-    },
+    services=(
+        compatible_chat("openai.llm:OpenAILLMService"),
+        ServiceSpec(BotPart.STT, _transcription, OpenAITranscription),
+        ServiceSpec(BotPart.TTS, _speech, OpenAISpeech, voices=_voices),
+    ),
 )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -12,9 +11,11 @@ from typing import Any
 import httpx2
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.domain.usage.units import Kind
+from flow.domain.calls.bot_part import BotPart
 from flow.errors import ConfigurationError
+from flow.metering.taps.socket import SocketTap
 from flow.metering.wires.reader import HttpWire
+from flow.metering.wires.socket import SocketWire
 from flow.vendors.model_endpoint import Endpoint
 
 
@@ -31,42 +32,56 @@ class Choice:
 class Build:
     """What a service of one call is made with.
 
-    ``transport`` is the metered way to ``endpoint``, for a client built on httpx2; ``name`` is
-    what the service is to be called in its pipeline.
+    ``transport`` is the metered way to ``endpoint``, for a client built on httpx2; ``socket``
+    meters the WebSockets that it opens, where `ServiceSpec.socket_wire` says how to read them.
+    ``name`` is what the service is to be called in its pipeline.
     """
 
     choice: Choice
     endpoint: Endpoint
     transport: httpx2.AsyncBaseTransport
+    socket: SocketTap | None
     name: str
 
 
-class Tap(Enum):
-    """Where a service's work is seen."""
-
-    HTTP = "in the requests of its HTTP client, which goes through `Build.transport`"
-    FRAMES = "in Pipecat's usage frames, which count less exactly: only where no wire can be tapped"
+def any_choice(_: Choice) -> bool:
+    """Serves whatever is chosen."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """One service of a vendor.
 
+    It is metered on every wire that it uses: HTTP, WebSockets or both. One that uses neither in a
+    way that can be read is counted by Pipecat's usage frames, which is less exact.
+
     Args:
+        part: what it does in a bot.
         make: makes the Pipecat service of a call. It imports Pipecat's module, and with it the
             vendor's SDK, only then.
-        tap: where its work is seen.
-        wire: makes the reader of its protocol, one a call; not for `Tap.FRAMES`.
+        http_wire: makes the reader of its HTTP requests, one a call.
+        socket_wire: makes the reader of its WebSockets, one a connection.
+        by_frames: it is counted by usage frames alone.
+        serves: whether it is the one for a choice, where a vendor has several of one part.
+        tells_turns: whether it tells by itself when the caller has finished a turn.
+        voices: the voices that it has; ``None`` where they are the vendor's business.
     """
 
+    part: BotPart
     make: Callable[[Build], FrameProcessor]
-    tap: Tap | None = None
-    wire: Callable[[], HttpWire] | None = None
+    http_wire: Callable[[], HttpWire] | None = None
+    socket_wire: SocketWire | None = None
+    by_frames: bool = False
+    serves: Callable[[Choice], bool] = any_choice
+    tells_turns: bool = False
+    voices: Callable[[], Collection[str]] | None = None
 
     @property
     def is_metered(self) -> bool:
         """Whether something counts what the service does."""
-        return self.tap is Tap.FRAMES or (self.tap is Tap.HTTP and self.wire is not None)
+        has_wire = self.http_wire is not None or self.socket_wire is not None
+        return has_wire is not self.by_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +90,7 @@ class Vendor:
 
     Args:
         name: what joins, products, prices and the ledger call it.
+        services: the first of a part that serves a choice is taken.
         key: the environment variable of its API key.
         base_url: where its API is; ``None`` where that is a setting of its own.
         extra: the extra of Flow's package that its services need, and the package that this
@@ -84,8 +100,18 @@ class Vendor:
     name: str
     key: str
     base_url: str | None
-    services: Mapping[Kind, ServiceSpec] = field(default_factory=dict)
+    services: tuple[ServiceSpec, ...] = ()
     extra: str | None = None
+
+    @property
+    def parts(self) -> frozenset[BotPart]:
+        """The parts of a bot that it has a service for."""
+        return frozenset(spec.part for spec in self.services)
+
+    def service(self, part: BotPart, choice: Choice) -> ServiceSpec | None:
+        """The service that a choice means, or ``None``."""
+        able = (spec for spec in self.services if spec.part is part and spec.serves(choice))
+        return next(able, None)
 
     @property
     def missing(self) -> str | None:

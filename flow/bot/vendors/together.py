@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Vendor
-from flow.domain.usage.units import Kind
 
 VENDOR = Vendor(
     name="together",
     key="TOGETHER_API_KEY",
     base_url="https://api.together.xyz/v1",
-    services={Kind.LLM: compatible_chat("together.llm:TogetherLLMService")},
+    services=(compatible_chat("together.llm:TogetherLLMService"),),
 )

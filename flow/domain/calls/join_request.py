@@ -13,8 +13,10 @@ from pydantic import (
     SecretStr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
+from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.room import token_problem
 from flow.domain.calls.transport_spec import TransportSpecs, listed, names_with_rooms
 from flow.domain.insights.insight_schema import schema_problem
@@ -31,7 +33,7 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f
 Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
 
 TurnDetection = Literal["silence", "smart", "vendor"]
-"""What tells that a caller's turn is over: silence, a model of how speech ends, or the STT service."""
+"""What tells that a turn of the caller is over: silence, a model of how speech ends, the vendor."""
 
 
 class Part(BaseModel):
@@ -109,8 +111,16 @@ class Tts(Part):
     voice: Name | None = None
 
 
+class Realtime(Part):
+    """A model that hears and speaks by itself; what is left out comes from the product."""
+
+    provider: Name | None = None
+    model: Name | None = None
+    voice: Name | None = None
+
+
 class Bot(Part):
-    """What the bot says and with what."""
+    """What the bot says and with what: ``stt``, ``llm`` and ``tts``, or ``realtime`` alone."""
 
     system_prompt: Text | None = None
     greeting: Text | None = None
@@ -118,7 +128,22 @@ class Bot(Part):
     llm: Llm = Llm()
     stt: Stt = Stt()
     tts: Tts = Tts()
+    realtime: Realtime | None = None
     turn_detection: TurnDetection | None = None
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_model(self, info: ValidationInfo) -> Self:
+        if self.realtime is None or _is_stored(info):
+            return self
+        if given := [part.value for part in CASCADE if part.value in self.model_fields_set]:
+            also = " and ".join(given)
+            raise ValueError(f"realtime takes the place of stt, llm and tts: remove {also}, or it")
+        return self
+
+    @property
+    def parts(self) -> tuple[BotPart, ...]:
+        """The parts that the bot is made of."""
+        return CASCADE if self.realtime is None else (BotPart.REALTIME,)
 
 
 class Insights(Part):

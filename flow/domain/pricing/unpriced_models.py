@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import ModelName, Models, Product, Products
 from flow.domain.usage.units import Kind
@@ -18,9 +19,6 @@ HasPrice = Callable[[Kind, str, str], bool]
 """Whether a price is known now for work of this kind by this provider and model."""
 
 REMEMBERED = 1_000
-
-# A part of a bot is named for the kind of work that it does.
-_PARTS = (Kind.STT, Kind.LLM, Kind.TTS)
 
 
 def remembered(has_price: HasPrice, now: Callable[[], float] = time.time) -> HasPrice:
@@ -39,9 +37,10 @@ def remembered(has_price: HasPrice, now: Callable[[], float] = time.time) -> Has
 def of_join(join: JoinRequest, has_price: HasPrice) -> dict[str, ModelName]:
     """The models of a resolved join that have no price, by the fields that name them."""
     found = {}
-    for part in _PARTS:
+    for part in join.bot.parts:
         asked = getattr(join.bot, part)
-        if asked.provider and asked.model and not has_price(part, asked.provider, asked.model):
+        is_known = asked.provider and asked.model
+        if is_known and not has_price(part.kind, asked.provider, asked.model):
             found[f"bot.{part}.model"] = ModelName(asked.provider, asked.model)
     return found
 
@@ -76,16 +75,18 @@ def _configured(
     defaults: Mapping[str, Mapping[str, Any]],
     insights: ModelName,
 ) -> Iterator[tuple[str, Kind, ModelName]]:
-    services = [(Kind.LLM, insights, "FLOW_INSIGHTS_MODEL")] if product is products.insights else []
+    services = []
+    if product is products.insights:
+        services.append((BotPart.LLM, insights, "FLOW_INSIGHTS_MODEL"))
     if product.calls:
-        for part in _PARTS:
+        for part in BotPart:
             default = ModelName(defaults[part]["provider"], defaults[part]["model"])
             services.append((part, default, f"FLOW_{part.upper()}_MODEL"))
     for part, default, variable in services:
         models: Models = getattr(product, part)
         if models.default is None:
-            yield variable, part, default
+            yield variable, part.kind, default
         else:
-            yield f"{product.name}.{part}.default", part, models.default
+            yield f"{product.name}.{part}.default", part.kind, models.default
     for costly, cheap in product.saving.models.items():
         yield f"{product.name}.saving.models.{costly}", Kind.LLM, ModelName.parse(cheap)

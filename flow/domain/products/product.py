@@ -18,7 +18,7 @@ INSIGHTS = "insights"
 # What only a call has, so what a product without calls has no use for.
 CALL_FIELDS = (
     "aliases", "max_duration_secs", "reservation_usd", "reservation_secs", "concurrency_per_key",
-    "on_exceeded", "wrap_up_secs", "goodbye", "stt", "tts",
+    "on_exceeded", "wrap_up_secs", "goodbye", "early_replies", "stt", "tts", "realtime",
 )  # fmt: skip
 
 OnExceeded = Literal["finish", "wrap_up"]
@@ -54,7 +54,7 @@ class Models:
 
     ``default`` is used where a join names none; ``None`` leaves that to the service.
     ``allowed`` holds patterns of ``provider/model`` with ``*``, ``?`` and ``[...]``; ``None``
-    allows any. ``voice`` goes with a default voice model.
+    allows any. ``voice`` goes with a default model that speaks.
     """
 
     default: ModelName | None = None
@@ -121,6 +121,9 @@ class Product:
         concurrency_per_key: calls one key may have at once; ``None`` is no limit.
         on_exceeded: whether a running call goes on when the budget is exceeded, or says
             ``goodbye`` and ends within ``wrap_up_secs`` seconds.
+        early_replies: whether the model may be asked for a reply before the caller's turn is surely
+            over. That is faster; a reply that is thrown away because the caller goes on is paid for
+            all the same. Save mode does not.
         save_mode: what holds where neither the key nor the join says.
         unpriced: whether a key with a budget may use a model that has no price. What it spends
             there is in no sum, so the budget cannot hold it.
@@ -138,11 +141,13 @@ class Product:
     on_exceeded: OnExceeded = "finish"
     wrap_up_secs: int = 15
     goodbye: str = "I am sorry, I have to end our call here. Goodbye."
+    early_replies: bool = True
     save_mode: SaveMode = SaveMode.AUTO
     unpriced: Unpriced = "refuse"
     llm: Models = Models()
     stt: Models = Models()
     tts: Models = Models()
+    realtime: Models = Models()
     saving: Saving = Saving()
 
     def to_json(self) -> dict[str, Any]:
@@ -161,11 +166,13 @@ class Product:
             "on_exceeded": self.on_exceeded,
             "wrap_up_secs": self.wrap_up_secs,
             "goodbye": self.goodbye,
+            "early_replies": self.early_replies,
             "save_mode": self.save_mode.value,
             "unpriced": self.unpriced,
             "llm": self.llm.to_json(),
             "stt": self.stt.to_json(),
             "tts": {**self.tts.to_json(), "voice": self.tts.voice},
+            "realtime": {**self.realtime.to_json(), "voice": self.realtime.voice},
             "saving": self.saving.to_json(),
         }
         return {k: v for k, v in said.items() if self.calls or k not in CALL_FIELDS}

@@ -14,13 +14,14 @@
     on_exceeded = "finish"               # or "wrap_up": end running calls when the budget is gone
     wrap_up_secs = 15                    # 1 to 120, from the goodbye to the end
     goodbye = "I have to end our call here."
+    early_replies = true                 # ask the model before the caller's turn is surely over
     save_mode = "auto"                   # off, auto or on where neither key nor join says
     unpriced = "refuse"                  # or "allow": a model without a price, under a budget
 
-    [voice_bot.llm]                      # likewise .stt and .tts
+    [voice_bot.llm]                      # likewise .stt, .tts and .realtime
     default = "openai/gpt-4.1"           # left out: what the service's environment says
     allowed = ["openai/*", "groq/*"]     # patterns with *, ? and [...]; left out: any
-    voice = "alloy"                      # tts only
+    voice = "alloy"                      # tts and realtime only
 
     [voice_bot.saving]                   # what save mode does; what is left out it leaves alone
     models = { "openai/gpt-4.1" = "openai/gpt-4.1-mini" }
@@ -65,7 +66,7 @@ def read_products(path: Path | None, vendors: Vendors) -> Products:
 
     Args:
         path: the operator's file.
-        vendors: the vendors that each of ``llm``, ``stt`` and ``tts`` may come from.
+        vendors: the vendors that each part of a bot may come from.
 
     Raises:
         ConfigurationError: the file cannot be read, or one sentence for each mistake in it, with

@@ -40,7 +40,7 @@ from flow.domain.products.product import (
 from flow.domain.products.save_mode import SaveMode
 from flow.kit.toml_errors import mistake, path_of, sentence_of, suggestion
 
-# The vendors that each of ``llm``, ``stt`` and ``tts`` may come from.
+# The vendors that each part of a bot may come from.
 Vendors = Mapping[str, frozenset[str]]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -49,7 +49,12 @@ _BUCKET = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _RESERVED_BUCKETS = ("call_seconds", "concurrent_calls")
 _LONGEST_CALL_SECS = 14_400
 _MOST_USD = 1_000_000
-_SOLD = {"llm": "language models", "stt": "transcription", "tts": "voices"}
+_SOLD = {
+    "llm": "language models",
+    "stt": "transcription",
+    "tts": "voices",
+    "realtime": "speech-to-speech",
+}
 _WILD = "*?["
 
 
@@ -169,10 +174,12 @@ Usd = Annotated[
 LlmModel = Annotated[ModelName, PlainValidator(_model("llm"))]
 SttModel = Annotated[ModelName, PlainValidator(_model("stt"))]
 TtsModel = Annotated[ModelName, PlainValidator(_model("tts"))]
+RealtimeModel = Annotated[ModelName, PlainValidator(_model("realtime"))]
 _Lax = Field(strict=False)  # TOML has lists, and no tuples
 LlmPatterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern("llm"))], ...], _Lax]
 SttPatterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern("stt"))], ...], _Lax]
 TtsPatterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern("tts"))], ...], _Lax]
+RealtimePatterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern("realtime"))], ...], _Lax]
 Voice = Annotated[str, StringConstraints(max_length=128), AfterValidator(_says_something)]
 
 
@@ -224,6 +231,14 @@ class TtsTable(_ModelsTable):
     voice: Voice | None = None
 
 
+class RealtimeTable(_ModelsTable):
+    """``[product.realtime]``."""
+
+    default: RealtimeModel | None = None
+    allowed: Annotated[RealtimePatterns, AfterValidator(_not_empty)] | None = None
+    voice: Voice | None = None
+
+
 class SavingTable(_Table):
     """``[product.saving]``."""
 
@@ -252,11 +267,13 @@ class ProductTable(_Table):
     goodbye: Annotated[
         str, StringConstraints(max_length=1_000), AfterValidator(_says_something)
     ] = ""
+    early_replies: bool = True
     save_mode: Annotated[SaveMode, Field(strict=False)] = SaveMode.AUTO
     unpriced: Unpriced = "refuse"
     llm: LlmTable = LlmTable()
     stt: SttTable = SttTable()
     tts: TtsTable = TtsTable()
+    realtime: RealtimeTable = RealtimeTable()
     saving: SavingTable = SavingTable()
 
     @field_validator(*CALL_FIELDS, mode="before")
@@ -287,6 +304,7 @@ _TABLES: Mapping[str, type[_Table]] = {
     "llm": LlmTable,
     "stt": SttTable,
     "tts": TtsTable,
+    "realtime": RealtimeTable,
     "saving": SavingTable,
 }
 

@@ -17,9 +17,9 @@ import httpx2
 import structlog
 
 from flow.domain.usage.events import Failure
-from flow.metering.evidence import Evidence
+from flow.metering.evidence import Ended, Evidence
 from flow.metering.meter import Meter
-from flow.metering.request import Ended, MeteredRequest
+from flow.metering.request import MeteredRequest
 from flow.metering.wires.reader import FREE, Exchange, Free, HttpAnswer, HttpRequest, HttpWire
 
 log = structlog.get_logger(__name__)

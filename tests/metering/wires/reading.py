@@ -9,9 +9,8 @@ from typing import Any
 
 from flow.domain.usage.events import Failure, UsageEvent
 from flow.domain.usage.units import Kind
-from flow.metering.evidence import Evidence, Opening, Output, Reported
+from flow.metering.evidence import Ended, Evidence, Opening, Output, Reported
 from flow.metering.meter import Meter, Service
-from flow.metering.request import Ended
 from flow.metering.wires.reader import Exchange, HttpAnswer, HttpRequest, HttpWire
 from tests.events import an_owner
 from tests.notebook import Notebook

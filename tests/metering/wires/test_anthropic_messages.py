@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from flow.domain.usage.events import Outcome, Provenance, Quantities
 from flow.domain.usage.token_estimates import count_tokens
-from flow.metering.evidence import Completed, Evidence, Failed, Served
-from flow.metering.request import Ended
+from flow.metering.evidence import Completed, Ended, Evidence, Failed, Served
 from flow.metering.wires.anthropic_messages import AnthropicMessages, MessageExchange
 from flow.metering.wires.reader import Exchange, Free, HttpRequest
 from tests.metering.wires.reading import (

@@ -15,8 +15,7 @@ from pydantic import TypeAdapter
 
 from flow.domain.usage.events import Outcome, Provenance, Quantities
 from flow.domain.usage.units import UNITS, Measure
-from flow.metering.evidence import Completed
-from flow.metering.request import Ended
+from flow.metering.evidence import Completed, Ended
 from tests.metering.wires.reading import cut, ended, read
 from tests.metering.wires.recordings import (
     CHAT_EVENTS,

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flow.domain.usage.events import Outcome, Provenance, Quantities
-from flow.metering.evidence import Completed, Evidence, Failed, Served
-from flow.metering.request import Ended
+from flow.metering.evidence import Completed, Ended, Evidence, Failed, Served
 from flow.metering.wires.gemini_generate import GeminiGenerate, GenerateExchange
 from flow.metering.wires.json_array import JsonArray
 from flow.metering.wires.reader import Exchange, Free, HttpRequest

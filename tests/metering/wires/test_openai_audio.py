@@ -13,8 +13,7 @@ from openai.types.audio import Transcription, TranscriptionVerbose
 
 from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.units import Kind
-from flow.metering.evidence import Completed, Failed
-from flow.metering.request import Ended
+from flow.metering.evidence import Completed, Ended, Failed
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription, form_fields
 from flow.metering.wires.reader import Exchange, HttpRequest
 from tests.metering.wires.reading import EVENT_STREAM, cut, ended, event_stream, opened, post, read

@@ -13,8 +13,7 @@ from openai.types.chat import ChatCompletion
 from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.token_estimates import count_tokens
 from flow.domain.usage.vendor_reports import Counting
-from flow.metering.evidence import Completed, Evidence, Failed, Served
-from flow.metering.request import Ended
+from flow.metering.evidence import Completed, Ended, Evidence, Failed, Served
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.metering.wires.reader import Exchange, HttpRequest
 from tests.metering.wires.reading import (

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from openai.types.responses import Response
 
 from flow.domain.usage.events import Failure, Outcome, Provenance, Quantities
-from flow.metering.evidence import Completed, Evidence, Failed, Opening, Output, Reported, Served
-from flow.metering.request import Ended
+from flow.metering.evidence import (
+    Completed,
+    Ended,
+    Evidence,
+    Failed,
+    Opening,
+    Output,
+    Reported,
+    Served,
+)
 from flow.metering.wires.openai_responses import (
     OpenAIResponses,
     ResponseEvents,
