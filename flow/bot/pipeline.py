@@ -125,7 +125,6 @@ def build_pipeline(
     bot = join.bot
     built = {part: services.build(part, choice_of(part, bot)) for part in bot.parts}
     context = LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
-    assert bot.turn_detection, "the join was not resolved"
     listening = settings.models.listening(
         bot.turn_detection, built[bot.parts[0]], spending.may_ask_early
     )

@@ -67,13 +67,14 @@ class ListeningModels:
         self._voice = SileroVADAnalyzer()._model.session
         self._loading = Lock()
         self._turn: Any = None
+        self._usual = turn_detection
         self._silence_secs = silence_secs
         if turn_detection == "smart":
             self._smart_turn()
 
-    async def prepare(self, turn_detection: TurnDetection) -> None:
+    async def prepare(self, turn_detection: TurnDetection | None) -> None:
         """Load what a call with this turn detection needs, off the event loop."""
-        if turn_detection == "smart" and self._turn is None:
+        if (turn_detection or self._usual) == "smart" and self._turn is None:
             await asyncio.to_thread(self._smart_turn)
 
     def vad(self, stop_secs: float = USUAL_STOP_SECS) -> SharedVAD:
@@ -82,7 +83,7 @@ class ListeningModels:
 
     def listening(
         self,
-        turn_detection: TurnDetection,
+        turn_detection: TurnDetection | None,
         hears: FrameProcessor,
         may_ask_early: Callable[[], bool] = lambda: False,
     ) -> CallListening:
@@ -92,10 +93,11 @@ class ListeningModels:
         interruption is as fast with each.
 
         Args:
-            turn_detection: ``vendor`` only with a service that tells turns.
+            turn_detection: ``vendor`` only with a service that tells turns; ``None``: the usual.
             hears: the call's service that hears: STT, or a speech-to-speech model.
             may_ask_early: whether the model may be asked before the turn is over.
         """
+        turn_detection = turn_detection or self._usual
         if turn_detection == "smart":
             stop = TurnAnalyzerUserTurnStopStrategy(
                 turn_analyzer=SharedSmartTurn(self._smart_turn())
@@ -142,17 +144,15 @@ class SharedVAD(SileroVADAnalyzer):
         self._model = _SharedSilero(session)
         self._windows_since_reset = 0
         self._low_confidence_windows = 0
-        self._state = VADState.QUIET
 
     @property
     def may_be_speech(self) -> bool:
         """Whether what was last heard may turn out to be the beginning of speech."""
-        return self._state is VADState.STARTING
+        return self._vad_state is VADState.STARTING
 
     async def analyze_audio(self, buffer: bytes) -> VADState:
         """The state after ``buffer``, of any length."""
-        self._state = self._run_analyzer(buffer)
-        return self._state
+        return self._run_analyzer(buffer)
 
 
 class SharedSmartTurn(LocalSmartTurnAnalyzerV3):

@@ -209,7 +209,6 @@ class CallManager:
     async def _session(self, lease: CallLease, transport: BaseTransport) -> CallSession:
         thread, join = lease.thread, lease.join
         spending = self._spending(thread, join, await self._standing(thread.id))
-        assert join.bot.turn_detection, "the join was not resolved"
         await self._settings.models.prepare(join.bot.turn_detection)
         pipeline = build_pipeline(
             join,
