@@ -23,11 +23,13 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMUserAggregator,
     LLMUserAggregatorParams,
 )
+from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.audio_input import AudioEnd
 from flow.bot.cost_control import Spending
+from flow.bot.first_clause import FirstClauseAggregator
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.log_context import Joined, span_attributes
 from flow.bot.service_choices import choice_of
@@ -137,7 +139,7 @@ def build_pipeline(
     latency = LatencyProcessor(services.kind_of, name="latency")
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
     processors = [
-        *_hearing(transport, idle, pair, built),
+        *_hearing(transport, idle, pair, built, bot.language),
         services.usage_processor,
         latency,
         transport.output(),
@@ -172,10 +174,14 @@ def _hearing(
     idle: IdleWatch,
     pair: LLMContextAggregatorPair,
     built: Mapping[BotPart, FrameProcessor],
+    language: str | None,
 ) -> list[FrameProcessor]:
     """From the caller's sound to the bot's. A model that hears by itself needs the sound longer."""
     heard = AudioEnd(InputAudioRawFrame, name="heard")
     if (realtime := built.get(BotPart.REALTIME)) is not None:
         return [transport.input(), pair.user(), idle, realtime, heard]
     stt, llm, tts = (built[part] for part in CASCADE)
-    return [transport.input(), stt, pair.user(), heard, idle, llm, tts]
+    clauses = FirstClauseAggregator(language=language)  # type: ignore[no-untyped-call]
+    # It never waits, so it needs no task and queues of its own.
+    text = LLMTextProcessor(text_aggregator=clauses, name="text", enable_direct_mode=True)
+    return [transport.input(), stt, pair.user(), heard, idle, llm, text, tts]

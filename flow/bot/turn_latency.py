@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipecat.frames.frames import (
+    AggregatedTextFrame,
     BotStartedSpeakingFrame,
     Frame,
     MetricsFrame,
@@ -21,7 +22,7 @@ from pipecat.frames.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.metrics.metrics import TextAggregationMetricsData, TTFBMetricsData
+from pipecat.metrics.metrics import TTFBMetricsData
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
 from flow.domain.calls.latency import TurnLatency
@@ -108,14 +109,14 @@ class LatencyProcessor(FrameProcessor):
             wait.first_audio = self._now()
         elif isinstance(frame, UserStoppedSpeakingFrame):
             wait.turn_ended = self._now()
+        elif isinstance(frame, AggregatedTextFrame):
+            wait.first_sentence = wait.first_sentence or self._now()
         elif isinstance(frame, MetricsFrame):
             self._note_metrics(frame, wait)
 
     def _note_metrics(self, frame: MetricsFrame, wait: _Wait) -> None:
         for data in frame.data:
-            if isinstance(data, TextAggregationMetricsData):
-                wait.first_sentence = wait.first_sentence or self._now()
-            elif isinstance(data, TTFBMetricsData):
+            if isinstance(data, TTFBMetricsData):
                 kind = self._kind_of(data.processor)
                 if kind is Kind.STT:
                     # Pipecat measures it from the end of the speech.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 from pipecat.frames.frames import (
+    AggregatedTextFrame,
     BotStartedSpeakingFrame,
     Frame,
     MetricsFrame,
@@ -15,8 +16,9 @@ from pipecat.frames.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.metrics.metrics import MetricsData, TextAggregationMetricsData, TTFBMetricsData
+from pipecat.metrics.metrics import MetricsData, TTFBMetricsData
 from pipecat.processors.frame_processor import FrameDirection
+from pipecat.utils.text.base_text_aggregator import TextType
 
 from flow.bot.turn_latency import MEASURED, LatencyProcessor
 from flow.domain.calls.latency import TurnLatency
@@ -58,7 +60,7 @@ def first_token(secs: float) -> At:
 
 
 def sentence(secs: float) -> At:
-    return At(secs, metrics(TextAggregationMetricsData(processor="tts", value=0.05)))
+    return At(secs, AggregatedTextFrame("Yes.", TextType.SENTENCE))
 
 
 def sound(secs: float) -> At:

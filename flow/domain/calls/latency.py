@@ -20,7 +20,7 @@ class TurnLatency:
             the turn was taken to be over.
         stt_secs: from the silence noticed to the final transcript.
         llm_secs: to the first token of the reply.
-        first_sentence_secs: to the first words that could be spoken.
+        first_sentence_secs: to the first words that a voice can be given.
         tts_secs: to the first sound of the voice.
         output_secs: until that sound was sent to the caller.
     """
