@@ -51,7 +51,8 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call
     The while is shorter where what was said is a whole sentence. Sound that may be the beginning
     of speech is waited for, so that a caller who goes on just in time is not cut off. As soon as
     the transcript is there the model may be asked for its reply, which Pipecat withholds until the
-    turn is over, and throws away if the caller goes on.
+    turn is over, and throws away if the caller goes on: of a sentence at once, of anything else
+    when a sentence would have ended the turn.
 
     Args:
         silence_secs: how long the silence is, from `NOTICED_SECS` after the end of the speech.
@@ -150,16 +151,17 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call
         if not self._is_open or self._is_speaking or self._spoke_until is None:
             return
         await self._stop_waiting()
-        if self._is_final and self._text:
+        if self._is_sentence:
             await self._ask_early()
         self._waiting = self.create_task(self._wait(self._spoke_until), "turn_stop")
 
     async def _wait(self, spoke_until: float) -> None:
-        share = SENTENCE_SHARE if self._is_final and is_sentence(self._text) else 1.0
-        secs = NOTICED_SECS + self._silence_secs * share
-        if not self._is_final:
-            secs = max(secs, self._stt_secs)
-        await asyncio.sleep(max(spoke_until + secs - self._now(), 0.0))
+        await self._until(spoke_until + NOTICED_SECS + self._silence_secs * SENTENCE_SHARE)
+        if not self._is_sentence:
+            if self._is_final and self._text:
+                await self._ask_early()
+            secs = NOTICED_SECS + self._silence_secs
+            await self._until(spoke_until + (secs if self._is_final else max(secs, self._stt_secs)))
         looks = 0
         while self._may_be_speech() and looks < MOST_LOOKS:
             looks += 1
@@ -168,6 +170,14 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call
         if self._text:
             # Without words there is nothing to answer: the first that come end the turn.
             await self._stop()
+
+    @property
+    def _is_sentence(self) -> bool:
+        """Whether all that was said is there, and is a whole sentence."""
+        return self._is_final and is_sentence(self._text)
+
+    async def _until(self, at: float) -> None:
+        await asyncio.sleep(max(at - self._now(), 0.0))
 
     async def _stop(self) -> None:
         if self._asked == self._text:

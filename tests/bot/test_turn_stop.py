@@ -150,6 +150,15 @@ class TestTheModelIsAskedEarly:
             assert call.context.messages == [{"role": "user", "content": WHOLE}]
             assert not call.passed(EagerEndOfTurnCancelFrame)
 
+    async def test_and_later_where_more_is_likely_to_come(self) -> None:
+        async with calling(early=True) as call:
+            await call.says(PART)
+            took = await call.seen(LLMContextFrame)
+            assert took == pytest.approx(SILENCE_SECS * 0.5, abs=0.1)
+            await call.seen(UserStoppedSpeakingFrame)
+            await asyncio.sleep(0.05)
+            assert call.asked == [(PART, True)]
+
     async def test_and_again_when_the_caller_goes_on(self) -> None:
         async with calling(early=True) as call:
             await call.says("I would like a table.")
