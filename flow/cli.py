@@ -41,8 +41,12 @@ def main() -> None:
 
 @cli.command()
 def demo(
+    stack: Annotated[
+        str | None,
+        typer.Option(help="Vendors of STT, LLM and TTS, or one of speech-to-speech: see the docs."),
+    ] = None,
     live: Annotated[
-        bool, typer.Option(help="Use OPENAI_API_KEY and OPENAI_BASE_URL instead of the sandbox.")
+        bool, typer.Option(help="Use the vendors themselves, by the keys in the environment.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with the account as one JSON object on one line.")
@@ -52,7 +56,7 @@ def demo(
     with _extra_sandbox("demo"):
         from flow.demo import run
 
-    raise typer.Exit(run(live=live, as_json=as_json))
+    raise typer.Exit(run(stack=stack, live=live, as_json=as_json))
 
 
 @cli.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ import uvicorn
 from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.service import Service
 from flow.demo.savings import Saved, saved
+from flow.demo.stacks import Stack
 from flow.domain.pricing.pricer import Pricer
 from flow.errors import ConfigurationError, FlowError
 from flow.kit.tls import trusted
@@ -26,14 +28,12 @@ from flow.sandbox.callers.caller import call
 from flow.sandbox.callers.conversation import CallerEvent
 from flow.sandbox.callers.script import SUPPORT_CALL, Script
 from flow.sandbox.openai.chat import Pace
-from flow.sandbox.reconcile import Comparison, reconcile
+from flow.sandbox.reconcile import Comparison, reconcile_all
 from flow.sandbox.speech.synthesis import recordings
 from flow.settings import Settings
 from flow.vendors.posthog_flags import COST_CONTROLS
 
 SETTLE_SECS = 60.0
-# About half of what the call costs, so that save mode has something to do.
-CAP_USD = Decimal("0.006")
 FINAL = {"completed", "failed", "expired", "cancelled"}
 
 Progress = Callable[[str], None]
@@ -43,9 +43,10 @@ Progress = Callable[[str], None]
 class Account:
     """The account of a call: what the service, the vendors and PostHog recorded of it.
 
-    ``vendor_bill`` is ``None`` when a real vendor served. ``budget`` is the key's after the call,
-    ``saved`` what save mode saved, and ``next_join`` the answer to one more join. ``checks`` say,
-    by name, whether the ledger agrees with whatever repeats it.
+    ``vendor_bills`` are those of the stand-ins, by vendor; there are none of real vendors.
+    ``budget`` is the key's after the call, ``saved`` what save mode saved, and ``next_join`` the
+    answer to one more join. ``checks`` say, by name, whether the ledger agrees with whatever
+    repeats it.
     """
 
     thread: dict[str, Any]
@@ -55,7 +56,7 @@ class Account:
     next_join: dict[str, Any]
     comparisons: list[Comparison]
     checks: Mapping[str, bool]
-    vendor_bill: dict[str, Any] | None
+    vendor_bills: dict[str, Any]
     posthog_events: list[dict[str, Any]]
 
     @property
@@ -69,25 +70,28 @@ class Account:
 
 
 async def account_for_a_call(
-    *, live: bool, say: Progress, heard: Callable[[CallerEvent], None]
+    stack: Stack, *, live: bool, say: Progress, heard: Callable[[CallerEvent], None]
 ) -> Account:
     """Start everything, make the call, and gather its account.
 
     Raises:
-        ConfigurationError: ``live`` without a vendor to use.
+        ConfigurationError: ``live`` without the key of a vendor of the stack.
         FlowError: the call could not be made.
     """
     script = SUPPORT_CALL
-    async with AsyncExitStack() as stack:
-        folder = stack.enter_context(_folder())
-        say("starting the stand-ins for OpenAI, Unkey and PostHog")
-        stood_in = await stack.enter_async_context(_stand_ins(script))
+    async with AsyncExitStack() as running:
+        folder = running.enter_context(_folder())
+        others = [] if live else [*stack.vendors]
+        say(f"starting the stand-ins for {', '.join(['openai', *others, 'unkey'])} and posthog")
+        stood_in = await running.enter_async_context(_stand_ins(script, others))
         say("starting Postgres, applying the migrations, starting the service")
-        settings = _settings(stood_in, folder, live=live)
+        settings = running.enter_context(_settings(stood_in, stack, folder, live=live))
         async with _served(settings) as (url, service):
-            await _give_budget(service, stood_in.api_key, url)
-            say(f"calling {url}, on a budget of ${CAP_USD} for the month")
-            report = await call(url, stood_in.api_key, script, on_progress=heard)
+            await _give_budget(service, stack.cap_usd, stood_in.api_key, url)
+            say(f"calling {url}, on a budget of ${stack.cap_usd} for the month")
+            report = await call(
+                url, stood_in.api_key, script, join=_join(script, stack), on_progress=heard
+            )
             say("waiting for the account to settle")
             async with httpx.AsyncClient(
                 base_url=url, headers={"Authorization": f"Bearer {stood_in.api_key}"}, timeout=10
@@ -99,16 +103,16 @@ async def account_for_a_call(
                 report_rows = (await _get(http, "/api/usage?group_by=day,model,kind"))["rows"]
                 budget = (await _get(http, "/api/limits"))["budget"]
                 next_join = (await http.post("/api/bot/join", json={})).json()
-        lines = [] if live else await stood_in.openai.bill.settled()
+        billed = {} if live else await stood_in.billed()
         return Account(
             thread=thread,
             ledger=ledger,
             budget=budget,
             saved=saved(ledger, (await asyncio.to_thread(Pricer.read)).price),
             next_join=next_join,
-            comparisons=[] if live else reconcile(ledger, lines),
+            comparisons=[] if live else reconcile_all(ledger, billed),
             checks=_checks(thread["usage_stats"], ledger, report_rows),
-            vendor_bill=None if live else stood_in.openai.bill.to_json(),
+            vendor_bills={name: stood_in.models[name].bill.to_json() for name in billed},
             posthog_events=[event.to_json() for event in stood_in.posthog.unique_events],
         )
 
@@ -122,7 +126,7 @@ def _folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def _stand_ins(script: Script) -> AsyncIterator[Vendors]:
+async def _stand_ins(script: Script, others: Sequence[str]) -> AsyncIterator[Vendors]:
     heard = await asyncio.to_thread(
         recordings, [line.text for line in script.lines], voice=script.voice
     )
@@ -135,27 +139,59 @@ async def _stand_ins(script: Script) -> AsyncIterator[Vendors]:
         return script.reply_to(said[-1] if said else "")
 
     pace = Pace(first_token_secs=0.25, token_secs=script.token_secs)
-    async with vendors(reply, utterances=heard, pace=pace) as running:
+    async with vendors(reply, utterances=heard, pace=pace, models=others) as running:
         running.posthog.flags[COST_CONTROLS] = True
         yield running
 
 
-def _settings(stood_in: Vendors, folder: Path, *, live: bool) -> Settings:
-    """The service's settings: a database of its own, and the stand-ins for every vendor."""
-    known: dict[str, Any] = {name.lower(): value for name, value in stood_in.environment.items()}
+def _join(script: Script, stack: Stack) -> dict[str, Any]:
+    """The fields of the join that are not the script's own."""
+    bot = script.join_request()["bot"]
+    return {"bot": {**bot, **stack.bot}}
+
+
+@contextmanager
+def _settings(stood_in: Vendors, stack: Stack, folder: Path, *, live: bool) -> Iterator[Settings]:
+    """The service's settings: a database of its own, and the stand-ins for every vendor. Their
+    keys and addresses are in the environment for as long as the block lasts."""
+    environment = dict(stood_in.environment)
     if live:
-        del known["openai_api_key"], known["openai_base_url"]
+        _require_keys(stack)
+        environment = {name: v for name, v in environment.items() if not name.startswith("OPENAI_")}
     elsewhere: dict[str, Any] = {
         "database_url": None,
         "supabase_url": None,
         "supabase_service_role_key": None,
     }
-    settings = Settings(**known, **elsewhere, data_dir=folder)
-    if not (settings.openai_api_key or settings.openai_base_url):
-        raise ConfigurationError(
-            "flow demo --live needs a vendor: set OPENAI_API_KEY, or OPENAI_BASE_URL."
-        )
-    return settings
+    with _environment(environment):
+        yield Settings(**elsewhere, data_dir=folder)
+
+
+def _require_keys(stack: Stack) -> None:
+    from flow.bot.vendors import VENDORS
+
+    missing = [
+        VENDORS[name].key
+        for name in stack.vendors or ["openai"]
+        if not os.environ.get(VENDORS[name].key)
+        and not os.environ.get(VENDORS[name].base_url_variable)
+    ]
+    if missing:
+        raise ConfigurationError(f"flow demo --live needs a key: set {', '.join(missing)}.")
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @asynccontextmanager
@@ -177,14 +213,14 @@ async def _served(settings: Settings) -> AsyncIterator[tuple[str, Service]]:
         await serving
 
 
-async def _give_budget(service: Service, api_key: str, url: str) -> None:
+async def _give_budget(service: Service, cap_usd: Decimal, api_key: str, url: str) -> None:
     """A budget that the call uses up: what an operator does with ``flow keys budget``."""
     async with httpx.AsyncClient(
         base_url=url, headers={"X-API-Key": api_key}, verify=trusted()
     ) as http:
         (await http.get("/api/limits")).raise_for_status()
     account = await service.database.operating.get_api_key("sandbox")
-    await service.database.operating.set_budget(account.key.id, CAP_USD)
+    await service.database.operating.set_budget(account.key.id, cap_usd)
 
 
 async def _settled(http: httpx.AsyncClient, thread_id: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def one_line(account: Account) -> str:
             "saved_usd": account.saved.saved_usd,
         },
         "next_join": account.next_join,
-        "vendor_bill": account.vendor_bill,
+        "vendor_bills": account.vendor_bills,
         "reconciled": account.reconciled,
         "reconciliation": {
             "checks": dict(account.checks),
@@ -201,7 +201,7 @@ def _reconciliation(account: Account) -> Table:
     table = _table("Reconciliation", "what", "ledger", "vendor's bill", "may differ by", "")
     for one in account.comparisons:
         table.add_row(
-            f"{one.model} {one.quantity}",
+            f"{one.provider}/{one.model} {one.quantity}",
             f"{one.ledger.normalize():f}",
             f"{one.vendor.normalize():f}",
             f"{one.tolerance.normalize():f}",

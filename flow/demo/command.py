@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flow.demo.call import account_for_a_call
 from flow.demo.call_statement import one_line, show
+from flow.demo.stacks import parse_stack
 from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.telemetry import logs as log
 
@@ -22,12 +23,14 @@ SAID = {
 }
 
 
-def run(*, live: bool, as_json: bool) -> int:
+def run(*, stack: str | None, live: bool, as_json: bool) -> int:
     """Make the call and show its account; 0 if everything agrees, else 1.
 
     Raises:
+        ConfigurationError: ``stack`` is none (see `parse_stack`).
         FlowError: the call could not be made.
     """
+    chosen = parse_stack(stack)
     console = Console(stderr=as_json)
     started = time.monotonic()
 
@@ -47,7 +50,7 @@ def run(*, live: bool, as_json: bool) -> int:
             say(f"[cyan]{said}[/cyan] {event.detail}".rstrip())
 
     log.set_up("warning", "console", content=False)
-    account = asyncio.run(account_for_a_call(live=live, say=say, heard=heard))
+    account = asyncio.run(account_for_a_call(chosen, live=live, say=say, heard=heard))
     show(account, console)
     if as_json:
         sys.stdout.write(one_line(account) + "\n")

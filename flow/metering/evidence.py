@@ -44,6 +44,20 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Unbilled:
+    """So much of what went to the vendor is not billed: it was never begun, or failed."""
+
+    quantities: Quantities
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertain:
+    """Whether all that was counted is billed, nothing tells; ``note`` says why."""
+
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """The vendor made something: text, tool calls and reasoning as ``text``, or seconds of sound.
 
@@ -91,7 +105,25 @@ class Failed:
     failure: Failure
 
 
-Evidence = Sent | Output | Served | Reported | Completed | EndOfAnswer | Failed
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that whoever reads the account should know."""
+
+    note: str
+
+
+Evidence = (
+    Sent
+    | Unbilled
+    | Uncertain
+    | Output
+    | Served
+    | Reported
+    | Completed
+    | EndOfAnswer
+    | Failed
+    | Noted
+)
 
 
 class Ended(Enum):

@@ -29,11 +29,14 @@ from flow.metering.evidence import (
     EndOfAnswer,
     Evidence,
     Failed,
+    Noted,
     Opening,
     Output,
     Reported,
     Sent,
     Served,
+    Unbilled,
+    Uncertain,
 )
 
 log = structlog.get_logger(__name__)
@@ -85,11 +88,14 @@ RULES: dict[tuple[Known, Ended], tuple[Provenance, Outcome]] = {
     (Known.UNKNOWN, Ended.INCOMPLETE): (Provenance.UNMETERED, Outcome.ERROR),
     (Known.UNKNOWN, Ended.BROKEN): (Provenance.UNMETERED, Outcome.ERROR),
     (Known.UNKNOWN, Ended.ABANDONED): (Provenance.UNMETERED, Outcome.INTERRUPTED),
+    (Known.NOTHING, Ended.DONE): (Provenance.MEASURED, Outcome.OK),
+    (Known.NOTHING, Ended.INCOMPLETE): (Provenance.MEASURED, Outcome.ERROR),
     (Known.NOTHING, Ended.BROKEN): (Provenance.MEASURED, Outcome.ERROR),
+    (Known.NOTHING, Ended.ABANDONED): (Provenance.MEASURED, Outcome.INTERRUPTED),
     (Known.NOTHING, Ended.REFUSED): (Provenance.MEASURED, Outcome.ERROR),
 }
 """What becomes of a piece of work, by what is known and how it ended. The other pairs cannot be:
-what was refused is known to cost nothing, and what was answered is not."""
+what was refused is known to cost nothing."""
 
 
 class MeteredRequest:
@@ -124,6 +130,9 @@ class MeteredRequest:
         self._audio_seconds: Decimal | None = Decimal(0)
         self._report: Reported | None = None
         self._failure: Failure | None = None
+        self._doubt: str | None = None
+        self._notes: list[str] = []
+        self._is_reduced = False
         self._is_complete = False
         self._is_outdated = False
         self._is_over = False
@@ -167,12 +176,19 @@ class MeteredRequest:
             case Sent():
                 self._sent = _added(self._sent, evidence.quantities)
                 self._renew(_most(self._event.quantities, self._sent))
+            case Unbilled():
+                self._sent = _without(self._sent, evidence.quantities)
+                self._is_reduced = True
+            case Uncertain():
+                self._doubt = evidence.note
             case Completed():
                 self._is_complete = True
             case EndOfAnswer():
                 self._is_over = True
             case Failed():
                 self._failure = self._failure or evidence.failure
+            case Noted():
+                self._notes.append(evidence.note)
 
     def closed(self, ended: Ended, failure: Failure | None = None) -> None:
         """The work is over; only the first call counts."""
@@ -194,7 +210,7 @@ class MeteredRequest:
             provenance=provenance,
             outcome=outcome,
             failure=failure,
-            note=note,
+            note="; ".join(filter(None, [note, *self._notes])) or None,
             latency_secs=round(time.monotonic() - self._started, 6),
             time_to_first_token_secs=self._first_output,
         )
@@ -229,13 +245,14 @@ class MeteredRequest:
     ) -> tuple[Quantities, Known, str | None]:
         """What it consumed, how well that is known, and what is to be noted about it."""
         is_refused = ended is Ended.REFUSED or (failure is not None and failure.consumed_nothing)
-        if is_refused and not self._is_answered:
+        is_unbilled = self._is_reduced and not self._sent
+        if is_unbilled or (is_refused and not self._is_answered):
             return NOTHING, Known.NOTHING, None
         counted = self._counted()
         if self._report is not None:
             return self._reported(self._report, counted)
         if counted and self._is_answered and self._covers(counted, ended):
-            return counted, Known.COUNTED, None
+            return counted, Known.GUESSED if self._doubt else Known.COUNTED, self._doubt
         guess = self._guess()
         if not guess:
             return NOTHING, Known.UNKNOWN, "nothing told how much was used"
@@ -308,6 +325,11 @@ def _added(one: Quantities, other: Quantities) -> Quantities:
         return one
     sums: dict[str, Any] = {unit: one[unit] + other[unit] for unit in {*one, *other}}
     return Quantities(sums)
+
+
+def _without(one: Quantities, less: Quantities) -> Quantities:
+    rest: dict[str, Any] = {unit: max(amount - less[unit], 0) for unit, amount in one.items()}
+    return Quantities(rest)
 
 
 def _most(one: Quantities, other: Quantities) -> Quantities:

@@ -40,6 +40,28 @@ def seconds_of(wav: bytes) -> Decimal | None:
     return None
 
 
+class RawSound:
+    """Uncompressed sound that comes in parts, measured as one: the parts, each rounded to the
+    microsecond, would not add up to it.
+
+    Args:
+        sample_bytes: the size of a sample; 16-bit by default.
+    """
+
+    def __init__(self, sample_rate: int, *, sample_bytes: int = 2, channels: int = 1) -> None:
+        self._bytes_a_second = sample_rate * sample_bytes * channels
+        self._bytes = 0
+        self.seconds = Decimal(0)
+        """How long it is so far."""
+
+    def more(self, size: int) -> Decimal:
+        """How many seconds longer it is by so many bytes."""
+        before = self.seconds
+        self._bytes += size
+        self.seconds = (Decimal(self._bytes) / self._bytes_a_second).quantize(MICROSECOND)
+        return self.seconds - before
+
+
 class SpeakingPace:
     """How fast a voice speaks, learned from what it has spoken to the end.
 

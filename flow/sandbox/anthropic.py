@@ -17,7 +17,7 @@ from flow.sandbox.bill import Bill
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.errors import ApiError
 from flow.sandbox.openai.replies import SMALL_TALK, Script
-from flow.sandbox.stand_in import OWN_PAGES, StandIn, exchange_of
+from flow.sandbox.stand_in import ModelStandIn, exchange_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -33,7 +33,7 @@ _TYPES = {
 }
 
 
-class AnthropicSandbox(StandIn):
+class AnthropicSandbox(ModelStandIn):
     """The app; its base URL for an SDK is that of the server.
 
     Args:
@@ -49,15 +49,15 @@ class AnthropicSandbox(StandIn):
         pace: Pace | None = None,
         api_keys: Collection[str] | None = None,
     ) -> None:
-        self.bill = Bill()
+        bill = Bill()
         self._api_keys = api_keys
-        messages = Messages(self.bill, script, pace or Pace())
+        messages = Messages(bill, script, pace or Pace())
         count = self._guarded(messages.count_tokens)
         super().__init__(
+            bill,
             [
                 Route("/v1/messages", self._guarded(messages), methods=["POST"]),
                 Route("/v1/messages/count_tokens", count, methods=["POST"]),
-                Route(f"{OWN_PAGES}/bill", self._show_bill),
                 Route("/{path:path}", self._guarded(_unknown_url)),
             ],
             error_response,
@@ -79,9 +79,6 @@ class AnthropicSandbox(StandIn):
             raise ApiError(401, "invalid x-api-key")
         if "anthropic-version" not in request.headers:
             raise ApiError(400, "anthropic-version: header is required")
-
-    async def _show_bill(self, _request: Request) -> Response:
-        return JSONResponse(self.bill.to_json())
 
 
 def error_response(status: int, message: str, request_id: str) -> Response:

@@ -49,7 +49,7 @@ class Line:
     """One request the vendor did work for. ``outcome`` is ``None`` while it is at it.
 
     ``model`` is the one that served. ``headers`` are those that attribute usage; credentials
-    are never kept.
+    are never kept. ``billed_by`` are the amounts that cost something, where not all of them do.
     """
 
     request_id: str
@@ -61,6 +61,7 @@ class Line:
     service_tier: str | None = None
     stream: bool = False
     amounts: Amounts = field(default_factory=Amounts)
+    billed_by: tuple[str, ...] | None = None
     outcome: Outcome | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 

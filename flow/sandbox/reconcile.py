@@ -16,7 +16,7 @@ tolerance of each estimated row:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -28,8 +28,9 @@ Row = Mapping[str, Any]
 _CACHE_READ = "llm_cache_read"
 
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+_AUDIO_TOKENS = ("prompt_audio_tokens", "completion_audio_tokens")
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
-    "llm": _TOKENS,
+    "llm": (*_TOKENS, *_AUDIO_TOKENS),
     "tts": ("characters", "audio_seconds"),
     "stt": (*_TOKENS, "audio_seconds"),
 }
@@ -40,16 +41,27 @@ TOLERANCES: Mapping[str, tuple[Decimal, Decimal]] = {
     "prompt_tokens": (Decimal(8), Decimal("0.05")),
     "cached_tokens": (Decimal(0), Decimal(1)),
     "completion_tokens": (Decimal(16), Decimal("0.10")),
+    "prompt_audio_tokens": (Decimal(0), Decimal(1)),
+    "completion_audio_tokens": (Decimal(0), Decimal(1)),
     "characters": (Decimal(0), Decimal(0)),
     "audio_seconds": (Decimal(1), Decimal("0.35")),
 }
 """By quantity: what an estimated row may be off by, absolutely and as a share of itself. How
-much of a prompt came from the cache is not guessed: that may be off by the whole prompt."""
+much of a prompt came from the cache, and how much of anything was sound, is not guessed: that may
+be off by the whole of it."""
+_SHARE_OF = {
+    "cached_tokens": "prompt_tokens",
+    "prompt_audio_tokens": "prompt_tokens",
+    "completion_audio_tokens": "completion_tokens",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One quantity of one model, as the ledger has it and as the vendor bills it."""
+    """One quantity of one model, as the ledger has it and as the vendor bills it.
+
+    ``provider`` is empty where the bill of one vendor alone is compared.
+    """
 
     kind: str
     model: str
@@ -57,6 +69,7 @@ class Comparison:
     ledger: Decimal
     vendor: Decimal
     tolerance: Decimal
+    provider: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -66,6 +79,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """The comparison with its numbers as strings."""
         return {
+            "provider": self.provider,
             "kind": self.kind,
             "model": self.model,
             "quantity": self.quantity,
@@ -97,6 +111,19 @@ def reconcile(rows: Sequence[Row], lines: Iterable[Line]) -> list[Comparison]:
     ]
 
 
+def reconcile_all(rows: Sequence[Row], bills: Mapping[str, Iterable[Line]]) -> list[Comparison]:
+    """Compare every vendor's rows with its bill; ``bills`` are by the vendors' names. Rows of a
+    vendor without a bill agree with nothing."""
+    providers = {row["provider"] for row in rows if row["kind"] != "call"}
+    return [
+        replace(comparison, provider=provider)
+        for provider in sorted({*providers, *bills})
+        for comparison in reconcile(
+            [row for row in rows if row["provider"] == provider], bills.get(provider, ())
+        )
+    ]
+
+
 def _join_unnamed(
     ours: dict[tuple[str, str], list[Row]], theirs: Mapping[tuple[str, str], list[Line]]
 ) -> None:
@@ -113,9 +140,9 @@ def _join_unnamed(
 def _compare(
     key: tuple[str, str], rows: Sequence[Row], lines: Sequence[Line]
 ) -> Iterable[Comparison]:
-    for quantity in QUANTITIES[key[0]]:
+    for quantity in _billed_by(key[0], lines):
         least, share = TOLERANCES[quantity]
-        share_of = "prompt_tokens" if quantity == "cached_tokens" else quantity
+        share_of = _SHARE_OF.get(quantity, quantity)
         ledger = sum((_amount(row).get(quantity, Decimal(0)) for row in rows), Decimal(0))
         vendor = sum((Decimal(getattr(line.amounts, quantity)) for line in lines), Decimal(0))
         allowed = sum(
@@ -131,8 +158,15 @@ def _compare(
         )
         if key[0] == "stt" and quantity in _TOKENS:
             allowed += sum((_untold_tokens(row) for row in rows), Decimal(0))
-        if ledger or (vendor and (key[0] == "llm" or quantity not in _TOKENS)):
+        must_be_counted = key[0] == "llm" or quantity not in _TOKENS
+        if ledger or (vendor and must_be_counted):
             yield Comparison(*key, quantity, ledger, vendor, allowed)
+
+
+def _billed_by(kind: str, lines: Sequence[Line]) -> Iterable[str]:
+    """The quantities that a vendor bills by; where it billed nothing, any may be wrong."""
+    billed = {name for line in lines for name in line.billed_by or QUANTITIES[kind]}
+    return (name for name in QUANTITIES[kind] if name in billed or not lines)
 
 
 def _untold_tokens(row: Row) -> Decimal:
@@ -165,6 +199,17 @@ def _amount(row: Row) -> dict[str, Decimal]:
         "prompt_tokens": sum(amount for unit, amount in tokens if unit.side == "input"),
         "cached_tokens": sum(amount for unit, amount in tokens if unit.component == _CACHE_READ),
         "completion_tokens": sum(amount for unit, amount in tokens if unit.side == "output"),
+        **_audio_tokens(row),
         **{unit.name: amount for unit, amount in used if unit.measure is not Measure.TOKENS},
     }
     return {name: Decimal(amount) for name, amount in amounts.items() if amount}
+
+
+def _audio_tokens(row: Row) -> dict[str, Decimal]:
+    """Tokens of sound, which are part of the others, whether they were cached or not."""
+    found = dict.fromkeys(_AUDIO_TOKENS, Decimal(0))
+    for line in row["lines"]:
+        if line["unit"].endswith("_audio_tokens"):
+            is_input = UNITS[line["unit"]].side == "input"
+            found[_AUDIO_TOKENS[0 if is_input else 1]] += Decimal(line["quantity"])
+    return found

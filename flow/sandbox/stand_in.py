@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flow.sandbox.bill import Bill
 from flow.sandbox.faults import Fault, Faults, Hits
 from flow.sandbox.server import HANG_UP, gone, hang_up
 
@@ -152,6 +153,17 @@ class StandIn:
 
     async def _list_requests(self, _request: Request) -> Response:
         return JSONResponse([asdict(exchange) for exchange in self.requests])
+
+
+class ModelStandIn(StandIn):
+    """A stand-in for a vendor of models, with a bill of its own to see and to read."""
+
+    def __init__(self, bill: Bill, routes: Sequence[BaseRoute], refuse: Refuse) -> None:
+        self.bill = bill
+        super().__init__([Route(f"{OWN_PAGES}/bill", self._show_bill), *routes], refuse)
+
+    async def _show_bill(self, _request: Request) -> Response:
+        return JSONResponse(self.bill.to_json())
 
 
 class _BrokenOff(Exception):

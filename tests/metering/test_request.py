@@ -30,6 +30,8 @@ from flow.metering.evidence import (
     Reported,
     Sent,
     Served,
+    Unbilled,
+    Uncertain,
 )
 from flow.metering.meter import Meter, Service
 from flow.metering.request import RULES, Known, MeteredRequest
@@ -75,10 +77,9 @@ def ended(
 
 
 def test_every_pair_that_can_be_has_a_rule_and_no_other() -> None:
-    answered = set(Known) - {Known.NOTHING}
     ends = set(Ended) - {Ended.REFUSED}
-    cannot_consume = {(Known.NOTHING, Ended.BROKEN), (Known.NOTHING, Ended.REFUSED)}
-    assert set(RULES) == {(k, e) for k in answered for e in ends} | cannot_consume
+    refused = {(Known.NOTHING, Ended.REFUSED)}
+    assert set(RULES) == {(k, e) for k in Known for e in ends} | refused
     assert {RULES[pair][1] for pair in RULES if pair[1] is Ended.ABANDONED} == {Outcome.INTERRUPTED}
 
 
@@ -205,6 +206,33 @@ def test_a_report_in_seconds_takes_the_place_of_those_that_were_counted() -> Non
     assert (event.quantities, event.provenance) == (report.quantities, REP)
 
 
+INPUT = Opening(Quantities(characters=30), sent=Quantities(characters=30))
+MORE = Sent(Quantities(characters=12))
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [(DONE, (MEA, OK)), (LEFT, (MEA, CUT)), (BROKE, (EST, BAD))]
+)
+def test_what_is_not_billed_is_not_counted(how: Ended, expected: tuple[Any, Any]) -> None:
+    unbilled = Unbilled(MORE.quantities)
+    event = ended(INPUT, MORE, SOUND, Completed(), unbilled, how=how)
+    assert event.quantities == Quantities(characters=30, audio_seconds=Decimal("0.5"))
+    assert (event.provenance, event.outcome) == expected
+
+
+@pytest.mark.parametrize(("how", "outcome"), [(DONE, OK), (LEFT, CUT), (BROKE, BAD)])
+def test_what_is_not_billed_at_all_is_known_to_cost_nothing(how: Ended, outcome: Outcome) -> None:
+    unbilled = Unbilled(Quantities(characters=42))
+    event = ended(INPUT, MORE, SOUND, Completed(), unbilled, how=how)
+    assert (event.quantities, event.provenance, event.outcome) == (Quantities(), MEA, outcome)
+
+
+def test_what_is_counted_in_doubt_is_an_estimate_that_says_why() -> None:
+    event = ended(INPUT, SOUND, Uncertain("nobody knows"), how=LEFT)
+    assert event.quantities == Quantities(characters=30, audio_seconds=Decimal("0.5"))
+    assert (event.provenance, event.outcome, event.note) == (EST, CUT, "nobody knows")
+
+
 def test_who_served_is_told_and_the_last_word_counts() -> None:
     served = [Served("gpt-4.1-2025-04-14"), Served(service_tier="flex"), Served(None, None)]
     event = ended(PROMPT, *served, Completed(), REPORT, how=DONE)
@@ -260,6 +288,8 @@ evidence = st.one_of(
     st.builds(Output, st.just(""), st.one_of(st.none(), seconds)),
     st.builds(Served, st.one_of(st.none(), st.just("m")), st.none()),
     st.builds(lambda n: Sent(Quantities(characters=n)), amounts),
+    st.builds(lambda n: Unbilled(Quantities(characters=n)), amounts),
+    st.just(Uncertain("nobody knows")),
     reports,
     st.just(Completed()),
     st.just(Failed(BROKEN)),

@@ -27,6 +27,7 @@ from flow.metering.wires.socket import (
     Closing,
     Message,
     Over,
+    Refused,
     Seen,
     Shown,
     SocketReader,
@@ -148,6 +149,8 @@ class Conversation:
                 self._works[seen.work].take(seen.evidence)
             case Over() if seen.work in self._works:
                 self._works.pop(seen.work).closed(seen.ended, seen.failure)
+            case Refused():
+                self._meter.open(Opening(estimate=NOTHING)).closed(Ended.REFUSED, seen.failure)
 
     def _begin(self, seen: Begun) -> None:
         if seen.work in self._works:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
 
 from flow.domain.usage.events import Failure
 from flow.metering.evidence import Ended, Evidence, Opening
@@ -40,7 +41,17 @@ class Over:
     failure: Failure | None = None
 
 
-Seen = Begun | Shown | Over
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The vendor took the connection and says that it will do no work on it, which costs nothing.
+
+    It is for what is said while no work is open, such as that a quota is used up.
+    """
+
+    failure: Failure
+
+
+Seen = Begun | Shown | Over | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +93,8 @@ class SocketReader(Protocol):
 
 SocketWire = Callable[[str], SocketReader]
 """Makes the reader of a connection, given its URL: models and formats are often in the query."""
+
+
+def query_value(url: str, name: str) -> str | None:
+    """What the query of a URL says of ``name``."""
+    return next(iter(parse_qs(urlsplit(url).query).get(name, ())), None)

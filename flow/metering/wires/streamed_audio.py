@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from flow.domain.usage.events import Quantities
-from flow.metering.evidence import NOTHING, Completed, Ended, Opening, Output, Reported, Sent
+from flow.metering.evidence import (
+    NOTHING,
+    Completed,
+    Ended,
+    Evidence,
+    Opening,
+    Output,
+    Reported,
+    Sent,
+)
 from flow.metering.sound import MICROSECOND
 from flow.metering.wires.socket import Begun, Closing, Over, Seen, Shown
 
@@ -62,6 +71,10 @@ class StreamedAudio:
     def heard(self, text: str = "") -> Iterator[Seen]:
         """The vendor has recognized something. Text is free of charge where sound is billed."""
         yield Shown(self._piece, Output())
+
+    def shown(self, evidence: Evidence) -> Iterator[Seen]:
+        """The wire shows something of the sound that is being sent."""
+        yield Shown(self._piece, evidence)
 
     def told(self, seconds: Decimal) -> None:
         """The vendor says how much sound it has taken on this connection, from its beginning."""

@@ -21,12 +21,12 @@ from flow.sandbox.openai.replies import SMALL_TALK, Script
 from flow.sandbox.openai.speech import Speak, Speech
 from flow.sandbox.openai.transcription import Hear, Transcription, hear_something
 from flow.sandbox.speech.synthesis import synthesize
-from flow.sandbox.stand_in import OWN_PAGES, StandIn, exchange_of
+from flow.sandbox.stand_in import ModelStandIn, exchange_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class OpenAISandbox(StandIn):
+class OpenAISandbox(ModelStandIn):
     """The app; its base URL for an SDK is that of the server with ``/v1``.
 
     Args:
@@ -48,20 +48,20 @@ class OpenAISandbox(StandIn):
         api_keys: Collection[str] | None = None,
         tier: str | None = None,
     ) -> None:
-        self.bill = Bill()
+        bill = Bill()
         self._api_keys = api_keys
         pace = pace or Pace()
-        chat = Chat(self.bill, script, pace, tier)
-        speech = Speech(self.bill, speak)
-        transcription = Transcription(self.bill, hear, pace.token_secs)
+        chat = Chat(bill, script, pace, tier)
+        speech = Speech(bill, speak)
+        transcription = Transcription(bill, hear, pace.token_secs)
         super().__init__(
+            bill,
             [
                 Route("/v1/chat/completions", self._guarded(chat), methods=["POST"]),
                 Route("/v1/audio/speech", self._guarded(speech), methods=["POST"]),
                 Route("/v1/audio/transcriptions", self._guarded(transcription), methods=["POST"]),
                 Route("/v1/models", self._guarded(_list_models)),
                 Route("/v1/models/{model:path}", self._guarded(_read_model)),
-                Route(f"{OWN_PAGES}/bill", self._show_bill),
                 Route("/{path:path}", self._guarded(_unknown_url), methods=_ALL_METHODS),
             ],
             error_response,
@@ -83,9 +83,6 @@ class OpenAISandbox(StandIn):
             raise ApiError(401, "You didn't provide an API key.", code="missing_api_key")
         if self._api_keys is not None and key.strip() not in self._api_keys:
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-
-    async def _show_bill(self, _request: Request) -> Response:
-        return JSONResponse(self.bill.to_json())
 
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
