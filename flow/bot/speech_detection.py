@@ -38,6 +38,8 @@ SILENCE_SECS = 0.6
 # silences, so that each short one costs a request and tears words from their sentence; Smart Turn
 # is trained on what lies before a silence of 0.2 s.
 USUAL_STOP_SECS, SHORT_STOP_SECS = 0.2, 0.1
+# Of speech, until it is taken to be speech, and interrupts the bot; Pipecat's own is 0.2.
+START_SECS = 0.16
 
 
 class CallListening:
@@ -79,7 +81,7 @@ class ListeningModels:
 
     def vad(self, stop_secs: float = USUAL_STOP_SECS) -> SharedVAD:
         """Voice activity detection for one call, which notices so much silence."""
-        return SharedVAD(self._voice, VADParams(stop_secs=stop_secs))
+        return SharedVAD(self._voice, VADParams(start_secs=START_SECS, stop_secs=stop_secs))
 
     def listening(
         self,

@@ -23,7 +23,7 @@ from pipecat.turns.user_stop import BaseUserTurnStopStrategy
 NOTICED_SECS = 0.2
 """Silence by which a pause is one at all; what is asked for beyond it is the caller's to fill."""
 SENTENCE_SHARE = 0.5
-# Speech is told after 0.2 s of it. Longer than that only a microphone that fell silent looks alike.
+# Speech is told after less than 0.2 s of it. Longer than that only a microphone that fell silent looks alike.
 LOOK_AGAIN_SECS, MOST_LOOKS = 0.02, 15
 
 _CLOSING = "\"')]\u2019\u201d\u00bb"
@@ -79,6 +79,7 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call
         self._is_open = False
         self._is_speaking = False
         self._is_final = False
+        self._is_complete = False
         self._spoke_until: float | None = None
         self._said: list[str] = []
         self._asked: str | None = None
@@ -111,8 +112,9 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call
         elif isinstance(frame, TranscriptionFrame):
             await self._hear(frame)
         elif isinstance(frame, InterimTranscriptionFrame):
-            # More is to come, so what was final before does not cover all that was said.
-            self._is_final = False
+            # More is to come, so what came before does not cover all that was said.
+            self._is_final = self._is_complete = False
+            await self._judge()
         elif isinstance(frame, EagerEndOfTurnCancelFrame) and self._asked is not None:
             # The model wants a tool: that may have effects, and waits for the turn to be over.
             self._asked, self._may_ask = None, False
@@ -122,20 +124,23 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call
         await self._stop_waiting()
         await self._withdraw()
         self._is_open = is_open
-        self._is_final, self._may_ask = False, True
+        self._is_final = self._is_complete = False
+        self._may_ask = True
         self._spoke_until = None
         self._said.clear()
 
     async def _goes_on(self) -> None:
-        self._is_speaking, self._is_final, self._spoke_until = True, False, None
+        self._is_speaking, self._spoke_until = True, None
+        self._is_final = self._is_complete = False
         await self._stop_waiting()
         await self._withdraw()
         self._may_ask = True
 
     async def _hear(self, frame: TranscriptionFrame) -> None:
         self._said.append(frame.text.strip())
+        self._is_complete = True
         if self._is_speaking:
-            return  # it is of what was said before a pause
+            return
         self._is_final = self._is_final or frame.finalized
         if self._spoke_until is None:
             # Nobody was heard to speak: count from the words.
@@ -156,12 +161,15 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call
         self._waiting = self.create_task(self._wait(self._spoke_until), "turn_stop")
 
     async def _wait(self, spoke_until: float) -> None:
-        await self._until(spoke_until + NOTICED_SECS + self._silence_secs * SENTENCE_SHARE)
-        if not self._is_sentence:
-            if self._is_final and self._text:
+        transcript_by = spoke_until + (0.0 if self._is_final else self._stt_secs)
+        sentence_by = spoke_until + NOTICED_SECS + self._silence_secs * SENTENCE_SHARE
+        if self._is_sentence:
+            await self._until(max(sentence_by, transcript_by))
+        else:
+            await self._until(sentence_by)
+            if self._is_complete:
                 await self._ask_early()
-            secs = NOTICED_SECS + self._silence_secs
-            await self._until(spoke_until + (secs if self._is_final else max(secs, self._stt_secs)))
+            await self._until(max(spoke_until + NOTICED_SECS + self._silence_secs, transcript_by))
         looks = 0
         while self._may_be_speech() and looks < MOST_LOOKS:
             looks += 1
@@ -173,8 +181,8 @@ class SilenceTurnStop(BaseUserTurnStopStrategy):  # type: ignore[no-untyped-call
 
     @property
     def _is_sentence(self) -> bool:
-        """Whether all that was said is there, and is a whole sentence."""
-        return self._is_final and is_sentence(self._text)
+        """Whether what was said is there, as far as is known, and is a whole sentence."""
+        return self._is_complete and is_sentence(self._text)
 
     async def _until(self, at: float) -> None:
         await asyncio.sleep(max(at - self._now(), 0.0))

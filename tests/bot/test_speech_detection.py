@@ -65,7 +65,8 @@ async def heard(analyzer: VADAnalyzer, voice: bytes) -> list[VADState]:
 async def test_each_of_several_calls_hears_what_pipecats_own_analyzer_would(
     models: ListeningModels, voices: list[bytes]
 ) -> None:
-    expected = [await heard(started(SileroVADAnalyzer()), voice) for voice in voices]
+    params = models.vad().params
+    expected = [await heard(started(SileroVADAnalyzer(params=params)), voice) for voice in voices]
     assert VADState.SPEAKING in expected[0]
     shared = [started(models.vad()) for _ in voices]
     found: list[list[VADState]] = [[] for _ in voices]
@@ -166,7 +167,7 @@ def test_however_turns_end_they_begin_by_voice_activity(
     assert listening.strategies.start is not None
     assert isinstance(listening.strategies.start[0], VADUserTurnStartStrategy)
     assert [type(stop) for stop in listening.strategies.stop or ()] == [case.stop]
-    assert listening.vad.params.start_secs == 0.2
+    assert listening.vad.params.start_secs == 0.16
     assert listening.vad.params.stop_secs == case.notices_secs
 
 

@@ -11,6 +11,7 @@ import pytest
 from pipecat.frames.frames import (
     EagerEndOfTurnCancelFrame,
     Frame,
+    InterimTranscriptionFrame,
     LLMContextFrame,
     TranscriptionFrame,
     UserStoppedSpeakingFrame,
@@ -44,6 +45,7 @@ class Call:
 
     async def falls_silent(self) -> None:
         """The silence is noticed at once, 0.2 s after it began."""
+        await asyncio.sleep(0.03)  # its frame overtakes those of words
         await self.worker.queue_frame(VADUserStoppedSpeakingFrame(stop_secs=0.2))
 
     async def is_understood(self, text: str, *, final: bool = True) -> None:
@@ -185,11 +187,23 @@ class TestTheModelIsAskedEarly:
             cancelled = call.passed(EagerEndOfTurnCancelFrame, UserStoppedSpeakingFrame)
             assert cancelled == ["EagerEndOfTurnCancelFrame", "UserStoppedSpeakingFrame"]
 
-    async def test_but_not_for_words_that_may_not_be_all(self) -> None:
+    async def test_of_words_that_came_before_the_silence_was_noticed(self) -> None:
         async with calling(early=True) as call:
             await call.speaks()
-            await call.falls_silent()
             await call.is_understood(WHOLE, final=False)
+            await call.falls_silent()
+            assert await call.seen(LLMContextFrame) < 0.1
+            await call.seen(UserStoppedSpeakingFrame)
+            assert call.asked == [(WHOLE, True)]
+
+    async def test_but_not_while_more_words_are_coming(self) -> None:
+        async with calling(early=True) as call:
+            await call.speaks()
+            await call.is_understood(WHOLE, final=False)
+            await call.worker.queue_frame(
+                InterimTranscriptionFrame("And", "caller", "2026-11-21T12:00:00Z")
+            )
+            await call.falls_silent()
             await call.seen(UserStoppedSpeakingFrame)
             await asyncio.sleep(0.05)
             assert call.asked == [(WHOLE, False)]

@@ -52,7 +52,7 @@ class OpenAISandbox(ModelStandIn):
         self._api_keys = api_keys
         pace = pace or Pace()
         chat = Chat(bill, script, pace, tier)
-        speech = Speech(bill, speak)
+        speech = Speech(bill, speak, pace.sound_secs)
         transcription = Transcription(bill, hear, pace.token_secs)
         super().__init__(
             bill,
