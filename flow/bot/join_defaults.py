@@ -28,6 +28,7 @@ class Resolver:
         reachable: the vendors that have a key here.
         turn_detection: what tells the end of turns where a join does not say, and the service
             that hears does not tell it by itself.
+        vendors: those there are.
 
     Raises:
         ConfigurationError: a product allows neither a default of its own nor the service's.
@@ -39,10 +40,12 @@ class Resolver:
         defaults: Mapping[str, Mapping[str, str]],
         reachable: Collection[str],
         turn_detection: TurnDetection = "silence",
+        vendors: Mapping[str, Vendor] = VENDORS,
     ) -> None:
         self._products = products
         self._defaults = defaults
         self._reachable = reachable
+        self._vendors = vendors
         self._turn_detection: TurnDetection = (
             "silence" if turn_detection == "vendor" else turn_detection
         )
@@ -91,7 +94,7 @@ class Resolver:
     def _turns_told_by(self, bot: Bot, filled: Mapping[str, Any]) -> TurnDetection:
         """What tells the end of the caller's turns."""
         part = bot.parts[0]
-        spec = service_of(VENDORS[filled[part].provider], part, filled[part])
+        spec = service_of(self._vendors[filled[part].provider], part, filled[part])
         tells = spec is not None and spec.tells_turns
         asked = bot.turn_detection
         if asked is None:
@@ -125,7 +128,7 @@ class Resolver:
 
     def _problems(self, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
         """What is wrong with a part of a bot."""
-        vendor = VENDORS.get(chosen.provider)
+        vendor = self._vendors.get(chosen.provider)
         if problem := self._vendor_problem(vendor, part, chosen.provider):
             yield FieldProblem(f"bot.{part}.provider", problem)
         if chosen.model is None:
@@ -135,7 +138,9 @@ class Resolver:
 
     def _vendor_problem(self, vendor: Vendor | None, part: BotPart, name: str) -> str | None:
         if vendor is None or part not in vendor.parts:
-            return f"{name!r} is not one of {', '.join(sorted(vendors_by_part()[part]))}"
+            return (
+                f"{name!r} is not one of {', '.join(sorted(vendors_by_part(self._vendors)[part]))}"
+            )
         if name not in self._reachable:
             return f"{name!r} is not set up here: {vendor.key} is missing"
         return vendor.missing and f"{name!r} is not installed here: {vendor.missing}"

@@ -23,7 +23,7 @@ from pipecat.turns.user_stop import BaseUserTurnStopStrategy
 NOTICED_SECS = 0.2
 """Silence by which a pause is one at all; what is asked for beyond it is the caller's to fill."""
 SENTENCE_SHARE = 0.5
-# Speech is told after less than 0.2 s of it. Longer than that only a microphone that fell silent looks alike.
+# Speech is told sooner: what looks like its beginning for longer is a microphone that died.
 LOOK_AGAIN_SECS, MOST_LOOKS = 0.02, 15
 
 _CLOSING = "\"')]\u2019\u201d\u00bb"

@@ -28,6 +28,7 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMContextAggregatorPair,
     LLMUserAggregatorParams,
 )
+from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.openai.stt import OpenAISTTService
@@ -37,6 +38,7 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 
 from flow.bot.audio_input import AudioEnd, direct
+from flow.bot.first_clause import FirstClauseAggregator
 from flow.bot.service_choices import SYSTEM_PROMPT
 from flow.bot.speech_detection import ListeningModels
 
@@ -206,7 +208,8 @@ def bare_worker(
     )
     user, assistant = LLMContextAggregatorPair(LLMContext(), user_params=params)
     heard, spoken = AudioEnd(InputAudioRawFrame), AudioEnd(OutputAudioRawFrame)
-    line = [stage.input(), stt, user, heard, llm, tts, stage.output(), spoken, assistant]
+    text = LLMTextProcessor(text_aggregator=FirstClauseAggregator(), enable_direct_mode=True)  # type: ignore[no-untyped-call]
+    line = [stage.input(), stt, user, heard, llm, text, tts, stage.output(), spoken, assistant]
     return PipelineWorker(
         Pipeline(line),
         params=PipelineParams(
