@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     capture_content: bool = False
     interrupted_streams: Literal["estimate", "drain"] = "estimate"
-    turn_detection: Literal["silence", "smart"] = "silence"
+    turn_detection: Literal["silence", "smart", "vendor"] = "silence"
     workflows: Literal["on", "off"] = "on"
     executor_id: Annotated[str, Field(max_length=200)] | None = None
     max_calls: Annotated[int, Field(ge=1, le=1000)] = 20

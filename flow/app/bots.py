@@ -55,7 +55,9 @@ async def build_calls(
     settings = resources.settings
     bot = await _bot_settings(resources, clients, contents)
     defaults = bot_defaults(settings)
-    resolver = Resolver(resources.products, defaults, clients.models, bot.bots)
+    resolver = Resolver(
+        resources.products, defaults, clients.models, bot.bots, settings.turn_detection
+    )
     calls = CallManager(
         registry=registry,
         threads=resources.database,

@@ -89,6 +89,11 @@ class Spending:
         self._last = control
         return control
 
+    def may_ask_early(self) -> bool:
+        """Whether a model may be asked before the caller's turn is surely over, for a reply that is
+        thrown away if it was not."""
+        return self.product.early_replies and not self.control().save_mode
+
     def model(self, provider: str, model: str) -> str:
         """The model to use in place of ``model``, where requests say nothing of it: a cheaper one
         in save mode."""

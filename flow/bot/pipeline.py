@@ -23,18 +23,20 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMUserAggregator,
     LLMUserAggregatorParams,
 )
+from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
-from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from flow.bot.audio_input import AudioEnd
 from flow.bot.cost_control import Spending
+from flow.bot.first_clause import FirstClauseAggregator
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.log_context import Joined, span_attributes
 from flow.bot.service_choices import choice_of
 from flow.bot.services import CallServices
-from flow.bot.speech_detection import ListeningModels
+from flow.bot.speech_detection import CallListening, ListeningModels
 from flow.bot.transports.spec import AudioFormat
+from flow.bot.turn_latency import LatencyProcessor
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Vendor
 from flow.domain.calls.bot_part import CASCADE, BotPart
@@ -102,6 +104,7 @@ class CallPipeline:
     user: LLMUserAggregator | None
     assistant: LLMAssistantAggregator | None
     idle: IdleWatch
+    latency: LatencyProcessor
     services: CallServices
     speak: Speak = spoken_by_voice
     bot: BotRun | None = None
@@ -130,11 +133,16 @@ def build_pipeline(
     services = call_services(owner, recorder, settings, spending)
     bot = join.bot
     built = {part: services.build(part, choice_of(part, bot)) for part in bot.parts}
-    pair = aggregator_pair(context_of(said), settings.models)
+    listening = settings.models.listening(
+        bot.turn_detection, services.hearing, spending.may_ask_early
+    )
+    pair = aggregator_pair(context_of(said), listening)
+    latency = LatencyProcessor(services.kind_of, name="latency")
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
     processors = [
-        *_hearing(transport, idle, pair, built),
+        *_hearing(transport, idle, pair, built, bot.language),
         services.usage_processor,
+        latency,
         transport.output(),
         AudioEnd(OutputAudioRawFrame, name="spoken"),
         pair.assistant(),
@@ -142,7 +150,7 @@ def build_pipeline(
     services.adopt(processors)
     worker = pipeline_worker(processors, owner, audio, settings)
     speak = spoken_by_model if BotPart.REALTIME in built else spoken_by_voice
-    return CallPipeline(worker, pair.user(), pair.assistant(), idle, services, speak)
+    return CallPipeline(worker, pair.user(), pair.assistant(), idle, latency, services, speak)
 
 
 def call_services(
@@ -167,13 +175,12 @@ def context_of(said: Sequence[Turn]) -> LLMContext:
     return LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
 
 
-def aggregator_pair(context: LLMContext, models: ListeningModels) -> LLMContextAggregatorPair:
-    """What gathers the turns of both sides into a context, listening with the process's models."""
+def aggregator_pair(context: LLMContext, listening: CallListening) -> LLMContextAggregatorPair:
+    """What gathers the turns of both sides into a context."""
     return LLMContextAggregatorPair(
         context,
         user_params=LLMUserAggregatorParams(
-            vad_analyzer=models.vad(),
-            user_turn_strategies=UserTurnStrategies(stop=[models.turn_stop()]),
+            vad_analyzer=listening.vad, user_turn_strategies=listening.strategies
         ),
     )
 
@@ -207,10 +214,14 @@ def _hearing(
     idle: IdleWatch,
     pair: LLMContextAggregatorPair,
     built: Mapping[BotPart, FrameProcessor],
+    language: str | None,
 ) -> list[FrameProcessor]:
     """From the caller's sound to the bot's. A model that hears by itself needs the sound longer."""
     heard = AudioEnd(InputAudioRawFrame, name="heard")
     if (realtime := built.get(BotPart.REALTIME)) is not None:
         return [transport.input(), pair.user(), idle, realtime, heard]
     stt, llm, tts = (built[part] for part in CASCADE)
-    return [transport.input(), stt, pair.user(), heard, idle, llm, tts]
+    clauses = FirstClauseAggregator(language=language)  # type: ignore[no-untyped-call]
+    # It never waits, so it needs no task and queues of its own.
+    text = LLMTextProcessor(text_aggregator=clauses, name="text", enable_direct_mode=True)
+    return [transport.input(), stt, pair.user(), heard, idle, llm, text, tts]

@@ -83,6 +83,7 @@ class CallServices:
         self._meters_by_frames: dict[str, Meter] = {}
         self._taps: list[MeteredTransport] = []
         self._sockets: list[SocketTap] = []
+        self._hearing: FrameProcessor | None = None
         self._metered: set[FrameProcessor] = set()
         self._worked: set[str] = set()
         self.usage_processor = UsageMetricsProcessor(self._meters_by_frames, name="usage")
@@ -124,6 +125,8 @@ class CallServices:
             socket = SocketTap(meter, spec.socket_wire, asked_for=asked_for)
             self._sockets.append(socket)
         service = spec.make(Build(choice, endpoint, transport, socket, self._name(part)))
+        if part in (BotPart.STT, BotPart.REALTIME):
+            self._hearing = self._hearing or service
         self._add(service, meter, by_frames=spec.by_frames)
         return service
 
@@ -183,6 +186,16 @@ class CallServices:
     def meter_of(self, name: str) -> Meter | None:
         """The meter of a service of this call, by its name in the pipeline."""
         return self._meters.get(name)
+
+    @property
+    def hearing(self) -> FrameProcessor | None:
+        """The first service built that hears the caller, if there is one yet."""
+        return self._hearing
+
+    def kind_of(self, name: str) -> Kind | None:
+        """What kind of service is called so in the pipeline; ``None``: none is."""
+        meter = self._meters.get(name)
+        return None if meter is None else meter.service.kind
 
     async def close(self) -> None:
         """The call is over: count what is under way, and say which services nothing has counted."""

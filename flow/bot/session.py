@@ -25,7 +25,9 @@ from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.service_failures import ServiceFailures
 from flow.bot.transcript import Transcript
 from flow.bot.transports.room import RoomTransport
+from flow.bot.turn_latency import MEASURED
 from flow.domain.calls.ending import Ending, EndReason
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Status, Turn
 from flow.domain.limits.budget import Standing, Tier
 from flow.metering.request import Recording
@@ -49,6 +51,7 @@ class CallSession:
         lease: what this process has of the call; its end is not this session's business.
         spending: the call's cost control; says when the bot must take its leave.
         heartbeat_secs: from one sign of life to the next.
+        answered: told how long the caller waited for each reply.
         now: seconds that go on whatever becomes of the process.
     """
 
@@ -61,12 +64,14 @@ class CallSession:
         spending: Spending,
         *,
         heartbeat_secs: float = HEARTBEAT_SECS,
+        answered: Callable[[TurnLatency], None] = lambda _: None,
         now: Callable[[], float] = clock.seconds,
     ) -> None:
         self._lease = lease
         self._pipeline = pipeline
         self._transport = transport
         self._spending = spending
+        self._answered = answered
         self._now = now
         thread = lease.thread
         self._log = log.bind(workflow_thread_id=str(thread.id))
@@ -214,12 +219,17 @@ class CallSession:
             message = "the pipeline was not set up in time"
             self.end(EndReason.ERROR, {"code": "pipeline_failed", "message": message})
 
+        def measured(_: Any, latency: TurnLatency) -> None:
+            self._transcript.answered(latency)
+            self._answered(latency)
+
         transport.add_event_handler("on_client_connected", connected)
         transport.add_event_handler("on_client_disconnected", disconnected)
         if isinstance(transport, RoomTransport):
             transport.add_event_handler("on_lost", lost)
         self._pipeline.worker.add_event_handler("on_pipeline_error", failed)
         self._pipeline.worker.add_event_handler("on_setup_timeout", not_set_up)
+        self._pipeline.latency.add_event_handler(MEASURED, measured)
         if (user := self._pipeline.user) is not None:
             user.add_event_handler("on_user_turn_message_added", user_said)
         if (assistant := self._pipeline.assistant) is not None:

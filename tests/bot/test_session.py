@@ -30,6 +30,7 @@ from flow.bot.pipeline import CallPipeline
 from flow.bot.service_failures import FAILURES_IN_A_ROW
 from flow.bot.services import CallServices
 from flow.bot.session import CallSession
+from flow.bot.turn_latency import LatencyProcessor
 from flow.bot.warmup import EmptyStage
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
@@ -196,7 +197,14 @@ async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
     services = CallServices(owner, book, {}, control=spending.control)
     session = CallSession(
         lease_of(owner, threads),
-        CallPipeline(worker, pair.user(), pair.assistant(), IdleWatch(60.0), services),
+        CallPipeline(
+            worker,
+            pair.user(),
+            pair.assistant(),
+            IdleWatch(60.0),
+            LatencyProcessor(services.kind_of),
+            services,
+        ),
         stage,
         book,
         spending,

@@ -72,6 +72,12 @@ async def test_a_call_is_held_and_accounted_to_the_last_token(serving: Serve) ->
         ("user", SHORT.lines[0].text),
         ("assistant", SHORT.lines[0].reply),
     ]
+    greeting, _, reply = thread.transcript
+    assert greeting.latency is None
+    assert reply.latency is not None
+    assert all(secs >= 0 for secs in reply.latency.parts.values())
+    # The silence alone that ends a turn takes longer than the first of these.
+    assert 0.2 < reply.latency.turn_detection_secs < reply.latency.total_secs < 30
     assert thread.insights is not None
     assert thread.insights["status"] == "ok"
     assert {row["kind"] for row in rows} == {"llm", "tts", "stt", "call"}

@@ -37,6 +37,7 @@ concurrency_per_key = 10
 on_exceeded = "wrap_up"
 wrap_up_secs = 120
 goodbye = "Bye."
+early_replies = false
 save_mode = "off"
 unpriced = "allow"
 [voice_bot.llm]
@@ -90,6 +91,7 @@ def test_a_whole_file_reads_as_it_is_written(folder: Path) -> None:
         on_exceeded="wrap_up",
         wrap_up_secs=120,
         goodbye="Bye.",
+        early_replies=False,
         save_mode=SaveMode.OFF,
         unpriced="allow",
         llm=Models(ModelName("openai", "gpt-4.1"), ("openai/*", "groq/openai/gpt-oss-?0b")),
@@ -493,6 +495,7 @@ CALL = {
     "on_exceeded": st.sampled_from(["finish", "wrap_up"]),
     "wrap_up_secs": st.integers(1, 120),
     "goodbye": WORDS,
+    "early_replies": st.booleans(),
     "stt": st.just({"default": "openai/whisper-1"}),
     "tts": st.fixed_dictionaries({"voice": WORDS}),
 }

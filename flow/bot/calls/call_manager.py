@@ -24,6 +24,7 @@ from flow.bot.transports.spec import BotTransportSpec
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread
 from flow.domain.limits.budget import Standing, Tier
 from flow.errors import BotFailed, FlowError, Unavailable
@@ -68,6 +69,10 @@ class Watch(Protocol):
 
     def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
+        return
+
+    def answered(self, product: str, latency: TurnLatency) -> None:
+        """A caller waited so long for a reply."""
         return
 
 
@@ -209,6 +214,7 @@ class CallManager:
     async def _session(self, lease: CallLease, transport: BaseTransport) -> CallSession:
         thread, join = lease.thread, lease.join
         spending = self._spending(thread, join, await self._standing(thread.id))
+        await self._settings.models.prepare(join.bot.turn_detection)
         wanted = (
             join,
             thread.owner,
@@ -230,6 +236,7 @@ class CallManager:
             self._recorder,
             spending,
             heartbeat_secs=self._settings.heartbeat_secs,
+            answered=partial(self._watch.answered, thread.product),
         )
 
     async def _standing(self, thread_id: UUID) -> Standing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -30,6 +31,7 @@ from flow.bot.pipeline import (
 )
 from flow.bot.services import CallServices, all_processors
 from flow.bot.transports.spec import AudioFormat
+from flow.bot.turn_latency import LatencyProcessor
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Turn
 from flow.domain.pricing.unpriced_models import HasPrice
@@ -65,7 +67,10 @@ async def build_bot_pipeline(
         raise BotFailed(name, ConfigurationError("no such bot is registered here"))
     services = call_services(owner, recorder, settings, spending)
     handover = Handover()
-    call = Call(join, owner, transport, audio, said, services, settings.models, handover)
+    listen = partial(
+        settings.models.listening, join.bot.turn_detection, may_ask_early=spending.may_ask_early
+    )
+    call = Call(join, owner, transport, audio, said, services, listen, handover)
     bound = log.bind(bot=name, workflow_thread_id=str(owner.workflow_thread_id))
     bot = BotRun(name, function(call), handover, bound)
     try:
@@ -79,7 +84,8 @@ async def build_bot_pipeline(
         idle = IdleWatch(settings.idle_timeout_secs, name="idle")
         # Who speaks is told upstream too, where no sound passes; usage passes the end, wherever
         # in the pipeline it comes from.
-        processors = [idle, *given, services.usage_processor]
+        latency = LatencyProcessor(services.kind_of, name="latency")
+        processors = [idle, *given, services.usage_processor, latency]
         worker = pipeline_worker(processors, owner, audio, settings)
     except Exception as error:
         await bot.give_up(error)
@@ -97,6 +103,7 @@ async def build_bot_pipeline(
         _first(LLMUserAggregator, everything),
         _first(LLMAssistantAggregator, everything),
         idle,
+        latency,
         services,
         spoken_by_model if has_model and not has_voice else spoken_by_voice,
         bot,

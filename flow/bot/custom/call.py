@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from flow.bot.custom.handover import Given, Handover
 from flow.bot.pipeline import aggregator_pair, context_of
 from flow.bot.service_choices import choice_of
 from flow.bot.services import CallServices
-from flow.bot.speech_detection import ListeningModels
+from flow.bot.speech_detection import CallListening
 from flow.bot.transports.spec import AudioFormat
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
@@ -52,7 +52,7 @@ class Call:
     audio: AudioFormat
     said: Sequence[Turn]
     _services: CallServices
-    _models: ListeningModels
+    _listen: Callable[..., CallListening]
     _handover: Handover
 
     @property
@@ -136,7 +136,7 @@ class Call:
     def aggregators(self, context: LLMContext) -> LLMContextAggregatorPair:
         """The user's and the assistant's aggregator, with the service's own way to tell when the
         caller speaks and has finished. What they gather is the transcript."""
-        return aggregator_pair(context, self._models)
+        return aggregator_pair(context, self._listen(hears=self._services.hearing))
 
     async def queue_frames(self, *frames: Frame) -> None:
         """Send frames down the pipeline from its beginning, once it is there."""

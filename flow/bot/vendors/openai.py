@@ -17,6 +17,9 @@ from flow.metering.wires.openai_realtime import OpenAIRealtime
 from flow.metering.wires.openai_responses import OpenAIResponses
 from flow.vendors.openai_client import http_client, openai_client
 
+CHUNK_SECS = 0.08
+"""Of a voice's sound, which is passed on as it comes."""
+
 
 def compatible_chat(
     service: str,
@@ -122,7 +125,13 @@ def _transcription(build: Build) -> FrameProcessor:
 def _speech(build: Build) -> FrameProcessor:
     from pipecat.services.openai.tts import OpenAITTSService
 
-    return OpenAITTSService(
+    class Prompt(OpenAITTSService):
+        @property
+        def chunk_size(self) -> int:
+            """Pipecat gathers half a second of sound before it passes any on."""
+            return int(self.sample_rate * CHUNK_SECS) * 2
+
+    return Prompt(
         api_key=build.endpoint.api_key,
         base_url=str(build.endpoint.base_url),
         http_client=http_client(build.endpoint, build.transport),

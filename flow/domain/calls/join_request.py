@@ -32,6 +32,9 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f
 # Postgres text cannot hold NUL, so a prompt with one is refused rather than lost.
 Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
 
+TurnDetection = Literal["silence", "smart", "vendor"]
+"""What tells that a turn of the caller is over: silence, a model of how speech ends, the vendor."""
+
 
 class Part(BaseModel):
     """Base of every part of the request: unknown fields are refused by name."""
@@ -134,6 +137,7 @@ class Bot(Part):
     stt: Stt = Stt()
     tts: Tts = Tts()
     realtime: Realtime | None = None
+    turn_detection: TurnDetection | None = None
 
     @model_validator(mode="after")
     def _has_one_kind_of_model(self, info: ValidationInfo) -> Self:
