@@ -8,12 +8,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from pipecat.services import websocket_service
 from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
 from pipecat.services.deepgram.tts import DeepgramTTSService
 from pipecat.services.websocket_service import WebsocketService
 
+from flow.bot.vendors import socket_doors
 from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
 from flow.domain.usage.units import Kind
+from flow.kit.tls import trusted
 from flow.metering.meter import Meter, Service
 from flow.metering.taps.socket import SocketTap
 from flow.metering.wires.deepgram_speak import DeepgramSpeak
@@ -44,6 +47,33 @@ async def test_a_service_that_is_asked_to_dial_twice_dials_once() -> None:
         await asyncio.gather(service._connect_websocket(), service._connect_websocket())
         await service._websocket.close()
     assert len(sandbox.requests) == 1
+
+
+class _Dialled(Exception):
+    """Nothing is dialled in this test."""
+
+
+@pytest.mark.parametrize("url", ["wss://127.0.0.1:9", "ws://127.0.0.1:9"])
+async def test_certificates_are_read_once_a_process(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def dial(*_: Any, **options: Any) -> None:
+        seen.append(options.get("ssl"))
+        raise _Dialled
+
+    monkeypatch.setattr(socket_doors, "connect", dial)
+    monkeypatch.setattr(websocket_service, "websocket_connect", dial)
+    tap = SocketTap(
+        Meter(Service(Kind.TTS, "deepgram", "aura-2"), an_owner(), Notebook()), DeepgramSpeak
+    )
+    service: Any = with_socket_tap(DeepgramTTSService)(tap, api_key="k")
+    with pytest.raises(_Dialled):
+        await service._websocket_connect(url)
+    with pytest.raises(_Dialled):
+        await socket_doors.dialled(tap, url, {})
+    assert seen == [trusted() if url.startswith("wss") else None] * 2
 
 
 @pytest.mark.parametrize(
