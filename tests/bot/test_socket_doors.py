@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pipecat.services import websocket_service
 from pipecat.services.cartesia.stt import CartesiaSTTService
 from pipecat.services.cartesia.tts import CartesiaTTSService
 from pipecat.services.cartesia.turns.stt import CartesiaTurnsSTTService
@@ -24,9 +25,17 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
+from flow.bot.vendors import socket_doors
 from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
 from flow.domain.usage.events import Outcome
+from flow.domain.usage.units import Kind
+from flow.kit.tls import trusted
+from flow.metering.meter import Meter, Service
+from flow.metering.taps.socket import SocketTap
+from flow.metering.wires.deepgram_speak import DeepgramSpeak
 from flow.metering.wires.socket import Closing
+from tests.events import an_owner
+from tests.notebook import Notebook
 from tests.watched_sockets import World, watched_sockets
 
 
@@ -155,6 +164,33 @@ def test_a_service_dials_through_the_door_alone(kind: type[WebsocketService]) ->
 def test_the_service_keeps_its_name() -> None:
     assert with_socket_tap(Dialling).__name__ == "Dialling"
     assert with_socket_tap(Dialling) is with_socket_tap(Dialling)
+
+
+class _Dialled(Exception):
+    """Nothing is dialled in this test."""
+
+
+@pytest.mark.parametrize("url", ["wss://127.0.0.1:9", "ws://127.0.0.1:9"])
+async def test_certificates_are_read_once_a_process(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def dial(*_: Any, **options: Any) -> None:
+        seen.append(options.get("ssl"))
+        raise _Dialled
+
+    monkeypatch.setattr(socket_doors, "connect", dial)
+    monkeypatch.setattr(websocket_service, "websocket_connect", dial)
+    tap = SocketTap(
+        Meter(Service(Kind.TTS, "deepgram", "aura-2"), an_owner(), Notebook()), DeepgramSpeak
+    )
+    service: Any = with_socket_tap(DeepgramTTSService)(tap, api_key="k")
+    with pytest.raises(_Dialled):
+        await service._websocket_connect(url)
+    with pytest.raises(_Dialled):
+        await socket_doors.dialled(tap, url, {})
+    assert seen == [trusted() if url.startswith("wss") else None] * 2
 
 
 @pytest.mark.parametrize(
