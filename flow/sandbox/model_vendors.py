@@ -9,6 +9,7 @@ from types import MappingProxyType
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.cartesia import hearing
 from flow.sandbox.cartesia.app import CartesiaSandbox
+from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
@@ -70,6 +71,10 @@ def _cartesia(acting: Acting) -> ModelStandIn:
     )
 
 
+def _deepgram(acting: Acting) -> ModelStandIn:
+    return DeepgramSandbox(hear=acting.hear, voice_pace=voice_pace.LIFELIKE)
+
+
 def _elevenlabs(acting: Acting) -> ModelStandIn:
     return ElevenLabsSandbox(hear=acting.hear, voice_pace=voice_pace.LIFELIKE)
 
@@ -79,6 +84,7 @@ MODEL_VENDORS: Mapping[str, ModelVendor] = MappingProxyType(
         "openai": ModelVendor(_openai, "OPENAI_API_KEY", "OPENAI_BASE_URL", "/v1"),
         "anthropic": ModelVendor(_anthropic, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
         "cartesia": ModelVendor(_cartesia, "CARTESIA_API_KEY", "CARTESIA_BASE_URL"),
+        "deepgram": ModelVendor(_deepgram, "DEEPGRAM_API_KEY", "DEEPGRAM_BASE_URL"),
         "elevenlabs": ModelVendor(_elevenlabs, "ELEVENLABS_API_KEY", "ELEVENLABS_BASE_URL"),
     }
 )

@@ -30,13 +30,12 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.services import CallServices
-from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.usage.units import Kind
 
 RATE_IN, RATE_OUT = 16_000, 24_000
-SILENCE_SECS = 0.5
+FRAME_SECS = 0.04
 # For what must come, however slow the machine is.
 PATIENCE_SECS = 60.0
 SENTENCE = "This is a sentence of a reasonable length, spoken by a machine that never tires of it."
@@ -79,20 +78,13 @@ class ServiceRun:
     """A running service. ``segment_secs`` of sound are what a recogniser hears at a time."""
 
     def __init__(
-        self,
-        kind: Kind,
-        service: FrameProcessor,
-        worker: PipelineWorker,
-        end: _End,
-        *,
-        tells_turns: bool = False,
+        self, kind: Kind, service: FrameProcessor, worker: PipelineWorker, end: _End
     ) -> None:
         self.kind = kind
         self.service = service
         self.errors: list[ErrorFrame] = []
         self._worker = worker
         self._end = end
-        self._tells_turns = tells_turns
 
         @worker.event_handler("on_pipeline_error")
         async def failed(_: Any, frame: ErrorFrame) -> None:
@@ -111,18 +103,14 @@ class ServiceRun:
         elif self.kind is Kind.TTS:
             await self._worker.queue_frame(TTSSpeakFrame(SENTENCE))
         else:
-            sound = b"\x10\x20" * int(RATE_IN * segment_secs)
+            sound = b"\x10\x20" * int(RATE_IN * FRAME_SECS)
+            frames = [
+                InputAudioRawFrame(sound, RATE_IN, 1)
+                for _ in range(round(segment_secs / FRAME_SECS))
+            ]
             await self._worker.queue_frames(
-                [
-                    VADUserStartedSpeakingFrame(),
-                    InputAudioRawFrame(sound, RATE_IN, 1),
-                    VADUserStoppedSpeakingFrame(),
-                ]
+                [VADUserStartedSpeakingFrame(), *frames, VADUserStoppedSpeakingFrame()]
             )
-            if self._tells_turns:
-                # It hears by itself that the caller has fallen silent.
-                silence = bytes(int(2 * RATE_IN * SILENCE_SECS))
-                await self._worker.queue_frame(InputAudioRawFrame(silence, RATE_IN, 1))
 
     async def until(self, condition: Callable[[ServiceRun], bool]) -> None:
         """Wait until something is so."""
@@ -182,9 +170,7 @@ async def running(
     try:
         async with asyncio.timeout(PATIENCE_SECS):
             await end.started.wait()
-        spec = VENDORS[choice.provider].service(part, choice)
-        tells_turns = spec is not None and spec.tells_turns
-        yield ServiceRun(kind, service, worker, end, tells_turns=tells_turns)
+        yield ServiceRun(kind, service, worker, end)
     finally:
         await worker.cancel(reason="the test is over")
         await asyncio.wait_for(task, PATIENCE_SECS)

@@ -89,14 +89,14 @@ class SocketRow(Row):
 
     Attributes:
         codes: those that the vendor closes a connection with when something is wrong.
-        breaks_after: how many messages of the vendor's come before a fault in mid-work.
+        messages: how many it has sent in the middle of the first piece of work.
         reports: whether it says at the end of a connection how much it took.
         keep_alive: has the Pipecat service send what keeps an idle connection open; ``None``
             where it sends nothing, or the vendor bills what it sends.
     """
 
     codes: tuple[int, ...] = (1011,)
-    breaks_after: int = 2
+    messages: int = 2
     reports: bool = False
     keep_alive: Callable[[Any], Awaitable[None]] | None = None
 
@@ -120,15 +120,6 @@ async def anthropic_stand_in() -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def deepgram_stand_in() -> AsyncIterator[Running]:
-    sandbox = DeepgramSandbox()
-    async with Served(sandbox) as url:
-        endpoint = Endpoint(SecretStr("dg-fake"), url, timeout_secs=TIMEOUT_SECS)
-        yield Running(endpoint, sandbox.bill, sandbox.faults)
-        await endpoint.close()
-
-
-@asynccontextmanager
 async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
     """A vendor's stand-in, at whose root its API is."""
     sandbox = make()
@@ -139,6 +130,7 @@ async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
 
 
 cartesia_stand_in = partial(stand_in, CartesiaSandbox)
+deepgram_stand_in = partial(stand_in, DeepgramSandbox)
 elevenlabs_stand_in = partial(stand_in, ElevenLabsSandbox)
 
 
@@ -174,7 +166,31 @@ ROWS = (
 )
 
 
+async def _deepgram_keep_alive(service: Any) -> None:
+    await service._connection.send_keep_alive()
+
+
 SOCKET_ROWS = (
+    SocketRow(
+        "deepgram",
+        BotPart.STT,
+        "nova-3-general",
+        deepgram_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+        messages=1,
+        reports=True,
+        keep_alive=_deepgram_keep_alive,
+    ),
+    SocketRow(
+        "deepgram",
+        BotPart.STT,
+        "flux-general-en",
+        deepgram_stand_in,
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+    ),
     SocketRow(
         "deepgram",
         BotPart.TTS,
@@ -199,7 +215,7 @@ SOCKET_ROWS = (
         cartesia_stand_in,
         {"language": "en"},
         bills=("audio_seconds",),
-        breaks_after=1,
+        messages=1,
     ),
     SocketRow(
         "cartesia",

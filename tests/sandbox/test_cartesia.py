@@ -408,15 +408,6 @@ async def test_a_pause_that_is_too_short_resumes_the_turn(server: Server) -> Non
         ]  # fmt: skip
 
 
-async def test_a_click_is_no_turn(server: Server) -> None:
-    path = f"/stt/turns/websocket?model=ink-2&{STT_QUERY}"
-    async with line(server, CartesiaSandbox(), path, TURNS) as c:
-        await c.send(b"\x10\x20" * 320 + silence(1), json.dumps({"type": "close"}))
-        await c.until("connected")
-        with pytest.raises(ConnectionClosedOK):
-            await c.next()
-
-
 async def test_the_ears_take_the_time_that_they_are_given(server: Server) -> None:
     vendor = CartesiaSandbox(hearing_pace=HearingPace(final_secs=0.2))
     clock = asyncio.get_running_loop().time

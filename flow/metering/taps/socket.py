@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
 
@@ -67,7 +68,7 @@ class SocketTap:
 
     def refused(self, error: Exception) -> None:
         """A connection could not be made: an attempt that no vendor bills."""
-        status = error.response.status_code if isinstance(error, InvalidStatus) else None
+        status = _status_of(error)
         name = type(error).__name__ if status is None else error_name(status)
         message = name if status is None else f"HTTP {status}"
         work = self._meter.open(Opening(estimate=NOTHING))
@@ -237,12 +238,14 @@ def metered_connection(
 class MeteredSocket:
     """A connection that a client has made by itself, with the same verbs.
 
-    It sees what is received through it: whoever stops receiving must close it soon.
+    It sees what is received through it: whoever stops receiving must close it soon, which reads
+    on until the vendor has given its account of the work.
     """
 
     def __init__(self, socket: Any, conversation: Conversation) -> None:
         self._socket = socket
         self._conversation = conversation
+        self._is_left = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
@@ -274,15 +277,37 @@ class MeteredSocket:
 
     async def close(self, *args: Any, **options: Any) -> None:
         """Close the connection, once the vendor has given its account of the work."""
-        await self._conversation.reported()
+        self._is_left = True
+        reading = asyncio.create_task(self._read_on())
+        try:
+            await self._conversation.reported()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         try:
             await self._socket.close(*args, **options)
         finally:
             self._conversation.closed(None, by_us=True)
 
+    async def _read_on(self) -> None:
+        with suppress(Exception):  # its end; or somebody else is receiving still
+            while True:
+                await self.recv()
+
     def _lost(self, error: Exception | None) -> None:
+        if error is not None and not isinstance(error, ConnectionClosed):
+            return
         code = getattr(getattr(error, "rcvd", None), "code", None) if error else 1000
-        self._conversation.closed(code, by_us=False)
+        self._conversation.closed(code, by_us=self._is_left)
+
+
+def _status_of(error: Exception) -> int | None:
+    """The status of the answer that refused a handshake: websockets' error has the answer, those of
+    vendors' SDKs have the status."""
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
 
 
 def _show_sent(conversation: Conversation, message: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from functools import cached_property
 from typing import Any, Protocol
@@ -95,6 +96,13 @@ def parsed(data: bytes | str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+def told_seconds(value: Any) -> Decimal | None:
+    """The seconds that a vendor says there were; ``None`` where it says nothing of the kind."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**9:
+        return Decimal(repr(value))
+    return None
 
 
 def unreadable(what: str) -> Failed:

@@ -38,10 +38,12 @@ class StreamedAudio:
 
     Args:
         model: the model that hears it; ``None`` where the wire does not say.
+        least: how many seconds of a connection are billed at the least, sent or not.
     """
 
-    def __init__(self, model: str | None = None) -> None:
+    def __init__(self, model: str | None = None, *, least: Decimal = Decimal(0)) -> None:
         self._model = model
+        self._least = least
         self._total = Decimal(0)
         self._recorded = Decimal(0)
         """In pieces that are over."""
@@ -108,6 +110,8 @@ class StreamedAudio:
         """
         if self._told is not None:
             yield from self._reconcile(self._told)
+        elif self._total < self._least:
+            yield from self.sent(self._least - self._total)
         if not self._is_open:
             return
         yield from self._note()
@@ -116,7 +120,9 @@ class StreamedAudio:
 
     def _begin(self) -> Iterator[Seen]:
         self._is_open = True
-        yield Begun(self._piece, Opening(estimate=NOTHING, model=self._model, stream=True))
+        is_first = self._least and not self._piece
+        least = Quantities(audio_seconds=self._least) if is_first else NOTHING
+        yield Begun(self._piece, Opening(estimate=least, model=self._model, stream=True))
 
     def _note(self) -> Iterator[Seen]:
         if self._unnoted:
@@ -137,7 +143,8 @@ class StreamedAudio:
 
     def _reconcile(self, told: Decimal) -> Iterator[Seen]:
         """What the vendor says wins. Less than is on record already cannot be taken back."""
-        rest = max(told - self._recorded, Decimal(0)).quantize(MICROSECOND)
+        billed = max(told, self._least)
+        rest = max(billed - self._recorded, Decimal(0)).quantize(MICROSECOND)
         if not self._is_open and not rest:
             return
         if not self._is_open:

@@ -7,19 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-import numpy as np
-
 from flow.sandbox.bill import Bill, Outcome
 from flow.sandbox.cartesia.connection import UNKNOWN_MODEL, Connection, Refused, invalid
 from flow.sandbox.openai.transcription import Hear
+from flow.sandbox.speech.speech_finder import Stretch
 
 IDLE_SECS = 180.0
 """https://docs.cartesia.ai/api-reference/stt/stt"""
-BEFORE_SPEECH_SECS = 0.5
-"""How much of a silence is listened to with the speech after it."""
-
-# Of speech the root mean square is a few thousand, of 32,767; of a quiet line a few tens.
-_SILENCE = 250.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +57,6 @@ class Hearing:
         self._bill = bill
         self._line = connection.line("stt", query["model"], billed_by="audio_seconds")
         self._samples = 0
-        self._unheard = b""
-        self._is_spoken = False
-
-    @property
-    def unheard_secs(self) -> float:
-        """How much sound is waiting to be transcribed."""
-        return len(self._unheard) / 2 / self.rate
 
     def bill(self, pcm16: bytes) -> None:
         """Charge for sound, silent or not."""
@@ -79,35 +66,16 @@ class Hearing:
         lasted = Decimal(self._samples) / self.rate
         self._line.amounts.audio_seconds = lasted.quantize(Decimal("0.000001"))
 
-    def listen(self, pcm16: bytes) -> bool:
-        """Keep sound to be transcribed. Returns whether somebody speaks in it."""
-        is_speech = is_loud(pcm16)
-        self._is_spoken = self._is_spoken or is_speech
-        self._unheard += pcm16
-        if not self._is_spoken:
-            self._unheard = self._unheard[-2 * round(self.rate * BEFORE_SPEECH_SECS) :]
-        return is_speech
-
-    async def text(self) -> str:
-        """The words of what was kept, when they are due."""
+    async def text(self, stretch: Stretch | None) -> str:
+        """The words of what was said, when they are due."""
         await asyncio.sleep(self._final_secs + self._connection.result_delay_secs)
-        if not self._is_spoken:
+        if stretch is None:
             return ""
-        return await asyncio.to_thread(self._hear, self._unheard, self.rate)
-
-    def forget(self) -> None:
-        """Listen to what comes from now on."""
-        self._unheard, self._is_spoken = b"", False
+        return await asyncio.to_thread(self._hear, stretch.pcm16, self.rate)
 
     def close(self, outcome: Outcome) -> None:
         """Make out the bill."""
         self._bill.close(self._line, outcome)
-
-
-def is_loud(pcm16: bytes) -> bool:
-    """Whether the samples are louder than a quiet line."""
-    samples = np.frombuffer(pcm16[: len(pcm16) // 2 * 2], dtype=np.int16).astype(np.float64)
-    return bool(samples.size and np.sqrt(np.mean(samples**2)) > _SILENCE)
 
 
 def _rate(query: Mapping[str, str]) -> int:

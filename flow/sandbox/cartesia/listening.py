@@ -10,6 +10,10 @@ from typing import Any
 
 from flow.sandbox.cartesia.connection import Connection, invalid
 from flow.sandbox.cartesia.hearing import IDLE_SECS, Hearing
+from flow.sandbox.speech.speech_finder import SpeechFinder
+
+LONGEST_SECS = 3600.0
+"""No pause is as long."""
 
 
 class Listening:
@@ -18,6 +22,7 @@ class Listening:
     def __init__(self, connection: Connection, hearing: Hearing) -> None:
         self._connection = connection
         self._hearing = hearing
+        self._finder = SpeechFinder(hearing.rate, silence_secs=LONGEST_SECS)
         self._language = connection.query.get("language", "en")
 
     async def serve(self) -> None:
@@ -26,7 +31,7 @@ class Listening:
             async for message in self._connection.messages(IDLE_SECS):
                 if isinstance(message, bytes):
                     self._hearing.bill(message)
-                    self._hearing.listen(message)
+                    self._listen(message)
                 elif message in ("close", "done"):
                     await self._transcribe()
                     # Closed first: whoever has heard that it is done may look at the bill.
@@ -41,13 +46,18 @@ class Listening:
         finally:
             self._hearing.close("disconnected")
 
+    def _listen(self, pcm16: bytes) -> None:
+        for _ in self._finder.feed(pcm16):
+            pass  # what is said ends when the client says so
+
     async def _transcribe(self) -> None:
-        lasted = self._hearing.unheard_secs
-        if text := await self._hearing.text():
+        stretch = self._finder.cut()
+        text = await self._hearing.text(stretch)
+        if stretch is not None and text:
+            lasted = round(stretch.end - stretch.start, 3)
             await self._send(
                 "transcript", text=text, is_final=True, duration=lasted, language=self._language
             )
-        self._hearing.forget()
 
     async def _send(self, kind: str, **fields: Any) -> None:
         await self._connection.send(

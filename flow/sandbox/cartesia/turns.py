@@ -12,9 +12,9 @@ from typing import Any
 
 from flow.sandbox.cartesia.connection import Connection, invalid, json_object
 from flow.sandbox.cartesia.hearing import IDLE_SECS, Hearing
+from flow.sandbox.speech.speech_finder import SpeechFinder, Started, Stretch
 
 FRAME_SECS = 0.02
-SHORTEST_SPEECH_SECS = 0.06
 EAGER_SHARE = 1 / 3
 
 
@@ -24,9 +24,8 @@ class Turns:
     def __init__(self, connection: Connection, hearing: Hearing, turn_end_secs: float) -> None:
         self._connection = connection
         self._hearing = hearing
-        self._end_secs = turn_end_secs
-        self._is_turn = False
-        self._loud_secs = self._silent_secs = 0.0
+        self._eager_secs = turn_end_secs * EAGER_SHARE
+        self._finder = SpeechFinder(hearing.rate, turn_end_secs)
         self._eager_text: str | None = None
         """What was transcribed when the turn was thought to be over."""
 
@@ -40,8 +39,8 @@ class Turns:
                     for frame in _frames(message, self._hearing.rate):
                         await self._hear(frame)
                 elif json_object(message).get("type") == "close":
-                    if self._is_turn:
-                        await self._end()
+                    if (turn := self._finder.cut()) is not None:
+                        await self._end(turn)
                     self._hearing.close("complete")
                     await self._connection.close()
                 elif json_object(message).get("type") != "config":
@@ -50,27 +49,26 @@ class Turns:
             self._hearing.close("disconnected")
 
     async def _hear(self, frame: bytes) -> None:
-        is_speech = self._hearing.listen(frame)
-        self._loud_secs = self._loud_secs + FRAME_SECS if is_speech else 0.0
-        self._silent_secs = 0.0 if is_speech else self._silent_secs + FRAME_SECS
-        if not self._is_turn:
-            if self._loud_secs >= SHORTEST_SPEECH_SECS:
-                self._is_turn = True
+        for found in self._finder.feed(frame):
+            if isinstance(found, Started):
                 await self._send("turn.start")
-        elif is_speech and self._eager_text is not None:
+            else:
+                await self._end(found)
+        if (current := self._finder.current) is None:
+            return
+        if self._eager_text is not None and not self._finder.silent_secs:
             self._eager_text = None
             await self._send("turn.resume")
-        elif self._silent_secs >= self._end_secs:
-            await self._end()
-        elif self._silent_secs >= self._end_secs * EAGER_SHARE and self._eager_text is None:
-            self._eager_text = await self._hearing.text()
+        elif self._eager_text is None and self._finder.silent_secs >= self._eager_secs:
+            self._eager_text = await self._hearing.text(current)
             await self._send("turn.update", transcript=self._eager_text)
             await self._send("turn.eager_end", transcript=self._eager_text)
 
-    async def _end(self) -> None:
-        text = await self._hearing.text() if self._eager_text is None else self._eager_text
-        self._hearing.forget()
-        self._is_turn, self._eager_text = False, None
+    async def _end(self, turn: Stretch) -> None:
+        text = self._eager_text
+        if text is None:
+            text = await self._hearing.text(turn)
+        self._eager_text = None
         await self._send("turn.end", transcript=text)
 
     async def _send(self, kind: str, **fields: Any) -> None:

@@ -1,6 +1,7 @@
 """A stand-in for Deepgram's API, with a bill of its own.
 
-It serves ``/v1/speak`` over WebSockets, as Deepgram's SDK and Pipecat speak with it.
+It serves ``/v1/listen``, ``/v2/listen`` and ``/v1/speak`` over WebSockets, as Deepgram's SDK and
+Pipecat speak with it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from starlette.websockets import WebSocket
 
 from flow.sandbox.bill import Bill
 from flow.sandbox.deepgram.connection import Connection, Refused, refusal
+from flow.sandbox.deepgram.flux import Flux
+from flow.sandbox.deepgram.hearing import HearingPace
+from flow.sandbox.deepgram.listen import IDLE_SECS, Nova
 from flow.sandbox.deepgram.speak import Speaking
 from flow.sandbox.openai.speech import Speak
+from flow.sandbox.openai.transcription import Hear, hear_something
 from flow.sandbox.speech.synthesis import synthesize
 from flow.sandbox.speech.voice_pace import VoicePace
 from flow.sandbox.stand_in import ModelStandIn, exchange_of
@@ -43,6 +48,9 @@ class DeepgramSandbox(ModelStandIn):
     Args:
         speak: the voice; espeak's, unless told.
         voice_pace: how fast its sound comes; at once, unless told.
+        hear: the ears; by default they only notice that somebody spoke.
+        hearing_pace: how fast they understand.
+        idle_secs: how long a connection to Nova may be idle.
         api_keys: the keys accepted; any at all when left out.
     """
 
@@ -51,14 +59,22 @@ class DeepgramSandbox(ModelStandIn):
         *,
         speak: Speak = synthesize,
         voice_pace: VoicePace | None = None,
+        hear: Hear = hear_something,
+        hearing_pace: HearingPace | None = None,
+        idle_secs: float = IDLE_SECS,
         api_keys: Collection[str] | None = None,
     ) -> None:
         bill = Bill()
         self._api_keys = api_keys
         pace = voice_pace or VoicePace()
+        hearing = hearing_pace or HearingPace()
         super().__init__(
             bill,
             [
+                WebSocketRoute(
+                    "/v1/listen", self._served(lambda c: Nova(c, bill, hear, hearing, idle_secs))
+                ),
+                WebSocketRoute("/v2/listen", self._served(lambda c: Flux(c, bill, hear, hearing))),
                 WebSocketRoute(
                     "/v1/speak",
                     self._served(lambda c: Speaking(c, bill, speak, pace)),

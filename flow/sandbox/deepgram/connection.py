@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from flow.sandbox.stand_in import exchange_of, hits_of
 
@@ -73,16 +74,24 @@ class Connection:
         """Send one message, unless the connection is closed."""
         if self._socket.application_state is not WebSocketState.CONNECTED:
             return
-        if isinstance(message, bytes):
-            await self._socket.send_bytes(message)
-        else:
-            await self._socket.send_text(json.dumps(message, separators=(",", ":")))
+        with suppress(WebSocketDisconnect):  # the client has just left
+            if isinstance(message, bytes):
+                await self._socket.send_bytes(message)
+            else:
+                await self._socket.send_text(json.dumps(message, separators=(",", ":")))
 
     async def close(self, reason: CloseReason | None = None) -> None:
         """Close it; in peace where there is no reason."""
         code, words = (1000, "") if reason is None else reason.value
         if self._socket.application_state is WebSocketState.CONNECTED:
-            await self._socket.close(code, words)
+            with suppress(WebSocketDisconnect):
+                await self._socket.close(code, words)
+
+    async def close_without_code(self) -> None:
+        """Close it with an empty close frame, as Flux does at the end of a stream."""
+        if self._socket.application_state is WebSocketState.CONNECTED:
+            with suppress(WebSocketDisconnect):
+                await self._socket.send({"type": "websocket.close", "code": None, "reason": ""})
 
     async def messages(self, timeout_secs: float | None = None) -> AsyncIterator[Message]:
         """What the client sends, until it or the vendor closes.

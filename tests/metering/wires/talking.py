@@ -37,7 +37,7 @@ class Talk:
         """What a process that dies now leaves behind."""
         return self.notebook.begun[-1]
 
-    def send(self, *messages: Mapping[str, Any] | bytes) -> None:
+    def send(self, *messages: Mapping[str, Any] | bytes | str) -> None:
         for message in messages:
             self._conversation.sent(_raw(message))
 

@@ -12,17 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import Outcome, Provenance, Quantities
 from flow.domain.usage.units import Kind
-from flow.metering.meter import Meter, Service
-from flow.metering.taps.socket import Conversation, SocketTap
 from flow.metering.wires.cartesia_speech import MAY_HAVE_BEGUN, NOT_TOLD_APART, CartesiaSpeech
 from flow.metering.wires.cartesia_transcription import CartesiaTranscription
+from flow.metering.wires.reader import parsed
 from flow.metering.wires.socket import SocketWire
-from tests.events import an_owner
-from tests.notebook import Notebook
+from tests.metering.wires.talking import Talk
 
-OWNER = an_owner(team_id="team_a")
 TTS_URL = "wss://api.cartesia.ai/tts/websocket"
 STT_URL = (
     "wss://api.cartesia.ai/stt/websocket?model=ink-whisper&encoding=pcm_s16le&sample_rate=16000"
@@ -36,34 +33,12 @@ SECOND = b"\0" * 48_000
 FIRST, NEXT = "Hello, there. ", "How are you? "
 
 
-class Wire:
-    """One connection, and the events that come of it."""
-
-    def __init__(self, kind: Kind, wire: SocketWire, url: str) -> None:
-        self.notebook = Notebook()
-        meter = Meter(Service(kind, "cartesia", "a model"), OWNER, self.notebook)
-        self.conversation: Conversation = SocketTap(meter, wire).opened(url)
-
-    def sends(self, *messages: dict[str, Any] | bytes | str) -> None:
-        for one in messages:
-            self.conversation.sent(json.dumps(one) if isinstance(one, dict) else one)
-
-    def gets(self, *messages: dict[str, Any] | str) -> None:
-        for one in messages:
-            self.conversation.received(json.dumps(one) if isinstance(one, dict) else one)
-
-    def ends(self, code: int | None = 1000, *, by_us: bool = True) -> list[UsageEvent]:
-        self.conversation.closed(code, by_us=by_us)
-        assert self.notebook.open == set()
-        return self.notebook.events
-
-    @property
-    def events(self) -> list[UsageEvent]:
-        return self.notebook.events
+def speech() -> Talk:
+    return Talk(CartesiaSpeech, TTS_URL, Kind.TTS)
 
 
-def speech() -> Wire:
-    return Wire(Kind.TTS, CartesiaSpeech, TTS_URL)
+def hearing(url: str) -> Talk:
+    return Talk(CartesiaTranscription, url, Kind.STT)
 
 
 def say(text: str, context: str = "a", **more: Any) -> dict[str, Any]:
@@ -113,25 +88,33 @@ def spoken(characters: int, seconds: int = 0) -> Quantities:
 
 
 def test_a_context_that_is_spoken_to_its_end_is_counted_by_its_text() -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT))
-    wire.gets(chunk(1), flushed(1), chunk(2), chunk(2), flushed(2))
-    wire.sends(say(""))
-    assert wire.events == []
-    wire.gets({"type": "timestamps", "context_id": "a", "word_timestamps": {}}, done())
-    (event,) = wire.events
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT))
+    talk.receive(chunk(1), flushed(1), chunk(2), chunk(2), flushed(2))
+    talk.send(say(""))
+    assert talk.events == []
+    talk.receive({"type": "timestamps", "context_id": "a", "word_timestamps": {}}, done())
+    (event,) = talk.events
     assert event.quantities == spoken(len(FIRST + NEXT), 3)
     assert (event.provenance, event.outcome, event.model) == (MEA, OK, "sonic-3.6")
     assert event.time_to_first_token_secs is not None
-    assert wire.ends() == [event]
+    assert talk.close() == [event]
+
+
+def test_a_process_that_dies_leaves_an_estimate_of_all_that_was_sent() -> None:
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT))
+    talk.receive(chunk(1))
+    assert talk.estimate.quantities == Quantities(characters=len(FIRST + NEXT))
+    assert talk.estimate.provenance is EST
 
 
 def test_an_end_without_text_begins_nothing() -> None:
-    wire = speech()
-    wire.sends(say(""), cancel("b"))
-    wire.gets(done())
-    assert wire.ends() == []
-    assert wire.notebook.begun == []
+    talk = speech()
+    talk.send(say(""), cancel("b"))
+    talk.receive(done())
+    assert talk.close() == []
+    assert talk.notebook.begun == []
 
 
 @pytest.mark.parametrize(
@@ -155,12 +138,12 @@ def test_an_end_without_text_begins_nothing() -> None:
 def test_of_a_cancelled_context_only_what_was_begun_is_billed(
     heard: Sequence[Any], after: Sequence[Any], characters: int
 ) -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT))
-    wire.gets(*heard)
-    wire.sends(cancel())
-    wire.gets(*after)
-    (event,) = wire.events
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT))
+    talk.receive(*heard)
+    talk.send(cancel())
+    talk.receive(*after)
+    (event,) = talk.events
     assert event.quantities["characters"] == characters
     assert (event.provenance, event.outcome, event.note) == (MEA, CUT, None)
     assert bool(event.quantities) is bool(characters)
@@ -178,61 +161,61 @@ def test_of_a_cancelled_context_only_what_was_begun_is_billed(
 def test_hanging_up_before_all_is_told_leaves_an_estimate(
     heard: Sequence[Any], characters: int, is_cancelled: bool
 ) -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT))
-    wire.gets(*heard)
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT))
+    talk.receive(*heard)
     if is_cancelled:
-        wire.sends(cancel())
-    (event,) = wire.ends()
+        talk.send(cancel())
+    (event,) = talk.close()
     assert event.quantities["characters"] == characters
     assert (event.provenance, event.outcome, event.note) == (EST, CUT, MAY_HAVE_BEGUN)
 
 
 def test_hanging_up_when_all_had_begun_leaves_no_doubt() -> None:
-    wire = speech()
-    wire.sends(say(FIRST))
-    wire.gets(chunk(1))
-    (event,) = wire.ends()
+    talk = speech()
+    talk.send(say(FIRST))
+    talk.receive(chunk(1))
+    (event,) = talk.close()
     assert event.quantities == spoken(len(FIRST), 1)
     assert (event.provenance, event.outcome, event.note) == (MEA, CUT, None)
 
 
 @pytest.mark.parametrize("code", [None, 1011])
 def test_a_connection_that_breaks_leaves_an_estimate_of_what_had_begun(code: int | None) -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT))
-    wire.gets(chunk(1))
-    (event,) = wire.ends(code, by_us=False)
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT))
+    talk.receive(chunk(1))
+    (event,) = talk.close(code, by_us=False)
     assert event.quantities == spoken(len(FIRST), 1)
     assert (event.provenance, event.outcome) == (EST, BAD)
 
 
 def test_a_later_context_at_its_end_tells_that_no_more_comes_of_a_cancelled_one() -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT))
-    wire.gets(chunk(1))
-    wire.sends(cancel(), say("Yes?", "b"))
-    wire.gets(chunk(1, "b"), done("b"))
-    cancelled, later = sorted(wire.events, key=lambda event: event.outcome is OK)
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT))
+    talk.receive(chunk(1))
+    talk.send(cancel(), say("Yes?", "b"))
+    talk.receive(chunk(1, "b"), done("b"))
+    cancelled, later = sorted(talk.events, key=lambda event: event.outcome is OK)
     assert (cancelled.quantities["characters"], cancelled.provenance) == (len(FIRST), MEA)
     assert later.quantities == spoken(4, 1)
-    assert wire.ends() == wire.events
+    assert talk.close() == talk.events
 
 
 def test_a_context_that_was_open_before_the_cancel_tells_nothing_of_it() -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say("Yes?", "b"), cancel())
-    wire.gets(chunk(1, "b"), done("b"))
-    assert [event.outcome for event in wire.events] == [OK]
-    wire.gets(chunk(1))
-    assert [event.outcome for event in wire.ends()] == [OK, CUT]
+    talk = speech()
+    talk.send(say(FIRST), say("Yes?", "b"), cancel())
+    talk.receive(chunk(1, "b"), done("b"))
+    assert [event.outcome for event in talk.events] == [OK]
+    talk.receive(chunk(1))
+    assert [event.outcome for event in talk.close()] == [OK, CUT]
 
 
 def test_contexts_at_once_are_told_apart() -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT, "b"))
-    wire.gets(chunk(1), chunk(1, "b"), chunk(1, "b"), done("b"), done())
-    assert [event.quantities for event in wire.events] == [
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT, "b"))
+    talk.receive(chunk(1), chunk(1, "b"), chunk(1, "b"), done("b"), done())
+    assert [event.quantities for event in talk.events] == [
         spoken(len(NEXT), 2),
         spoken(len(FIRST), 1),
     ]
@@ -240,52 +223,52 @@ def test_contexts_at_once_are_told_apart() -> None:
 
 @pytest.mark.parametrize("context", ["a", None])
 def test_what_failed_is_not_billed(context: str | None) -> None:
-    wire = speech()
-    wire.sends(say(FIRST))
-    wire.gets(chunk(1), error(context))
-    (event,) = wire.events
+    talk = speech()
+    talk.send(say(FIRST))
+    talk.receive(chunk(1), error(context))
+    (event,) = talk.events
     assert (event.quantities, event.provenance, event.outcome) == (Quantities(), MEA, BAD)
     assert event.failure is not None
     assert (event.failure.type, event.failure.http_status) == ("APIError", 400)
     assert event.failure.message == "the vendor failed: voice_not_found"
-    assert wire.ends() == [event]
+    assert talk.close() == [event]
 
 
 def test_what_was_spoken_before_a_failure_is_billed() -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT))
-    wire.gets(chunk(1), flushed(1), chunk(2), error())
-    (event,) = wire.events
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT))
+    talk.receive(chunk(1), flushed(1), chunk(2), error())
+    (event,) = talk.events
     assert event.quantities["characters"] == len(FIRST)
     assert (event.provenance, event.outcome) == (EST, BAD)
 
 
 def test_an_error_of_nothing_in_particular_fails_nothing() -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT, "b"))
-    wire.gets(error(None))
-    assert wire.events == []
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT, "b"))
+    talk.receive(error(None))
+    assert talk.events == []
 
 
 @pytest.mark.parametrize("delay", [None, 3000])
 def test_of_text_that_the_vendor_gathers_all_is_counted_in_doubt(delay: int | None) -> None:
-    wire = speech()
-    wire.sends(say(FIRST, max_buffer_delay_ms=delay), say(NEXT, max_buffer_delay_ms=delay))
-    wire.gets(chunk(1))
-    wire.sends(cancel())
-    wire.gets(done())
-    (event,) = wire.events
+    talk = speech()
+    talk.send(say(FIRST, max_buffer_delay_ms=delay), say(NEXT, max_buffer_delay_ms=delay))
+    talk.receive(chunk(1))
+    talk.send(cancel())
+    talk.receive(done())
+    (event,) = talk.events
     assert event.quantities["characters"] == len(FIRST + NEXT)
     assert (event.provenance, event.note) == (EST, NOT_TOLD_APART)
 
 
 def test_sound_of_which_nothing_says_what_it_is_of_leaves_all_in_doubt() -> None:
-    wire = speech()
-    wire.sends(say(FIRST), say(NEXT))
-    wire.gets(chunk(None))
-    wire.sends(cancel())
-    wire.gets(done())
-    (event,) = wire.events
+    talk = speech()
+    talk.send(say(FIRST), say(NEXT))
+    talk.receive(chunk(None))
+    talk.send(cancel())
+    talk.receive(done())
+    (event,) = talk.events
     assert event.quantities["characters"] == len(FIRST + NEXT)
     assert (event.provenance, event.note) == (EST, NOT_TOLD_APART)
 
@@ -295,19 +278,19 @@ def test_sound_of_which_nothing_says_what_it_is_of_leaves_all_in_doubt() -> None
     [("pcm_s16le", 1), ("pcm_f32le", Decimal("0.5")), ("pcm_mulaw", 2), ("pcm_alaw", 2)],
 )
 def test_sound_is_measured_by_its_encoding(encoding: str, seconds: Any) -> None:
-    wire = speech()
-    wire.sends(say(FIRST, output_format={"encoding": encoding, "sample_rate": 24_000}))
-    wire.gets(chunk(1), done())
-    assert wire.events[0].quantities["audio_seconds"] == seconds
+    talk = speech()
+    talk.send(say(FIRST, output_format={"encoding": encoding, "sample_rate": 24_000}))
+    talk.receive(chunk(1), done())
+    assert talk.events[0].quantities["audio_seconds"] == seconds
 
 
 @pytest.mark.parametrize("told", [None, {}, {"encoding": "mp3", "sample_rate": 24_000}, "raw"])
 def test_sound_of_a_size_nobody_knows_makes_an_estimate(told: Any) -> None:
-    wire = speech()
-    wire.sends(say(FIRST, output_format=told))
-    wire.gets(chunk(1), done())
-    assert wire.events[0].quantities == Quantities(characters=len(FIRST))
-    assert wire.events[0].provenance is EST
+    talk = speech()
+    talk.send(say(FIRST, output_format=told))
+    talk.receive(chunk(1), done())
+    assert talk.events[0].quantities == Quantities(characters=len(FIRST))
+    assert talk.events[0].provenance is EST
 
 
 anything = st.recursive(
@@ -339,43 +322,36 @@ messages = st.one_of(
 
 
 @given(
-    st.sampled_from(
-        [(Kind.TTS, CartesiaSpeech, TTS_URL), (Kind.STT, CartesiaTranscription, "ws:")]
-    ),
+    st.sampled_from([(CartesiaSpeech, Kind.TTS), (CartesiaTranscription, Kind.STT)]),
     st.lists(st.tuples(st.booleans(), messages), max_size=20),
     st.booleans(),
 )
 def test_nothing_that_is_sent_or_received_breaks_the_account(
-    of: tuple[Kind, SocketWire, str], talk: list[tuple[bool, Any]], by_us: bool
+    of: tuple[SocketWire, Kind], exchanged: list[tuple[bool, Any]], by_us: bool
 ) -> None:
-    wire = Wire(*of)
-    reader = wire.conversation._reader
-    for is_ours, message in talk:
-        # The tap would swallow what a reader raises.
+    reader, talk = of[0](STT_URL), Talk(of[0], STT_URL, of[1])
+    for is_ours, message in exchanged:
+        # By itself: a tap would swallow what a reader raises.
         list((reader.sent if is_ours else reader.received)(message))
-    again = Wire(*of)
-    characters = 0
-    for is_ours, message in talk:
-        again.sends(message) if is_ours else again.gets(message)
-    for is_ours, message in talk:
-        try:
-            said = json.loads(message) if is_ours else None
-        except ValueError:
-            continue
-        if isinstance(said, dict) and isinstance(said.get("transcript"), str):
-            characters += len(said["transcript"])
-    billed = sum(event.quantities.count("characters") for event in again.ends(by_us=by_us))
-    assert billed <= characters
+        (talk.send if is_ours else talk.receive)(message)
+    counted = sum(event.quantities.count("characters") for event in talk.close(by_us=by_us))
+    assert counted <= sum(len(text) for is_ours, m in exchanged if is_ours for text in texts(m))
+
+
+def texts(message: str | bytes) -> list[str]:
+    """What a message gives a voice to speak."""
+    said = parsed(message)
+    text = said.get("transcript") if isinstance(said, dict) else None
+    return [text] if isinstance(text, str) else []
 
 
 def test_sound_is_counted_with_the_silence_in_it() -> None:
-    wire = Wire(Kind.STT, CartesiaTranscription, STT_URL)
-    wire.sends(b"\1" * 32_000, "finalize", b"\0" * 16_000)
-    wire.gets({"type": "transcript", "text": "Hi", "is_final": True, "duration": 0.4})
-    wire.gets({"type": "flush_done", "request_id": "1"})
-    wire.sends("done")
-    assert not wire.conversation._reader.expects_report
-    (event,) = wire.ends()
+    talk = hearing(STT_URL)
+    talk.send(b"\1" * 32_000, "finalize", b"\0" * 16_000)
+    talk.receive({"type": "transcript", "text": "Hi", "is_final": True, "duration": 0.4})
+    talk.receive({"type": "flush_done", "request_id": "1"})
+    talk.send("done")
+    (event,) = talk.close()
     assert event.quantities == Quantities(audio_seconds=Decimal("1.5"))
     assert (event.provenance, event.outcome, event.model) == (MEA, OK, "ink-whisper")
     assert event.time_to_first_token_secs is not None
@@ -386,44 +362,44 @@ def turn(kind: str, **more: Any) -> dict[str, Any]:
 
 
 def test_turns_are_counted_by_the_sound_of_their_connection() -> None:
-    wire = Wire(Kind.STT, CartesiaTranscription, TURNS_URL)
-    wire.sends(b"\1" * 16_000)
-    wire.gets(turn("connected"), turn("turn.start"), turn("turn.update", transcript="Hi"))
-    wire.gets(turn("turn.eager_end", transcript="Hi"), turn("turn.resume"))
-    wire.sends(b"\1" * 16_000)
-    wire.gets(turn("turn.end", transcript="Hi there"))
-    wire.sends({"type": "close"})
-    (event,) = wire.ends(1000, by_us=False)
+    talk = hearing(TURNS_URL)
+    talk.send(b"\1" * 16_000)
+    talk.receive(turn("connected"), turn("turn.start"), turn("turn.update", transcript="Hi"))
+    talk.receive(turn("turn.eager_end", transcript="Hi"), turn("turn.resume"))
+    talk.send(b"\1" * 16_000)
+    talk.receive(turn("turn.end", transcript="Hi there"))
+    talk.send({"type": "close"})
+    (event,) = talk.close(1000, by_us=False)
     assert event.quantities == Quantities(audio_seconds=Decimal(2))
     assert (event.provenance, event.outcome, event.model) == (MEA, OK, "ink-2")
 
 
 @pytest.mark.parametrize("seconds", [0, 1])
 def test_a_connection_that_is_refused_in_its_first_word_is_free(seconds: int) -> None:
-    wire = Wire(Kind.STT, CartesiaTranscription, TURNS_URL)
+    talk = hearing(TURNS_URL)
     if seconds:
-        wire.sends(b"\1" * 16_000 * seconds)
-    wire.gets(error(None, status=402))
-    wire.sends(b"\1" * 16_000)
-    (event,) = wire.ends(1000, by_us=False)
+        talk.send(b"\1" * 16_000 * seconds)
+    talk.receive(error(None, status=402))
+    talk.send(b"\1" * 16_000)
+    (event,) = talk.close(1000, by_us=False)
     assert (event.quantities, event.provenance, event.outcome) == (Quantities(), MEA, BAD)
     assert event.failure is not None
     assert event.failure.http_status == 402
 
 
 def test_sound_that_was_taken_is_counted_though_the_vendor_fails_at_it() -> None:
-    wire = Wire(Kind.STT, CartesiaTranscription, TURNS_URL)
-    wire.gets(turn("connected"))
-    wire.sends(b"\1" * 16_000)
-    wire.gets(error(None, status=500))
-    (event,) = wire.ends(1011, by_us=False)
+    talk = hearing(TURNS_URL)
+    talk.receive(turn("connected"))
+    talk.send(b"\1" * 16_000)
+    talk.receive(error(None, status=500))
+    (event,) = talk.close(1011, by_us=False)
     assert event.quantities == Quantities(audio_seconds=Decimal(1))
     assert (event.provenance, event.outcome) == (EST, BAD)
 
 
 def test_what_cannot_be_read_is_a_failure() -> None:
-    wire = Wire(Kind.STT, CartesiaTranscription, STT_URL)
-    wire.sends(b"\1" * 32_000)
-    wire.gets('{"type": ')
-    (event,) = wire.ends()
+    talk = hearing(STT_URL)
+    talk.send(b"\1" * 32_000)
+    talk.receive('{"type": ')
+    (event,) = talk.close()
     assert (event.quantities["audio_seconds"], event.provenance, event.outcome) == (1, EST, BAD)
