@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from flow.sandbox.bill import Line, WorkKind
 from flow.sandbox.stand_in import exchange_of, hits_of
@@ -38,24 +39,29 @@ class Connection:
         self.exchange = exchange_of(socket)
         slow = hits_of(socket).of("slow_tokens")
         self.result_delay_secs = slow.delay_secs if slow else 0.0
+        self._is_left = False
 
     async def send(self, message: Mapping[str, Any]) -> None:
-        """Send one message, unless the connection is closed."""
+        """Send one message, unless the connection is closed or the client is gone."""
         if self._is_open:
-            await self._socket.send_text(json.dumps(message, separators=(",", ":")))
+            with suppress(WebSocketDisconnect):
+                await self._socket.send_text(json.dumps(message, separators=(",", ":")))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close it, unless it is closed."""
+        """Close it, unless it is closed or the client is gone."""
+        self._is_left = True
         if self._is_open:
-            await self._socket.close(code, reason[:LONGEST_REASON])
+            with suppress(WebSocketDisconnect):
+                await self._socket.close(code, reason[:LONGEST_REASON])
 
     async def messages(self, timeout_secs: float | None) -> AsyncIterator[Mapping[str, Any] | None]:
-        """What the client sends, until it or the vendor closes; ``None`` for no JSON object.
+        """What the client sends, until it or the vendor closes; ``None`` for no JSON object. What a
+        client that is gone had sent before is read to its end.
 
         Raises:
             TimeoutError: nothing has come for so long.
         """
-        while self._is_open:
+        while not self._is_left:
             async with asyncio.timeout(timeout_secs):
                 received = await self._socket.receive()
             if received["type"] == "websocket.disconnect":
