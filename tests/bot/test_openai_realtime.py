@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from pipecat.frames.frames import InputAudioRawFrame, LLMContextFrame
+from pipecat.frames.frames import EndFrame, InputAudioRawFrame, LLMContextFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from pydantic import SecretStr
@@ -171,12 +171,29 @@ async def test_one_that_is_refused_again_and_again_is_given_up() -> None:
 
 
 async def test_the_end_of_a_call_is_no_lost_session() -> None:
-    async with world() as w:
+    async with world(Fault(kind="slow_tokens", delay_secs=0.02)) as w:
         await w.speak()
+        await w.run.output()
+        await w.run.send(EndFrame())
         await w.until(lambda: bool(w.responses()))
-        await w.run.hang_up()
+        await asyncio.sleep(0.3)
     assert w.run.errors == []
     assert len(w.vendor.requests) == 1
+
+
+async def test_what_is_said_while_there_is_no_session_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openai_realtime_door, "DIAL_WAITS", (0.5,))
+    async with world(Fault(kind="close", code=1011, chunks=2, times=1)) as w:
+        await w.speak()
+        await w.until(lambda: len(w.run.errors) >= 1)
+        await w.speak()
+        await w.until(lambda: len(w.vendor.requests) == 2)
+        await asyncio.sleep(0.2)
+        await w.speak()
+        await w.until(lambda: bool(w.responses()))
+    assert len(w.run.errors) == 1
 
 
 async def test_a_caller_who_hangs_up_on_lost_sessions_waits_for_none() -> None:

@@ -11,12 +11,7 @@ import asyncio
 from functools import cache
 from typing import Any
 
-from pipecat.frames.frames import (
-    CancelFrame,
-    EndFrame,
-    LLMFullResponseEndFrame,
-    TTSStoppedFrame,
-)
+from pipecat.frames.frames import LLMFullResponseEndFrame, TTSStoppedFrame
 from pipecat.processors.frame_processor import FrameProcessorSetup
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.protocol import State
@@ -47,19 +42,11 @@ def metered_realtime(kind: Any) -> Any:
             if not self._websocket:
                 self._dialling = self.create_task(self._dial_again())
 
-        async def stop(self, frame: EndFrame) -> None:
-            """The call ends."""
-            await self._stop_dialling()
-            await super().stop(frame)
-
-        async def cancel(self, frame: CancelFrame) -> None:
-            """The call ends at once."""
-            await self._stop_dialling()
-            await super().cancel(frame)
-
         async def cleanup(self) -> None:
-            """The call is over."""
-            await self._stop_dialling()
+            """The call is over: no other session is wanted."""
+            dialling, self._dialling = self._dialling, None
+            if dialling is not None:
+                await self.cancel_task(dialling)
             await super().cleanup()
 
         async def _connect(self) -> None:
@@ -121,11 +108,6 @@ def metered_realtime(kind: Any) -> Any:
                 await self._connect()
                 if self._websocket:
                     return
-
-        async def _stop_dialling(self) -> None:
-            dialling, self._dialling = self._dialling, None
-            if dialling is not None:
-                await self.cancel_task(dialling)
 
         async def _end_response(self) -> None:
             """Nothing more comes of a response that was under way."""

@@ -260,6 +260,20 @@ def test_a_response_that_is_under_way_is_estimated_by_all_that_was_said(
     ]
 
 
+def test_what_is_made_is_put_on_record_as_it_comes_but_not_with_every_word() -> None:
+    dialogue = Dialogue().play(settings(), created(), SPOKEN)
+    word = {**WORDS, "delta": " word"}
+    bit = {**SPEECH, "delta": sound(0.05)}
+    for _ in range(50):
+        dialogue.play(word, bit)
+    (*_, last) = noted = dialogue.notebook.begun
+    assert 5 < len(noted) < 15
+    assert last.quantities["output_tokens"] >= 90
+    assert last.quantities["output_audio_tokens"] >= 45
+    (event,) = dialogue.events()
+    assert event.quantities["output_tokens"] == 100
+
+
 def spoken_input(*messages: Any) -> tuple[int, int]:
     """What the next response is estimated to read: all of it, and of that what is sound."""
     dialogue = Dialogue().play(settings(), *messages, created("resp_9"))

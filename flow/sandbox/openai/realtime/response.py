@@ -21,6 +21,10 @@ from flow.sandbox.openai.realtime.conversation import (
 from flow.sandbox.openai.realtime.input_audio import BYTES_PER_MS
 from flow.sandbox.openai.reply_pieces import Generation, Piece, count
 
+_RATE_LIMITS = [
+    {"name": "requests", "limit": 10_000, "remaining": 9_999, "reset_seconds": 0.006},
+    {"name": "tokens", "limit": 800_000, "remaining": 799_000, "reset_seconds": 0.075},
+]
 _SERVER_ERROR = "The server had an error while processing your request."
 
 Send = Callable[..., Awaitable[None]]
@@ -91,6 +95,7 @@ class RealtimeResponse:
     async def _run(self) -> None:
         try:
             await self._tell("response.created", response=self._state("in_progress"))
+            await self._send("rate_limits.updated", rate_limits=_RATE_LIMITS)
             await asyncio.sleep(self._pace.first_token_secs)
             failure = await self._generate()
         except asyncio.CancelledError:

@@ -8,7 +8,6 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 from uuid import uuid4
 
@@ -18,15 +17,14 @@ from flow.sandbox.bill import Amounts, Line
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.errors import ApiError
 from flow.sandbox.openai.generator import Generator
-from flow.sandbox.openai.models import transcribes_by_tokens
 from flow.sandbox.openai.realtime.configuration import SESSION_SECS, Configuration
 from flow.sandbox.openai.realtime.conversation import Conversation, Item
 from flow.sandbox.openai.realtime.input_audio import BYTES_PER_MS, InputAudio, SpeechEdge
 from flow.sandbox.openai.realtime.response import RealtimeResponse, Reply
+from flow.sandbox.openai.realtime.transcriber import Transcriber, heard_amounts
 from flow.sandbox.openai.reply_pieces import generate
-from flow.sandbox.openai.speech import SAMPLE_RATE, Speak, seconds
-from flow.sandbox.openai.tokens import AUDIO_TOKENS_PER_SEC, encode
-from flow.sandbox.openai.transcription import Hear, usage_of
+from flow.sandbox.openai.speech import SAMPLE_RATE, Speak
+from flow.sandbox.openai.transcription import Hear
 from flow.sandbox.stand_in import exchange_of, hits_of
 
 LEAST_COMMITTED_MS = 100
@@ -61,7 +59,7 @@ class Session:
         self._conversation = Conversation()
         self._audio = InputAudio()
         self._response: RealtimeResponse | None = None
-        self._transcribing: set[asyncio.Task[None]] = set()
+        self._transcriber = Transcriber(self._bill, self._send, voice.pace, self._hits)
         self._next_item_id = _item_id()
 
     async def run(self) -> None:
@@ -84,9 +82,7 @@ class Session:
     async def _drop(self) -> None:
         if self._response is not None:
             await self._response.drop()
-        for task in self._transcribing:
-            task.cancel()
-        await asyncio.gather(*self._transcribing, return_exceptions=True)
+        await self._transcriber.drop()
 
     async def _take(self, message: str) -> None:
         event: Any = None
@@ -178,37 +174,8 @@ class Session:
         await self._send("input_audio_buffer.committed", **placed)
         await self._add(item, before)
         if (model := self._configuration.transcription_model) is not None:
-            task = asyncio.create_task(self._transcribe(item, sound, model))
-            self._transcribing.add(task)
-            task.add_done_callback(self._transcribing.discard)
-
-    async def _transcribe(self, item: Item, sound: bytes, model: str) -> None:
-        """Write down what was said, by a model that is billed apart."""
-        amounts = Amounts(audio_seconds=seconds(sound))
-        line = self._line("stt", model, amounts, None)
-        if transcribes_by_tokens(model):
-            amounts.prompt_tokens = ceil(amounts.audio_seconds * AUDIO_TOKENS_PER_SEC)
-            amounts.prompt_audio_tokens = amounts.prompt_tokens
-        self._bill.start(line)
-        kind, place = "conversation.item.input_audio_transcription", _heard(item)
-        try:
-            await asyncio.sleep(self._voice.pace.first_token_secs)
-            if self._hits.of("failed_transcription"):
-                self._bill.close(line, "failed")
-                error = {"type": "transcription_error", "code": "audio_unintelligible"}
-                error["message"] = "The audio could not be transcribed."
-                await self._send(f"{kind}.failed", **place, error=error)
-                return
-            if amounts.prompt_tokens:
-                amounts.completion_tokens = len(encode(item.words))
-            self._bill.close(line, "complete")
-            item.value["content"][0]["transcript"] = item.words
-            if item.words:
-                await self._send(f"{kind}.delta", **place, delta=item.words)
-            told = {"transcript": item.words, "usage": usage_of(amounts)}
-            await self._send(f"{kind}.completed", **place, **told)
-        finally:
-            self._bill.close(line, "disconnected")
+            line = self._line("stt", model, heard_amounts(sound, model), None)
+            self._transcriber.begin(item, line)
 
     async def _create_item(self, event: Mapping[str, Any]) -> None:
         value = {"id": _item_id(), "object": "realtime.item", "status": "completed"}
@@ -325,10 +292,6 @@ class Session:
 def _spoken_as(session: Mapping[str, Any]) -> dict[str, Any]:
     output = session["audio"]["output"]
     return {"format": output["format"], "voice": output["voice"]}
-
-
-def _heard(item: Item) -> dict[str, Any]:
-    return {"item_id": item.id, "content_index": 0}
 
 
 def _item_id() -> str:
