@@ -66,6 +66,16 @@ async def test_the_sdk_hands_the_metered_connection_on_and_insists_on_tls() -> N
     await endpoint.close()
 
 
+@pytest.mark.parametrize(("language", "sent"), [("de", "de-DE"), (None, "en-US")])
+async def test_a_language_is_sent_with_a_region(language: str | None, sent: str) -> None:
+    endpoint = Endpoint(SecretStr("a key"), "https://google.example")
+    services = CallServices(OWNER, Notebook(), {"google": endpoint})
+    choice = replace(CHOICE, options={"language": language})
+    service: Any = services.build(BotPart.REALTIME, choice)
+    assert service._settings.language == sent
+    await endpoint.close()
+
+
 async def test_a_generation_that_calls_a_tool_and_the_one_that_is_told_its_answer_are_two() -> None:
     replies = iter([Reply(tool_calls=(ToolCall("look", "{}"),)), Reply("It is there.")])
     app = GoogleSandbox(lambda _: next(replies), speak=a_tenth_a_word)

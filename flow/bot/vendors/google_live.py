@@ -21,13 +21,20 @@ DIAL_WAITS = (0.5, 1.0)
 
 
 def live(build: Build) -> FrameProcessor:
-    """The service of a call. Gemini detects turns, and stops when it is interrupted."""
+    """The service of a call.
+
+    Gemini detects turns by itself and stops when it is interrupted, but does not say when the
+    caller begins or ends.
+    """
     from google.genai.types import HttpOptions
+    from pipecat.transcriptions.language import Language
 
     kind = pipecat_class("google.gemini_live.llm:GeminiLiveLLMService")
     tap, url = build.socket, str(build.endpoint.base_url)
     assert tap is not None
     options = {name: value for name, value in build.choice.options.items() if value is not None}
+    if "language" in options:  # Gemini wants a region with it, which Pipecat adds.
+        options["language"] = Language(options["language"])
     made = _with_tap(kind)(
         tap,
         socket_url(build.endpoint.base_url),
