@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 LONGEST_NAME = 200
 RENEWED_CHARACTERS = 32
 """How much more text puts a new estimate on record, should the process die."""
+RENEWED_TOKENS = 10
+"""How many more tokens of sound do."""
 
 
 class Recording(Protocol):
@@ -128,6 +130,7 @@ class MeteredRequest:
         self._made = NOTHING
         self._text: list[str] = []
         self._unrenewed = ""
+        self._unrenewed_tokens = 0
         self._audio_seconds: Decimal | None = Decimal(0)
         self._report: Reported | None = None
         self._failure: Failure | None = None
@@ -229,7 +232,10 @@ class MeteredRequest:
         if output.estimate:
             self._made = _added(self._made, output.estimate)
             self._is_outdated = True
-            self._renew(_most(self._event.quantities, self._made))
+            self._unrenewed_tokens += output.estimate.total_tokens
+            if self._unrenewed_tokens >= RENEWED_TOKENS:
+                self._unrenewed_tokens = 0
+                self._renew(_most(self._event.quantities, self._made))
         if not output.text:
             return
         self._text.append(output.text)
