@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from google.genai.errors import APIError
 from google.genai.types import FunctionResponse, LiveConnectConfig
 from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidMessage
+from websockets.frames import Close
 
 from flow.bot.services import CallServices
+from flow.bot.vendors import google_live
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.pricing.pricer import Pricer
@@ -63,6 +67,16 @@ async def test_the_sdk_hands_the_metered_connection_on_and_insists_on_tls() -> N
     assert isinstance(handed_on["ssl"], ssl.SSLContext)
     assert "_websocket_base_url" not in vars(api)
     assert api._websocket_base_url().startswith("wss://google.example")
+    await endpoint.close()
+
+
+@pytest.mark.parametrize(("language", "sent"), [("de", "de-DE"), (None, "en-US")])
+async def test_a_language_is_sent_with_a_region(language: str | None, sent: str) -> None:
+    endpoint = Endpoint(SecretStr("a key"), "https://google.example")
+    services = CallServices(OWNER, Notebook(), {"google": endpoint})
+    choice = replace(CHOICE, options={"language": language})
+    service: Any = services.build(BotPart.REALTIME, choice)
+    assert service._settings.language == sent
     await endpoint.close()
 
 
@@ -135,3 +149,27 @@ def test_sound_is_priced_as_sound(
         cost = pricer.price(replace(event, quantities=quantities)).cost
         assert cost is not None
         assert cost.total == sum(map(type(cost.total), expected))
+
+
+def closed(code: int | None) -> ConnectionClosed:
+    return ConnectionClosedError(None if code is None else Close(code, "why"), None)
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"),
+    [
+        (closed(1007), False),
+        (closed(1008), False),
+        (closed(1011), True),
+        (closed(None), True),
+        (APIError(1007, {}), False),
+        (APIError(1011, {}), True),
+        (ConnectionRefusedError(), True),
+        (TimeoutError(), True),
+        (InvalidMessage("no HTTP"), True),
+        (ValueError("not JSON"), False),
+    ],
+    ids=repr,
+)
+def test_only_what_may_pass_is_tried_again(error: Exception, may_pass: bool) -> None:
+    assert google_live._may_pass(error) is may_pass

@@ -116,6 +116,12 @@ def accounted(event: UsageEvent) -> tuple[int, int, int, int]:
     return (count("input_tokens"), heard, count("output_tokens"), spoken)
 
 
+def is_gone(c: Case) -> bool:
+    """Whether the service says that the call cannot go on with it."""
+    processor = c.run.errors[-1].processor
+    return processor is not None and not processor.is_usable
+
+
 def assert_exact(c: Case) -> None:
     """Every token, of text and of sound, is in the ledger as it is billed, and reported."""
     assert {event.provenance for event in c.notebook.events} == {Provenance.REPORTED}
@@ -207,6 +213,7 @@ async def test_a_refused_handshake_costs_nothing_and_stands_in_the_ledger(
 ) -> None:
     async with case(Fault(kind="status", status=status)) as c:
         await c.run.until(lambda run: len(run.errors) >= 1)
+    assert is_gone(c)
     events = c.notebook.events
     assert outcomes(events) == [Outcome.ERROR] * attempts
     assert {event.quantities for event in events} == {Quantities()}
@@ -259,6 +266,14 @@ async def test_a_session_that_google_ends_is_resumed_and_read_on() -> None:
     first, second = c.notebook.events
     assert second.quantities["input_audio_tokens"] == first.quantities["output_audio_tokens"]
     assert_exact(c)
+
+
+async def test_a_session_that_is_lost_again_and_again_is_gone() -> None:
+    lost_soon = replace(GEMINI_LIVE, serve=partial(gemini_live_stand_in, session_secs=0.05))
+    async with case(row=lost_soon) as c:
+        await c.run.until(lambda run: len(run.errors) >= 1)
+    assert is_gone(c)
+    assert c.notebook.events == []
 
 
 async def test_an_idle_session_costs_nothing() -> None:

@@ -57,7 +57,7 @@ VENDOR = Vendor(
     base_url="https://generativelanguage.googleapis.com",
     services=(
         ServiceSpec(BotPart.LLM, _chat, GeminiGenerate),
-        ServiceSpec(BotPart.REALTIME, live, socket_wire=GeminiLive, tells_turns=True),
+        ServiceSpec(BotPart.REALTIME, live, socket_wire=GeminiLive),
     ),
     extra="google",
     package="google.genai",

@@ -19,15 +19,25 @@ from flow.metering.taps.socket import SocketTap, metered_connection
 DIAL_WAITS = (0.5, 1.0)
 """Seconds before each further attempt to connect."""
 
+# RFC 6455 and the registry of close codes: lost, failed within, restarting, overloaded.
+_PASSING_CODES = (1006, 1011, 1012, 1013)
+
 
 def live(build: Build) -> FrameProcessor:
-    """The service of a call. Gemini detects turns, and stops when it is interrupted."""
+    """The service of a call.
+
+    Gemini detects turns by itself and stops when it is interrupted, but does not say when the
+    caller begins or ends.
+    """
     from google.genai.types import HttpOptions
+    from pipecat.transcriptions.language import Language
 
     kind = pipecat_class("google.gemini_live.llm:GeminiLiveLLMService")
     tap, url = build.socket, str(build.endpoint.base_url)
     assert tap is not None
     options = {name: value for name, value in build.choice.options.items() if value is not None}
+    if "language" in options:  # Gemini wants a region with it, which Pipecat adds.
+        options["language"] = Language(options["language"])
     made = _with_tap(kind)(
         tap,
         socket_url(build.endpoint.base_url),
@@ -59,6 +69,7 @@ def _with_tap(kind: Any) -> Any:
         _connection_start_time: float | None
         _session: Any
         _bot_is_responding: bool
+        _consecutive_failures: int
 
         def __init__(self, tap: SocketTap, url: str, **options: Any) -> None:
             self._tap = tap
@@ -72,8 +83,8 @@ def _with_tap(kind: Any) -> Any:
                 _allow_plain(self._client, self._url)
 
         async def _connection_task_handler(self, config: Any) -> None:
-            """As Pipecat's, which tells nobody of a connection that cannot be made, and does not
-            try again."""
+            """As Pipecat's, which does not try again to make a connection, and tells nobody of one
+            that cannot be made."""
             for wait_secs in (*DIAL_WAITS, None):
                 before = self._connection_start_time
                 try:
@@ -84,10 +95,19 @@ def _with_tap(kind: Any) -> Any:
                     if is_refused:
                         self._tap.refused(error)
                     if not is_refused or wait_secs is None or not _may_pass(error):
-                        said = f"Error connecting: {error}"
-                        await self.push_error(error_msg=said, exception=error)
+                        await self.push_error(
+                            f"Error connecting: {error}", error, force_treat_as_permanent=True
+                        )
                         return
                 await asyncio.sleep(wait_secs)
+
+        async def _handle_connection_error(self, error: Exception) -> bool:
+            """A session that is lost again and again is lost for good, and the call with it."""
+            from pipecat.services.google.gemini_live.llm import MAX_CONSECUTIVE_FAILURES
+
+            if self._consecutive_failures + 1 >= MAX_CONSECUTIVE_FAILURES:
+                await self.set_usable(False)
+            return bool(await super()._handle_connection_error(error))
 
         async def _disconnect(self) -> None:
             """Stop the answer first: Gemini says what it has cost, and it costs no more."""
@@ -134,7 +154,13 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         return status in (408, 429) or status >= 500
-    return isinstance(error, OSError | TimeoutError | WebSocketException)
+    code: int | None  # Google's SDK says it of a connection that it was setting up.
+    if isinstance(error, ConnectionClosed):
+        code = 1006 if error.rcvd is None else error.rcvd.code
+    else:
+        code = getattr(error, "code", None)
+    is_passing = code in _PASSING_CODES
+    return is_passing if code else isinstance(error, OSError | TimeoutError | WebSocketException)
 
 
 def _told_last(context: Any) -> Any:

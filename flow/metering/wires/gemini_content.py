@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flow.metering.evidence import Noted
 from flow.metering.wires.json_exchange import objects, text
 
 _CAPITAL = re.compile("[A-Z]")
@@ -51,6 +52,14 @@ def generated(part: Mapping[str, Any]) -> str:
 def called(call: Mapping[str, Any]) -> str:
     """The call of a function as text."""
     return text(call.get("name")) + json.dumps(call.get("args") or {}, separators=(",", ":"))
+
+
+def searched(content: Any) -> Iterator[Noted]:
+    """What is billed beside the tokens of an answer that the web was searched for
+    (ai.google.dev/pricing, "Grounding with Google Search")."""
+    queries = field(content, "groundingMetadata", "webSearchQueries")
+    if isinstance(queries, list) and queries:
+        yield Noted(f"web searches ({len(queries)}) are billed beside the tokens")
 
 
 def _message(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 from flow.domain.usage.events import Quantities
 from flow.domain.usage.token_estimates import count_tokens, estimate_chat_tokens
 from flow.domain.usage.vendor_reports import Counting, from_gemini_usage
-from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
-from flow.metering.wires.gemini_content import field, functions, generated, messages
+from flow.metering.evidence import Completed, Evidence, Noted, Opening, Output, Served
+from flow.metering.wires.gemini_content import field, functions, generated, messages, searched
 from flow.metering.wires.json_array import JsonArray
 from flow.metering.wires.json_exchange import JsonExchange, objects, report, text, within
 from flow.metering.wires.reader import (
@@ -64,6 +64,7 @@ class GenerateExchange(JsonExchange):
         self._array = JsonArray()
         self._has_chunks = False
         self._is_finished = False
+        self._searched: Noted | None = None
 
     def answered(self, answer: HttpAnswer) -> Iterator[Evidence]:
         """Tell the forms of a stream apart."""
@@ -95,6 +96,7 @@ class GenerateExchange(JsonExchange):
             if parts:
                 yield Output("".join(map(generated, parts)))
             is_finished = is_finished or bool(candidate.get("finishReason"))
+            self._searched = next(searched(candidate), self._searched)
         self._is_finished = self._is_finished or is_finished
         if isinstance(usage := event.get("usageMetadata"), Mapping):
             # Vertex AI says ON_DEMAND and ON_DEMAND_FLEX.
@@ -103,6 +105,8 @@ class GenerateExchange(JsonExchange):
             tokens = from_gemini_usage(usage)
             yield from report(tokens, Counting.GEMINI, is_final=self._is_finished)
         if is_finished:
+            if self._searched is not None:
+                yield self._searched
             yield Completed()
 
     def _whole(self, answer: Any) -> Iterator[Evidence]:

@@ -16,8 +16,8 @@ from typing import Any
 
 from flow.domain.usage.events import Quantities
 from flow.domain.usage.vendor_reports import Counting, from_gemini_usage
-from flow.metering.evidence import Completed, Ended, Evidence, Opening, Output, Served
-from flow.metering.wires.gemini_content import called, field, generated
+from flow.metering.evidence import Completed, Ended, Evidence, Noted, Opening, Output, Served
+from flow.metering.wires.gemini_content import called, field, generated, searched
 from flow.metering.wires.gemini_session import SessionEstimate, sound_seconds, sound_tokens
 from flow.metering.wires.json_exchange import objects, report, text, within
 from flow.metering.wires.reader import parsed, unreadable
@@ -45,6 +45,7 @@ class _Generation:
     is_over: bool = False
     is_told: bool = False
     unnoted: Decimal = Decimal(0)
+    searched: Noted | None = None
 
 
 class GeminiLive:
@@ -97,6 +98,7 @@ class GeminiLive:
         if (now := self._now) is not None:
             yield from self._made(now, parts, calls)
             yield from self._shown(*_said(content))
+            now.searched = next(searched(content), now.searched)
             now.is_interrupted = now.is_interrupted or bool(within(content, "interrupted"))
             now.is_made = now.is_made or bool(within(content, "generationComplete"))
             now.is_over = now.is_over or bool(within(content, "turnComplete"))
@@ -129,6 +131,8 @@ class GeminiLive:
         assert self._now is not None
         now = self._now
         yield from self._note()
+        if now.searched is not None:
+            yield Shown(now.number, now.searched)
         yield Shown(now.number, Completed())
         yield Over(now.number, Ended.ABANDONED if now.is_interrupted else Ended.DONE)
         self._session.answered()

@@ -20,7 +20,7 @@ from flow.sandbox.openai.speech import Speak
 from flow.sandbox.openai.tokens import encode
 
 RATE_OUT = 24_000
-TOKENS_A_MESSAGE = 3
+TOKENS_A_MESSAGE = 6
 _TOKEN_BYTES = RATE_OUT * 2 // LIVE_AUDIO_TOKENS_PER_SEC
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -114,7 +114,8 @@ class Generation:
         try:
             for part, transcript in _parts(sound, words):
                 tokens = ceil(len(part) / _TOKEN_BYTES)
-                await asyncio.sleep(self._token_secs * tokens)
+                # About a word is said in a message, and made much faster than it is heard.
+                await asyncio.sleep(self._token_secs)
                 amounts.completion_tokens += tokens
                 amounts.completion_audio_tokens += tokens
                 spoken += tokens

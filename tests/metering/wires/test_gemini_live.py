@@ -268,6 +268,15 @@ def test_an_answer_that_is_asked_for_in_mid_answer_is_another_one() -> None:
     assert second.quantities["input_tokens"] > 120
 
 
+def test_a_search_of_the_web_is_noted_once() -> None:
+    dialogue = Dialogue()
+    found: Any = {"serverContent": {"groundingMetadata": {"webSearchQueries": ["a", "b"]}}}
+    dialogue.play([SETUP, READY, ASK, SPEAK, found, found, with_usage(DONE, ONE)])
+    (event,) = dialogue.events()
+    assert (event.provenance, event.quantities) == (TOLD, FIRST)
+    assert event.note == "web searches (2) are billed beside the tokens"
+
+
 def test_a_nudge_before_the_answer_asks_for_none_of_its_own() -> None:
     """Pipecat sends a blank after the content, without which Gemini 3 does not answer."""
     dialogue = Dialogue()
