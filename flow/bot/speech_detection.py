@@ -39,7 +39,7 @@ SILENCE_SECS = 0.6
 # is trained on what lies before a silence of 0.2 s.
 USUAL_STOP_SECS, SHORT_STOP_SECS = 0.2, 0.1
 # Of speech, until it is taken to be speech, and interrupts the bot; Pipecat's own is 0.2.
-START_SECS = 0.16
+START_SECS = 0.13
 
 
 class CallListening:

@@ -167,7 +167,7 @@ def test_however_turns_end_they_begin_by_voice_activity(
     assert listening.strategies.start is not None
     assert isinstance(listening.strategies.start[0], VADUserTurnStartStrategy)
     assert [type(stop) for stop in listening.strategies.stop or ()] == [case.stop]
-    assert listening.vad.params.start_secs == 0.16
+    assert listening.vad.params.start_secs == 0.13
     assert listening.vad.params.stop_secs == case.notices_secs
 
 
