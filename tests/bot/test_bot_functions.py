@@ -125,7 +125,7 @@ def test_two_bots_of_one_name_are_refused_with_where_both_are(folder: Path) -> N
 def test_a_join_for_a_bot_that_is_none_is_refused_with_those_there_are(
     bots: tuple[str, ...], said: str
 ) -> None:
-    model = {"provider": "openai", "model": "any", "voice": "alloy"}
+    model = {"provider": "openai", "model": "any"}
     defaults = dict.fromkeys(("stt", "llm", "tts", "realtime"), model)
     products = Products([Product("voice_bot", True), Product("insights", True, calls=False)])
     with pytest.raises(InvalidInput) as refused:
