@@ -56,7 +56,7 @@ async def build_calls(
     bot = await _bot_settings(resources, clients, contents)
     defaults = bot_defaults(settings)
     resolver = Resolver(
-        resources.products, defaults, clients.models, bot.bots, settings.turn_detection
+        resources.products, defaults, clients.models, settings.turn_detection, bots=bot.bots
     )
     calls = CallManager(
         registry=registry,

@@ -27,10 +27,10 @@ class Resolver:
         defaults: the vendor, model and voice where neither join nor product names one, as the
             ``bot`` part of a join: ``{"llm": {"provider": ..., "model": ...}, "stt": ...}``.
         reachable: the vendors that have a key here.
-        bots: the names of the operator's own bots.
         turn_detection: what tells the end of turns where a join does not say, and the service
             that hears does not tell it by itself.
         vendors: those there are.
+        bots: the names of the operator's own bots.
 
     Raises:
         ConfigurationError: a product allows neither a default of its own nor the service's.
@@ -41,9 +41,9 @@ class Resolver:
         products: Products,
         defaults: Mapping[str, Mapping[str, str]],
         reachable: Collection[str],
-        bots: Collection[str] = (),
         turn_detection: TurnDetection = "silence",
         vendors: Mapping[str, Vendor] = VENDORS,
+        bots: Collection[str] = (),
     ) -> None:
         self._products = products
         self._defaults = defaults

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from flow.bot.custom.bot_functions import GROUP, find_bots
-from flow.errors import ConfigurationError
+from flow.bot.join_defaults import Resolver
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.products.product import Product, Products
+from flow.errors import ConfigurationError, FieldProblem, InvalidInput
+from flow.settings import Settings
 
 ONE = "async def bot(call):\n    return [{0!r}]\n"
 SEVERAL = "async def one(call): ...\nasync def two(call): ...\nBOTS = {'a': one, 'b': two}\n"
@@ -108,3 +112,36 @@ def test_two_bots_of_one_name_are_refused_with_where_both_are(folder: Path) -> N
         f"Two bots are called 'booking': FLOW_BOTS: acme_twice.booking (bot) and FLOW_BOTS: {path}"
         " (bot)."
     )
+
+
+@pytest.mark.parametrize(
+    ("bots", "said"),
+    [
+        (("support", "sales"), "'booking' is not one of sales, support"),
+        ((), "'booking' is not one of the bots here: there is none with a name"),
+    ],
+    ids=["others", "none"],
+)
+def test_a_join_for_a_bot_that_is_none_is_refused_with_those_there_are(
+    bots: tuple[str, ...], said: str
+) -> None:
+    model = {"provider": "openai", "model": "any"}
+    defaults = dict.fromkeys(("stt", "llm", "tts", "realtime"), model)
+    products = Products([Product("voice_bot", True), Product("insights", True, calls=False)])
+    with pytest.raises(InvalidInput) as refused:
+        Resolver(products, defaults, ["openai"], bots).resolve(
+            JoinRequest.model_validate({"bot": {"name": "booking"}})
+        )
+    assert refused.value.problems == (FieldProblem("bot.name", said),)
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [("", ()), ("acme.booking", ("acme.booking",)), (" a.py, b ,", ("a.py", "b"))],
+    ids=["empty", "one", "several"],
+)
+def test_the_environment_names_modules_by_commas(
+    value: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOW_BOTS", value)
+    assert Settings.read().bots == names

@@ -26,7 +26,7 @@ from flow.metering.taps import socket as socket_tap
 from flow.sandbox.bill import Line
 from flow.sandbox.faults import Fault
 from tests.contract.service_run import PATIENCE_SECS, RATE_IN, ServiceRun, running
-from tests.contract.test_contract import _Ledger, _recorder
+from tests.contract.spool import Ledger, found_in, spooling
 from tests.contract.vendors import GEMINI_LIVE, Row, Running, assert_conserved, gemini_live_stand_in
 from tests.events import an_owner
 from tests.notebook import Notebook
@@ -287,7 +287,7 @@ async def test_an_idle_session_costs_nothing() -> None:
 
 async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(tmp_path: Path) -> None:
     """What the next process finds is a copy of the spool at that instant."""
-    recorder = _recorder(_Ledger(), tmp_path / "killed")
+    recorder = spooling(Ledger(), tmp_path / "killed")
     async with GEMINI_LIVE.serve() as vendor:
         vendor.faults.add(SLOW)
         async with live(GEMINI_LIVE, vendor, recorder) as run:
@@ -296,10 +296,7 @@ async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(tmp_path:
             shutil.copytree(tmp_path / "killed", tmp_path / "next")
             await run.hang_up()
         await recorder.close()
-    found = _Ledger()
-    survivor = _recorder(found, tmp_path / "next")
-    survivor.start()
-    await survivor.close()
-    (event,) = found.events
+    found = await found_in(tmp_path / "next")
+    (event,) = found
     assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.INTERRUPTED)
     assert event.quantities["output_audio_tokens"]

@@ -22,7 +22,7 @@ from flow.metering.taps import socket as socket_tap
 from flow.sandbox.bill import Amounts, Bill, Line
 from flow.sandbox.faults import Fault
 from tests.contract.service_run import PATIENCE_SECS, RATE_IN, ServiceRun, running
-from tests.contract.test_contract import _Ledger, _recorder
+from tests.contract.spool import Ledger, found_in, spooling
 from tests.contract.vendors import REALTIME_ROWS, Row, Running, assert_conserved
 from tests.events import an_owner
 from tests.notebook import Notebook
@@ -307,7 +307,7 @@ async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
     row: Row, tmp_path: Path
 ) -> None:
     """What the next process finds is a copy of the spool at that instant."""
-    recorder = _recorder(_Ledger(), tmp_path / "killed")
+    recorder = spooling(Ledger(), tmp_path / "killed")
     async with row.serve() as vendor:
         vendor.faults.add(SLOW)
         services = CallServices(OWNER, recorder, {row.vendor: vendor.endpoint})
@@ -317,11 +317,8 @@ async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
             shutil.copytree(tmp_path / "killed", tmp_path / "next")
             await run.hang_up()
         await recorder.close()
-    found = _Ledger()
-    survivor = _recorder(found, tmp_path / "next")
-    survivor.start()
-    await survivor.close()
-    (event,) = of(found.events, LLM)
+    found = await found_in(tmp_path / "next")
+    (event,) = of(found, LLM)
     assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.INTERRUPTED)
     assert event.quantities["output_audio_tokens"]
 

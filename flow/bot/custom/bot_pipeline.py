@@ -99,14 +99,14 @@ async def build_bot_pipeline(
         any(isinstance(one, kind) for one in everything) for kind in (LLMService, TTSService)
     )
     return CallPipeline(
-        worker,
-        _first(LLMUserAggregator, everything),
-        _first(LLMAssistantAggregator, everything),
-        idle,
-        latency,
-        services,
-        spoken_by_model if has_model and not has_voice else spoken_by_voice,
-        bot,
+        worker=worker,
+        user=_first(LLMUserAggregator, everything),
+        assistant=_first(LLMAssistantAggregator, everything),
+        idle=idle,
+        latency=latency,
+        services=services,
+        speak=spoken_by_model if has_model and not has_voice else spoken_by_voice,
+        bot=bot,
     )
 
 
