@@ -33,7 +33,8 @@ class Resolver:
         bots: the names of the operator's own bots.
 
     Raises:
-        ConfigurationError: a product allows neither a default of its own nor the service's.
+        ConfigurationError: a product allows neither a default of its own nor the service's, or a
+            default cannot be used here: its vendor is unknown, or its key or package is missing.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Resolver:
         )
         # Customers join with few different bots, as far as this goes.
         self._chosen = lru_cache(maxsize=REMEMBERED)(self._choose)
-        if problems := [*self._forbidden_defaults()]:
-            raise ConfigurationError("\n".join(problems))
+        wrong = [problem for default in self._all_defaults() for problem in self._wrong(*default)]
+        if wrong:
+            raise ConfigurationError("\n".join(dict.fromkeys(wrong)))
 
     def resolve(self, join: JoinRequest) -> JoinRequest:
         """The join under its product's own name, with all that it leaves out filled in.
@@ -156,18 +158,25 @@ class Resolver:
         there_are = ", ".join(sorted(self._bots)) or "the bots here: there is none with a name"
         yield FieldProblem("bot.name", f"{name!r} is not one of {there_are}")
 
-    def _forbidden_defaults(self) -> Iterator[str]:
+    def _all_defaults(self) -> Iterator[tuple[Product, BotPart, ModelName]]:
+        """What is used of each product and part where a join says nothing of it."""
         for product in self._products:
             for part in BotPart if product.calls else ():
-                models: Models = getattr(product, part)
-                default = self._default(part, models)
-                name = ModelName(default["provider"], default["model"])
-                if not models.allows(name.provider, name.model):
-                    yield (
-                        f"The product {product.name} does not allow {name}, which is the service's"
-                        f" default: give {product.name}.{part} a default of its own, or set"
-                        f" FLOW_{part.upper()}_PROVIDER and FLOW_{part.upper()}_MODEL."
-                    )
+                default = self._default(part, getattr(product, part))
+                yield product, part, ModelName(default["provider"], default["model"])
+
+    def _wrong(self, product: Product, part: BotPart, name: ModelName) -> Iterator[str]:
+        models: Models = getattr(product, part)
+        variables = f"FLOW_{part.upper()}_PROVIDER and FLOW_{part.upper()}_MODEL"
+        if not models.allows(name.provider, name.model):
+            yield (
+                f"The product {product.name} does not allow {name}, which is the service's"
+                f" default: give {product.name}.{part} a default of its own, or set {variables}."
+            )
+        vendor = self._vendors.get(name.provider)
+        if problem := self._vendor_problem(vendor, part, name.provider):
+            where = f"{product.name}.{part}.default" if models.default else variables
+            yield f"{name}, the default of bot.{part}, cannot be used: {problem} (see {where})."
 
 
 def _require_allowed(product: Product, part: str, chosen: Any) -> None:
