@@ -53,6 +53,9 @@ class Socket:
 
 
 SOCKETS: Sequence[Socket] = (
+    Socket("stt", "deepgram", "nova-3", "/v1/listen", (1008, 1011), reports=True),
+    Socket("stt", "deepgram", "flux-general-en", "/v2/listen", (1008, 1011)),
+    Socket("tts", "deepgram", "aura-2-thalia-en", "/v1/speak", (1003, 1008, 1009, 1011)),
     Socket("stt", "elevenlabs", "scribe_v2_realtime", "/v1/speech-to-text/*", (1008, 1011)),
     Socket("tts", "elevenlabs", "eleven_flash_v2_5", "/v1/text-to-speech/*", (1008, 1011)),
     Socket("tts", "elevenlabs", "eleven_v4_turbo", "/v1/text-to-dialogue/*", (1008, 1011)),
@@ -111,6 +114,8 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
                 unbilled += await _unbilled(one, thread, before, standing, database)
         found.none(f"of {len(rounds)} calls, those that did not go on or end cleanly", unclean)
         found.none("calls whose ledger is not the vendors' bills", unbilled)
+        if not scale.short:
+            found.none("sockets without any work", _idle(standing))
         await conserved(found, world.postgres, standing, [host.folder])
 
 
@@ -157,8 +162,11 @@ async def _held(
         faults.clear()
         return None, [f"{one}: no thread: {caller.refusal or caller.failure}"]
     thread = await _settled(database, caller.thread_id)
+    wrong = _unclean(one, thread, caller)
+    if not faults.to_json()[0]["seen"]:
+        wrong.append("the fault met no connection")
     faults.clear()
-    return thread, [f"{one}: {said}" for said in _unclean(one, thread, caller)]
+    return thread, [f"{one}: {said}" for said in wrong]
 
 
 def _unclean(one: Round, thread: Thread, caller: Caller) -> list[str]:
@@ -181,6 +189,12 @@ async def _settled(database: Database, thread_id: str) -> Thread:
                     return thread
                 await asyncio.sleep(0.1)
     return await database.get_workflow_thread_data(UUID(thread_id))
+
+
+def _idle(standing: Vendors) -> list[str]:
+    """Sockets of which nothing is on any bill: most calls of each work."""
+    billed = {(name, line.kind) for name in VENDORS for line in standing.models[name].bill.lines}
+    return [f"{s.vendor} {s.part}" for s in SOCKETS if (s.vendor, s.part) not in billed]
 
 
 def _billed(standing: Vendors) -> dict[str, Collection[Line]]:
