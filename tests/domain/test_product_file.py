@@ -286,7 +286,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     ),
     "an unknown vendor": (
         BOT + '[bot.llm]\n# best\ndefault = "openia/gpt-4.1"',
-        "bot.llm.default: 'openia' is not a vendor of language models: use anthropic, cerebras, ",
+        "bot.llm.default: 'openia' is not a vendor of language models: use anthropic, ",
     ),
     "a vendor without voices": (
         BOT + '[bot.tts]\ndefault = "groq/x"',
