@@ -71,7 +71,9 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def world(*faults: Fault, **options: Any) -> AsyncIterator[World]:
+async def world(
+    *faults: Fault, model: Callable[[str, str], str] = lambda _, asked: asked, **options: Any
+) -> AsyncIterator[World]:
     read: list[list[str]] = []
 
     def reply(messages: Sequence[Any]) -> str:
@@ -83,7 +85,7 @@ async def world(*faults: Fault, **options: Any) -> AsyncIterator[World]:
     async with Served(vendor) as url:
         endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1")
         notebook = Notebook()
-        services = CallServices(an_owner(), notebook, {"openai": endpoint})
+        services = CallServices(an_owner(), notebook, {"openai": endpoint}, model=model)
         async with running(services, BotPart.REALTIME, CHOICE) as run:
             yield World(run, vendor, notebook, read)
         await endpoint.close()
@@ -123,6 +125,17 @@ async def test_a_session_is_set_to_what_the_join_asks_for() -> None:
     assert (heard.model, heard.language) == (TRANSCRIPTION_MODEL, "de")
     assert not service._is_turn_detection_disabled()
     await endpoint.close()
+
+
+async def test_a_session_keeps_the_cheaper_model_that_it_began_with() -> None:
+    async with world(model=lambda _, asked: f"{asked}-mini") as w:
+        await w.speak()
+        await w.until(lambda: bool(w.responses()))
+    (response,) = [event for event in w.notebook.events if event.kind is Kind.LLM]
+    assert (response.model, response.requested_model) == ("gpt-realtime-mini", "gpt-realtime")
+    (heard,) = [event for event in w.notebook.events if event.kind is Kind.STT]
+    assert (heard.model, heard.requested_model) == (TRANSCRIPTION_MODEL, TRANSCRIPTION_MODEL)
+    assert {line.model for line in w.vendor.bill.lines} == {"gpt-realtime-mini", heard.model}
 
 
 async def test_what_was_said_is_told_to_the_session_after_one_that_was_lost() -> None:
