@@ -127,6 +127,7 @@ class CallSession:
             idle.cancel()
             if self._leave is not None:
                 self._leave.cancel()
+            self._pipeline.questions.close()
             await running.stop(STOP_SECS)
             over_at = self._now()
             await self._pipeline.close()
