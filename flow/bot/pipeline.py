@@ -32,6 +32,7 @@ from flow.bot.cost_control import Spending
 from flow.bot.first_clause import FirstClauseAggregator
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.log_context import Joined, span_attributes
+from flow.bot.question_gate import QuestionGate
 from flow.bot.service_choices import choice_of
 from flow.bot.services import CallServices
 from flow.bot.speech_detection import CallListening, ListeningModels
@@ -96,14 +97,16 @@ def spoken_by_model(text: str) -> Frame:
 class CallPipeline:
     """A built pipeline, the parts of it that a session listens to, and how it is made to speak.
 
-    ``user`` and ``assistant`` are ``None`` where nothing gathers what is said; ``bot`` is the
-    function of a bot of the operator's own, which may be at work as long as the call.
+    ``user`` and ``assistant`` are ``None`` where nothing gathers what is said, ``questions`` where
+    it is not Flow that asks; ``bot`` is the function of a bot of the operator's own, which may be
+    at work as long as the call.
     """
 
     worker: PipelineWorker
     user: LLMUserAggregator | None
     assistant: LLMAssistantAggregator | None
     idle: IdleWatch
+    questions: QuestionGate | None
     latency: LatencyProcessor
     services: CallServices
     speak: Speak = spoken_by_voice
@@ -138,9 +141,10 @@ def build_pipeline(
     )
     pair = aggregator_pair(context_of(said), listening)
     latency = LatencyProcessor(services.kind_of, name="latency")
+    questions = QuestionGate(name="questions")
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
     processors = [
-        *_hearing(transport, idle, pair, built, bot.language),
+        *_hearing(transport, [idle, questions], pair, built, bot.language),
         services.usage_processor,
         latency,
         transport.output(),
@@ -149,8 +153,16 @@ def build_pipeline(
     ]
     services.adopt(processors)
     worker = pipeline_worker(processors, owner, audio, settings)
-    speak = spoken_by_model if BotPart.REALTIME in built else spoken_by_voice
-    return CallPipeline(worker, pair.user(), pair.assistant(), idle, latency, services, speak)
+    return CallPipeline(
+        worker=worker,
+        user=pair.user(),
+        assistant=pair.assistant(),
+        idle=idle,
+        questions=questions,
+        latency=latency,
+        services=services,
+        speak=spoken_by_model if BotPart.REALTIME in built else spoken_by_voice,
+    )
 
 
 def call_services(
@@ -211,17 +223,20 @@ def pipeline_worker(
 
 def _hearing(
     transport: BaseTransport,
-    idle: IdleWatch,
+    between: Sequence[FrameProcessor],
     pair: LLMContextAggregatorPair,
     built: Mapping[BotPart, FrameProcessor],
     language: str | None,
 ) -> list[FrameProcessor]:
-    """From the caller's sound to the bot's. A model that hears by itself needs the sound longer."""
+    """From the caller's sound to the bot's, with ``between`` before the model.
+
+    A model that hears by itself needs the sound longer.
+    """
     heard = AudioEnd(InputAudioRawFrame, name="heard")
     if (realtime := built.get(BotPart.REALTIME)) is not None:
-        return [transport.input(), pair.user(), idle, realtime, heard]
+        return [transport.input(), pair.user(), *between, realtime, heard]
     stt, llm, tts = (built[part] for part in CASCADE)
     clauses = FirstClauseAggregator(language=language)  # type: ignore[no-untyped-call]
     # It never waits, so it needs no task and queues of its own.
     text = LLMTextProcessor(text_aggregator=clauses, name="text", enable_direct_mode=True)
-    return [transport.input(), stt, pair.user(), heard, idle, llm, text, tts]
+    return [transport.input(), stt, pair.user(), heard, *between, llm, text, tts]

@@ -127,6 +127,8 @@ class CallSession:
             idle.cancel()
             if self._leave is not None:
                 self._leave.cancel()
+            if self._pipeline.questions is not None:
+                self._pipeline.questions.close()
             await running.stop(STOP_SECS)
             over_at = self._now()
             await self._pipeline.close(self._ended.reason)

@@ -27,6 +27,7 @@ from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.pipeline import CallPipeline
+from flow.bot.question_gate import QuestionGate
 from flow.bot.service_failures import FAILURES_IN_A_ROW
 from flow.bot.services import CallServices
 from flow.bot.session import CallSession
@@ -202,6 +203,7 @@ async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
             pair.user(),
             pair.assistant(),
             IdleWatch(60.0),
+            QuestionGate(),
             LatencyProcessor(services.kind_of),
             services,
         ),

@@ -103,6 +103,7 @@ async def build_bot_pipeline(
         user=_first(LLMUserAggregator, everything),
         assistant=_first(LLMAssistantAggregator, everything),
         idle=idle,
+        questions=None,
         latency=latency,
         services=services,
         speak=spoken_by_model if has_model and not has_voice else spoken_by_voice,
