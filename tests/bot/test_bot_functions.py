@@ -129,7 +129,7 @@ def test_a_join_for_a_bot_that_is_none_is_refused_with_those_there_are(
     defaults = dict.fromkeys(("stt", "llm", "tts", "realtime"), model)
     products = Products([Product("voice_bot", True), Product("insights", True, calls=False)])
     with pytest.raises(InvalidInput) as refused:
-        Resolver(products, defaults, ["openai"], bots).resolve(
+        Resolver(products, defaults, ["openai"], bots=bots).resolve(
             JoinRequest.model_validate({"bot": {"name": "booking"}})
         )
     assert refused.value.problems == (FieldProblem("bot.name", said),)
