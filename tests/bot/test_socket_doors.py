@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pipecat.services import websocket_service
 from pipecat.services.cartesia.stt import CartesiaSTTService
 from pipecat.services.cartesia.tts import CartesiaTTSService
 from pipecat.services.cartesia.turns.stt import CartesiaTurnsSTTService
@@ -24,8 +25,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
+from flow.bot.vendors import socket_doors
 from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
 from flow.domain.usage.events import Outcome
+from flow.kit.tls import trusted
 from flow.metering.wires.socket import Closing
 from tests.watched_sockets import World, watched_sockets
 
@@ -150,6 +153,30 @@ async def test_a_service_that_is_asked_to_dial_twice_dials_once(world: World) ->
 def test_a_service_dials_through_the_door_alone(kind: type[WebsocketService]) -> None:
     assert "self._websocket_connect(" in inspect.getsource(kind._connect_websocket)
     assert "websocket_connect(" not in inspect.getsource(kind).replace("_websocket_connect(", "")
+
+
+class _Dialled(Exception):
+    """Nothing is dialled in this test."""
+
+
+@pytest.mark.parametrize("url", ["wss://127.0.0.1:9", "ws://127.0.0.1:9"])
+async def test_certificates_are_read_once_a_process(
+    world: World, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def dial(*_: Any, **options: Any) -> None:
+        seen.append(options.get("ssl"))
+        raise _Dialled
+
+    monkeypatch.setattr(socket_doors, "connect", dial)
+    monkeypatch.setattr(websocket_service, "websocket_connect", dial)
+    service: Any = with_socket_tap(DeepgramTTSService)(world.tap, api_key="k")
+    with pytest.raises(_Dialled):
+        await service._websocket_connect(url)
+    with pytest.raises(_Dialled):
+        await socket_doors.dialled(world.tap, url, {})
+    assert seen == [trusted() if url.startswith("wss") else None] * 2
 
 
 def test_the_service_keeps_its_name() -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache
+from contextlib import asynccontextmanager
 from typing import Any, cast
+from urllib.parse import urlencode
 
 from pipecat.processors.frame_processor import FrameProcessor
+from websockets.exceptions import InvalidStatus
 
-from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
+from flow.bot.vendors.socket_doors import dialled, socket_url, with_socket_tap
 from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
-from flow.metering.taps.socket import MeteredSocket, SocketTap
 from flow.metering.wires.deepgram_listen import DeepgramFlux, DeepgramListen
 from flow.metering.wires.deepgram_speak import DeepgramSpeak
 
@@ -38,10 +38,6 @@ https://developers.deepgram.com/docs/tts-models
 """
 
 
-CLOSE_SECS = 2.0
-"""How long a close waits for the vendor's, as long as Pipecat's own connections do."""
-
-
 def _nova(build: Build) -> FrameProcessor:
     from pipecat.services.deepgram.stt import DeepgramSTTService
     from pipecat.transcriptions.language import Language
@@ -49,53 +45,48 @@ def _nova(build: Build) -> FrameProcessor:
     # Pipecat's service has no automatic language: where none is asked for, its own stands.
     language = build.choice.options.get("language")
     spoken: dict[str, Any] = {"language": Language(language)} if language else {}
-    service = _with_listen_tap(DeepgramSTTService)(
-        build.socket,
+    service = DeepgramSTTService(
         api_key=build.endpoint.api_key,
         base_url=str(build.endpoint.base_url).rstrip("/"),
         name=build.name,
         settings=DeepgramSTTService.Settings(model=build.choice.model, **spoken),
     )
-    return cast(FrameProcessor, service)
+    # It dials by Deepgram's SDK, here alone, and each time that it dials.
+    service._client.listen.v1.connect = _metered_listen(build)
+    return service
 
 
-@cache
-def _with_listen_tap(kind: Any) -> Any:
-    """The service whose connections are metered. It makes them by Deepgram's SDK, which dials by
-    ``listen.v1.connect`` each time, and keeps each in ``_websocket``."""
+def _metered_listen(build: Build) -> Callable[..., Any]:
+    """What takes the place of the SDK's ``connect``, which is an async context manager.
 
-    class WithListenTap(kind):  # type: ignore[misc]
-        def __init__(self, tap: SocketTap, **options: Any) -> None:
-            super().__init__(**options)
-            listen = self._client.listen.v1
-            listen.connect = _metered(listen.connect, tap)
-
-    WithListenTap.__name__ = WithListenTap.__qualname__ = kind.__name__
-    return WithListenTap
-
-
-def _metered(connect: Callable[..., Any], tap: SocketTap) -> Callable[..., Any]:
-    """The same ``connect``, which is an async context manager, with the tap on the connection.
-
-    Pipecat leaves it as soon as it has sent ``CloseStream``; it is held until the vendor has said
-    how much it has taken.
+    Pipecat leaves it as soon as it has sent ``CloseStream``; the connection is held until the
+    vendor has said how much it has taken.
     """
+    from deepgram.core import ApiError
+    from deepgram.listen.v1.socket_client import AsyncV1SocketClient
+
+    tap, endpoint = build.socket, build.endpoint
+    assert tap is not None
+    url = socket_url(endpoint.base_url, "/v1/listen")
 
     @asynccontextmanager
-    async def metered(**options: Any) -> AsyncIterator[Any]:
-        async with AsyncExitStack() as stack:
-            try:
-                connection = await stack.enter_async_context(connect(**options))
-            except Exception as error:
-                tap.refused(error)
-                raise
-            socket = connection._websocket
-            socket.close_timeout = CLOSE_SECS
-            connection._websocket = MeteredSocket(socket, tap.opened(socket.path))
-            stack.push_async_callback(connection._websocket.close)
-            yield connection
+    async def connect(**query: Any) -> AsyncIterator[AsyncV1SocketClient]:
+        headers = {"Authorization": f"Token {endpoint.api_key}"}
+        try:
+            # The SDK would have one of websockets' older connections, with the same verbs.
+            connection: Any = await dialled(tap, f"{url}?{urlencode(query, doseq=True)}", headers)
+        except InvalidStatus as refused:
+            # The SDK's own error: Pipecat does not dial again after one of 400 to 499.
+            answer = refused.response
+            raise ApiError(
+                status_code=answer.status_code, body=answer.headers.get("dg-error")
+            ) from None
+        try:
+            yield AsyncV1SocketClient(websocket=connection)
+        finally:
+            await connection.close()
 
-    return metered
+    return connect
 
 
 def _flux(build: Build) -> FrameProcessor:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -52,7 +53,7 @@ class Speaking:
             raise Refused(400, f"No such model/version combination found: {self._model}.")
         self._buffer = ""
         self._line: Line | None = None
-        self._to_say: asyncio.Queue[str | Line] = asyncio.Queue()
+        self._to_say: asyncio.Queue[str | _Flush] = asyncio.Queue()
         self._unspoken: list[Line] = []
         self._sequence = 0
 
@@ -109,7 +110,7 @@ class Speaking:
         if self._buffer.strip():
             self._to_say.put_nowait(self._buffer)
         self._buffer = ""
-        self._to_say.put_nowait(self._line or self._new_line())
+        self._to_say.put_nowait(_Flush(self._line))
         self._line = None
 
     def _drop(self) -> None:
@@ -125,10 +126,10 @@ class Speaking:
             if isinstance(item, str):
                 await self._sound(item)
                 continue
-            if item in self._unspoken:
-                self._unspoken.remove(item)
             # Closed first: whoever has heard that it is done may look at the bill.
-            self._bill.close(item, "complete")
+            if item.line is not None:
+                self._unspoken.pop(0)
+                self._bill.close(item.line, "complete")
             await self._connection.send(self._numbered("Flushed"))
 
     async def _sound(self, text: str) -> None:
@@ -169,6 +170,13 @@ class Speaking:
             "model_version": "2026-03-04.0",
             "model_uuid": str(uuid5(_MODEL_IDS, self._model)),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    """All text before it is to be spoken, which is ``line`` on the bill."""
+
+    line: Line | None
 
 
 def _inline(found: re.Match[str]) -> str:
