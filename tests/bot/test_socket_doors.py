@@ -28,14 +28,8 @@ from websockets.protocol import State
 from flow.bot.vendors import socket_doors
 from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
 from flow.domain.usage.events import Outcome
-from flow.domain.usage.units import Kind
 from flow.kit.tls import trusted
-from flow.metering.meter import Meter, Service
-from flow.metering.taps.socket import SocketTap
-from flow.metering.wires.deepgram_speak import DeepgramSpeak
 from flow.metering.wires.socket import Closing
-from tests.events import an_owner
-from tests.notebook import Notebook
 from tests.watched_sockets import World, watched_sockets
 
 
@@ -161,18 +155,13 @@ def test_a_service_dials_through_the_door_alone(kind: type[WebsocketService]) ->
     assert "websocket_connect(" not in inspect.getsource(kind).replace("_websocket_connect(", "")
 
 
-def test_the_service_keeps_its_name() -> None:
-    assert with_socket_tap(Dialling).__name__ == "Dialling"
-    assert with_socket_tap(Dialling) is with_socket_tap(Dialling)
-
-
 class _Dialled(Exception):
     """Nothing is dialled in this test."""
 
 
 @pytest.mark.parametrize("url", ["wss://127.0.0.1:9", "ws://127.0.0.1:9"])
 async def test_certificates_are_read_once_a_process(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    world: World, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
 
@@ -182,15 +171,17 @@ async def test_certificates_are_read_once_a_process(
 
     monkeypatch.setattr(socket_doors, "connect", dial)
     monkeypatch.setattr(websocket_service, "websocket_connect", dial)
-    tap = SocketTap(
-        Meter(Service(Kind.TTS, "deepgram", "aura-2"), an_owner(), Notebook()), DeepgramSpeak
-    )
-    service: Any = with_socket_tap(DeepgramTTSService)(tap, api_key="k")
+    service: Any = with_socket_tap(DeepgramTTSService)(world.tap, api_key="k")
     with pytest.raises(_Dialled):
         await service._websocket_connect(url)
     with pytest.raises(_Dialled):
-        await socket_doors.dialled(tap, url, {})
+        await socket_doors.dialled(world.tap, url, {})
     assert seen == [trusted() if url.startswith("wss") else None] * 2
+
+
+def test_the_service_keeps_its_name() -> None:
+    assert with_socket_tap(Dialling).__name__ == "Dialling"
+    assert with_socket_tap(Dialling) is with_socket_tap(Dialling)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def _rounds(socket: Socket, chance: Random) -> Iterable[Round]:
         return chance.randrange(MOST_MESSAGES)
 
     for status in (400, 401, 429, 500):
-        is_last_word = status in (400, 401)
+        is_last_word = status < 500  # that which Pipecat's services take for one differs
         yield once(f"refused with {status}", may_end=is_last_word, kind="status", status=status)
     yield once("refused without a word", kind="drop")
     yield once("answered late", kind="delay", delay_secs=2.0)

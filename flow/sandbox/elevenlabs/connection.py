@@ -68,6 +68,11 @@ class Connection:
                 return
             yield _json_object(received.get("text"))
 
+    async def gone(self) -> None:
+        """Return when the client is gone."""
+        async for _ in self.messages(None):
+            pass
+
     def line(self, kind: WorkKind, model: str) -> Line:
         """A line for the bill."""
         return Line(

@@ -72,10 +72,24 @@ class Speaking:
             if message is None:
                 raise Failure("invalid_message", "The message received is not a JSON object.")
             if message.get("close_socket") is True:
-                await asyncio.gather(*(c.finish() for c in list(self._contexts.values())))
-                await self._connection.close()
+                await self._finish()
                 return
             self._obey(message)
+
+    async def _finish(self) -> None:
+        """Speak what there is, unless the client does not wait for it, and close."""
+        spoken = asyncio.create_task(self._speak_all())
+        left = asyncio.create_task(self._connection.gone())
+        await asyncio.wait([spoken, left], return_when=asyncio.FIRST_COMPLETED)
+        is_spoken = spoken.done()
+        for task in (spoken, left):
+            task.cancel()
+        await asyncio.gather(spoken, left, return_exceptions=True)
+        if is_spoken:
+            await self._connection.close()
+
+    async def _speak_all(self) -> None:
+        await asyncio.gather(*(context.finish() for context in list(self._contexts.values())))
 
     def _obey(self, message: Mapping[str, Any]) -> None:
         name = message.get("context_id", "")
