@@ -235,11 +235,13 @@ create table public.workflow_thread_turns (
   content text not null,
   started_at timestamp with time zone not null,
   interrupted boolean not null default false,
+  latency jsonb,
   constraint workflow_thread_turns_pkey PRIMARY KEY (workflow_thread_id, seq),
   constraint workflow_thread_turns_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
   constraint workflow_thread_turns_seq_check CHECK (seq >= 0)
 );
 -- The transcript: one row per utterance.
+-- latency: Of a reply: the seconds the caller waited for it, by what was waited for.
 
 create table public.workflow_thread_moves (
   from_status text not null,
@@ -319,7 +321,7 @@ begin
       jsonb_agg(
         jsonb_build_object(
           'seq', u.seq, 'role', u.role, 'content', u.content,
-          'started_at', u.started_at, 'interrupted', u.interrupted
+          'started_at', u.started_at, 'interrupted', u.interrupted, 'latency', u.latency
         ) order by u.seq
       ),
       '[]'
@@ -465,16 +467,16 @@ begin
   end if;
 
   insert into public.workflow_thread_turns (
-    workflow_thread_id, seq, role, content, started_at, interrupted
+    workflow_thread_id, seq, role, content, started_at, interrupted, latency
   )
-  select p_thread_id, n.seq, n.role, n.content, n.started_at, n.interrupted
+  select p_thread_id, n.seq, n.role, n.content, n.started_at, n.interrupted, n.latency
   from jsonb_to_recordset(p_turns) as n (
-    seq integer, role text, content text, started_at timestamptz, interrupted boolean
+    seq integer, role text, content text, started_at timestamptz, interrupted boolean, latency jsonb
   )
   order by n.seq
   on conflict (workflow_thread_id, seq) do update set
     role = excluded.role, content = excluded.content,
-    started_at = excluded.started_at, interrupted = excluded.interrupted;
+    started_at = excluded.started_at, interrupted = excluded.interrupted, latency = excluded.latency;
   return flow.thread_json(v_thread, flow.transcript(p_thread_id));
 end
 $$;
@@ -517,12 +519,12 @@ begin
   for key share;
 
   insert into public.workflow_thread_turns (
-    workflow_thread_id, seq, role, content, started_at, interrupted
+    workflow_thread_id, seq, role, content, started_at, interrupted, latency
   )
-  select n.workflow_thread_id, n.seq, n.role, n.content, n.started_at, n.interrupted
+  select n.workflow_thread_id, n.seq, n.role, n.content, n.started_at, n.interrupted, n.latency
   from jsonb_to_recordset(p_turns) as n (
     workflow_thread_id uuid, seq integer, role text, content text, started_at timestamptz,
-    interrupted boolean
+    interrupted boolean, latency jsonb
   )
   where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
   order by n.workflow_thread_id, n.seq
@@ -536,8 +538,8 @@ begin
   return v_unknown;
 end
 $$;
--- Stores turns [{"workflow_thread_id", "seq", "role", "content", "started_at", "interrupted"}] of
---   any threads in any state, each once; gives the threads that do not exist. Unlike
+-- Stores turns [{"workflow_thread_id", "seq", "role", "content", "started_at", "interrupted",
+--   "latency"}] of any threads in any state, each once; gives the threads that do not exist. Unlike
 --   save_workflow_thread_data it is no sign of life: a dead process's turns may come late.
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.

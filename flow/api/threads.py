@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from flow.api.auth import caller_of
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
+from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
@@ -54,6 +56,33 @@ class TurnView(BaseModel):
     interrupted: bool = Field(description="The caller spoke over it; the content is what was said.")
 
 
+class ReplyLatency(BaseModel):
+    """How long the caller waited for one reply, and for what; the parts add up to the total."""
+
+    seq: int = Field(description="Of the assistant's turn in the transcript.")
+    total_secs: float = Field(
+        description="From the end of the caller's speech to the bot's first sound.",
+        examples=[0.781],
+    )
+    turn_detection_secs: float = Field(
+        description="Until the silence was noticed, and from the transcript to the turn's end."
+    )
+    stt_secs: float = Field(description="From the silence noticed to the final transcript.")
+    llm_secs: float = Field(description="To the first token.")
+    first_sentence_secs: float = Field(description="To the first words that can be spoken.")
+    tts_secs: float = Field(description="To the first sound of the voice.")
+    output_secs: float = Field(description="Until it was sent.")
+
+
+class LatencyView(BaseModel):
+    """How long the caller waited for replies."""
+
+    turns: list[ReplyLatency]
+    p50_secs: float
+    p95_secs: float
+    max_secs: float
+
+
 class ThreadSummary(BaseModel):
     """A thread without its transcript."""
 
@@ -81,6 +110,7 @@ class ThreadView(ThreadSummary):
 
     request: dict[str, Any] = Field(description="The join as accepted, defaults filled in.")
     transcript: list[TurnView]
+    latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
 
 
 class ThreadPage(BaseModel):
@@ -139,7 +169,12 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
         for turn in thread.transcript
     ]
     return ExactJSONResponse(
-        ThreadView(**_summary(thread), request=thread.join.to_json(), transcript=transcript)
+        ThreadView(
+            **_summary(thread),
+            request=thread.join.to_json(),
+            transcript=transcript,
+            latency=_latency(thread),
+        )
     )
 
 
@@ -152,6 +187,20 @@ async def get_thread_usage(request: Request, thread_id: UUID) -> Response:
     """Everything the thread was charged for, one row per piece of vendor work."""
     events = await services_of(request).database.get_thread_usage(thread_id, caller_of(request).id)
     return ExactJSONResponse(ThreadUsage(workflow_thread_id=thread_id, events=events))
+
+
+def _latency(thread: Thread) -> LatencyView | None:
+    replies = [(turn.seq, turn.latency) for turn in thread.transcript if turn.latency is not None]
+    summary = CallLatency.of([latency for _, latency in replies])
+    if summary is None:
+        return None
+    return LatencyView(
+        turns=[
+            ReplyLatency(seq=seq, total_secs=latency.total_secs, **latency.to_json())
+            for seq, latency in replies
+        ],
+        **asdict(summary),
+    )
 
 
 def _summary(thread: Thread) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class Spending:
         return self._standing.tier
 
     @property
+    def needs_prices(self) -> bool:
+        """Whether a budget holds, and nothing may be used that has no price."""
+        has_budget = self._standing.tier not in {None, Tier.OVERRIDE, Tier.UNKNOWN}
+        return has_budget and self.product.unpriced == "refuse"
+
+    @property
     def must_wrap_up(self) -> bool:
         """Whether the budget is exceeded and the product ends its calls for that."""
         return self.product.on_exceeded == "wrap_up" and self._standing.tier is Tier.EXCEEDED
@@ -82,6 +88,11 @@ class Spending:
                 self._on_engaged(control.save_mode_reason or "")
         self._last = control
         return control
+
+    def may_ask_early(self) -> bool:
+        """Whether a model may be asked before the caller's turn is surely over, for a reply that is
+        thrown away if it was not."""
+        return self.product.early_replies and not self.control().save_mode
 
     def model(self, provider: str, model: str) -> str:
         """The model to use in place of ``model``, where requests say nothing of it: a cheaper one

@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from flow.bot.service_choices import api_of
 from flow.bot.vendors import VENDORS, vendors_by_part
-from flow.bot.vendors.spec import Choice, Vendor
+from flow.bot.vendors.spec import Choice, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
-from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.join_request import Bot, JoinRequest, TurnDetection
 from flow.domain.products.product import ModelName, Models, Product, Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput, Refused
 
@@ -26,9 +27,14 @@ class Resolver:
         defaults: the vendor, model and voice where neither join nor product names one, as the
             ``bot`` part of a join: ``{"llm": {"provider": ..., "model": ...}, "stt": ...}``.
         reachable: the vendors that have a key here.
+        turn_detection: what tells the end of turns where a join does not say, and the service
+            that hears does not tell it by itself.
+        vendors: those there are.
+        bots: the names of the operator's own bots.
 
     Raises:
-        ConfigurationError: a product allows neither a default of its own nor the service's.
+        ConfigurationError: a product allows neither a default of its own nor the service's, or a
+            default cannot be used here: its vendor is unknown, or its key or package is missing.
     """
 
     def __init__(
@@ -36,35 +42,46 @@ class Resolver:
         products: Products,
         defaults: Mapping[str, Mapping[str, str]],
         reachable: Collection[str],
+        turn_detection: TurnDetection = "silence",
+        vendors: Mapping[str, Vendor] = VENDORS,
+        bots: Collection[str] = (),
     ) -> None:
         self._products = products
         self._defaults = defaults
         self._reachable = reachable
+        self._bots = bots
+        self._vendors = vendors
+        self._turn_detection: TurnDetection = (
+            "silence" if turn_detection == "vendor" else turn_detection
+        )
         # Customers join with few different bots, as far as this goes.
         self._chosen = lru_cache(maxsize=REMEMBERED)(self._choose)
-        if problems := [*self._forbidden_defaults()]:
-            raise ConfigurationError("\n".join(problems))
+        wrong = [problem for default in self._all_defaults() for problem in self._wrong(*default)]
+        if wrong:
+            raise ConfigurationError("\n".join(dict.fromkeys(wrong)))
 
     def resolve(self, join: JoinRequest) -> JoinRequest:
-        """The join under its product's own name, with vendors, models and duration filled in.
+        """The join under its product's own name, with all that it leaves out filled in.
 
         Raises:
             Refused: ``unknown_product`` or ``model_not_allowed``.
-            InvalidInput: a vendor, voice or language that this service does not have, or a call
-                longer than the product's longest.
+            InvalidInput: a bot, vendor, voice, language or turn detection that this service does
+                not have, or a call longer than the product's longest.
         """
         product = self._products.for_call(join.product)
         bot = join.bot
         asked = tuple((part, getattr(bot, part)) for part in bot.parts)
         filled, wrong = self._chosen(product.name, asked, bot.language)
-        if problems := [*_duration_problems(join, product), *wrong]:
+        named = self._name_problems(bot.name)
+        if problems := [*_duration_problems(join, product), *named, *wrong]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
         for part in bot.parts:
             _require_allowed(product, part, filled[part])
+        detection = {"turn_detection": self._turns_told_by(bot, filled)}
         return join.model_copy(
             update={
                 "product": product.name,
-                "bot": join.bot.model_copy(update=filled),
+                "bot": join.bot.model_copy(update=filled | detection),
                 "max_duration_secs": join.max_duration_secs or product.max_duration_secs,
             }
         )
@@ -80,6 +97,21 @@ class Resolver:
             filled[part] = self._filled(part, asked, getattr(models, part))
             problems += self._problems(part, filled[part])
         return filled, [*problems, *_language_problems(language)]
+
+    def _turns_told_by(self, bot: Bot, filled: Mapping[str, Any]) -> TurnDetection:
+        """What tells the end of the caller's turns."""
+        part = bot.parts[0]
+        spec = service_of(self._vendors[filled[part].provider], part, filled[part])
+        tells = spec is not None and spec.tells_turns
+        asked = bot.turn_detection
+        if asked is None:
+            return "vendor" if tells else self._turn_detection
+        name = f"{filled[part].provider}/{filled[part].model}"
+        if asked == "vendor" and not tells:
+            raise _no_turn_detection(f"{name} does not tell turns by itself: use silence or smart")
+        if asked != "vendor" and tells and part is BotPart.REALTIME:
+            raise _no_turn_detection(f"{name} tells turns by itself: use vendor")
+        return asked
 
     def _default(self, part: str, models: Models) -> dict[str, str]:
         """Vendor, model and voice for a part of which a join says nothing."""
@@ -103,7 +135,7 @@ class Resolver:
 
     def _problems(self, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
         """What is wrong with a part of a bot."""
-        vendor = VENDORS.get(chosen.provider)
+        vendor = self._vendors.get(chosen.provider)
         if problem := self._vendor_problem(vendor, part, chosen.provider):
             yield FieldProblem(f"bot.{part}.provider", problem)
         if chosen.model is None:
@@ -113,23 +145,38 @@ class Resolver:
 
     def _vendor_problem(self, vendor: Vendor | None, part: BotPart, name: str) -> str | None:
         if vendor is None or part not in vendor.parts:
-            return f"{name!r} is not one of {', '.join(sorted(vendors_by_part()[part]))}"
+            return (
+                f"{name!r} is not one of {', '.join(sorted(vendors_by_part(self._vendors)[part]))}"
+            )
         if name not in self._reachable:
-            return f"{name!r} is not set up here: {vendor.key} is missing"
+            return f"{name!r} is not set up here: {vendor.needed} is missing"
         return vendor.missing and f"{name!r} is not installed here: {vendor.missing}"
 
-    def _forbidden_defaults(self) -> Iterator[str]:
+    def _name_problems(self, name: str | None) -> Iterator[FieldProblem]:
+        if name is None or name in self._bots:
+            return
+        there_are = ", ".join(sorted(self._bots)) or "the bots here: there is none with a name"
+        yield FieldProblem("bot.name", f"{name!r} is not one of {there_are}")
+
+    def _all_defaults(self) -> Iterator[tuple[Product, BotPart, ModelName]]:
+        """What is used of each product and part where a join says nothing of it."""
         for product in self._products:
             for part in BotPart if product.calls else ():
-                models: Models = getattr(product, part)
-                default = self._default(part, models)
-                name = ModelName(default["provider"], default["model"])
-                if not models.allows(name.provider, name.model):
-                    yield (
-                        f"The product {product.name} does not allow {name}, which is the service's"
-                        f" default: give {product.name}.{part} a default of its own, or set"
-                        f" FLOW_{part.upper()}_PROVIDER and FLOW_{part.upper()}_MODEL."
-                    )
+                default = self._default(part, getattr(product, part))
+                yield product, part, ModelName(default["provider"], default["model"])
+
+    def _wrong(self, product: Product, part: BotPart, name: ModelName) -> Iterator[str]:
+        models: Models = getattr(product, part)
+        variables = f"FLOW_{part.upper()}_PROVIDER and FLOW_{part.upper()}_MODEL"
+        if not models.allows(name.provider, name.model):
+            yield (
+                f"The product {product.name} does not allow {name}, which is the service's"
+                f" default: give {product.name}.{part} a default of its own, or set {variables}."
+            )
+        vendor = self._vendors.get(name.provider)
+        if problem := self._vendor_problem(vendor, part, name.provider):
+            where = f"{product.name}.{part}.default" if models.default else variables
+            yield f"{name}, the default of bot.{part}, cannot be used: {problem} (see {where})."
 
 
 def _require_allowed(product: Product, part: str, chosen: Any) -> None:
@@ -143,6 +190,11 @@ def _require_allowed(product: Product, part: str, chosen: Any) -> None:
         )
 
 
+def _no_turn_detection(problem: str) -> InvalidInput:
+    problems = [FieldProblem("bot.turn_detection", problem)]
+    return InvalidInput("The bot cannot be built as asked.", problems)
+
+
 def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldProblem]:
     asked = join.max_duration_secs
     if asked is not None and asked > product.max_duration_secs:
@@ -150,9 +202,19 @@ def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldPro
         yield FieldProblem("max_duration_secs", most)
 
 
+def service_of(vendor: Vendor, part: BotPart, chosen: Any) -> ServiceSpec | None:
+    """The service that a part of a join means, or ``None``."""
+    return vendor.service(
+        part, Choice(chosen.provider, chosen.model, chosen.model_dump(), api_of(chosen))
+    )
+
+
 def _service_problems(vendor: Vendor, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
-    spec = vendor.service(part, Choice(chosen.provider, chosen.model, chosen.model_dump()))
-    if spec is None:
+    api = api_of(chosen)
+    spec = service_of(vendor, part, chosen)
+    if spec is None and api not in {one.api for one in vendor.services if one.part is part}:
+        yield FieldProblem(f"bot.{part}.api", f"{vendor.name!r} has no API {api!r}: leave it out")
+    elif spec is None:
         yield FieldProblem(
             f"bot.{part}.model", f"{vendor.name!r} has no {part} service for {chosen.model!r}"
         )

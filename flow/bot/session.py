@@ -25,7 +25,9 @@ from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.service_failures import ServiceFailures
 from flow.bot.transcript import Transcript
 from flow.bot.transports.room import RoomTransport
+from flow.bot.turn_latency import MEASURED
 from flow.domain.calls.ending import Ending, EndReason
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Status, Turn
 from flow.domain.limits.budget import Standing, Tier
 from flow.metering.request import Recording
@@ -49,6 +51,7 @@ class CallSession:
         lease: what this process has of the call; its end is not this session's business.
         spending: the call's cost control; says when the bot must take its leave.
         heartbeat_secs: from one sign of life to the next.
+        answered: told how long the caller waited for each reply.
         now: seconds that go on whatever becomes of the process.
     """
 
@@ -61,12 +64,14 @@ class CallSession:
         spending: Spending,
         *,
         heartbeat_secs: float = HEARTBEAT_SECS,
+        answered: Callable[[TurnLatency], None] = lambda _: None,
         now: Callable[[], float] = clock.seconds,
     ) -> None:
         self._lease = lease
         self._pipeline = pipeline
         self._transport = transport
         self._spending = spending
+        self._answered = answered
         self._now = now
         thread = lease.thread
         self._log = log.bind(workflow_thread_id=str(thread.id))
@@ -122,12 +127,18 @@ class CallSession:
             idle.cancel()
             if self._leave is not None:
                 self._leave.cancel()
+            if self._pipeline.questions is not None:
+                self._pipeline.questions.close()
             await running.stop(STOP_SECS)
             over_at = self._now()
-            await self._pipeline.close()
+            await self._pipeline.close(self._ended.reason)
             await self._heartbeat.last()
             self._seconds.end(over_at)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
+        return self._ended
+
+    @property
+    def _ended(self) -> Ending:
         return self._ending or Ending(EndReason.PIPELINE_ENDED)
 
     async def _until_over(self, running: asyncio.Task[None]) -> None:
@@ -206,13 +217,27 @@ class CallSession:
                 "assistant", message.content, message.timestamp, interrupted=message.interrupted
             )
 
+        async def not_set_up(*_: Any) -> None:
+            message = "the pipeline was not set up in time"
+            self.end(EndReason.ERROR, {"code": "pipeline_failed", "message": message})
+
+        def measured(_: Any, latency: TurnLatency) -> None:
+            self._transcript.answered(latency)
+            self._answered(latency)
+
         transport.add_event_handler("on_client_connected", connected)
         transport.add_event_handler("on_client_disconnected", disconnected)
         if isinstance(transport, RoomTransport):
             transport.add_event_handler("on_lost", lost)
         self._pipeline.worker.add_event_handler("on_pipeline_error", failed)
-        self._pipeline.user.add_event_handler("on_user_turn_message_added", user_said)
-        self._pipeline.assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
+        self._pipeline.worker.add_event_handler("on_setup_timeout", not_set_up)
+        self._pipeline.latency.add_event_handler(MEASURED, measured)
+        if (user := self._pipeline.user) is not None:
+            user.add_event_handler("on_user_turn_message_added", user_said)
+        if (assistant := self._pipeline.assistant) is not None:
+            assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
+        if self._pipeline.bot is not None:
+            self._pipeline.bot.when_over(self.end)
 
     async def _connected(self) -> None:
         if self._heartbeat.is_running or self._ending is not None:

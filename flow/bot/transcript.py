@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Turn
 
 
@@ -23,13 +24,21 @@ class Transcript:
         self._record = record
         self._thread_id = thread_id
         self._turns = first
+        self._latency: TurnLatency | None = None
+
+    def answered(self, latency: TurnLatency) -> None:
+        """The caller begins to hear a reply, whose turn follows, after having waited so long."""
+        self._latency = latency
 
     def add(self, role: str, content: str, started_at: str, *, interrupted: bool = False) -> None:
         """Take a finished turn. ``started_at`` is Pipecat's ISO 8601 time; empty turns are none."""
         text = content.replace("\x00", "").strip()
         if not text:
             return
-        turn = Turn(self._turns, role, text, _time(started_at), interrupted=interrupted)
+        latency = None
+        if role == "assistant":
+            latency, self._latency = self._latency, None
+        turn = Turn(self._turns, role, text, _time(started_at), interrupted, latency)
         self._turns += 1
         self._record(self._thread_id, turn)
 

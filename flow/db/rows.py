@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread, Turn
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
@@ -322,6 +323,7 @@ def _turn(row: Mapping[str, Any]) -> Turn:
         content=row["content"],
         started_at=_utc(row["started_at"]),
         interrupted=row["interrupted"],
+        latency=row["latency"] and TurnLatency.from_json(row["latency"]),
     )
 
 

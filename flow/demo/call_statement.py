@@ -15,9 +15,11 @@ from rich.text import Text
 
 from flow.api.exact_json import dumps
 from flow.demo.call import Account
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.usage.units import COMPONENTS, UNITS
 
 Row = Mapping[str, Any]
+LATENCY_PARTS = tuple(TurnLatency().parts)
 
 
 def show(account: Account, console: Console) -> None:
@@ -26,6 +28,8 @@ def show(account: Account, console: Console) -> None:
     console.print()
     console.rule("[bold]The account[/bold]")
     console.print(_transcript(thread["transcript"]))
+    if thread["latency"] is not None:
+        console.print(_latency(thread["latency"]))
     console.print(_usage(account.ledger))
     console.print(_components(thread["usage_stats"]))
     console.print(_limits(account))
@@ -64,6 +68,7 @@ def one_line(account: Account) -> str:
             "comparisons": [comparison.to_json() for comparison in account.comparisons],
         },
         "insights": thread["insights"],
+        "latency": thread["latency"],
         "posthog_events": account.posthog_events,
         "transcript": thread["transcript"],
     }
@@ -77,6 +82,22 @@ def _transcript(turns: Iterable[Row]) -> RenderableType:
         cut = " [interrupted]" if turn["interrupted"] else ""
         lines.append(Text.assemble((f"{turn['role']}{cut}: ", style), turn["content"]))
     return _panel("Turns", Group(*lines) if lines else Text("nothing was said"))
+
+
+def _latency(latency: Row) -> Table:
+    """How long the caller waited for each reply, in milliseconds, and for what."""
+    table = _table("Waiting for replies (ms)", "turn", *LATENCY_PARTS, "total")
+    for turn in latency["turns"]:
+        parts = [_millis(turn[f"{part}_secs"]) for part in LATENCY_PARTS]
+        table.add_row(str(turn["seq"]), *parts, _millis(turn["total_secs"]))
+    table.add_section()
+    for name in ("p50", "p95", "max"):
+        table.add_row(name, *[""] * len(LATENCY_PARTS), _millis(latency[f"{name}_secs"]))
+    return table
+
+
+def _millis(secs: float | Decimal) -> str:
+    return f"{float(secs) * 1000:.0f}"
 
 
 def _usage(ledger: Sequence[Row]) -> Table:
@@ -206,6 +227,8 @@ def _table(title: str, *columns: str) -> Table:
             "ledger",
             "vendor's bill",
             "may differ by",
+            "total",
+            *LATENCY_PARTS,
         }
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     return table

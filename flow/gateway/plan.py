@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flow.domain.gateway import operations
 from flow.domain.gateway.operations import Operation
 from flow.domain.gateway.request import GatewayRequest
 from flow.errors import FieldProblem, InvalidInput, Refused
@@ -138,7 +137,8 @@ def _sending(
     meant: Target,
     saved: Saved | None,
 ) -> Sending:
-    changes = _changes(asked, target.model)
+    api = target.upstream.apis.operations[asked.operation]
+    changes = _changes(asked, target.model, asks_for_usage=api.asks_for_usage)
     fields = {**asked.body.fields, **changes}
     if saved is not None:
         shaped = saved(fields)
@@ -146,10 +146,9 @@ def _sending(
         fields = dict(shaped)
     body = asked.body.changed(changes)
     operation = asked.operation
-    path = target.upstream.apis.operations[operation].path
     headers = {"content-type": asked.content_type}
     known = None if operation.takes_form else fields
-    request = HttpRequest("POST", path, headers, body, json=known)
+    request = HttpRequest("POST", api.path, headers, body, json=known)
     exchange = _opened(target, request)
     if (exchange is FREE) is not operation.is_free:
         raise _unreadable()
@@ -175,7 +174,7 @@ def _meant(meant: Target, target: Target, sent: str) -> str | None:
     return None if meant.model == sent else meant.model
 
 
-def _changes(asked: Asked, model: str) -> dict[str, Any]:
+def _changes(asked: Asked, model: str, *, asks_for_usage: bool) -> dict[str, Any]:
     """The fields that are changed for every request: the vendor's own name of the model, and that
     a stream of chat completions reports what it used.
 
@@ -187,7 +186,7 @@ def _changes(asked: Asked, model: str) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if said not in (model, model.encode()):
         changes[MODEL] = model
-    if asked.operation is operations.CHAT and fields.get("stream"):
+    if asks_for_usage and fields.get("stream"):
         options = fields.get("stream_options")
         known = options if isinstance(options, dict) else {}
         if known.get("include_usage") is not True:

@@ -19,10 +19,15 @@ from flow.metering.wires.reader import HttpWire
 
 @dataclass(frozen=True, slots=True)
 class VendorApi:
-    """Where a vendor serves an operation, below its base URL, and what reads it."""
+    """Where a vendor serves an operation, below its base URL, and what reads it.
+
+    ``asks_for_usage``: its streams tell what they used only if ``stream_options`` asks for it. Not
+    every vendor that speaks OpenAI's protocol takes that field.
+    """
 
     path: str
     wire: Callable[[], HttpWire]
+    asks_for_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +52,17 @@ class VendorApis:
 
 NO_APIS = VendorApis()
 
-CHAT_API = VendorApis(
-    MappingProxyType({operations.CHAT: VendorApi("/chat/completions", OpenAIChat)})
-)
+
+def _chat(*, asks_for_usage: bool) -> VendorApis:
+    api = VendorApi("/chat/completions", OpenAIChat, asks_for_usage)
+    return VendorApis(MappingProxyType({operations.CHAT: api}))
+
+
+CHAT_API = _chat(asks_for_usage=True)
 """Chat in OpenAI's protocol, as many vendors serve it."""
+
+CHAT_API_TELLING_USAGE = _chat(asks_for_usage=False)
+"""The same of a vendor whose streams tell what they used by themselves."""
 
 OPENAI_APIS = VendorApis(
     MappingProxyType(

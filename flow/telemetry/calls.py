@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flow.domain.calls.ending import EndReason
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.limits.budget import Tier
 from flow.telemetry.metric_definitions import Metrics, known
 
@@ -28,6 +29,13 @@ class CallWatch:
         """The call is over."""
         product, label = known(product, self._metrics.products), known(reason, _REASONS)
         self._metrics.calls_ended.labels(product, label).inc()
+
+    def answered(self, product: str, latency: TurnLatency) -> None:
+        """A caller waited so long for a reply."""
+        name = known(product, self._metrics.products)
+        self._metrics.reply_secs.labels(name).observe(latency.total_secs)
+        for part, secs in latency.parts.items():
+            self._metrics.reply_part_secs.labels(part).observe(secs)
 
     def saving(self, reason: str) -> None:
         """Save mode went on in a running call, for a reason of `flow.domain.products.save_mode`."""

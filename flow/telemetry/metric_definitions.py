@@ -23,6 +23,8 @@ OTHER = "other"
 _SHORT_SECS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG_SECS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.5, 1, 5, 15, 60, 300)
 _SPEECH_SECS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
+_REPLY_SECS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.25, 1.5, 2, 3, 5, 10)
+_PART_SECS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2.5, 5)
 _CALL_SECS = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400)
 
 
@@ -79,6 +81,18 @@ class Metrics:
             "Seconds from connection to hang-up, of calls that are in the ledger.",
             _CALL_SECS,
             "product",
+        )
+        self.reply_secs = self._histogram(
+            "flow_reply_seconds",
+            "Seconds from the end of a caller's speech to the bot's first sound.",
+            _REPLY_SECS,
+            "product",
+        )
+        self.reply_part_secs = self._histogram(
+            "flow_reply_part_seconds",
+            "Seconds of that by what was waited for; the parts of a reply add up to all of it.",
+            _PART_SECS,
+            "part",
         )
         self.save_mode = self._counter(
             "flow_save_mode_engagements", "Running calls in which save mode went on.", "reason"

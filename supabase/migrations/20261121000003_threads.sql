@@ -73,9 +73,12 @@ create table public.workflow_thread_turns (
   content text not null,
   started_at timestamptz not null,
   interrupted boolean not null default false,
+  latency jsonb,
   primary key (workflow_thread_id, seq)
 );
 comment on table public.workflow_thread_turns is 'The transcript: one row per utterance.';
+comment on column public.workflow_thread_turns.latency is
+  'Of a reply: the seconds the caller waited for it, by what was waited for.';
 
 create table public.workflow_thread_moves (
   from_status text not null,
@@ -172,7 +175,7 @@ begin
       jsonb_agg(
         jsonb_build_object(
           'seq', u.seq, 'role', u.role, 'content', u.content,
-          'started_at', u.started_at, 'interrupted', u.interrupted
+          'started_at', u.started_at, 'interrupted', u.interrupted, 'latency', u.latency
         ) order by u.seq
       ),
       '[]'
@@ -318,16 +321,16 @@ begin
   end if;
 
   insert into public.workflow_thread_turns (
-    workflow_thread_id, seq, role, content, started_at, interrupted
+    workflow_thread_id, seq, role, content, started_at, interrupted, latency
   )
-  select p_thread_id, n.seq, n.role, n.content, n.started_at, n.interrupted
+  select p_thread_id, n.seq, n.role, n.content, n.started_at, n.interrupted, n.latency
   from jsonb_to_recordset(p_turns) as n (
-    seq integer, role text, content text, started_at timestamptz, interrupted boolean
+    seq integer, role text, content text, started_at timestamptz, interrupted boolean, latency jsonb
   )
   order by n.seq
   on conflict (workflow_thread_id, seq) do update set
     role = excluded.role, content = excluded.content,
-    started_at = excluded.started_at, interrupted = excluded.interrupted;
+    started_at = excluded.started_at, interrupted = excluded.interrupted, latency = excluded.latency;
   return flow.thread_json(v_thread, flow.transcript(p_thread_id));
 end
 $$;
@@ -370,12 +373,12 @@ begin
   for key share;
 
   insert into public.workflow_thread_turns (
-    workflow_thread_id, seq, role, content, started_at, interrupted
+    workflow_thread_id, seq, role, content, started_at, interrupted, latency
   )
-  select n.workflow_thread_id, n.seq, n.role, n.content, n.started_at, n.interrupted
+  select n.workflow_thread_id, n.seq, n.role, n.content, n.started_at, n.interrupted, n.latency
   from jsonb_to_recordset(p_turns) as n (
     workflow_thread_id uuid, seq integer, role text, content text, started_at timestamptz,
-    interrupted boolean
+    interrupted boolean, latency jsonb
   )
   where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
   order by n.workflow_thread_id, n.seq
@@ -390,8 +393,8 @@ begin
 end
 $$;
 comment on function public.save_turns is
-  'Stores turns [{"workflow_thread_id", "seq", "role", "content", "started_at", "interrupted"}] of any '
-  'threads in any state, each once; gives the threads that do not exist. Unlike '
+  'Stores turns [{"workflow_thread_id", "seq", "role", "content", "started_at", "interrupted", '
+  '"latency"}] of any threads in any state, each once; gives the threads that do not exist. Unlike '
   'save_workflow_thread_data it is no sign of life: a dead process''s turns may come late.';
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.

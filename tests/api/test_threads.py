@@ -13,6 +13,7 @@ import pytest
 
 from flow.api.joins import EndAnswer
 from flow.api.threads import ThreadPage, ThreadSummary, ThreadView
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Status, Turn
 from tests.api.conftest import Api, spend
 from tests.calls.holding import claimed, so_many_wait
@@ -43,6 +44,28 @@ async def test_a_thread_shows_all_there_is(api: Api) -> None:
             "interrupted": True,
         }
     ]
+
+
+async def test_a_thread_tells_how_long_its_replies_were_waited_for(api: Api) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    await api.in_call(thread_id)
+    assert (await api.client.get(f"/api/threads/{thread_id}")).json()["latency"] is None
+    waits = [None, TurnLatency(0.5, 0.1, 0.0, 0.05, 0.2, 0.01), TurnLatency(llm_secs=1.25)]
+    turns = [Turn(n, "assistant", "Yes.", MOMENT, latency=one) for n, one in enumerate(waits)]
+    await api.database.save_workflow_thread_data(UUID(thread_id), turns=turns)
+    latency = (await api.client.get(f"/api/threads/{thread_id}")).json()["latency"]
+    assert (latency["p50_secs"], latency["p95_secs"], latency["max_secs"]) == (0.86, 1.25, 1.25)
+    assert latency["turns"][0] == {
+        "seq": 1,
+        "total_secs": 0.86,
+        "turn_detection_secs": 0.5,
+        "stt_secs": 0.1,
+        "llm_secs": 0.0,
+        "first_sentence_secs": 0.05,
+        "tts_secs": 0.2,
+        "output_secs": 0.01,
+    }
+    assert [turn["seq"] for turn in latency["turns"]] == [1, 2]
 
 
 async def test_the_account_is_exact_to_the_last_digit(api: Api) -> None:

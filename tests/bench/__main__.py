@@ -34,6 +34,7 @@ BENCHMARKS: Mapping[str, str] = {
     "p8": "realtime:workers",
     "p9": "start:starting",
     "p10": "realtime:one_more",
+    "p11": "voice_to_voice:turns",
     "capacity": "capacity:carried",
 }
 LONGEST_SECS = 600.0

@@ -26,7 +26,7 @@ from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
 from flow.bot.pipeline import BotSettings, build_pipeline
 from flow.bot.session import CallSession
-from flow.bot.speech_detection import ListeningModels
+from flow.bot.speech_detection import USUAL_STOP_SECS, ListeningModels, SharedVAD
 from flow.bot.transports.spec import SPEECH
 from flow.bot.vendors import vendors_by_part
 from flow.bot.warmup import rehearse
@@ -114,8 +114,10 @@ class _Watched(ListeningModels):
 
     microphone: lines.Microphone
 
-    def vad(self) -> Any:
-        return self.microphone.watched(super().vad())
+    def vad(self, stop_secs: float = USUAL_STOP_SECS) -> SharedVAD:
+        analyzer = super().vad(stop_secs)
+        self.microphone.watched(analyzer)
+        return analyzer
 
 
 @asynccontextmanager

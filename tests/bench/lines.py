@@ -28,6 +28,7 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMContextAggregatorPair,
     LLMUserAggregatorParams,
 )
+from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.openai.stt import OpenAISTTService
@@ -35,10 +36,10 @@ from pipecat.services.openai.tts import OpenAITTSService
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
-from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from flow.bot.audio_input import AudioEnd, direct
-from flow.bot.pipeline import SYSTEM_PROMPT
+from flow.bot.first_clause import FirstClauseAggregator
+from flow.bot.service_choices import SYSTEM_PROMPT
 from flow.bot.speech_detection import ListeningModels
 
 RATE_IN, RATE_OUT = 16_000, 24_000
@@ -165,7 +166,7 @@ class Stage(BaseTransport):
         await self._call_event_handler("on_client_connected", self)
 
 
-def _services(environment: dict[str, str]) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
+def services(environment: dict[str, str]) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
     key, url = environment["OPENAI_API_KEY"], environment["OPENAI_BASE_URL"]
     llm = OpenAILLMService.Settings(model="gpt-4.1", system_instruction=SYSTEM_PROMPT)
     voice = OpenAITTSService.Settings(model="gpt-4o-mini-tts", voice="alloy")
@@ -181,7 +182,7 @@ def default_worker(
     stage: Stage, microphone: Microphone, environment: dict[str, str]
 ) -> PipelineWorker:
     """Pipecat's own choices throughout, with metrics switched on."""
-    stt, llm, tts = _services(environment)
+    stt, llm, tts = services(environment)
     params = LLMUserAggregatorParams(vad_analyzer=microphone.watched(SileroVADAnalyzer()))
     user, assistant = LLMContextAggregatorPair(LLMContext(), user_params=params)
     line = [stage.input(), stt, user, llm, tts, stage.output(), assistant]
@@ -200,14 +201,15 @@ def bare_worker(
     stage: Stage, microphone: Microphone, environment: dict[str, str], models: ListeningModels
 ) -> PipelineWorker:
     """Flow's pipeline, with services that nobody meters."""
-    stt, llm, tts = _services(environment)
+    stt, llm, tts = services(environment)
+    listening = models.listening("silence", stt)
     params = LLMUserAggregatorParams(
-        vad_analyzer=microphone.watched(models.vad()),
-        user_turn_strategies=UserTurnStrategies(stop=[models.turn_stop()]),
+        vad_analyzer=microphone.watched(listening.vad), user_turn_strategies=listening.strategies
     )
     user, assistant = LLMContextAggregatorPair(LLMContext(), user_params=params)
     heard, spoken = AudioEnd(InputAudioRawFrame), AudioEnd(OutputAudioRawFrame)
-    line = [stage.input(), stt, user, heard, llm, tts, stage.output(), spoken, assistant]
+    text = LLMTextProcessor(text_aggregator=FirstClauseAggregator(), enable_direct_mode=True)  # type: ignore[no-untyped-call]
+    line = [stage.input(), stt, user, heard, llm, text, tts, stage.output(), spoken, assistant]
     return PipelineWorker(
         Pipeline(line),
         params=PipelineParams(

@@ -27,9 +27,11 @@ from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.pipeline import CallPipeline
+from flow.bot.question_gate import QuestionGate
 from flow.bot.service_failures import FAILURES_IN_A_ROW
 from flow.bot.services import CallServices
 from flow.bot.session import CallSession
+from flow.bot.turn_latency import LatencyProcessor
 from flow.bot.warmup import EmptyStage
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
@@ -196,7 +198,15 @@ async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
     services = CallServices(owner, book, {}, control=spending.control)
     session = CallSession(
         lease_of(owner, threads),
-        CallPipeline(worker, pair.user(), pair.assistant(), IdleWatch(60.0), services),
+        CallPipeline(
+            worker,
+            pair.user(),
+            pair.assistant(),
+            IdleWatch(60.0),
+            QuestionGate(),
+            LatencyProcessor(services.kind_of),
+            services,
+        ),
         stage,
         book,
         spending,
@@ -315,6 +325,17 @@ async def test_a_caller_who_comes_after_the_end_hears_and_costs_nothing(owner: O
     assert (call.book.begun, call.book.events) == ([], [])
     assert call.threads.asked[Status.IN_CALL] == 0
     assert call.spoken.of(TTSSpeakFrame) == []
+
+
+async def test_a_pipeline_that_is_not_set_up_in_time_ends_its_call_as_failed(owner: Owner) -> None:
+    async with held(owner) as call:
+        await call.worker._call_event_handler("on_setup_timeout")
+        ending = await call.over()
+    assert ending.reason == "error"
+    assert ending.error == {
+        "code": "pipeline_failed",
+        "message": "the pipeline was not set up in time",
+    }
 
 
 async def fails(call: Held, times: int = 1, service: FrameProcessor | None = None) -> None:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADState
+from pipecat.processors.filters.identity_filter import IdentityFilter
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.services.stt_service import SegmentedSTTService, STTService
+from pipecat.turns.eager_end_of_turn_mixin import EagerEndOfTurnSTTServiceMixin
+from pipecat.turns.user_start import VADUserTurnStartStrategy
 from pipecat.turns.user_stop import (
+    BaseUserTurnStopStrategy,
+    EagerUserTurnStopStrategy,
+    ExternalUserTurnStopStrategy,
     SpeechTimeoutUserTurnStopStrategy,
     TurnAnalyzerUserTurnStopStrategy,
 )
 
 from flow.bot.speech_detection import ListeningModels, SharedSmartTurn, SharedVAD
+from flow.bot.turn_stop import SilenceTurnStop
+from flow.domain.calls.join_request import TurnDetection
 from flow.sandbox.speech.synthesis import recordings
 
 RATE = 16_000
@@ -52,7 +65,8 @@ async def heard(analyzer: VADAnalyzer, voice: bytes) -> list[VADState]:
 async def test_each_of_several_calls_hears_what_pipecats_own_analyzer_would(
     models: ListeningModels, voices: list[bytes]
 ) -> None:
-    expected = [await heard(started(SileroVADAnalyzer()), voice) for voice in voices]
+    params = models.vad().params
+    expected = [await heard(started(SileroVADAnalyzer(params=params)), voice) for voice in voices]
     assert VADState.SPEAKING in expected[0]
     shared = [started(models.vad()) for _ in voices]
     found: list[list[VADState]] = [[] for _ in voices]
@@ -80,8 +94,6 @@ async def test_calls_may_be_heard_in_several_threads_at_once(
 async def test_a_shared_turn_analyzer_says_what_pipecats_own_would(
     models: ListeningModels, voices: list[bytes]
 ) -> None:
-    stop = models.turn_stop()
-    assert isinstance(stop, TurnAnalyzerUserTurnStopStrategy)
     sound = np.frombuffer(voices[0], np.int16).astype(np.float32) / 32768
     own, shared = LocalSmartTurnAnalyzerV3(), SharedSmartTurn(models._turn)
     assert shared._predict_endpoint(sound) == own._predict_endpoint(sound)
@@ -96,7 +108,73 @@ def test_what_pipecats_constructor_sets_is_set(shared: type, own: type) -> None:
     assert vars(shared(session=None)).keys() == vars(own()).keys()
 
 
-def test_smart_turn_is_not_loaded_where_silence_tells() -> None:
+async def test_smart_turn_is_loaded_when_a_call_first_needs_it_and_then_by_a_thread() -> None:
     models = ListeningModels("silence")
+    await models.prepare("silence")
     assert models._turn is None
-    assert isinstance(models.turn_stop(), SpeechTimeoutUserTurnStopStrategy)
+    loading = [asyncio.create_task(models.prepare("smart")) for _ in range(3)]
+    stalls = []
+    while not all(task.done() for task in loading):
+        at = time.monotonic()
+        await asyncio.sleep(0)
+        stalls.append(time.monotonic() - at)
+    assert models._turn is not None
+    assert len(stalls) > 10
+    loaded = models._turn
+    await models.prepare("smart")
+    assert models._turn is loaded
+
+
+@dataclass(frozen=True)
+class Case:
+    """What listens where turns are told so, and a service hears the caller."""
+
+    turn_detection: TurnDetection
+    hears: type[FrameProcessor]
+    stop: type[BaseUserTurnStopStrategy]
+    notices_secs: float
+
+
+class Streaming(STTService):
+    async def run_stt(self, audio: bytes) -> Any: ...
+
+
+class Segmented(SegmentedSTTService):
+    async def run_stt(self, audio: bytes) -> Any: ...
+
+
+class TellsTurns(EagerEndOfTurnSTTServiceMixin, Streaming):
+    pass
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("silence", Segmented, SilenceTurnStop, 0.2),
+        Case("silence", Streaming, SilenceTurnStop, 0.1),
+        Case("smart", Streaming, TurnAnalyzerUserTurnStopStrategy, 0.2),
+        Case("vendor", TellsTurns, ExternalUserTurnStopStrategy, 0.1),
+        Case("vendor", IdentityFilter, ExternalUserTurnStopStrategy, 0.2),
+        Case("silence", IdentityFilter, SpeechTimeoutUserTurnStopStrategy, 0.2),
+    ],
+    ids=lambda case: f"{case.turn_detection}-{case.hears.__name__}",
+)
+def test_however_turns_end_they_begin_by_voice_activity(
+    case: Case, models: ListeningModels
+) -> None:
+    """So an interruption is as fast with each."""
+    listening = models.listening(case.turn_detection, case.hears())
+    assert listening.strategies.start is not None
+    assert isinstance(listening.strategies.start[0], VADUserTurnStartStrategy)
+    assert [type(stop) for stop in listening.strategies.stop or ()] == [case.stop]
+    assert listening.vad.params.start_secs == 0.13
+    assert listening.vad.params.stop_secs == case.notices_secs
+
+
+def test_a_service_that_predicts_the_end_of_turns_is_answered_early(
+    models: ListeningModels,
+) -> None:
+    listening = models.listening("vendor", TellsTurns(enable_eager_end_of_turn=True))
+    (stop,) = listening.strategies.stop or ()
+    assert isinstance(stop, EagerUserTurnStopStrategy)
+    assert isinstance((listening.strategies.start or [])[0], VADUserTurnStartStrategy)

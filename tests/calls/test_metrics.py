@@ -60,7 +60,18 @@ async def test_the_numbers_of_a_call_are_those_of_the_ledger(
     _amounts_agree(scraped, rows)
     _costs_agree(scraped, rows)
     _call_agrees(scraped, thread, rows)
+    _waits_agree(scraped, thread)
     _no_label_is_open_ended(scraped, thread, rows)
+
+
+def _waits_agree(scraped: Scraped, thread: Thread) -> None:
+    waits = [turn.latency for turn in thread.transcript if turn.latency is not None]
+    assert waits
+    assert scraped["flow_reply_seconds_count"] == len(waits)
+    assert scraped["flow_reply_seconds_sum"] == pytest.approx(sum(w.total_secs for w in waits))
+    assert scraped.by("flow_reply_part_seconds_sum", "part") == pytest.approx(
+        {(part,): sum(wait.parts[part] for wait in waits) for part in waits[0].parts}
+    )
 
 
 def _events_agree(scraped: Scraped, rows: list[dict[str, Any]]) -> None:

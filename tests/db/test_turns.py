@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from flow.db.database import Database
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, ThreadTurn, Turn
 from flow.errors import IllegalTransition, NotFound
 from tests.db.making import a_key, a_thread
@@ -33,6 +35,16 @@ async def test_turns_of_many_threads_are_stored_once_in_their_order(database: Da
     for thread, count in ((one, 4), (other, 2)):
         saved = await database.get_workflow_thread_data(thread.id)
         assert list(saved.transcript) == [turn.turn for turn in said(thread.id, count)]
+
+
+async def test_a_reply_keeps_how_long_it_was_waited_for(database: Database) -> None:
+    thread = await a_thread(database, await a_key(database))
+    latency = TurnLatency(0.612, 0.1, 0.3, 0.05, 0.2, 0.009)
+    reply = Turn(1, "assistant", "Yes.", T0, latency=latency)
+    await database.save_turns([ThreadTurn(thread.id, reply)])
+    later = replace(reply, seq=2, latency=replace(latency, tts_secs=1.25))
+    saved = await database.save_workflow_thread_data(thread.id, turns=[later])
+    assert saved.transcript == (reply, later)
 
 
 async def test_a_thread_that_is_over_takes_what_was_said_in_it(database: Database) -> None:

@@ -40,6 +40,7 @@ concurrency_per_key = 10
 on_exceeded = "wrap_up"
 wrap_up_secs = 120
 goodbye = "Bye."
+early_replies = false
 save_mode = "off"
 unpriced = "allow"
 [voice_bot.llm]
@@ -99,6 +100,7 @@ def test_a_whole_file_reads_as_it_is_written(folder: Path) -> None:
         on_exceeded="wrap_up",
         wrap_up_secs=120,
         goodbye="Bye.",
+        early_replies=False,
         save_mode=SaveMode.OFF,
         unpriced="allow",
         llm=Models(ModelName("openai", "gpt-4.1"), ("openai/*", "groq/openai/gpt-oss-?0b")),
@@ -308,15 +310,15 @@ MISTAKES: dict[str, tuple[str, str]] = {
     ),
     "an unknown vendor": (
         BOT + '[bot.llm]\n# best\ndefault = "openia/gpt-4.1"',
-        "bot.llm.default: 'openia' is not a vendor of language models: use anthropic, cerebras, ",
+        "bot.llm.default: 'openia' is not a vendor of language models: use anthropic, ",
     ),
     "a vendor without voices": (
         BOT + '[bot.tts]\ndefault = "groq/x"',
-        "bot.tts.default: 'groq' is not a vendor of voices: use openai.",
+        "bot.tts.default: 'groq' is not a vendor of voices: use ",
     ),
     "a vendor without ears": (
         BOT + '[bot.stt]\nallowed = ["groq/*"]',
-        "bot.stt.allowed.0: 'groq' is not a vendor of transcription: use openai.",
+        "bot.stt.allowed.0: 'groq' is not a vendor of transcription: use ",
     ),
     "a default without vendor": (
         BOT + '[bot.llm]\ndefault = "gpt-4.1"',
@@ -515,6 +517,7 @@ CALL = {
     "on_exceeded": st.sampled_from(["finish", "wrap_up"]),
     "wrap_up_secs": st.integers(1, 120),
     "goodbye": WORDS,
+    "early_replies": st.booleans(),
     "stt": st.just({"default": "openai/whisper-1"}),
     "tts": st.fixed_dictionaries({"voice": WORDS}),
 }

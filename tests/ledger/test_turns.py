@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flow.db.database import Database
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Status, ThreadTurn, Turn
 from flow.domain.usage.events import Owner
 from flow.errors import DatabaseUnavailable
@@ -170,6 +171,7 @@ turns = st.builds(
     content=st.text(max_size=300),
     started_at=st.datetimes(timezones=st.just(UTC)),
     interrupted=st.booleans(),
+    latency=st.none() | st.builds(TurnLatency, *[st.floats(0, 60)] * 6),
 )
 
 

@@ -14,6 +14,8 @@ from pipecat.transports.base_transport import BaseTransport
 from flow.bot.calls.lease import CallerConnection, CallLease, TakeLease
 from flow.bot.calls.registry import CallRegistry
 from flow.bot.cost_control import Spending
+from flow.bot.custom.bot_pipeline import build_bot_pipeline
+from flow.bot.custom.bot_run import ending_of
 from flow.bot.join_defaults import Resolver
 from flow.bot.log_context import named
 from flow.bot.pipeline import BotSettings, build_pipeline
@@ -22,9 +24,10 @@ from flow.bot.transports.spec import BotTransportSpec
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread
 from flow.domain.limits.budget import Standing, Tier
-from flow.errors import FlowError, Unavailable
+from flow.errors import BotFailed, FlowError, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +69,10 @@ class Watch(Protocol):
 
     def ended(self, product: str, reason: EndReason) -> None:
         """The call is over."""
+        return
+
+    def answered(self, product: str, latency: TurnLatency) -> None:
+        """A caller waited so long for a reply."""
         return
 
 
@@ -189,11 +196,14 @@ class CallManager:
         failed = Ending.failure("internal_error", "the bot failed")
         ending = failed
         try:
-            session = await self._session(lease, transport)
-            self.registry.begin(lease.thread.id, session, can_move=lease.can_move)
-            ending = Ending(EndReason.SHUTDOWN)  # what it is if this is cancelled
             with named(lease.thread, self._settings.joined):
+                session = await self._session(lease, transport)
+                self.registry.begin(lease.thread.id, session, can_move=lease.can_move)
+                ending = Ending(EndReason.SHUTDOWN)  # what it is if this is cancelled
                 ending = await session.run()
+        except BotFailed as error:
+            log.error("bot_failed", workflow_thread_id=str(lease.thread.id), exc_info=error)
+            ending = ending_of(error)
         except Exception:
             log.exception("call_failed", workflow_thread_id=str(lease.thread.id))
             ending = failed
@@ -204,7 +214,8 @@ class CallManager:
     async def _session(self, lease: CallLease, transport: BaseTransport) -> CallSession:
         thread, join = lease.thread, lease.join
         spending = self._spending(thread, join, await self._standing(thread.id))
-        pipeline = build_pipeline(
+        await self._settings.models.prepare(join.bot.turn_detection)
+        wanted = (
             join,
             thread.owner,
             transport,
@@ -214,6 +225,10 @@ class CallManager:
             spending,
             thread.transcript,
         )
+        if join.bot.name is None:
+            pipeline = build_pipeline(*wanted)
+        else:
+            pipeline = await build_bot_pipeline(join.bot.name, *wanted)
         return CallSession(
             lease,
             pipeline,
@@ -221,6 +236,7 @@ class CallManager:
             self._recorder,
             spending,
             heartbeat_secs=self._settings.heartbeat_secs,
+            answered=partial(self._watch.answered, thread.product),
         )
 
     async def _standing(self, thread_id: UUID) -> Standing:

@@ -10,6 +10,6 @@ VENDOR = Vendor(
     name="deepseek",
     key="DEEPSEEK_API_KEY",
     base_url="https://api.deepseek.com/v1",
-    services=(compatible_chat("deepseek.llm:DeepSeekLLMService"),),
+    services=(compatible_chat("deepseek.llm:DeepSeekLLMService", longest_reply="max_tokens"),),
     apis=CHAT_API,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -31,6 +31,9 @@ MAX_SCHEMA_BYTES = 32_768
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 # Postgres text cannot hold NUL, so a prompt with one is refused rather than lost.
 Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
+
+TurnDetection = Literal["silence", "smart", "vendor"]
+"""What tells that a turn of the caller is over: silence, a model of how speech ends, the vendor."""
 
 
 class Part(BaseModel):
@@ -85,10 +88,14 @@ class Transport(Part):
 
 
 class Llm(Part):
-    """The language model; what is left out comes from the product."""
+    """The language model; what is left out comes from the product.
+
+    ``api`` says by which of its vendor's APIs, where there are several; ``chat`` unless said.
+    """
 
     provider: Name | None = None
     model: Name | None = None
+    api: Literal["chat", "responses"] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
 
@@ -117,8 +124,12 @@ class Realtime(Part):
 
 
 class Bot(Part):
-    """What the bot says and with what: ``stt``, ``llm`` and ``tts``, or ``realtime`` alone."""
+    """What the bot says and with what: ``stt``, ``llm`` and ``tts``, or ``realtime`` alone.
 
+    ``name`` is that of a bot of the operator's own, which takes the rest as it likes.
+    """
+
+    name: Name | None = None
     system_prompt: Text | None = None
     greeting: Text | None = None
     language: Annotated[str, Field(pattern=r"^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$")] | None = None
@@ -126,6 +137,7 @@ class Bot(Part):
     stt: Stt = Stt()
     tts: Tts = Tts()
     realtime: Realtime | None = None
+    turn_detection: TurnDetection | None = None
 
     @model_validator(mode="after")
     def _has_one_kind_of_model(self, info: ValidationInfo) -> Self:

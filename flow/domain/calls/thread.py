@@ -10,6 +10,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.trace_parent import TraceParent
 from flow.domain.usage.events import Owner
 
@@ -43,6 +44,7 @@ class Turn:
     """One utterance. ``seq`` counts from 0 within the thread and makes saving it idempotent.
 
     ``interrupted`` marks an assistant turn the caller cut off: ``content`` is what was spoken.
+    ``latency`` is how long the caller waited for an assistant turn that is a reply.
     """
 
     seq: int
@@ -50,6 +52,7 @@ class Turn:
     content: str
     started_at: datetime
     interrupted: bool = False
+    latency: TurnLatency | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The turn as the database takes it: one flat object."""
@@ -59,6 +62,7 @@ class Turn:
             "content": self.content,
             "started_at": self.started_at.isoformat(),
             "interrupted": self.interrupted,
+            "latency": None if self.latency is None else self.latency.to_json(),
         }
 
 
@@ -80,6 +84,7 @@ class ThreadTurn:
         Raises:
             KeyError, ValueError, TypeError: the object is not one `to_json` wrote.
         """
+        latency = data.get("latency")
         return cls(
             UUID(data["workflow_thread_id"]),
             Turn(
@@ -88,6 +93,7 @@ class ThreadTurn:
                 content=data["content"],
                 started_at=datetime.fromisoformat(data["started_at"]),
                 interrupted=data["interrupted"],
+                latency=latency and TurnLatency.from_json(latency),
             ),
         )
 

@@ -18,7 +18,7 @@ INSIGHTS = "insights"
 # What only a call has, so what a product without calls has no use for.
 CALL_FIELDS = (
     "aliases", "max_duration_secs", "reservation_usd", "reservation_secs", "concurrency_per_key",
-    "on_exceeded", "wrap_up_secs", "goodbye", "stt", "tts", "realtime",
+    "on_exceeded", "wrap_up_secs", "goodbye", "early_replies", "stt", "tts", "realtime",
 )  # fmt: skip
 
 # Of these, what the gateway uses as well.
@@ -128,6 +128,9 @@ class Product:
         concurrency_per_key: calls one key may have at once; ``None`` is no limit.
         on_exceeded: whether a running call goes on when the budget is exceeded, or says
             ``goodbye`` and ends within ``wrap_up_secs`` seconds.
+        early_replies: whether the model may be asked for a reply before the caller's turn is surely
+            over. That is faster; a reply that is thrown away because the caller goes on is paid for
+            all the same. Save mode does not.
         save_mode: what holds where neither the key nor the join says.
         unpriced: whether a key with a budget may use a model that has no price. What it spends
             there is in no sum, so the budget cannot hold it.
@@ -148,6 +151,7 @@ class Product:
     on_exceeded: OnExceeded = "finish"
     wrap_up_secs: int = 15
     goodbye: str = "I am sorry, I have to end our call here. Goodbye."
+    early_replies: bool = True
     save_mode: SaveMode = SaveMode.AUTO
     unpriced: Unpriced = "refuse"
     llm: Models = Models()
@@ -173,6 +177,7 @@ class Product:
             "on_exceeded": self.on_exceeded,
             "wrap_up_secs": self.wrap_up_secs,
             "goodbye": self.goodbye,
+            "early_replies": self.early_replies,
             "save_mode": self.save_mode.value,
             "unpriced": self.unpriced,
             "llm": self.llm.to_json(),

@@ -17,6 +17,7 @@
     on_exceeded = "finish"               # or "wrap_up": end running calls when the budget is gone
     wrap_up_secs = 15                    # 1 to 120, from the goodbye to the end
     goodbye = "I have to end our call here."
+    early_replies = true                 # ask the model before the caller's turn is surely over
     save_mode = "auto"                   # off, auto or on where neither key nor join says
     unpriced = "refuse"                  # or "allow": a model without a price, under a budget
 

@@ -278,6 +278,7 @@ class ProductTable(_Table):
     goodbye: Annotated[
         str, StringConstraints(max_length=1_000), AfterValidator(_says_something)
     ] = ""
+    early_replies: bool = True
     save_mode: Annotated[SaveMode, Field(strict=False)] = SaveMode.AUTO
     unpriced: Unpriced = "refuse"
     llm: LlmTable = LlmTable()
