@@ -11,7 +11,8 @@ from flow.app.shared_resources import Resources
 from flow.domain.usage.events import Kind, UsageEvent
 from flow.gateway.admission import GatewayAdmission
 from flow.gateway.cost_controls import CostControls
-from flow.gateway.gateway import Gateway, KeepContent
+from flow.gateway.gateway import Gateway
+from flow.gateway.job import Accounts, KeepContent
 from flow.gateway.upstream import Upstream, UpstreamClient
 from flow.gateway.vendor_models import VendorModels
 from flow.ledger.recorder import Recorder
@@ -38,11 +39,10 @@ async def open_gateway(
         models,
         admission,
         CostControls(lambda key: flag.enabled(key.id, key.team_id), resources.forced_cost_controls),
-        recorder,
+        Accounts(recorder, _keeper(contents) if settings.capture_content else None),
         UpstreamClient(settings.gateway_silence_secs),
         default_product=settings.gateway_product,
         drain=settings.interrupted_streams == "drain",
-        keep_content=_keeper(contents) if settings.capture_content else None,
     )
     try:
         yield gateway

@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 
 from flow.domain.gateway.operations import Operation
 from flow.domain.gateway.request import GatewayRequest
 from flow.domain.products.product import ModelName, Product, Products
-from flow.domain.usage.events import CostControl, Owner, RequestIds, UsageEvent
-from flow.domain.usage.owner_labels import with_attribution
 from flow.errors import Refused
-from flow.gateway.admission import AdmissionRequest, Admitted, GatewayAdmission
-from flow.gateway.attempts import Answered, Attempt, Attempts
+from flow.gateway.admission import AdmissionRequest, GatewayAdmission
+from flow.gateway.attempts import Answered, Attempts
 from flow.gateway.client import BodyMemory, ClientWatch, Receive, RequestBody, Send
-from flow.gateway.cost_controls import CostControls, saving
-from flow.gateway.headers import attributing_headers, ids_of, properties_of, request_headers
-from flow.gateway.plan import Asked, Sending, read_request, sending
+from flow.gateway.cost_controls import CostControls
+from flow.gateway.job import Accounts, Job
+from flow.gateway.plan import Asked, read_request, sending
 from flow.gateway.relay import relay
-from flow.gateway.upstream import Upstream, UpstreamClient
-from flow.gateway.vendor_models import Target, VendorModels
-from flow.metering.evidence import Opening
-from flow.metering.meter import Meter, Service
-from flow.metering.request import Recording
-from flow.metering.taps.answer import DRAIN_SECS, MeteredAttempt
-from flow.metering.wires.reader import Free
+from flow.gateway.upstream import UpstreamClient
+from flow.gateway.vendor_models import VendorModels
+from flow.metering.taps.answer import DRAIN_SECS
 
-SOURCE = "gateway"
 MAX_BODIES_BYTES = 512 * 1024 * 1024
 STOPPING_SECS = 5
-
-KeepContent = Callable[[UsageEvent, Opening, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One request that was let in."""
-
-    asked: Asked
-    request: GatewayRequest
-    product: Product
-    target: Target
-    first: Sending
-    control: CostControl
-    admitted: Admitted
-    ids: RequestIds
-
-    @property
-    def owner(self) -> Owner:
-        """Whose work it is."""
-        key, product = self.request.key, self.product
-        return Owner(None, key.id, key.team_id, product.name, product.billable)
 
 
 class Gateway:
@@ -62,7 +32,6 @@ class Gateway:
         drain: what a vendor sends for a client that has left is read on for at most
             `DRAIN_SECS`, for the vendor's own numbers; otherwise the vendor is hung up on, and
             what it had done is estimated.
-        keep_content: told of every event of a language model, where content is captured.
     """
 
     def __init__(
@@ -71,22 +40,20 @@ class Gateway:
         models: VendorModels,
         admission: GatewayAdmission,
         controls: CostControls,
-        recorder: Recording,
+        accounts: Accounts,
         client: UpstreamClient,
         *,
         default_product: str,
         drain: bool = False,
-        keep_content: KeepContent | None = None,
     ) -> None:
         self._products = products
         self._models = models
         self._admission = admission
         self._controls = controls
-        self._recorder = recorder
+        self._accounts = accounts
         self._client = client
         self._default_product = default_product
         self._patience_secs = DRAIN_SECS if drain else 0.0
-        self._keep_content = keep_content
         self._memory = BodyMemory(MAX_BODIES_BYTES)
         self._is_stopping = False
 
@@ -150,7 +117,7 @@ class Gateway:
             )
         return product
 
-    async def _admitted(self, request: GatewayRequest, product: Product, asked: Asked) -> _Job:
+    async def _admitted(self, request: GatewayRequest, product: Product, asked: Asked) -> Job:
         operation = asked.operation
         target = self._models.find(asked.model, operation, product)
         first = await sending(asked, target)
@@ -172,68 +139,11 @@ class Gateway:
         except BaseException:
             admitted.closed()
             raise
-        return _Job(asked, request, product, target, first, control, admitted, ids_of(request))
+        return Job(asked, request, product, target, first, control, admitted)
 
-    async def _answered(self, job: _Job) -> Answered:
+    async def _answered(self, job: Job) -> Answered:
         attempts = Attempts(self._client, job.request.query.decode("latin-1"))
-        async with aclosing(self._sendings(job)) as sendings:
-            return await attempts.answer(sendings, lambda sending: self._begin(job, sending))
-
-    async def _sendings(self, job: _Job) -> AsyncGenerator[Sending]:
-        """What to send, to one model after the other."""
-        yield await self._saved(job, job.target) or job.first
-        for target in self._models.fallbacks(job.target, job.asked.operation, job.product):
-            yield await self._saved(job, target) or await sending(
-                job.asked, target, meant=job.target
+        async with aclosing(job.sendings(self._models)) as sendings:
+            return await attempts.answer(
+                sendings, lambda sending: self._accounts.begin(job, sending)
             )
-
-    async def _saved(self, job: _Job, target: Target) -> Sending | None:
-        """The same in save mode; ``None``: that is off, or changes nothing."""
-        if not job.control.save_mode:
-            return None
-        ids = job.ids
-        saved = saving(job.asked.operation, target, job.product, ids.session_id or ids.trace_id)
-        if saved is None:
-            return None
-        return await sending(job.asked, target, meant=job.target, saved=saved)
-
-    def _begin(self, job: _Job, sending: Sending) -> Attempt:
-        """Begin the account of an attempt."""
-        request, upstream = sending.request, sending.target.upstream
-        headers = self._headers(job, upstream)
-        url, exchange = f"{upstream.base_url}{request.path}", sending.exchange()
-        if isinstance(exchange, Free):
-            return Attempt(upstream, url, headers, request.body)
-        if self._keep_content is None:
-            exchange.opening = replace(exchange.opening, content=None)
-        work = self._meter(job, sending.target).open(exchange.opening, asked_for=sending.asked_for)
-        job.admitted.attempted(work.id)
-        metered = MeteredAttempt(work, exchange)
-        return Attempt(upstream, url, headers, request.body, metered, work.id)
-
-    def _meter(self, job: _Job, target: Target) -> Meter:
-        upstream = target.upstream
-        return Meter(
-            Service(
-                job.asked.operation.kind,
-                upstream.name,
-                target.model,
-                source=SOURCE,
-                capture=not upstream.captures,
-            ),
-            job.owner,
-            self._recorder,
-            control=lambda: job.control,
-            on_closed=self._keep_content,
-            ids=job.ids,
-            properties=properties_of(job.request),
-        )
-
-    def _headers(self, job: _Job, upstream: Upstream) -> dict[str, str]:
-        headers = request_headers(job.request, upstream.apis.headers)
-        if upstream.is_gateway:
-            headers |= attributing_headers(job.request)
-            headers = with_attribution(headers, job.owner, job.control)
-        name, value = upstream.apis.credentials(upstream.api_key)
-        headers[name] = value
-        return headers

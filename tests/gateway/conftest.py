@@ -51,6 +51,12 @@ calls = false
 gateway = true
 fallbacks = ["openai/gpt-4.1-mini", "openai/gpt-4.1-nano"]
 
+[odd]
+billable = true
+calls = false
+gateway = true
+fallbacks = ["groq/without-a-price"]
+
 [small]
 billable = false
 calls = false

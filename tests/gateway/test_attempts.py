@@ -120,6 +120,20 @@ async def test_a_model_of_another_vendor_answers(caller: Caller) -> None:
     assert (served["requested_model"], served["sent_model"]) == ("groq/llama", "gpt-4.1-mini")
 
 
+async def test_a_model_without_a_price_is_no_help_under_a_budget(caller: Caller) -> None:
+    await caller.budget("10")
+    caller.world.wire.always = [whole(ANSWER)]
+    caller.world.vendors.openai.faults.add(Fault(kind="status", status=429))
+    body = {"model": "gpt-4.1", "messages": HELLO}
+    answer = await caller.http.post("/odd/v1/chat/completions", json=body)
+    assert answer.status_code == 429
+    await caller.rows(1)
+    await caller.budget(None)
+    free = await caller.world.caller()
+    answer = await free.http.post("/odd/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.content) == (200, ANSWER)
+
+
 async def test_what_the_first_model_said_is_passed_on_where_none_answers(caller: Caller) -> None:
     caller.world.wire.always = [error("429 Too Many Requests", "The first said no.")]
     caller.world.vendors.openai.faults.add(Fault(kind="status", status=429))

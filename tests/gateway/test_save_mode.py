@@ -111,3 +111,12 @@ async def test_it_engages_by_itself_when_the_budget_runs_low(caller: Caller) -> 
 async def test_what_makes_no_sense_is_for_the_vendor_to_refuse(caller: Caller) -> None:
     said = await sent(caller, {"model": "groq/m", "messages": 3, "max_tokens": "many"}, **ON)
     assert said == {"model": "m", "messages": 3, "max_tokens": "many"}
+
+
+async def test_a_response_is_saved_on_as_openai_takes_it(caller: Caller) -> None:
+    answer = await caller.openai.responses.create(
+        model="gpt-4.1", input="Hello!", max_output_tokens=900, extra_headers=ON
+    )
+    assert answer.model == "gpt-4.1-mini-2025-04-14"
+    assert answer.max_output_tokens == 20
+    await caller.conserved(1)

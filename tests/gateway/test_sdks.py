@@ -73,6 +73,35 @@ async def test_tools_images_and_what_the_gateway_does_not_know(caller: Caller) -
     await caller.conserved(1)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_responses(caller: Caller, stream: bool) -> None:
+    if stream:
+        async with caller.openai.responses.stream(model="gpt-4.1", input="Hello!") as events:
+            answer = await events.get_final_response()
+    else:
+        answer = await caller.openai.responses.create(model="openai/gpt-4.1", input="Hello!")
+    assert answer.output_text == REPLY
+    assert answer.usage is not None
+    (row,) = await caller.conserved(1)
+    assert (row["model"], row["requested_model"]) == ("gpt-4.1-2025-04-14", "gpt-4.1")
+    assert (row["stream"], row["provenance"]) == (stream, "reported")
+
+
+async def test_responses_with_tools_and_structured_output(caller: Caller) -> None:
+    answer = await caller.openai.responses.create(
+        model="gpt-4.1",
+        input=[{"role": "user", "content": "Find my booking."}],
+        tools=[{"type": "function", "strict": True, **TOOL}],
+        tool_choice="required",
+    )
+    assert [item.type for item in answer.output] == ["function_call"]
+    parsed = await caller.openai.responses.parse(
+        model="gpt-4.1", input="Hello!", text_format=Insight
+    )
+    assert isinstance(parsed.output_parsed, Insight)
+    await caller.conserved(2)
+
+
 class Insight(BaseModel):
     topic: str
     is_urgent: bool
