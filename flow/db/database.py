@@ -175,14 +175,8 @@ class Database(TypedCalls):
         Raises:
             NotFound: the key is gone.
         """
-        row = await self._call(
-            "get_limits",
-            p_api_key_id=str(api_key_id),
-            p_terms=terms.to_json(),
-            p_now=now and now.isoformat(),
-        )
-        budget = row["budget"]
-        return tuple(map(rows.limit_state, row["limits"])), budget and rows.budget(budget)
+        standing = await self.get_key_standing(api_key_id, terms, now)
+        return standing.limits, standing.budget
 
     async def get_key_standing(
         self, api_key_id: UUID, terms: Terms, now: datetime | None = None
