@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -183,6 +184,21 @@ async def test_a_stream_that_breaks_off_is_not_ended_for_the_client(
     assert told([row]) == [("error", 200, kind)]
     assert row["provenance"] == "estimated"
     assert len(caller.world.wire.requests) == 1
+
+
+async def test_a_client_that_reads_slowly_holds_up_the_vendor_and_loses_nothing(
+    caller: Caller,
+) -> None:
+    part = delta("x" * 500_000)
+    caller.world.wire.always = [EVENTS, *[chunk(part)] * 40, chunk(delta("", "stop")), LAST]
+    body = {"model": "groq/m", "stream": True, "messages": HELLO}
+    async with caller.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        await asyncio.sleep(2.5)  # longer than a vendor may be silent
+        (request,) = caller.world.wire.requests
+        assert request.sent < 40 * len(part) * 0.7
+        read = sum([len(data) async for data in answer.aiter_raw()])
+    assert read == 40 * len(part) + len(delta("", "stop"))
+    assert (await caller.row())["outcome"] == "ok"
 
 
 async def test_an_error_inside_an_answer_that_began_well(caller: Caller) -> None:

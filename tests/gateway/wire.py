@@ -33,6 +33,8 @@ class Received:
     line: str
     headers: dict[str, str]
     body: bytes
+    sent: int = 0
+    """How many bytes of the answer the connection has taken."""
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the gateway has closed the connection under the answer."""
 
@@ -97,6 +99,7 @@ class Wire:
                 return
             writer.write(piece)
             await writer.drain()
+            received.sent += len(piece)
             # So that no two pieces go into one segment.
             await asyncio.sleep(0.001)
         watch.cancel()
