@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 LONGEST_NAME = 200
 RENEWED_CHARACTERS = 32
 """How much more text puts a new estimate on record, should the process die."""
+COUNTED_CHARACTERS = 8_192
+"""How much text is counted at once, which takes half a millisecond."""
 RENEWED_SECS = 0.05
 """How long after the last one, at least: what comes at once is put on record at once."""
 RENEWED_TOKENS = 10
@@ -131,6 +133,9 @@ class MeteredRequest:
         self._sent = opening.sent
         self._made = NOTHING
         self._text: list[str] = []
+        self._counted_parts = 0
+        self._counted_tokens = 0
+        self._uncounted = 0
         self._unrenewed = ""
         self._renewed_at = self._started
         self._unrenewed_tokens = 0
@@ -244,6 +249,9 @@ class MeteredRequest:
         self._text.append(output.text)
         if self._made:  # The text is what the sound says, and not billed beside it.
             return
+        self._uncounted += len(output.text)
+        if self._uncounted >= COUNTED_CHARACTERS:
+            self._count_text()
         self._is_outdated = True
         self._unrenewed += output.text
         if len(self._unrenewed) >= RENEWED_CHARACTERS and self._is_renewal_due():
@@ -251,6 +259,12 @@ class MeteredRequest:
             more = count_tokens(self._unrenewed, self._event.model)
             self._unrenewed = ""
             self._renew(so_far.replaced(output_tokens=so_far.count("output_tokens") + more))
+
+    def _count_text(self) -> None:
+        """Count the text that has not been: of a long one not all at once, in the end."""
+        text = "".join(self._text[self._counted_parts :])
+        self._counted_tokens += count_tokens(text, self._event.model)
+        self._counted_parts, self._uncounted = len(self._text), 0
 
     def _is_renewal_due(self) -> bool:
         now = time.monotonic()
@@ -307,8 +321,9 @@ class MeteredRequest:
         guess = _most(self._opening.estimate, self._counted() or self._sent)
         if self._made:
             return _added(guess, self._made)
-        if text := "".join(self._text):
-            guess = guess.replaced(output_tokens=count_tokens(text, self._event.model))
+        if self._text:
+            self._count_text()
+            guess = guess.replaced(output_tokens=self._counted_tokens)
         return guess
 
     def _missing(self, report: Reported) -> dict[str, Amount]:
