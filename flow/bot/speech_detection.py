@@ -41,8 +41,8 @@ SILENCE_SECS = 0.6
 USUAL_STOP_SECS, SHORT_STOP_SECS = 0.2, 0.1
 # Of speech, until it is taken to be speech, and interrupts the bot; Pipecat's own is 0.2.
 START_SECS = 0.13
-# What is not loud enough for long enough yet may be speech if the model thinks so of one of the last
-# windows, which are 32 ms each.
+# What is not loud enough for long enough yet may be speech, if the model thinks so of one of the
+# last windows, which are 32 ms each.
 MAYBE_CONFIDENCE, MAYBE_WINDOWS = 0.4, 6
 
 
@@ -159,7 +159,7 @@ class SharedVAD(SileroVADAnalyzer):
 
     def voice_confidence(self, buffer: bytes) -> float:
         """The model's confidence, of 0 to 1, that a window is speech."""
-        confidence = float(super().voice_confidence(buffer))
+        confidence: float = super().voice_confidence(buffer)
         self._recent.append(confidence)
         return confidence
 
