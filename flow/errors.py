@@ -10,6 +10,7 @@
      │   ├─ IllegalTransition    a thread cannot move from its state to the one asked for
      │   └─ CallTakenOver        another process has the call by now
      ├─ Refused                  the caller may not do this (a key, a permission, a limit)
+     ├─ BotFailed                a bot of the operator's own gave its call no pipeline, or broke off
      └─ Unavailable              a party Flow depends on cannot answer now; trying again may help
          ├─ DatabaseUnavailable
          ├─ AuthUnavailable
@@ -117,6 +118,22 @@ class Refused(FlowError):
         self.code = code
         self.retry_after_secs = retry_after_secs
         self.limit = limit
+
+
+class BotFailed(FlowError):
+    """A bot of the operator's own failed.
+
+    What an error of Flow's own says is in the message; of any other only its type, since its text
+    may hold what was said in the call.
+    """
+
+    code = "bot_failed"
+
+    def __init__(self, bot: str, cause: BaseException) -> None:
+        self.bot = bot
+        self.error_type = type(cause).__name__
+        said = str(cause) if isinstance(cause, FlowError) else self.error_type
+        super().__init__(f"the bot {bot!r} failed: {said}")
 
 
 class Unavailable(FlowError):

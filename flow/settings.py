@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from flow.errors import ConfigurationError
 
@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=_data_dir)
     prices_file: Path | None = None
     products_file: Path | None = None
+    bots: Annotated[tuple[str, ...], NoDecode] = ()
     quota_url: str | None = None
     quota_token: SecretStr | None = None
     cost_controls: Literal["on", "off"] | None = None
@@ -105,6 +106,12 @@ class Settings(BaseSettings):
     otel_exporter_otlp_protocol: Literal["http/protobuf"] = Field(
         "http/protobuf", validation_alias=_env("OTEL_EXPORTER_OTLP_PROTOCOL")
     )
+
+    @field_validator("bots", mode="before")
+    @classmethod
+    def _names(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        return tuple(name.strip() for name in names if name.strip())
 
     @field_validator(
         "public_url",

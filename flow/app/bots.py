@@ -43,6 +43,9 @@ async def build_calls(
 
     Args:
         contents: receives prompts and answers, where the operator wants them captured.
+
+    Raises:
+        ConfigurationError: a bot of the operator's own cannot be had.
     """
     from flow.bot.calls.call_manager import CallManager
     from flow.bot.join_defaults import Resolver
@@ -51,8 +54,9 @@ async def build_calls(
 
     settings = resources.settings
     bot = await _bot_settings(resources, clients, contents)
+    defaults = bot_defaults(settings)
     resolver = Resolver(
-        resources.products, bot_defaults(settings), clients.models, settings.turn_detection
+        resources.products, defaults, clients.models, settings.turn_detection, bots=bot.bots
     )
     calls = CallManager(
         registry=registry,
@@ -128,6 +132,7 @@ def build_transports(clients: Clients, calls: CallManager) -> Transports:
 
 
 async def _bot_settings(resources: Resources, clients: Clients, contents: Contents) -> BotSettings:
+    from flow.bot.custom.bot_functions import find_bots
     from flow.bot.pipeline import BotSettings
     from flow.bot.speech_detection import ListeningModels
 
@@ -142,6 +147,8 @@ async def _bot_settings(resources: Resources, clients: Clients, contents: Conten
         interrupted_streams=settings.interrupted_streams,
         contents=contents if settings.capture_content else None,
         joined=None if resources.tracing is None else resources.tracing.joined,
+        bots=await asyncio.to_thread(find_bots, settings.bots),
+        has_price=resources.has_price,
     )
 
 

@@ -62,6 +62,12 @@ class Spending:
         return self._standing.tier
 
     @property
+    def needs_prices(self) -> bool:
+        """Whether a budget holds, and nothing may be used that has no price."""
+        has_budget = self._standing.tier not in {None, Tier.OVERRIDE, Tier.UNKNOWN}
+        return has_budget and self.product.unpriced == "refuse"
+
+    @property
     def must_wrap_up(self) -> bool:
         """Whether the budget is exceeded and the product ends its calls for that."""
         return self.product.on_exceeded == "wrap_up" and self._standing.tier is Tier.EXCEEDED

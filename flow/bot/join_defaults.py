@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from flow.bot.service_choices import api_of
 from flow.bot.vendors import VENDORS, vendors_by_part
 from flow.bot.vendors.spec import Choice, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
@@ -29,9 +30,11 @@ class Resolver:
         turn_detection: what tells the end of turns where a join does not say, and the service
             that hears does not tell it by itself.
         vendors: those there are.
+        bots: the names of the operator's own bots.
 
     Raises:
-        ConfigurationError: a product allows neither a default of its own nor the service's.
+        ConfigurationError: a product allows neither a default of its own nor the service's, or a
+            default cannot be used here: its vendor is unknown, or its key or package is missing.
     """
 
     def __init__(
@@ -41,32 +44,36 @@ class Resolver:
         reachable: Collection[str],
         turn_detection: TurnDetection = "silence",
         vendors: Mapping[str, Vendor] = VENDORS,
+        bots: Collection[str] = (),
     ) -> None:
         self._products = products
         self._defaults = defaults
         self._reachable = reachable
+        self._bots = bots
         self._vendors = vendors
         self._turn_detection: TurnDetection = (
             "silence" if turn_detection == "vendor" else turn_detection
         )
         # Customers join with few different bots, as far as this goes.
         self._chosen = lru_cache(maxsize=REMEMBERED)(self._choose)
-        if problems := [*self._forbidden_defaults()]:
-            raise ConfigurationError("\n".join(problems))
+        wrong = [problem for default in self._all_defaults() for problem in self._wrong(*default)]
+        if wrong:
+            raise ConfigurationError("\n".join(dict.fromkeys(wrong)))
 
     def resolve(self, join: JoinRequest) -> JoinRequest:
         """The join under its product's own name, with all that it leaves out filled in.
 
         Raises:
             Refused: ``unknown_product`` or ``model_not_allowed``.
-            InvalidInput: a vendor, voice, language or turn detection that this service does not
-                have, or a call longer than the product's longest.
+            InvalidInput: a bot, vendor, voice, language or turn detection that this service does
+                not have, or a call longer than the product's longest.
         """
         product = self._products.for_call(join.product)
         bot = join.bot
         asked = tuple((part, getattr(bot, part)) for part in bot.parts)
         filled, wrong = self._chosen(product.name, asked, bot.language)
-        if problems := [*_duration_problems(join, product), *wrong]:
+        named = self._name_problems(bot.name)
+        if problems := [*_duration_problems(join, product), *named, *wrong]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
         for part in bot.parts:
             _require_allowed(product, part, filled[part])
@@ -142,21 +149,34 @@ class Resolver:
                 f"{name!r} is not one of {', '.join(sorted(vendors_by_part(self._vendors)[part]))}"
             )
         if name not in self._reachable:
-            return f"{name!r} is not set up here: {vendor.key} is missing"
+            return f"{name!r} is not set up here: {vendor.needed} is missing"
         return vendor.missing and f"{name!r} is not installed here: {vendor.missing}"
 
-    def _forbidden_defaults(self) -> Iterator[str]:
+    def _name_problems(self, name: str | None) -> Iterator[FieldProblem]:
+        if name is None or name in self._bots:
+            return
+        there_are = ", ".join(sorted(self._bots)) or "the bots here: there is none with a name"
+        yield FieldProblem("bot.name", f"{name!r} is not one of {there_are}")
+
+    def _all_defaults(self) -> Iterator[tuple[Product, BotPart, ModelName]]:
+        """What is used of each product and part where a join says nothing of it."""
         for product in self._products:
             for part in BotPart if product.calls else ():
-                models: Models = getattr(product, part)
-                default = self._default(part, models)
-                name = ModelName(default["provider"], default["model"])
-                if not models.allows(name.provider, name.model):
-                    yield (
-                        f"The product {product.name} does not allow {name}, which is the service's"
-                        f" default: give {product.name}.{part} a default of its own, or set"
-                        f" FLOW_{part.upper()}_PROVIDER and FLOW_{part.upper()}_MODEL."
-                    )
+                default = self._default(part, getattr(product, part))
+                yield product, part, ModelName(default["provider"], default["model"])
+
+    def _wrong(self, product: Product, part: BotPart, name: ModelName) -> Iterator[str]:
+        models: Models = getattr(product, part)
+        variables = f"FLOW_{part.upper()}_PROVIDER and FLOW_{part.upper()}_MODEL"
+        if not models.allows(name.provider, name.model):
+            yield (
+                f"The product {product.name} does not allow {name}, which is the service's"
+                f" default: give {product.name}.{part} a default of its own, or set {variables}."
+            )
+        vendor = self._vendors.get(name.provider)
+        if problem := self._vendor_problem(vendor, part, name.provider):
+            where = f"{product.name}.{part}.default" if models.default else variables
+            yield f"{name}, the default of bot.{part}, cannot be used: {problem} (see {where})."
 
 
 def _require_allowed(product: Product, part: str, chosen: Any) -> None:
@@ -184,12 +204,17 @@ def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldPro
 
 def service_of(vendor: Vendor, part: BotPart, chosen: Any) -> ServiceSpec | None:
     """The service that a part of a join means, or ``None``."""
-    return vendor.service(part, Choice(chosen.provider, chosen.model, chosen.model_dump()))
+    return vendor.service(
+        part, Choice(chosen.provider, chosen.model, chosen.model_dump(), api_of(chosen))
+    )
 
 
 def _service_problems(vendor: Vendor, part: BotPart, chosen: Any) -> Iterator[FieldProblem]:
+    api = api_of(chosen)
     spec = service_of(vendor, part, chosen)
-    if spec is None:
+    if spec is None and api not in {one.api for one in vendor.services if one.part is part}:
+        yield FieldProblem(f"bot.{part}.api", f"{vendor.name!r} has no API {api!r}: leave it out")
+    elif spec is None:
         yield FieldProblem(
             f"bot.{part}.model", f"{vendor.name!r} has no {part} service for {chosen.model!r}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from pipecat.frames.frames import (
@@ -35,17 +35,23 @@ from flow.bot.log_context import Joined, span_attributes
 from flow.bot.question_gate import QuestionGate
 from flow.bot.service_choices import choice_of
 from flow.bot.services import CallServices
-from flow.bot.speech_detection import ListeningModels
+from flow.bot.speech_detection import CallListening, ListeningModels
 from flow.bot.transports.spec import AudioFormat
 from flow.bot.turn_latency import LatencyProcessor
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Vendor
 from flow.domain.calls.bot_part import CASCADE, BotPart
+from flow.domain.calls.ending import EndReason
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Turn
+from flow.domain.pricing.unpriced_models import HasPrice
 from flow.domain.usage.events import Owner
 from flow.metering.request import Recording
 from flow.vendors.model_endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from flow.bot.custom.bot_functions import BotFunction
+    from flow.bot.custom.bot_run import BotRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,9 @@ class BotSettings:
     ``interrupted_streams`` says how a generation that a caller cut off is counted: ``estimate``
     or ``drain`` (see `MeteredTransport`). ``contents`` receives the messages and output of each
     generation by event id, where capturing content is switched on. ``joined`` is there where
-    calls are traced. ``heartbeat_secs`` are from one sign of life of a call to the next.
+    calls are traced. ``heartbeat_secs`` are from one sign of life of a call to the next. ``bots``
+    are those of the operator's own, by the names that joins give them; ``has_price`` is asked of
+    what they use.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -66,6 +74,8 @@ class BotSettings:
     joined: Joined | None = None
     heartbeat_secs: float = 5.0
     vendors: Mapping[str, Vendor] = field(default_factory=lambda: VENDORS)
+    bots: Mapping[str, BotFunction] = field(default_factory=dict)
+    has_price: HasPrice = lambda *_: True
 
 
 Speak = Callable[[str], Frame]
@@ -85,19 +95,27 @@ def spoken_by_model(text: str) -> Frame:
 
 @dataclass(frozen=True, slots=True)
 class CallPipeline:
-    """A built pipeline, the parts of it that a session listens to, and how it is made to speak."""
+    """A built pipeline, the parts of it that a session listens to, and how it is made to speak.
+
+    ``user`` and ``assistant`` are ``None`` where nothing gathers what is said, ``questions`` where
+    it is not Flow that asks; ``bot`` is the function of a bot of the operator's own, which may be
+    at work as long as the call.
+    """
 
     worker: PipelineWorker
-    user: LLMUserAggregator
-    assistant: LLMAssistantAggregator
+    user: LLMUserAggregator | None
+    assistant: LLMAssistantAggregator | None
     idle: IdleWatch
-    questions: QuestionGate
+    questions: QuestionGate | None
     latency: LatencyProcessor
     services: CallServices
     speak: Speak = spoken_by_voice
+    bot: BotRun | None = None
 
-    async def close(self) -> None:
-        """Count whatever is still under way; the pipeline has ended."""
+    async def close(self, reason: EndReason = EndReason.PIPELINE_ENDED) -> None:
+        """Count whatever is still under way; the pipeline has ended, for this reason."""
+        if self.bot is not None:
+            await self.bot.finish(reason)
         await self.services.close()
 
 
@@ -115,29 +133,13 @@ def build_pipeline(
 
     ``said`` is what the bot remembers of the conversation, where it comes in later.
     """
-    services = CallServices(
-        owner,
-        recorder,
-        settings.endpoints,
-        control=spending.control,
-        shape=spending.request,
-        model=spending.model,
-        drain=settings.interrupted_streams == "drain",
-        contents=settings.contents,
-        vendors=settings.vendors,
-    )
+    services = call_services(owner, recorder, settings, spending)
     bot = join.bot
     built = {part: services.build(part, choice_of(part, bot)) for part in bot.parts}
-    context = LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
     listening = settings.models.listening(
-        bot.turn_detection, built[bot.parts[0]], spending.may_ask_early
+        bot.turn_detection, services.hearing, spending.may_ask_early
     )
-    pair = LLMContextAggregatorPair(
-        context,
-        user_params=LLMUserAggregatorParams(
-            vad_analyzer=listening.vad, user_turn_strategies=listening.strategies
-        ),
-    )
+    pair = aggregator_pair(context_of(said), listening)
     latency = LatencyProcessor(services.kind_of, name="latency")
     questions = QuestionGate(name="questions")
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
@@ -150,8 +152,57 @@ def build_pipeline(
         pair.assistant(),
     ]
     services.adopt(processors)
-    worker = PipelineWorker(
-        Pipeline(processors),
+    worker = pipeline_worker(processors, owner, audio, settings)
+    return CallPipeline(
+        worker=worker,
+        user=pair.user(),
+        assistant=pair.assistant(),
+        idle=idle,
+        questions=questions,
+        latency=latency,
+        services=services,
+        speak=spoken_by_model if BotPart.REALTIME in built else spoken_by_voice,
+    )
+
+
+def call_services(
+    owner: Owner, recorder: Recording, settings: BotSettings, spending: Spending
+) -> CallServices:
+    """What the services of one call are built by, each with its meter."""
+    return CallServices(
+        owner,
+        recorder,
+        settings.endpoints,
+        control=spending.control,
+        shape=spending.request,
+        model=spending.model,
+        drain=settings.interrupted_streams == "drain",
+        contents=settings.contents,
+        vendors=settings.vendors,
+    )
+
+
+def context_of(said: Sequence[Turn]) -> LLMContext:
+    """A context in which so much has been said."""
+    return LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
+
+
+def aggregator_pair(context: LLMContext, listening: CallListening) -> LLMContextAggregatorPair:
+    """What gathers the turns of both sides into a context."""
+    return LLMContextAggregatorPair(
+        context,
+        user_params=LLMUserAggregatorParams(
+            vad_analyzer=listening.vad, user_turn_strategies=listening.strategies
+        ),
+    )
+
+
+def pipeline_worker(
+    processors: Sequence[FrameProcessor], owner: Owner, audio: AudioFormat, settings: BotSettings
+) -> PipelineWorker:
+    """What runs a call's pipeline of these processors."""
+    return PipelineWorker(
+        Pipeline([*processors]),
         params=PipelineParams(
             audio_in_sample_rate=audio.sample_rate_in,
             audio_out_sample_rate=audio.sample_rate_out,
@@ -167,10 +218,6 @@ def build_pipeline(
         enable_tracing=settings.joined is not None,
         additional_span_attributes=span_attributes(owner),
         conversation_id=str(owner.workflow_thread_id),
-    )
-    speak = spoken_by_model if BotPart.REALTIME in built else spoken_by_voice
-    return CallPipeline(
-        worker, pair.user(), pair.assistant(), idle, questions, latency, services, speak
     )
 
 

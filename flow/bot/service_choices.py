@@ -19,7 +19,12 @@ def choice_of(part: BotPart, bot: Bot) -> Choice:
     chosen = getattr(bot, part)
     assert chosen.provider, "the join was not resolved"
     assert chosen.model, "the join was not resolved"
-    return Choice(chosen.provider, chosen.model, _options(part, bot))
+    return Choice(chosen.provider, chosen.model, _options(part, bot), api_of(chosen))
+
+
+def api_of(chosen: Any) -> str:
+    """The API that a part of a join asks for."""
+    return getattr(chosen, "api", None) or "chat"
 
 
 def _options(part: BotPart, bot: Bot) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from pipecat.frames.frames import (
@@ -81,16 +83,21 @@ class CallServices:
         self._meters_by_frames: dict[str, Meter] = {}
         self._taps: list[MeteredTransport] = []
         self._sockets: list[SocketTap] = []
+        self._hearing: FrameProcessor | None = None
+        self._metered: set[FrameProcessor] = set()
         self._worked: set[str] = set()
         self.usage_processor = UsageMetricsProcessor(self._meters_by_frames, name="usage")
 
     def build(self, part: BotPart, choice: Choice) -> FrameProcessor:
         """The service of a vendor; it is called by its part in the pipeline.
 
+        A second one of a part has a number to its name.
+
         Raises:
-            ConfigurationError: the vendor has no such service, or its packages are missing.
+            ConfigurationError: there is no such vendor or service, or its key or packages are
+                missing.
         """
-        vendor = self._vendors[choice.provider]
+        vendor = self._vendor(choice.provider)
         spec = vendor.service(part, choice)
         if spec is None:
             raise ConfigurationError(
@@ -117,9 +124,23 @@ class CallServices:
         if spec.socket_wire is not None:
             socket = SocketTap(meter, spec.socket_wire, asked_for=asked_for)
             self._sockets.append(socket)
-        service = spec.make(Build(choice, endpoint, transport, socket, part.value))
+        service = spec.make(Build(choice, endpoint, transport, socket, self._name(part)))
+        if part in (BotPart.STT, BotPart.REALTIME):
+            self._hearing = self._hearing or service
         self._add(service, meter, by_frames=spec.by_frames)
         return service
+
+    def _vendor(self, name: str) -> Vendor:
+        vendor = self._vendors.get(name)
+        if vendor is None:
+            raise ConfigurationError(f"{name!r} is not one of {', '.join(sorted(self._vendors))}.")
+        if name not in self._endpoints:
+            raise ConfigurationError(f"{name!r} is not set up here: {vendor.key} is missing.")
+        return vendor
+
+    def _name(self, part: BotPart) -> str:
+        names = (part.value, *(f"{part.value}_{n}" for n in range(2, len(self._meters) + 2)))
+        return next(name for name in names if name not in self._meters)
 
     def _meter_for(self, kind: Kind, choice: Choice, endpoint: Endpoint) -> Meter:
         captured = kind is Kind.LLM and endpoint.gateway_captures
@@ -135,11 +156,17 @@ class CallServices:
         """Meter the services among these that somebody else has built: by their frames.
 
         Raises:
-            ConfigurationError: a service reports no usage in frames, so nothing would meter it.
+            ConfigurationError: a service reports no usage in frames, so nothing would meter it, or
+                it has the name of another, so its usage could be either's.
         """
-        for service in processors:
-            if not isinstance(service, AIService) or service.name in self._meters:
+        for service in all_processors(processors):
+            if not isinstance(service, AIService) or service in self._metered:
                 continue
+            if service.name in self._meters:
+                raise ConfigurationError(
+                    f"Two services are called {service.name!r}, so their usage could not be told"
+                    " apart: give each a name of its own."
+                )
             kind = next((kind for base, kind in _KINDS if isinstance(service, base)), None)
             if kind is None or not service.can_generate_metrics():
                 raise ConfigurationError(
@@ -151,9 +178,19 @@ class CallServices:
             meter = Meter(known, self._owner, self._recorder, control=self._control)
             self._add(service, meter, by_frames=True)
 
+    @property
+    def all_metered(self) -> tuple[Service, ...]:
+        """What services the call has."""
+        return tuple(meter.service for meter in self._meters.values())
+
     def meter_of(self, name: str) -> Meter | None:
         """The meter of a service of this call, by its name in the pipeline."""
         return self._meters.get(name)
+
+    @property
+    def hearing(self) -> FrameProcessor | None:
+        """The first service built that hears the caller, if there is one yet."""
+        return self._hearing
 
     def kind_of(self, name: str) -> Kind | None:
         """What kind of service is called so in the pipeline; ``None``: none is."""
@@ -172,21 +209,45 @@ class CallServices:
                 meter.report_unmetered()
 
     def _add(self, service: FrameProcessor, meter: Meter, *, by_frames: bool) -> None:
+        self._metered.add(service)
         self._meters[service.name] = meter
         if by_frames:
             self._meters_by_frames[service.name] = meter
+            if isinstance(service, LLMService):
+                _note_inferences(service, meter)
         worked = self._worked
 
         async def pushed(_: FrameProcessor, frame: Frame) -> None:
             if isinstance(frame, _OUTPUT):
                 worked.add(service.name)
-                service.remove_event_handler("on_after_push_frame", pushed)
+                # Not while Pipecat goes through the handlers: it would skip the next one.
+                asyncio.get_running_loop().call_soon(
+                    service.remove_event_handler, "on_after_push_frame", pushed
+                )
 
         service.add_event_handler("on_after_push_frame", pushed)
 
     def _keep_content(self, event: UsageEvent, opening: Opening, text: str) -> None:
         if self._contents is not None and event.kind is Kind.LLM:
             self._contents[event.id] = (list(opening.content or ()), text)
+
+
+def _note_inferences(service: LLMService, meter: Meter) -> None:
+    """Put each inference outside the pipeline on record, of which no frame tells."""
+    infer = service.run_inference
+
+    async def noted(*args: Any, **options: Any) -> str | None:
+        meter.report_unmetered()
+        return await infer(*args, **options)
+
+    service.run_inference = noted  # type: ignore[method-assign]
+
+
+def all_processors(processors: Iterable[FrameProcessor]) -> Iterator[FrameProcessor]:
+    """These processors and all within them, such as those of parallel pipelines."""
+    for processor in processors:
+        yield processor
+        yield from all_processors(processor.processors)
 
 
 def vendor_of(service: object) -> str:

@@ -127,13 +127,18 @@ class CallSession:
             idle.cancel()
             if self._leave is not None:
                 self._leave.cancel()
-            self._pipeline.questions.close()
+            if self._pipeline.questions is not None:
+                self._pipeline.questions.close()
             await running.stop(STOP_SECS)
             over_at = self._now()
-            await self._pipeline.close()
+            await self._pipeline.close(self._ended.reason)
             await self._heartbeat.last()
             self._seconds.end(over_at)
             await asyncio.gather(heartbeat, idle, return_exceptions=True)
+        return self._ended
+
+    @property
+    def _ended(self) -> Ending:
         return self._ending or Ending(EndReason.PIPELINE_ENDED)
 
     async def _until_over(self, running: asyncio.Task[None]) -> None:
@@ -212,6 +217,10 @@ class CallSession:
                 "assistant", message.content, message.timestamp, interrupted=message.interrupted
             )
 
+        async def not_set_up(*_: Any) -> None:
+            message = "the pipeline was not set up in time"
+            self.end(EndReason.ERROR, {"code": "pipeline_failed", "message": message})
+
         def measured(_: Any, latency: TurnLatency) -> None:
             self._transcript.answered(latency)
             self._answered(latency)
@@ -221,9 +230,14 @@ class CallSession:
         if isinstance(transport, RoomTransport):
             transport.add_event_handler("on_lost", lost)
         self._pipeline.worker.add_event_handler("on_pipeline_error", failed)
+        self._pipeline.worker.add_event_handler("on_setup_timeout", not_set_up)
         self._pipeline.latency.add_event_handler(MEASURED, measured)
-        self._pipeline.user.add_event_handler("on_user_turn_message_added", user_said)
-        self._pipeline.assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
+        if (user := self._pipeline.user) is not None:
+            user.add_event_handler("on_user_turn_message_added", user_said)
+        if (assistant := self._pipeline.assistant) is not None:
+            assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
+        if self._pipeline.bot is not None:
+            self._pipeline.bot.when_over(self.end)
 
     async def _connected(self) -> None:
         if self._heartbeat.is_running or self._ending is not None:

@@ -90,7 +90,7 @@ class ListeningModels:
     def listening(
         self,
         turn_detection: TurnDetection | None,
-        hears: FrameProcessor,
+        hears: FrameProcessor | None,
         may_ask_early: Callable[[], bool] = lambda: False,
     ) -> CallListening:
         """What listens in one call.
@@ -100,7 +100,8 @@ class ListeningModels:
 
         Args:
             turn_detection: ``vendor`` only with a service that tells turns; ``None``: the usual.
-            hears: the call's service that hears: STT, or a speech-to-speech model.
+            hears: the call's service that hears: STT, or a speech-to-speech model; ``None``: it is
+                not known.
             may_ask_early: whether the model may be asked before the turn is over.
         """
         turn_detection = turn_detection or self._usual

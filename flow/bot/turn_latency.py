@@ -92,10 +92,10 @@ class LatencyProcessor(FrameProcessor):
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Note the moments that frames mark, and pass every frame on."""
         await super().process_frame(frame, direction)
-        if direction is FrameDirection.DOWNSTREAM:
-            self._note(frame)
-        elif isinstance(frame, BotStartedSpeakingFrame):
+        if isinstance(frame, BotStartedSpeakingFrame):
             await self._end()
+        elif direction is FrameDirection.DOWNSTREAM:
+            self._note(frame)
         await self.push_frame(frame, direction)
 
     def _note(self, frame: Frame) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from flow.bot.cost_control import Spending
 from flow.bot.pipeline import BotSettings, build_pipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.transports.spec import SPEECH
+from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import Product
 from flow.domain.usage.events import Owner, UsageEvent
@@ -28,7 +30,8 @@ async def rehearse(join: JoinRequest, settings: BotSettings, product: Product) -
 
     Nothing is sent to any vendor, and nothing recorded or traced. ``join`` is a resolved one.
     """
-    stage, settings = EmptyStage(), replace(settings, joined=None)
+    stage = EmptyStage()
+    settings = replace(settings, joined=None, vendors=_undialled(settings.vendors))
     nobody = Owner(UUID(int=0), UUID(int=0), "", product.name, False)
     spending = Spending(product, cache_key="rehearsal")
     built = await asyncio.to_thread(
@@ -42,6 +45,26 @@ async def rehearse(join: JoinRequest, settings: BotSettings, product: Product) -
     finally:
         await pipeline.stop(LONGEST_SECS)
         await built.close()
+
+
+def _undialled(vendors: Mapping[str, Vendor]) -> dict[str, Vendor]:
+    """The same vendors, whose services over WebSockets are made and then left out: they would dial
+    as soon as a pipeline starts, and a connection costs."""
+    return {
+        name: replace(vendor, services=tuple(map(_left_out, vendor.services)))
+        for name, vendor in vendors.items()
+    }
+
+
+def _left_out(spec: ServiceSpec) -> ServiceSpec:
+    if spec.socket_wire is None:
+        return spec
+
+    def make(build: Build) -> FrameProcessor:
+        spec.make(build)
+        return IdentityFilter(name=build.name)  # type: ignore[no-untyped-call]
+
+    return replace(spec, make=make)
 
 
 class EmptyStage(BaseTransport):

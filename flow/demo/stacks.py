@@ -29,6 +29,7 @@ _MODELS: Mapping[BotPart, Mapping[str, str]] = MappingProxyType(
         BotPart.LLM: {
             "openai": "gpt-4.1",
             "anthropic": "claude-sonnet-4-5",
+            "azure": "gpt-4.1",
             "google": "gemini-2.5-flash",
         },
         BotPart.TTS: {

@@ -61,11 +61,13 @@ class Uncertain:
 class Output:
     """The vendor made something: text, tool calls and reasoning as ``text``, or seconds of sound.
 
-    ``audio_seconds`` is ``None`` for sound whose length cannot be told.
+    ``audio_seconds`` is ``None`` for sound whose length cannot be told. ``estimate`` is what the
+    vendor bills of it, where that is neither its text nor its seconds: tokens of sound.
     """
 
     text: str = ""
     audio_seconds: Decimal | None = field(default=Decimal(0))
+    estimate: Quantities = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

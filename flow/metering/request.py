@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 LONGEST_NAME = 200
 RENEWED_CHARACTERS = 32
 """How much more text puts a new estimate on record, should the process die."""
+RENEWED_TOKENS = 10
+"""How many more tokens of sound do."""
 
 
 class Recording(Protocol):
@@ -125,8 +127,10 @@ class MeteredRequest:
         self._started = time.monotonic()
         self._first_output: float | None = None
         self._sent = opening.sent
+        self._made = NOTHING
         self._text: list[str] = []
         self._unrenewed = ""
+        self._unrenewed_tokens = 0
         self._audio_seconds: Decimal | None = Decimal(0)
         self._report: Reported | None = None
         self._failure: Failure | None = None
@@ -225,10 +229,19 @@ class MeteredRequest:
             self._audio_seconds = None
         else:
             self._audio_seconds += output.audio_seconds
+        if output.estimate:
+            self._made = _added(self._made, output.estimate)
+            self._is_outdated = True
+            self._unrenewed_tokens += output.estimate.total_tokens
+            if self._unrenewed_tokens >= RENEWED_TOKENS:
+                self._unrenewed_tokens = 0
+                self._renew(_most(self._event.quantities, self._made))
         if not output.text:
             return
-        self._is_outdated = True
         self._text.append(output.text)
+        if self._made:  # The text is what the sound says, and not billed beside it.
+            return
+        self._is_outdated = True
         self._unrenewed += output.text
         if len(self._unrenewed) >= RENEWED_CHARACTERS:
             so_far = self._event.quantities
@@ -282,6 +295,8 @@ class MeteredRequest:
     def _guess(self) -> Quantities:
         """The estimate, and as much more as was counted."""
         guess = _most(self._opening.estimate, self._counted() or self._sent)
+        if self._made:
+            return _added(guess, self._made)
         if text := "".join(self._text):
             guess = guess.replaced(output_tokens=count_tokens(text, self._event.model))
         return guess

@@ -18,10 +18,10 @@ class Amounts:
     """What was served, in the vendor's own terms.
 
     ``prompt_tokens`` is gross: ``cached_tokens``, ``cache_write_tokens`` and
-    ``prompt_audio_tokens`` are parts of it, as ``reasoning_tokens`` and
-    ``completion_audio_tokens`` are of ``completion_tokens``; ``cache_write_1h_tokens`` are those
-    written to the cache for an hour. ``audio_seconds`` is sound made (tts) or heard (stt), exact
-    to the sample.
+    ``prompt_audio_tokens`` are parts of it (``cached_audio_tokens`` are in both the first and the
+    last), as ``reasoning_tokens`` and ``completion_audio_tokens`` are of ``completion_tokens``;
+    ``cache_write_1h_tokens`` are those written to the cache for an hour. ``audio_seconds`` is sound
+    made (tts) or heard (stt), exact to the sample.
     """
 
     prompt_tokens: int = 0
@@ -29,6 +29,7 @@ class Amounts:
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     prompt_audio_tokens: int = 0
+    cached_audio_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     completion_audio_tokens: int = 0

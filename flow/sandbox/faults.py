@@ -26,10 +26,13 @@ Kind = Literal[
     "close",
     "error_chunk",
     "malformed_chunk",
+    "failed_response",
+    "failed_transcription",
     "slow_tokens",
     "same_id",
     "empty_choices",
     "no_usage",
+    "other_usage",
     "cumulative_usage",
     "null_usage_details",
     "empty_reply",
@@ -59,12 +62,16 @@ class Fault(BaseModel):
     - ``close``: on a WebSocket, close with ``code`` after ``chunks`` messages. There ``cut``,
       ``stall`` and ``malformed_chunk`` count messages, too; ``status`` refuses the handshake.
     - ``error_chunk``, ``malformed_chunk``: after ``chunks`` events of a chat stream, an error
-      object and the end, or a broken event and then the rest.
-    - ``slow_tokens``: ``delay_secs`` between tokens.
+      object and the end, or a broken event and then the rest. ``failed_response``: after as many
+      of a response, it fails and reports what it has used. ``failed_transcription``: what the
+      caller says to a realtime session is not written down.
+    - ``slow_tokens``: ``delay_secs`` before each token, or each chunk of a streamed voice.
     - ``same_id``: every reply has the same response id.
     - ``empty_choices``: events without choices are mixed into the stream; no choices at all
       when the reply is not streamed.
     - ``no_usage``: usage is never reported.
+    - ``other_usage``: the closing report of a WebSocket says ``factor`` times what was received,
+      and so does the bill.
     - ``cumulative_usage``: usage so far is reported on every chunk.
     - ``null_usage_details``: the breakdowns of usage are null.
     - ``empty_reply``: the reply has no tokens. ``refusal``: it is a refusal.
@@ -82,6 +89,7 @@ class Fault(BaseModel):
     delay_secs: Annotated[float, Field(ge=0)] = 0.0
     chunks: Annotated[int, Field(ge=0)] = 0
     code: Annotated[int, Field(ge=1000, le=4999)] = 1011
+    factor: Annotated[float, Field(ge=0)] = 1.0
 
     def matches(self, method: str, path: str) -> bool:
         """Whether a request is on this fault's route."""

@@ -104,11 +104,21 @@ class StandIn:
             await asyncio.sleep(delay.delay_secs)
         if fault := hits.of("status", "hang", "drop"):
             await receive()
-            await self._instead(fault)(scope, receive, _refusing_handshake(send))
+            await self._instead(fault)(scope, receive, send)
             return
         if fault := hits.of("cut", "stall", "close", "malformed", "malformed_chunk"):
             send = _broken_socket(fault, scope, send)
-        await self._app(scope, receive, send)
+        is_gone = False
+
+        async def watched() -> Message:
+            nonlocal is_gone
+            message = await receive()
+            is_gone = is_gone or message["type"] == "websocket.disconnect"
+            return message
+
+        await self._app(scope, watched, send)
+        if fault is not None and fault.kind == "stall" and not is_gone:
+            await gone(receive)  # the app has closed, but nobody was told
 
     def _instead(self, fault: Fault) -> ASGIApp:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -221,15 +231,6 @@ def _broken_off(fault: Fault, scope: Scope, receive: Receive, send: Send) -> Sen
             await stop()
 
     return part
-
-
-def _refusing_handshake(send: Send) -> Send:
-    """What answers a WebSocket's handshake with an ordinary response."""
-
-    async def refuse(message: Message) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    return refuse
 
 
 def _broken_socket(fault: Fault, scope: Scope, send: Send) -> Send:

@@ -64,10 +64,29 @@ def openai_client(
         http_client=http_client(endpoint, transport),
     )
     if is_other_vendor:
-        # The SDK reads these from OPENAI_* variables whatever the base URL.
-        client.organization = client.project = client.admin_api_key = None
-        client._custom_headers = {}
+        _forget_openai(client)
     return client
+
+
+def azure_client(
+    endpoint: Endpoint, transport: httpx2.AsyncBaseTransport, api_version: str
+) -> openai.AsyncAzureOpenAI:
+    """A client of a dated version of the API of an Azure OpenAI resource, which is ``endpoint``."""
+    client = openai.AsyncAzureOpenAI(
+        api_key=endpoint.api_key,
+        azure_endpoint=str(endpoint.base_url),
+        api_version=api_version,
+        timeout=endpoint.timeout,
+        http_client=http_client(endpoint, transport),
+    )
+    _forget_openai(client)
+    return client
+
+
+def _forget_openai(client: openai.AsyncOpenAI) -> None:
+    """Drop what the SDK reads from OPENAI_* variables whatever the base URL."""
+    client.organization = client.project = client.admin_api_key = None
+    client._custom_headers = {}
 
 
 def http_client(endpoint: Endpoint, transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncClient:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -19,7 +19,9 @@ from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product import Product, Products
-from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
+from flow.domain.products.product import Saving as ProductSaving
+from flow.domain.products.save_mode import saving_request
+from flow.domain.usage.events import CostControl, Outcome, Provenance, Quantities, UsageEvent
 from flow.errors import ConfigurationError, InvalidInput
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts
@@ -111,6 +113,55 @@ async def test_what_the_cache_costs_is_counted_by_lifetime_as_it_is_billed(
     first, again = world.notebook.events
     assert bool(first.quantities["cache_write_1h_tokens"]) == ("1h" in lifetimes)
     assert again.quantities["cache_read_tokens"] == first.quantities["cache_write_tokens"]
+
+
+@dataclass
+class Saving:
+    """A call's cost control, switched by hand."""
+
+    is_on: bool = False
+
+    def control(self) -> CostControl:
+        return CostControl(self.is_on)
+
+    def shape(self, request: Mapping[str, Any], provider: str) -> Mapping[str, Any]:
+        product = ProductSaving(prompt_cache=True)
+        return (
+            saving_request(request, provider=provider, saving=product, cache_key="a call")
+            if self.is_on
+            else request
+        )
+
+
+async def test_each_turn_reads_what_the_last_wrote_and_save_mode_writes_it_for_an_hour() -> None:
+    app, notebook, saving = AnthropicSandbox(), Notebook(), Saving()
+    choice = replace(CHOICE, options={**CHOICE.options, "system_instruction": LONG})
+    async with Served(app) as url:
+        endpoint = Endpoint(SecretStr("a key"), url, timeout_secs=2)
+        services = CallServices(
+            OWNER,
+            notebook,
+            {"anthropic": endpoint},
+            control=saving.control,
+            shape=saving.shape,
+        )
+        service: Any = services.build(BotPart.LLM, choice)
+        said = [*HELLO]
+        for saving.is_on in (False, False, True, True):
+            await service.run_inference(LLMContext(said))
+            said += [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": LONG}]
+        await services.close()
+        await endpoint.close()
+    events, lines = notebook.events, app.bill.lines
+    assert [e.quantities for e in events] == [quantities_of(line.amounts) for line in lines]
+    assert [e.control.save_mode for e in events] == [False, False, True, True]
+    written = [e.quantities.count("cache_write_tokens") for e in events]
+    for_an_hour = [e.quantities.count("cache_write_1h_tokens") for e in events]
+    read = [e.quantities.count("cache_read_tokens") for e in events]
+    assert min(written) > 1000
+    assert for_an_hour == [0, 0, *written[2:]]
+    assert read == [0, written[0], sum(written[:2]), sum(written[:3])]
+    assert {e.provenance for e in events} == {Provenance.REPORTED}
 
 
 async def test_counting_tokens_costs_nothing_and_is_no_event(world: World) -> None:

@@ -327,6 +327,17 @@ async def test_a_caller_who_comes_after_the_end_hears_and_costs_nothing(owner: O
     assert call.spoken.of(TTSSpeakFrame) == []
 
 
+async def test_a_pipeline_that_is_not_set_up_in_time_ends_its_call_as_failed(owner: Owner) -> None:
+    async with held(owner) as call:
+        await call.worker._call_event_handler("on_setup_timeout")
+        ending = await call.over()
+    assert ending.reason == "error"
+    assert ending.error == {
+        "code": "pipeline_failed",
+        "message": "the pipeline was not set up in time",
+    }
+
+
 async def fails(call: Held, times: int = 1, service: FrameProcessor | None = None) -> None:
     for _ in range(times):
         await call.worker._call_event_handler(

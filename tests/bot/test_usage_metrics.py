@@ -308,3 +308,17 @@ def test_the_vendor_is_the_package_that_a_services_class_comes_from(
     assert vendor_of(kind()) == vendor
     mine = type("Mine", (kind,), {"__module__": "my_company.bots"})
     assert vendor_of(mine()) == (vendor if vendor != "myservice" else "mine")
+
+
+async def test_handlers_of_a_service_see_every_frame_beside_flows_own(
+    owner: Owner, notebook: Notebook
+) -> None:
+    service = OpenAILLMService(api_key="sk-fake", name="llm")
+    services, seen = CallServices(owner, notebook, {}), []
+    services.adopt([service])
+    service.add_event_handler("on_after_push_frame", lambda _, frame: seen.append(frame))
+    frames = [LLMTextFrame("One."), LLMTextFrame("Two.")]
+    for frame in frames:
+        await service.push_frame(frame)
+        await asyncio.sleep(0)
+    assert seen == frames

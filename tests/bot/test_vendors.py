@@ -59,6 +59,16 @@ def test_a_vendor_is_offered_for_what_it_has() -> None:
     assert {*offered.values()} == {frozenset()}
 
 
+@pytest.mark.parametrize("package", [None, "no_such_package", "google.no_such", "no_such.part"])
+def test_a_vendor_whose_package_is_missing_says_which_extra_installs_it(
+    package: str | None,
+) -> None:
+    """``google`` is a name that several packages share: that it is there says nothing."""
+    vendor = Vendor("acme", "ACME_API_KEY", None, extra="no_such_extra", package=package)
+    assert vendor.missing == "install flow[no_such_extra]"
+    assert replace(vendor, package="google.genai").missing is None
+
+
 async def test_in_a_call_the_frames_count_what_has_no_tap_and_nothing_else(owner: Owner) -> None:
     """A call whose model is known by frames alone: the processor records it, and only it."""
     openai = VENDORS["openai"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from flow.bot.pipeline import BotSettings
@@ -12,8 +14,10 @@ from flow.bot.vendors import vendors_by_part
 from flow.bot.warmup import rehearse
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product_file import read_products
+from flow.sandbox.deepgram.app import DeepgramSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
+from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
 
 PARTS = {
@@ -23,18 +27,32 @@ PARTS = {
 }
 
 
-async def test_a_rehearsal_asks_nobody_for_anything_and_leaves_no_task() -> None:
-    sandbox = OpenAISandbox()
-    async with Served(sandbox) as url:
-        endpoints = {"openai": openai_endpoint(SecretStr("sk-fake"), f"{url}/v1")}
+DEEPGRAMS = {
+    "stt": {"provider": "deepgram", "model": "nova-3"},
+    "tts": {"provider": "deepgram", "model": "aura-2"},
+}
+
+
+@pytest.mark.parametrize("parts", [{}, DEEPGRAMS], ids=["HTTP", "WebSockets"])
+async def test_a_rehearsal_asks_nobody_for_anything_and_leaves_no_task(
+    parts: dict[str, Any],
+) -> None:
+    sandbox, deepgram = OpenAISandbox(), DeepgramSandbox()
+    async with Served(sandbox) as url, Served(deepgram) as deepgram_url:
+        endpoints = {
+            "openai": openai_endpoint(SecretStr("sk-fake"), f"{url}/v1"),
+            "deepgram": Endpoint(SecretStr("dg-fake"), deepgram_url),
+        }
         settings = BotSettings(endpoints, ListeningModels("silence"), 60.0, "estimate", None)
         product = read_products(None, vendors_by_part()).for_call("voice_bot")
-        join = JoinRequest.model_validate({"bot": PARTS | {"greeting": "Hello!"}})
+        join = JoinRequest.model_validate({"bot": PARTS | parts | {"greeting": "Hello!"}})
         before = asyncio.all_tasks()
         await rehearse(join, settings, product)
         for _ in range(10):
             await asyncio.sleep(0)
         left = asyncio.all_tasks() - before
-        await endpoints["openai"].close()
+        for endpoint in endpoints.values():
+            await endpoint.close()
     assert [task.get_name() for task in left] == []
     assert sandbox.bill.lines == []
+    assert [*deepgram.requests] == []

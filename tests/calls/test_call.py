@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from flow.sandbox.openai.chat import Pace
 from flow.sandbox.posthog import Event
 from flow.sandbox.speech.synthesis import recordings
 from tests.calls.conftest import Serve, quantity
+from tests.calls.own_bots import OWN, by_bot, by_each_bot
 
 NO_INSIGHTS = Insights("", {"type": "object"}, {})
 SOON = AfterBot(0.5)
@@ -45,7 +46,7 @@ JOIN: dict[str, Any] = {"bot": {"system_prompt": SHORT.system_prompt, "greeting"
 
 
 @asynccontextmanager
-async def stood_in(script: Script) -> AsyncIterator[Vendors]:
+async def stood_in(script: Script, models: Collection[str] = ()) -> AsyncIterator[Vendors]:
     def reply(messages: Any) -> str | None:
         if SHORT.system_prompt not in str(messages[0].get("content")):
             return None
@@ -54,7 +55,7 @@ async def stood_in(script: Script) -> AsyncIterator[Vendors]:
 
     heard = recordings([line.text for line in script.lines], voice=script.voice)
     pace = Pace(first_token_secs=0.05, token_secs=script.token_secs)
-    async with vendors(reply, utterances=heard, pace=pace) as running:
+    async with vendors(reply, utterances=heard, pace=pace, models=models) as running:
         yield running
 
 
@@ -254,10 +255,11 @@ async def test_whether_work_is_billable_is_with_every_event_whatever_became_of_i
     assert headers == {str(billable).lower()}
 
 
-async def test_a_call_ends_after_its_longest_duration(serving: Serve) -> None:
+@by_each_bot
+async def test_a_call_ends_after_its_longest_duration(bot: str | None, serving: Serve) -> None:
     silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
-    join = {"max_duration_secs": 5}
-    async with stood_in(silent) as standing, serving(standing) as served:
+    join = by_bot({"max_duration_secs": 5}, bot)
+    async with stood_in(silent) as standing, serving(standing, bots=OWN) as served:
         report = await call(served.url, standing.api_key, silent, join=join)
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
@@ -270,10 +272,12 @@ async def test_a_call_ends_after_its_longest_duration(serving: Serve) -> None:
     assert 4 < quantity(rows[0], "call_seconds") < 8
 
 
-async def test_a_caller_who_says_nothing_is_hung_up_on(serving: Serve) -> None:
+@by_each_bot
+async def test_a_caller_who_says_nothing_is_hung_up_on(bot: str | None, serving: Serve) -> None:
     silent = replace(SHORT, greeting="", lines=(), hang_up=AfterBot(60), patience_secs=60)
-    async with stood_in(silent) as standing, serving(standing, idle_timeout_secs=2) as served:
-        report = await call(served.url, standing.api_key, silent, join={})
+    known = {"idle_timeout_secs": 2, "bots": OWN}
+    async with stood_in(silent) as standing, serving(standing, **known) as served:
+        report = await call(served.url, standing.api_key, silent, join=by_bot({}, bot))
         thread = await served.settled(report.workflow_thread_id)
         await served.conserved(thread)
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "idle_timeout")

@@ -22,6 +22,7 @@ from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.sandbox.faults import Fault
 from flow.sandbox.reconcile import reconcile
 from tests.calls.holding import held_at, somebody_waits
+from tests.calls.own_bots import OWN, by_bot
 from tests.calls.processes import flow_serve, flow_worker
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
@@ -73,15 +74,19 @@ class Left:
         )
 
 
-@pytest.mark.parametrize("speaking_secs", [0.2, 3.0], ids=["at-once", "in-mid-reply"])
+@pytest.mark.parametrize(
+    ("speaking_secs", "bot"),
+    [(0.2, None), (3.0, None), (3.0, "usual")],
+    ids=["at-once", "in-mid-reply", "a-bot-of-ones-own"],
+)
 async def test_a_call_whose_process_is_killed_is_finished_by_the_next(
-    speaking_secs: float, database: Database, postgres_url: str, tmp_path: Path
+    speaking_secs: float, bot: str | None, database: Database, postgres_url: str, tmp_path: Path
 ) -> None:
     script = replace(LONG, token_secs=0.05)
     loop = asyncio.get_running_loop()
     thread_id = ""
     async with stood_in(script) as standing:
-        async with flow_serve(standing, postgres_url, tmp_path) as first:
+        async with flow_serve(standing, postgres_url, tmp_path, FLOW_BOTS=OWN) as first:
             said = False
 
             def hear(event: CallerEvent) -> None:
@@ -93,7 +98,8 @@ async def test_a_call_whose_process_is_killed_is_finished_by_the_next(
                     loop.call_later(speaking_secs, first.kill)
 
             with suppress(Exception):
-                await call(first.url, standing.api_key, script, join=JOIN, on_progress=hear)
+                join = by_bot(JOIN, bot)
+                await call(first.url, standing.api_key, script, join=join, on_progress=hear)
         left = Left(database, standing, UUID(thread_id))
         async with flow_serve(standing, postgres_url, tmp_path):
             thread = await left.settled()

@@ -20,6 +20,7 @@ from flow.sandbox.callers.script import AfterBot, Line
 from flow.sandbox.faults import Fault
 from flow.vendors.posthog_flags import COST_CONTROLS
 from tests.calls.conftest import Serve, Serving, key_of
+from tests.calls.own_bots import OWN, by_bot, by_each_bot
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
 CHEAPER = "gpt-4.1-mini-2025-04-14"
@@ -104,8 +105,9 @@ async def test_save_mode_engages_in_mid_call_and_the_conversation_goes_on(servin
     assert refused.headers["x-posthog-budget"] == "exceeded"
 
 
+@by_each_bot
 async def test_a_product_may_have_its_bot_take_leave_when_the_budget_is_exceeded(
-    serving: Serve, tmp_path: Path
+    bot: str | None, serving: Serve, tmp_path: Path
 ) -> None:
     products = tmp_path / "products.toml"
     products.write_text(
@@ -118,11 +120,12 @@ async def test_a_product_may_have_its_bot_take_leave_when_the_budget_is_exceeded
         """
     )
     long = replace(LONG, hang_up=AfterBot(30.0))
-    async with stood_in(long) as standing, serving(standing, products_file=products) as served:
+    known = {"products_file": products, "bots": OWN}
+    async with stood_in(long) as standing, serving(standing, **known) as served:
         await served.service.database.operating.set_budget(
             await key_of(served.http, served.service.database), Decimal("0.000001")
         )
-        report = await call(served.url, standing.api_key, long, join=JOIN)
+        report = await call(served.url, standing.api_key, long, join=by_bot(JOIN, bot))
         thread = await served.settled(report.workflow_thread_id)
         await served.conserved(thread)
     assert report.ended_by == "service"

@@ -18,7 +18,7 @@ from flow.domain.calls.thread import Status
 from flow.domain.usage.events import UsageEvent
 from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.bill import Line
-from flow.sandbox.reconcile import reconcile
+from flow.sandbox.reconcile import Comparison, reconcile, reconcile_all
 from tests.chaos.experiment import Findings
 from tests.chaos.postgres import Postgres
 from tests.db.making import account_of
@@ -26,6 +26,9 @@ from tests.db.test_conservation import ROLLUP, SUMS
 
 SETTLE_SECS = 90.0
 LOOK_SECS = 0.25
+NAMES_THREADS = "openai"
+"""The vendor whose requests carry their thread, for it is reached as a gateway. What others bill is
+compared for all threads together."""
 THREAD_HEADER = "x-posthog-property-workflow_thread_id"
 FINAL = tuple(status.value for status in Status if status.is_final)
 
@@ -82,13 +85,19 @@ async def _wrong(
     lines, nobodys = await _bills(standing)
     accounts: list[str] = []
     bills: list[str] = list(nobodys)
+    others = {name: model for name, model in standing.models.items() if name != NAMES_THREADS}
+    elsewhere: list[Any] = []
     for (thread_id,) in await postgres.rows("select id from workflow_threads order by created_at"):
         rows = await database.get_thread_usage(thread_id)
         thread = await database.get_workflow_thread_data(thread_id)
         expected = account_of(thread_id, [UsageEvent.from_json(row) for row in rows])
         accounts += _differences(str(thread_id), expected, thread.usage_stats)
+        elsewhere += [row for row in rows if row["provider"] in others]
+        rows = [row for row in rows if row["provider"] not in others]
         bills += _disagreements(str(thread_id), rows, lines.pop(str(thread_id), []))
     bills += [f"{thread_id} is billed and no thread" for thread_id in lines]
+    billed = {name: await model.bill.settled() for name, model in others.items()}
+    bills += disagreements(reconcile_all(elsewhere, billed))
     return wrong | {
         "threads whose usage_stats are not the ledger's sum": accounts,
         "keys whose rollup is not the ledger's sum": await _rollups(postgres),
@@ -132,9 +141,14 @@ def _disagreements(name: str, rows: Sequence[Any], lines: Sequence[Line]) -> lis
     twice = [f"{name} has an event twice"] if len(set(ids)) < len(ids) else []
     calls = sum(row["kind"] == "call" for row in rows)
     twice += [f"{name} has {calls} calls in the ledger"] if calls > 1 else []
-    return twice + [
-        f"{name} {one.model} {one.quantity}: {one.ledger} instead of {one.vendor} ±{one.tolerance}"
-        for one in reconcile(rows, lines)
+    return twice + [f"{name} {wrong}" for wrong in disagreements(reconcile(rows, lines))]
+
+
+def disagreements(compared: Iterable[Comparison]) -> list[str]:
+    """What the ledger and a vendor's bill do not agree on."""
+    return [
+        f"{one.model} {one.quantity}: {one.ledger} instead of {one.vendor} ±{one.tolerance}"
+        for one in compared
         if not one.agrees
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +33,12 @@ class World:
     postgres: Postgres
     hosts: list[Host] = field(default_factory=list)
 
-    def vendors(self, script: Script = SHORT) -> AbstractAsyncContextManager[Vendors]:
-        """The vendors' stand-ins, where the model and the ears know this script."""
-        return stood_in(script)
+    def vendors(
+        self, script: Script = SHORT, models: Collection[str] = ()
+    ) -> AbstractAsyncContextManager[Vendors]:
+        """The vendors' stand-ins, where the model and the ears know this script; ``models`` are
+        the vendors of models beside OpenAI."""
+        return stood_in(script, models)
 
     def host(self, standing: Vendors, *arguments: str, name: str = "host", **settings: str) -> Host:
         """A ``flow serve``, to be entered; hosts of one name share their data folder."""

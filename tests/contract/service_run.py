@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ from flow.domain.calls.bot_part import BotPart
 from flow.domain.usage.units import Kind
 
 RATE_IN, RATE_OUT = 16_000, 24_000
+FRAME_SECS = 0.04
 # For what must come, however slow the machine is.
 PATIENCE_SECS = 60.0
 SENTENCE = "This is a sentence of a reasonable length, spoken by a machine that never tires of it."
@@ -76,8 +77,11 @@ class _End(FrameProcessor):
 class ServiceRun:
     """A running service. ``segment_secs`` of sound are what a recogniser hears at a time."""
 
-    def __init__(self, kind: Kind, worker: PipelineWorker, end: _End) -> None:
+    def __init__(
+        self, kind: Kind, service: FrameProcessor, worker: PipelineWorker, end: _End
+    ) -> None:
         self.kind = kind
+        self.service = service
         self.errors: list[ErrorFrame] = []
         self._worker = worker
         self._end = end
@@ -87,6 +91,11 @@ class ServiceRun:
             self.errors.append(frame)
             end.changed.set()
 
+    @property
+    def ended(self) -> int:
+        """How many pieces of work have come to their end."""
+        return self._end.ended
+
     async def ask(self, segment_secs: float = 1.0) -> None:
         """Ask for one piece of work, without waiting for it."""
         if self.kind is Kind.LLM:
@@ -94,14 +103,18 @@ class ServiceRun:
         elif self.kind is Kind.TTS:
             await self._worker.queue_frame(TTSSpeakFrame(SENTENCE))
         else:
-            sound = b"\x10\x20" * int(RATE_IN * segment_secs)
+            sound = b"\x10\x20" * int(RATE_IN * FRAME_SECS)
+            frames = [
+                InputAudioRawFrame(sound, RATE_IN, 1)
+                for _ in range(round(segment_secs / FRAME_SECS))
+            ]
             await self._worker.queue_frames(
-                [
-                    VADUserStartedSpeakingFrame(),
-                    InputAudioRawFrame(sound, RATE_IN, 1),
-                    VADUserStoppedSpeakingFrame(),
-                ]
+                [VADUserStartedSpeakingFrame(), *frames, VADUserStoppedSpeakingFrame()]
             )
+
+    async def send(self, *frames: Frame) -> None:
+        """Send frames down the pipeline."""
+        await self._worker.queue_frames(frames)
 
     async def until(self, condition: Callable[[ServiceRun], bool]) -> None:
         """Wait until something is so."""
@@ -114,9 +127,17 @@ class ServiceRun:
         """Wait for so many frames of output."""
         await self.until(lambda run: run._end.outputs >= frames)
 
+    async def completed(self, times: int = 1) -> None:
+        """Wait until so many pieces of work have come to their end."""
+        await self.until(lambda run: run._end.ended >= times)
+
     async def finished(self, times: int = 1) -> None:
         """Wait until the service has ended its work, or has failed at it."""
         await self.until(lambda run: run._end.ended + len(run.errors) >= times)
+
+    async def queue(self, *frames: Frame) -> None:
+        """Frames come from the processor before the service."""
+        await self._worker.queue_frames(frames)
 
     async def interrupt(self) -> None:
         """The caller begins to speak."""
@@ -129,13 +150,18 @@ class ServiceRun:
 
 @asynccontextmanager
 async def running(
-    services: CallServices, part: BotPart, choice: Choice
+    services: CallServices,
+    part: BotPart,
+    choice: Choice,
+    *,
+    before: Sequence[FrameProcessor] = (),
+    after: Sequence[FrameProcessor] = (),
 ) -> AsyncIterator[ServiceRun]:
-    """A service in a pipeline; leaving the block ends the call."""
+    """A service in a pipeline, between others; leaving the block ends the call."""
     kind = part.kind
     service, end = services.build(part, choice), _End(kind)
     worker = PipelineWorker(
-        Pipeline([service, services.usage_processor, end]),
+        Pipeline([*before, service, services.usage_processor, end, *after]),
         params=PipelineParams(
             audio_in_sample_rate=RATE_IN,
             audio_out_sample_rate=RATE_OUT,
@@ -153,7 +179,7 @@ async def running(
     try:
         async with asyncio.timeout(PATIENCE_SECS):
             await end.started.wait()
-        yield ServiceRun(kind, worker, end)
+        yield ServiceRun(kind, service, worker, end)
     finally:
         await worker.cancel(reason="the test is over")
         await asyncio.wait_for(task, PATIENCE_SECS)

@@ -8,19 +8,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
 from flow.bot.services import CallServices
-from flow.db.database import Recorded
-from flow.domain.calls.thread import ThreadTurn
 from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.token_estimates import warm_up
 from flow.domain.usage.units import Kind
-from flow.ledger.recorder import Recorder
 from flow.sandbox.faults import Fault
 from tests.contract.service_run import PATIENCE_SECS, ServiceRun, running
+from tests.contract.spool import Ledger, found_in, spooling
 from tests.contract.vendors import (
     ROWS,
     WHOLE,
@@ -185,6 +182,9 @@ async def test_a_connection_that_is_lost_and_made_again(row: Row) -> None:
     async with case(row, Fault(kind="drop", times=1)) as c:
         await c.run.ask()
         await c.run.finished()
+        if not row.sends_lost_again:
+            await c.run.ask()
+            await c.run.finished(2)
         events = await c.events(2)
     assert outcomes(events) == [Outcome.ERROR, Outcome.OK]
     assert events[0].provenance is Provenance.ESTIMATED
@@ -217,32 +217,12 @@ async def test_an_answer_that_makes_no_sense(row: Row) -> None:
     assert all(event.quantities for event in events)
 
 
-class _Ledger:
-    """Keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.events: list[UsageEvent] = []
-
-    async def record_usage(self, events: Sequence[UsageEvent]) -> Recorded:
-        self.events += events
-        ids = frozenset(event.id for event in events)
-        return Recorded(new=ids, duplicates=frozenset(), rejected={}, threads={})
-
-    async def save_turns(self, turns: Sequence[ThreadTurn]) -> frozenset[UUID]:
-        return frozenset()
-
-
-def _recorder(ledger: _Ledger, directory: Path) -> Recorder:
-    return Recorder(ledger, directory, price=lambda event: event, on_recorded=lambda *_: None)
-
-
 @of_each_protocol
 async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
     row: Row, tmp_path: Path
 ) -> None:
     """What the next process finds is a copy of the spool at that instant."""
-    lost, found = _Ledger(), _Ledger()
-    recorder = _recorder(lost, tmp_path / "killed")
+    recorder = spooling(Ledger(), tmp_path / "killed")
     slow = {
         Kind.LLM: Fault(kind="slow_tokens", delay_secs=0.02),
         Kind.TTS: Fault(kind="stall", chunks=4),
@@ -260,10 +240,7 @@ async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
             shutil.copytree(tmp_path / "killed", tmp_path / "next")
             await run.hang_up()
         await recorder.close()
-    survivor = _recorder(found, tmp_path / "next")
-    survivor.start()
-    await survivor.close()
-    (event,) = found.events
+    (event,) = await found_in(tmp_path / "next")
     assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.INTERRUPTED)
     assert event.note == "the process ended while this was running"
     assert event.quantities

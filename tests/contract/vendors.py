@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -17,10 +18,16 @@ from flow.domain.usage.events import Provenance, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.sandbox.anthropic import AnthropicSandbox
 from flow.sandbox.bill import Amounts, Bill
+from flow.sandbox.cartesia.app import CartesiaSandbox
+from flow.sandbox.deepgram.app import DeepgramSandbox
+from flow.sandbox.elevenlabs.app import ElevenLabsSandbox
 from flow.sandbox.faults import Faults
+from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.app import OpenAISandbox
-from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.azure import AzureOpenAISandbox
+from flow.sandbox.openai.chat import OPENAI, Dialect, Pace
 from flow.sandbox.server import Served
+from flow.sandbox.stand_in import ModelStandIn
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
 
@@ -55,6 +62,10 @@ class Row:
         protocol_of: the vendor whose protocol and stand-in it shares, and whose row is held to all
             of the contract. This row is held to what differs between vendors of one protocol: what
             is sent whole, how an attempt is refused, and that it is in the account under its name.
+        api: which of the vendor's APIs it is, where there are several.
+        variant: what sets it apart from another row of the same model.
+        sends_lost_again: whether a request whose connection was lost before any answer is sent
+            again.
     """
 
     vendor: str
@@ -64,6 +75,9 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     bills: tuple[str, ...] = ALL_QUANTITIES
     protocol_of: str | None = None
+    api: str = "chat"
+    variant: str = ""
+    sends_lost_again: bool = True
 
     @property
     def kind(self) -> Kind:
@@ -71,18 +85,49 @@ class Row:
 
     @property
     def choice(self) -> Choice:
-        return Choice(self.vendor, self.model, self.options)
+        return Choice(self.vendor, self.model, self.options, self.api)
 
     @property
     def name(self) -> str:
-        return f"{self.vendor}-{self.part.value}-{self.model}"
+        name = f"{self.vendor}-{self.part.value}-{self.model}"
+        told = (self.api.removeprefix("chat"), self.variant)
+        return "-".join([name, *filter(None, told)])
+
+
+@dataclass(frozen=True)
+class SocketRow(Row):
+    """One service of one vendor that streams over WebSockets.
+
+    Attributes:
+        codes: those that the vendor closes a connection with when something is wrong.
+        messages: how many it has sent in the middle of the first piece of work.
+        reports: whether it says at the end of a connection how much it took.
+        keep_alive: has the Pipecat service send what keeps an idle connection open; ``None``
+            where it sends nothing, or the vendor bills what it sends.
+    """
+
+    codes: tuple[int, ...] = (1011,)
+    messages: int = 2
+    reports: bool = False
+    keep_alive: Callable[[Any], Awaitable[None]] | None = None
 
 
 @asynccontextmanager
-async def openai_stand_in() -> AsyncIterator[Running]:
-    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002))
+async def openai_stand_in(dialect: Dialect = OPENAI) -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), dialect=dialect)
     async with Served(sandbox) as url:
         endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+@asynccontextmanager
+async def azure_stand_in(surface: str) -> AsyncIterator[Running]:
+    sandbox = AzureOpenAISandbox(
+        [REPLY], deployments={"assistant": "gpt-4.1"}, pace=Pace(token_secs=0.002)
+    )
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("fake"), f"{url}{surface}", timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
         await endpoint.close()
 
@@ -96,19 +141,196 @@ async def anthropic_stand_in() -> AsyncIterator[Running]:
         await endpoint.close()
 
 
-OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together")
+@asynccontextmanager
+async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
+    """A vendor's stand-in, at whose root its API is."""
+    sandbox = make()
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("a fake key"), url, timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+cartesia_stand_in = partial(stand_in, CartesiaSandbox)
+deepgram_stand_in = partial(stand_in, DeepgramSandbox)
+elevenlabs_stand_in = partial(stand_in, ElevenLabsSandbox)
+google_stand_in = partial(stand_in, partial(GoogleSandbox, [REPLY], pace=Pace(token_secs=0.002)))
+
+
+async def _elevenlabs_keep_alive(service: Any) -> None:
+    await service._send_keepalive()
+
+
+def elevenlabs_voice(model: str) -> SocketRow:
+    """A model of ElevenLabs that speaks."""
+    return SocketRow(
+        "elevenlabs",
+        BotPart.TTS,
+        model,
+        elevenlabs_stand_in,
+        {"language": "en"},
+        bills=("characters",),
+        codes=(1008, 1011),
+        keep_alive=_elevenlabs_keep_alive,
+    )
+
+
+OPENAIS_CHAT = ("groq", "deepseek", "openrouter", "cerebras", "together", "xai")
+# Their Pipecat services do not ask for usage.
+UNASKED = ("mistral", "fireworks")
 ROWS = (
     Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in),
+    Row("openai", BotPart.LLM, "gpt-4.1", openai_stand_in, api="responses"),
     *(
         Row(vendor, BotPart.LLM, "gpt-4.1", openai_stand_in, protocol_of="openai")
         for vendor in OPENAIS_CHAT
     ),
+    *(
+        Row(
+            vendor,
+            BotPart.LLM,
+            "gpt-4.1",
+            partial(openai_stand_in, Dialect(reports_unasked=True)),
+            protocol_of="openai",
+        )
+        for vendor in UNASKED
+    ),
+    *(
+        Row(
+            "azure",
+            BotPart.LLM,
+            "assistant",
+            partial(azure_stand_in, surface),
+            protocol_of="openai",
+            variant=variant,
+        )
+        for variant, surface in (("v1", "/openai/v1"), ("dated", ""))
+    ),
     Row("anthropic", BotPart.LLM, "claude-haiku-4-5", anthropic_stand_in),
+    Row("google", BotPart.LLM, "gemini-2.5-flash", google_stand_in, sends_lost_again=False),
     Row("openai", BotPart.STT, "gpt-4o-transcribe", openai_stand_in, {"language": "en"}),
     Row("openai", BotPart.STT, "whisper-1", openai_stand_in, {"language": "en"}),
     Row("openai", BotPart.TTS, "gpt-4o-mini-tts", openai_stand_in, {"voice": "alloy"}),
 )
 
+
+async def _deepgram_keep_alive(service: Any) -> None:
+    await service._connection.send_keep_alive()
+
+
+SOCKET_ROWS = (
+    SocketRow(
+        "deepgram",
+        BotPart.STT,
+        "nova-3-general",
+        deepgram_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+        messages=1,
+        reports=True,
+        keep_alive=_deepgram_keep_alive,
+    ),
+    SocketRow(
+        "deepgram",
+        BotPart.STT,
+        "flux-general-en",
+        deepgram_stand_in,
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+    ),
+    SocketRow(
+        "deepgram",
+        BotPart.TTS,
+        "aura-2",
+        deepgram_stand_in,
+        {"voice": "thalia", "language": "en"},
+        bills=("characters",),
+        codes=(1003, 1008, 1009, 1011),
+    ),
+    SocketRow(
+        "cartesia",
+        BotPart.TTS,
+        "sonic-3.6",
+        cartesia_stand_in,
+        {"voice": None, "language": "en"},
+        bills=("characters",),
+    ),
+    SocketRow(
+        "cartesia",
+        BotPart.STT,
+        "ink-whisper",
+        cartesia_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        messages=1,
+    ),
+    SocketRow(
+        "cartesia",
+        BotPart.STT,
+        "ink-2",
+        cartesia_stand_in,
+        {"language": None},
+        bills=("audio_seconds",),
+    ),
+    elevenlabs_voice("eleven_flash_v2_5"),
+    elevenlabs_voice("eleven_v4_turbo"),
+    SocketRow(
+        "elevenlabs",
+        BotPart.STT,
+        "scribe_v2_realtime",
+        elevenlabs_stand_in,
+        {"language": "en"},
+        bills=("audio_seconds",),
+        codes=(1008, 1011),
+    ),
+)
+"""Those that stream over WebSockets, held to a contract of their own."""
+
+
+@asynccontextmanager
+async def openai_realtime_stand_in() -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), speak=a_tenth_a_word)
+    async with Served(sandbox) as url:
+        endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+@asynccontextmanager
+async def gemini_live_stand_in(session_secs: float | None = None) -> AsyncIterator[Running]:
+    sandbox = GoogleSandbox(
+        [REPLY], pace=Pace(token_secs=0.002), speak=a_tenth_a_word, session_secs=session_secs
+    )
+    async with Served(sandbox) as url:
+        endpoint = Endpoint(SecretStr("AIza-fake"), url, timeout_secs=TIMEOUT_SECS)
+        yield Running(endpoint, sandbox.bill, sandbox.faults)
+        await endpoint.close()
+
+
+def a_tenth_a_word(text: str, *, sample_rate: int = 24_000) -> bytes:
+    """A voice that takes a tenth of a second for each word."""
+    return bytes(len(text.split()) * sample_rate // 10 * 2)
+
+
+REALTIME_ROWS = (
+    Row(
+        "openai",
+        BotPart.REALTIME,
+        "gpt-realtime",
+        openai_realtime_stand_in,
+        {"system_instruction": "Be kind.", "voice": "marin", "language": "en"},
+    ),
+)
+"""Speech-to-speech, held to a contract of its own."""
+GEMINI_LIVE = Row(
+    "google",
+    BotPart.REALTIME,
+    "gemini-3.8-live",
+    gemini_live_stand_in,
+    {"system_instruction": "Be kind."},
+)
+"""A service that hears and speaks, held to a contract of its own."""
 
 WHOLE = tuple(row for row in ROWS if row.protocol_of is None)
 """Rows of a protocol of their own."""
@@ -123,7 +345,7 @@ def service_of(row: Row) -> ServiceSpec:
 
 def uncovered() -> list[str]:
     """The services that no row holds to the contract."""
-    covered = [service_of(row) for row in ROWS]
+    covered = [service_of(row) for row in (*ROWS, *SOCKET_ROWS, *REALTIME_ROWS, GEMINI_LIVE)]
     return [
         f"{name} {spec.part}"
         for name, vendor in VENDORS.items()

@@ -43,7 +43,7 @@ def test_a_stack_names_vendors_and_may_name_models(
     "text", ["", "openai", "openai,openai", "acme,openai,openai", "acme-realtime"]
 )
 def test_what_is_no_stack_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="no stack|no vendor"):
+    with pytest.raises(ConfigurationError, match=r"no stack|no vendor"):
         parse_stack(text)
 
 

@@ -121,7 +121,11 @@ def test_each_kind_of_openai_s_work_has_its_price(
     [
         (Kind.STT, "deepgram", "nova-2", MINUTE, "0.0058"),
         (Kind.STT, "deepgram", "nova-3-general", MINUTE, "0.0048"),
+        (Kind.STT, "deepgram", "nova-3-multilingual", MINUTE, "0.0058"),
+        (Kind.STT, "deepgram", "nova-3-general-multilingual", MINUTE, "0.0058"),
+        (Kind.STT, "deepgram", "flux-general-en", MINUTE, "0.0065"),
         (Kind.TTS, "deepgram", "aura-2-helena-en", Quantities(characters=1000), "0.03"),
+        (Kind.TTS, "deepgram", "aura-asteria-en", Quantities(characters=1000), "0.015"),
         (Kind.TTS, "cartesia", "sonic-3", Quantities(characters=1000), "0.05"),
         (Kind.STT, "cartesia", "ink-whisper", MINUTE, "0.003"),
         (Kind.TTS, "elevenlabs", "eleven_flash_v2_5", Quantities(characters=1000), "0.05"),

@@ -288,15 +288,15 @@ MISTAKES: dict[str, tuple[str, str]] = {
     ),
     "an unknown vendor": (
         BOT + '[bot.llm]\n# best\ndefault = "openia/gpt-4.1"',
-        "bot.llm.default: 'openia' is not a vendor of language models: use anthropic, cerebras, ",
+        "bot.llm.default: 'openia' is not a vendor of language models: use anthropic, ",
     ),
     "a vendor without voices": (
         BOT + '[bot.tts]\ndefault = "groq/x"',
-        "bot.tts.default: 'groq' is not a vendor of voices: use openai.",
+        "bot.tts.default: 'groq' is not a vendor of voices: use ",
     ),
     "a vendor without ears": (
         BOT + '[bot.stt]\nallowed = ["groq/*"]',
-        "bot.stt.allowed.0: 'groq' is not a vendor of transcription: use openai.",
+        "bot.stt.allowed.0: 'groq' is not a vendor of transcription: use ",
     ),
     "a default without vendor": (
         BOT + '[bot.llm]\ndefault = "gpt-4.1"',

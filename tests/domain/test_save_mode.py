@@ -121,7 +121,8 @@ TOLD_B = {"role": "tool", "tool_call_id": "b", "content": "2"}
 
 
 def saved(request: Mapping[str, Any], saving: SavingLike, provider: str = "openai"):
-    asked = {"model": "gpt-4.1", "messages": [SYSTEM, USER], **request}
+    told = {} if "contents" in request else {"messages": [SYSTEM, USER]}
+    asked = {"model": "gpt-4.1", **told, **request}
     return saving_request(asked, provider=provider, saving=saving, cache_key="thread")
 
 
@@ -240,6 +241,55 @@ def test_anthropic_is_instructed_in_its_system_prompt_behind_what_is_cached(syst
     assert (sent["system"], sent["messages"], sent["max_tokens"]) == (expected, [USER], 100)
 
 
+HEARD = {"role": "user", "parts": [{"text": "Hello"}]}
+
+
+def gemini(**request: Any) -> dict[str, Any]:
+    return {"model": "gemini-2.5-flash", "contents": [HEARD], **request}
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({"thinkingConfig": {"thinkingBudget": 0}}, 100),
+        ({"thinkingConfig": {"thinking_budget": 0}, "maxOutputTokens": 4096}, 100),
+        ({"thinkingConfig": {"thinkingBudget": 0}, "maxOutputTokens": 40}, 40),
+        ({"thinkingConfig": {"thinkingBudget": 128}, "maxOutputTokens": 4096}, 228),
+        ({"thinkingConfig": {"thinkingLevel": "MINIMAL"}}, 100),
+        ({"thinkingConfig": {"thinkingLevel": "LOW"}, "maxOutputTokens": 4096}, 4096),
+        ({"thinkingConfig": {"thinkingBudget": -1}}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_gemini_keeps_room_for_its_thoughts_or_is_not_limited(config, most):
+    sent = saved(gemini(generationConfig=config), Saving(max_tokens=100), "google")
+    limit = {} if most is None else {"maxOutputTokens": most}
+    assert sent["generationConfig"] == config | limit
+
+
+@pytest.mark.parametrize("model", ["gemini-2.0-flash", "gemini-1.5-pro"])
+def test_an_older_gemini_does_not_think(model):
+    sent = saved(gemini(model=model), Saving(max_tokens=100), "google")
+    assert sent["generationConfig"] == {"maxOutputTokens": 100}
+
+
+@pytest.mark.parametrize(
+    ("name", "system", "expected"),
+    [
+        ("systemInstruction", None, ["Be brief."]),
+        ("systemInstruction", ["Be kind."], ["Be kind.", "Be brief."]),
+        ("system_instruction", ["Be brief."], ["Be brief."]),
+    ],
+)
+def test_gemini_is_instructed_in_another_part_of_its_system_instruction(name, system, expected):
+    own = {name: {"parts": [{"text": said} for said in system]}} if system else {}
+    sent = saved(gemini(**own), Saving(instruction="Be brief."), "google")
+    assert [part["text"] for part in sent[name]["parts"]] == expected
+    assert sent["contents"] == [HEARD]
+    assert not {"messages", "system"} & {*sent}
+
+
 @pytest.mark.parametrize("instruction", [None, "", "  "])
 def test_a_blank_instruction_is_not_sent(instruction):
     assert saved({}, Saving(instruction=instruction))["messages"] == [SYSTEM, USER]
@@ -332,3 +382,33 @@ def test_what_is_sent_costs_no_more_and_what_was_asked_for_is_untouched(request_
 def test_saving_twice_is_saving_once(request_, saving, provider):
     once = saving_request(request_, provider=provider, saving=saving, cache_key="thread")
     assert saving_request(once, provider=provider, saving=saving, cache_key="other") == once
+
+
+RESPONSE = {"model": "gpt-4.1", "instructions": "Be kind.", "input": [USER]}
+TOLD = {"role": "developer", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("request_", "most", "expected"),
+    [
+        ({}, 150, {"input": [USER, TOLD], "max_output_tokens": 150}),
+        ({"input": "Hello"}, 150, {"input": [USER, TOLD], "max_output_tokens": 150}),
+        ({"input": [USER, TOLD]}, 150, {"input": [USER, TOLD], "max_output_tokens": 150}),
+        ({"max_output_tokens": 90}, 150, {"input": [USER, TOLD], "max_output_tokens": 90}),
+        ({"max_output_tokens": 900}, 150, {"input": [USER, TOLD], "max_output_tokens": 150}),
+        ({}, 5, {"input": [USER, TOLD], "max_output_tokens": 16}),
+    ],
+)
+def test_a_response_is_saved_on_in_its_own_words(request_, most, expected):
+    saving = Saving(most, "Be brief.", True, {"openai/gpt-4.1": "gpt-5.1"})
+    asked = {**RESPONSE, **request_}
+    before = deepcopy(asked)
+    seen = saving_request(asked, provider="openai", saving=saving, cache_key="thread")
+    assert asked == before
+    assert seen == {
+        **RESPONSE,
+        "model": "gpt-5.1",
+        "prompt_cache_key": "thread",
+        "prompt_cache_retention": "24h",
+        **expected,
+    }

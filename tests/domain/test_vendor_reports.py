@@ -97,6 +97,11 @@ REPORTS = {
         ReportedTokens(21, 0, None, reasoning_tokens=60),
         Quantities(input_tokens=21, output_tokens=60, reasoning_tokens=60),
     ),
+    "Gemini Live's thoughts are not in its total": (
+        Counting.GEMINI,
+        ReportedTokens(20, 603, 218, reasoning_tokens=405),
+        Quantities(input_tokens=20, output_tokens=603, reasoning_tokens=405),
+    ),
     "Pipecat's total of 0 is one that was not told": (
         Counting.GROSS,
         ReportedTokens(100, 20, 0),

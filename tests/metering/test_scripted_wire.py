@@ -18,6 +18,7 @@ from flow.metering.evidence import Evidence, Opening, Output
 from flow.metering.meter import Meter, Service
 from flow.metering.taps import http as tap_module
 from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
+from flow.metering.wires.gemini_generate import GeminiGenerate
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.metering.wires.reader import HttpAnswer, HttpRequest
 from tests.events import an_owner
@@ -104,6 +105,10 @@ class Call:
                         break
         return got
 
+    async def post(self, url: str, body: Mapping[str, Any]) -> None:
+        """Send one request and read all of its answer."""
+        await self._client.post(url, json=body)
+
     async def event(self) -> UsageEvent:
         """The only event, once everything has settled."""
         async with asyncio.timeout(5):
@@ -142,6 +147,34 @@ async def test_a_cheaper_model_is_on_record_and_priced_as_the_one_that_was_sent(
     if event.quantities:
         version = Pricer.read().price(event).price_version or ""
         assert "gpt-4.1-nano" in version
+
+
+GENERATE = "https://generativelanguage.googleapis.com/v1beta/models/"
+
+
+@pytest.mark.parametrize(
+    ("method", "sent", "body"),
+    [
+        ("gemini-2.5-pro:generateContent", "gpt-4.1-nano:generateContent", {"contents": [1]}),
+        ("gemini-2.5-pro:countTokens", "gemini-2.5-pro:countTokens", {"contents": []}),
+    ],
+)
+async def test_a_model_that_the_path_names_is_replaced_there(
+    method: str, sent: str, body: dict[str, Any]
+) -> None:
+    def changed(request: Mapping[str, Any], provider: str) -> Mapping[str, Any]:
+        assert request["model"] == "gemini-2.5-pro"
+        return {**cheaper(request, provider), "contents": [1]}
+
+    wire = Wire(Body(b"{}"))
+    call = Call(wire, shape=changed, reader=GeminiGenerate())
+    await call.post(f"{GENERATE}{method}?alt=sse", {"contents": []})
+    assert wire.sent is not None
+    assert str(wire.sent.url) == f"{GENERATE}{sent}?alt=sse"
+    assert json.loads(await wire.sent.aread()) == body
+    for one in call.notebook.events:
+        assert (one.requested_model, one.sent_model) == ("gemini-2.5-pro", "gpt-4.1-nano")
+    assert len(call.notebook.events) == ("generate" in method)
 
 
 async def test_a_model_that_was_not_replaced_is_the_one_that_was_asked_for() -> None:

@@ -6,14 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import httpx
+import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 from anthropic import DefaultAsyncHttpxClient as AnthropicHttpxClient
+from google import genai
+from google.genai.types import HttpOptions
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from starlette.types import ASGIApp
 
 from flow.kit.tls import trusted
 from flow.sandbox.anthropic import AnthropicSandbox
+from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
 
@@ -46,6 +50,16 @@ class Server:
             http_client=AnthropicHttpxClient(verify=trusted()),
         )
         return await self._stack.enter_async_context(client)
+
+    async def google(self, app: GoogleSandbox, key: str = "a key") -> genai.client.AsyncClient:
+        http = await self._stack.enter_async_context(httpx2.AsyncClient(verify=trusted()))
+        options = HttpOptions(
+            base_url=await self.url(app),
+            httpx_async_client=http,
+            client_args={"verify": trusted()},
+            async_client_args={"verify": trusted(), "ssl": trusted()},
+        )
+        return genai.Client(api_key=key, http_options=options).aio
 
     async def http(self, app: ASGIApp) -> httpx.AsyncClient:
         client = httpx.AsyncClient(

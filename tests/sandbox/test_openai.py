@@ -38,15 +38,15 @@ def tokens(text: str) -> int:
 def strictly(model: type[BaseModel], raw: dict[str, Any]) -> None:
     """The raw JSON fits the SDK's own model and holds nothing that the model does not know."""
     parsed = model.model_validate(raw, strict=True)
-    assert _unknown(parsed) == []
+    assert unknown_fields(parsed) == []
 
 
-def _unknown(value: object) -> list[str]:
+def unknown_fields(value: object) -> list[str]:
     if isinstance(value, BaseModel):
-        inner = [_unknown(getattr(value, name)) for name in type(value).model_fields]
+        inner = [unknown_fields(getattr(value, name)) for name in type(value).model_fields]
         return [*(value.model_extra or {}), *(name for names in inner for name in names)]
     if isinstance(value, list):
-        return [name for item in value for name in _unknown(item)]
+        return [name for item in value for name in unknown_fields(item)]
     return []
 
 

@@ -14,6 +14,8 @@ from pipecat.transports.base_transport import BaseTransport
 from flow.bot.calls.lease import CallerConnection, CallLease, TakeLease
 from flow.bot.calls.registry import CallRegistry
 from flow.bot.cost_control import Spending
+from flow.bot.custom.bot_pipeline import build_bot_pipeline
+from flow.bot.custom.bot_run import ending_of
 from flow.bot.join_defaults import Resolver
 from flow.bot.log_context import named
 from flow.bot.pipeline import BotSettings, build_pipeline
@@ -25,7 +27,7 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread
 from flow.domain.limits.budget import Standing, Tier
-from flow.errors import FlowError, Unavailable
+from flow.errors import BotFailed, FlowError, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -194,11 +196,14 @@ class CallManager:
         failed = Ending.failure("internal_error", "the bot failed")
         ending = failed
         try:
-            session = await self._session(lease, transport)
-            self.registry.begin(lease.thread.id, session, can_move=lease.can_move)
-            ending = Ending(EndReason.SHUTDOWN)  # what it is if this is cancelled
             with named(lease.thread, self._settings.joined):
+                session = await self._session(lease, transport)
+                self.registry.begin(lease.thread.id, session, can_move=lease.can_move)
+                ending = Ending(EndReason.SHUTDOWN)  # what it is if this is cancelled
                 ending = await session.run()
+        except BotFailed as error:
+            log.error("bot_failed", workflow_thread_id=str(lease.thread.id), exc_info=error)
+            ending = ending_of(error)
         except Exception:
             log.exception("call_failed", workflow_thread_id=str(lease.thread.id))
             ending = failed
@@ -210,7 +215,7 @@ class CallManager:
         thread, join = lease.thread, lease.join
         spending = self._spending(thread, join, await self._standing(thread.id))
         await self._settings.models.prepare(join.bot.turn_detection)
-        pipeline = build_pipeline(
+        wanted = (
             join,
             thread.owner,
             transport,
@@ -220,6 +225,10 @@ class CallManager:
             spending,
             thread.transcript,
         )
+        if join.bot.name is None:
+            pipeline = build_pipeline(*wanted)
+        else:
+            pipeline = await build_bot_pipeline(join.bot.name, *wanted)
         return CallSession(
             lease,
             pipeline,

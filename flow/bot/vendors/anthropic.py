@@ -28,7 +28,10 @@ def _chat(build: Build) -> FrameProcessor:
         api_key=endpoint.api_key,
         client=client,
         name=build.name,
-        settings=AnthropicLLMService.Settings(model=build.choice.model, **options),
+        # Each turn reads what the turns before have written, at a tenth of the price.
+        settings=AnthropicLLMService.Settings(
+            model=build.choice.model, enable_prompt_caching=True, **options
+        ),
     )
 
 

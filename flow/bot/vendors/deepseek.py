@@ -9,5 +9,5 @@ VENDOR = Vendor(
     name="deepseek",
     key="DEEPSEEK_API_KEY",
     base_url="https://api.deepseek.com/v1",
-    services=(compatible_chat("deepseek.llm:DeepSeekLLMService"),),
+    services=(compatible_chat("deepseek.llm:DeepSeekLLMService", longest_reply="max_tokens"),),
 )

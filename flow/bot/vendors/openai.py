@@ -1,55 +1,94 @@
-"""OpenAI: chat, transcription and speech over HTTP; and chat as other vendors speak it."""
+"""OpenAI: chat, responses, transcription, speech and speech-to-speech; chat for other vendors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, cast
 
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.bot.vendors.spec import Build, ServiceSpec, Vendor, pipecat_class
+from flow.bot.vendors.openai_realtime import realtime, voices
+from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
+from flow.metering.wires.openai_realtime import OpenAIRealtime
+from flow.metering.wires.openai_responses import OpenAIResponses
 from flow.vendors.openai_client import http_client, openai_client
 
 CHUNK_SECS = 0.08
 """Of a voice's sound, which is passed on as it comes."""
 
 
-def compatible_chat(service: str) -> ServiceSpec:
+def compatible_chat(
+    service: str,
+    *,
+    longest_reply: str = "max_completion_tokens",
+    client: Callable[[Build], Any] | None = None,
+    extra: Callable[[Build], Mapping[str, Any]] = lambda _: {},
+) -> ServiceSpec:
     """Chat in OpenAI's protocol, by a Pipecat service built on the one for OpenAI.
 
     Args:
         service: ``module:name`` below ``pipecat.services``.
+        longest_reply: the service's setting for it.
+        client: makes the SDK's client of the vendor's API; by default one of its base URL.
+        extra: what else the service is made with.
     """
 
     def make(build: Build) -> FrameProcessor:
-        options = {name: v for name, v in build.choice.options.items() if v is not None}
-        if "max_tokens" in options:
-            options["max_completion_tokens"] = options.pop("max_tokens")
+        options = _settings(build.choice, longest_reply)
         kind = pipecat_class(service)
-        client = openai_client(
-            build.endpoint, build.transport, is_other_vendor=build.choice.provider != VENDOR.name
-        )
         made = _with_client(kind)(
-            client,
+            (client or _client)(build),
             api_key=build.endpoint.api_key,
             name=build.name,
             settings=kind.Settings(model=build.choice.model, **options),
+            **extra(build),
         )
         return cast(FrameProcessor, made)
 
     return ServiceSpec(BotPart.LLM, make, OpenAIChat)
 
 
+def _client(build: Build) -> Any:
+    is_other_vendor = build.choice.provider != VENDOR.name
+    return openai_client(build.endpoint, build.transport, is_other_vendor=is_other_vendor)
+
+
+def _settings(choice: Choice, longest_reply: str) -> dict[str, Any]:
+    """What a choice says of a language model, as settings of Pipecat's service."""
+    options = {name: value for name, value in choice.options.items() if value is not None}
+    if "max_tokens" in options:
+        options[longest_reply] = options.pop("max_tokens")
+    return options
+
+
+def _responses(build: Build) -> FrameProcessor:
+    """OpenAI's Responses API over HTTP.
+
+    Over a WebSocket, Pipecat's service drops the usage of a response that it cancels, and leaves
+    the last one at the end of a call undrained.
+    """
+    kind = pipecat_class("openai.responses.llm:OpenAIResponsesHttpLLMService")
+    made = _with_client(kind)(
+        _client(build),
+        api_key=build.endpoint.api_key,
+        name=build.name,
+        settings=kind.Settings(
+            model=build.choice.model, **_settings(build.choice, "max_completion_tokens")
+        ),
+    )
+    return cast(FrameProcessor, made)
+
+
 @cache
 def _with_client(kind: Any) -> Any:
-    """The same chat service with a client that is made already.
+    """The same service with a client that is made already.
 
-    Pipecat's own would be one with a connection pool of its own. `create_client` is where the
-    service makes it, for subclasses to override.
+    Pipecat's own would be one with a connection pool of its own. The services for chat make it in
+    `create_client`, for subclasses to override, the one for responses in `_create_client`.
     """
 
     class WithClient(kind):  # type: ignore[misc]
@@ -60,6 +99,8 @@ def _with_client(kind: Any) -> Any:
         def create_client(self, *_: Any, **__: Any) -> Any:
             """The client given."""
             return self._given_client
+
+        _create_client = create_client
 
     WithClient.__name__ = WithClient.__qualname__ = kind.__name__
     return WithClient
@@ -113,7 +154,15 @@ VENDOR = Vendor(
     base_url=None,
     services=(
         compatible_chat("openai.llm:OpenAILLMService"),
+        ServiceSpec(BotPart.LLM, _responses, OpenAIResponses, api="responses"),
         ServiceSpec(BotPart.STT, _transcription, OpenAITranscription),
         ServiceSpec(BotPart.TTS, _speech, OpenAISpeech, voices=_voices),
+        ServiceSpec(
+            BotPart.REALTIME,
+            realtime,
+            socket_wire=OpenAIRealtime,
+            tells_turns=True,
+            voices=voices,
+        ),
     ),
 )

@@ -7,13 +7,20 @@ moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 import httpx2
-from pipecat.services.websocket_service import _BoundedConnection
+from pipecat.services.websocket_service import (
+    WS_CLOSE_TIMEOUT,
+    WS_SEND_TIMEOUT,
+    _BoundedConnection,
+)
+from websockets.asyncio.client import ClientConnection, connect
 
+from flow.kit.tls import trusted
 from flow.metering.taps.socket import SocketTap, metered_connection
 
 Rewrite = Callable[[str], str]
@@ -37,19 +44,56 @@ def with_socket_tap(kind: Any) -> Any:
         def __init__(self, tap: SocketTap, *, rewrite: Rewrite = same_url, **options: Any) -> None:
             self._tap = tap
             self._rewrite = rewrite
+            self._dialling = asyncio.Lock()
             super().__init__(**options)
+
+        async def _connect_websocket(self) -> None:
+            # Pipecat dials again when a connection is lost, and when there is something to say
+            # and none: at once, it would send on one connection and listen to the other.
+            async with self._dialling:
+                await super()._connect_websocket()
 
         async def _websocket_connect(self, uri: str, **options: Any) -> Any:
             url = self._rewrite(uri)
             metered = metered_connection(_BoundedConnection, self._tap, url)
+            options |= {"create_connection": metered} | _trust(url)
             try:
-                return await super()._websocket_connect(url, create_connection=metered, **options)
+                return await super()._websocket_connect(url, **options)
             except Exception as error:
                 self._tap.refused(error)
                 raise
 
     WithSocketTap.__name__ = WithSocketTap.__qualname__ = kind.__name__
     return WithSocketTap
+
+
+async def dialled(tap: SocketTap, url: str, headers: Mapping[str, str]) -> ClientConnection:
+    """A metered connection, for services that do not dial through Pipecat; bounded as its are.
+
+    Raises:
+        InvalidStatus: the handshake was refused.
+        OSError: there is no connection.
+    """
+    try:
+        connection = await connect(
+            url,
+            additional_headers=headers,
+            create_connection=metered_connection(_BoundedConnection, tap, url),
+            close_timeout=WS_CLOSE_TIMEOUT,
+            **_trust(url),
+        )
+    except Exception as error:
+        tap.refused(error)
+        raise
+    assert isinstance(connection, _BoundedConnection)
+    connection.send_timeout = WS_SEND_TIMEOUT
+    return connection
+
+
+def _trust(url: str) -> dict[str, Any]:
+    """Whose certificates are trusted. websockets would read them again for each connection, which
+    takes 100 ms in which no call of the process is heard."""
+    return {"ssl": trusted()} if url.startswith("wss:") else {}
 
 
 def socket_url(base_url: httpx2.URL, path: str = "") -> str:

@@ -21,11 +21,16 @@ from flow.vendors.model_endpoint import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One service a call asked for. ``options`` are the rest of what the join says of it."""
+    """One service a call asked for.
+
+    ``options`` are the rest of what the join says of it; ``api`` is the one of its vendor's APIs
+    for language models that is meant.
+    """
 
     provider: str
     model: str
     options: Mapping[str, Any]
+    api: str = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class ServiceSpec:
         socket_wire: makes the reader of its WebSockets, one a connection.
         by_frames: it is counted by usage frames alone.
         serves: whether it is the one for a choice, where a vendor has several of one part.
+        api: what choices call the API that it uses.
         tells_turns: whether it tells by itself when the caller has finished a turn.
         voices: the voices that it has; ``None`` where they are the vendor's business.
     """
@@ -74,6 +80,7 @@ class ServiceSpec:
     socket_wire: SocketWire | None = None
     by_frames: bool = False
     serves: Callable[[Choice], bool] = any_choice
+    api: str = "chat"
     tells_turns: bool = False
     voices: Callable[[], Collection[str]] | None = None
 
@@ -92,9 +99,11 @@ class Vendor:
         name: what joins, products, prices and the ledger call it.
         services: the first of a part that serves a choice is taken.
         key: the environment variable of its API key.
-        base_url: where its API is; ``None`` where that is a setting of its own.
-        extra: the extra of Flow's package that its services need, and the package that this
-            installs, which are called the same; ``None`` where nothing is needed.
+        base_url: where its API is; ``None`` where only the environment says so.
+        own_base_url_variable: the environment variable that puts its API elsewhere, where the
+            vendor has a name of its own for it.
+        extra: the extra of Flow's package that its services need; ``None`` where nothing is needed.
+        package: what that installs, by the name of its import, where it is not called the same.
     """
 
     name: str
@@ -102,6 +111,8 @@ class Vendor:
     base_url: str | None
     services: tuple[ServiceSpec, ...] = ()
     extra: str | None = None
+    own_base_url_variable: str | None = None
+    package: str | None = None
 
     @property
     def parts(self) -> frozenset[BotPart]:
@@ -110,13 +121,17 @@ class Vendor:
 
     def service(self, part: BotPart, choice: Choice) -> ServiceSpec | None:
         """The service that a choice means, or ``None``."""
-        able = (spec for spec in self.services if spec.part is part and spec.serves(choice))
+        able = (
+            spec
+            for spec in self.services
+            if (spec.part, spec.api) == (part, choice.api) and spec.serves(choice)
+        )
         return next(able, None)
 
     @property
     def missing(self) -> str | None:
         """What is not installed here and has to be, in words, or ``None``."""
-        if self.extra is None or find_spec(self.extra) is not None:
+        if self.extra is None or _is_installed(self.package or self.extra):
             return None
         return f"install flow[{self.extra}]"
 
@@ -132,10 +147,23 @@ class Vendor:
     @property
     def base_url_variable(self) -> str:
         """The environment variable that puts its API elsewhere."""
-        return self.key.replace("_API_KEY", "_BASE_URL")
+        return self.own_base_url_variable or self.key.replace("_API_KEY", "_BASE_URL")
+
+    @property
+    def needed(self) -> str:
+        """The environment variables without which it is not offered, in words."""
+        is_anywhere = self.base_url is None and self.own_base_url_variable is not None
+        return f"{self.key} or {self.base_url_variable}" if is_anywhere else self.key
 
 
 def pipecat_class(path: str) -> Any:
     """The class at ``module:name`` below ``pipecat.services``, imported now."""
     module, _, name = path.partition(":")
     return getattr(import_module(f"pipecat.services.{module}"), name)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # what it is in is missing
+        return False

@@ -88,10 +88,14 @@ class Transport(Part):
 
 
 class Llm(Part):
-    """The language model; what is left out comes from the product."""
+    """The language model; what is left out comes from the product.
+
+    ``api`` says by which of its vendor's APIs, where there are several; ``chat`` unless said.
+    """
 
     provider: Name | None = None
     model: Name | None = None
+    api: Literal["chat", "responses"] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
 
@@ -120,8 +124,12 @@ class Realtime(Part):
 
 
 class Bot(Part):
-    """What the bot says and with what: ``stt``, ``llm`` and ``tts``, or ``realtime`` alone."""
+    """What the bot says and with what: ``stt``, ``llm`` and ``tts``, or ``realtime`` alone.
 
+    ``name`` is that of a bot of the operator's own, which takes the rest as it likes.
+    """
+
+    name: Name | None = None
     system_prompt: Text | None = None
     greeting: Text | None = None
     language: Annotated[str, Field(pattern=r"^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$")] | None = None

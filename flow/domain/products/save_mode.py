@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from flow.domain.products.prompt_cache_fields import (
     openai_cache_options,
     upgrade_breakpoints,
 )
+from flow.domain.products.request_forms import form_of
 from flow.domain.usage.events import CostControl
 
 _ENGAGING = ("engage", "exceeded")
@@ -85,7 +86,7 @@ def decide(
 def saving_request(
     request: Mapping[str, Any], *, provider: str, saving: SavingLike, cache_key: str
 ) -> dict[str, Any]:
-    """The chat request that save mode sends in place of ``request``, which stays as it is.
+    """The request that save mode sends in place of ``request``, which stays as it is.
 
     A cheaper model, a reply no longer than ``saving.max_tokens``, the instruction, and a prompt
     that stays in the vendor's cache for longer, each where ``saving`` has it. What was asked for
@@ -93,21 +94,20 @@ def saving_request(
     are, so a cheaper model has to be one that takes them.
 
     Args:
-        request: the body of a request to ``/chat/completions``, or for the provider
-            ``anthropic`` to ``/v1/messages``; fields that are ``None`` count as left out.
+        request: the body of a request to ``/chat/completions`` or ``/responses``, for the provider
+            ``anthropic`` to ``/v1/messages``, or to Gemini's ``generateContent``, with its model
+            among the fields; fields that are ``None`` count as left out.
         cache_key: what requests with the same prompt have in common: the call's thread.
     """
     saved = dict(request)
     model = str(request["model"])
     if cheaper := saving.cheaper(provider, model):
         saved["model"] = model = cheaper
+    form = form_of(request, provider)
     if saving.max_tokens is not None:
-        saved |= _reply_limit(request, saving.max_tokens, provider)
+        saved |= form.limit(saved, saving.max_tokens, provider)
     if saving.instruction and saving.instruction.strip():
-        if provider == "anthropic":
-            saved["system"] = _instructed_system(request.get("system"), saving.instruction)
-        else:
-            saved["messages"] = _instructed(request["messages"], saving.instruction)
+        saved |= form.instruct(saved, saving.instruction)
     if not saving.prompt_cache:
         return saved
     if provider == "openai" and not is_claude(model):
@@ -122,56 +122,3 @@ def _wanted(join: SaveMode | None, key: SaveMode | None, product: SaveMode) -> t
     if key is not None:
         return key, "key"
     return product, "product"
-
-
-def _reply_limit(request: Mapping[str, Any], most: int, provider: str) -> dict[str, int]:
-    """The limit in the field that the request uses, and never above what is in it.
-
-    Where it uses none: OpenAI's newest models take ``max_completion_tokens`` alone, and not every
-    vendor that speaks its protocol takes that (DeepSeek does not).
-    """
-    names = ("max_completion_tokens", "max_tokens")
-    used = [name for name in names if request.get(name) is not None]
-    if used:
-        return {name: min(request[name], most) for name in used}
-    return {names[0] if provider in ("openai", "azure") else names[1]: most}
-
-
-def _instructed(messages: Sequence[Any], instruction: str) -> list[Any]:
-    """The messages with the instruction after them, once.
-
-    After them, so that a cached prompt stays the same up to it. It speaks with the voice that
-    the prompt speaks with, since OpenAI wants system or developer messages and not both: Pipecat
-    puts a system message first.
-    """
-    roles = {m.get("role") for m in messages if isinstance(m, Mapping)}
-    role = "developer" if "developer" in roles and "system" not in roles else "system"
-    told = {"role": role, "content": instruction}
-    if told in messages:
-        return list(messages)
-    place = _end_of_turns(messages)
-    return [*messages[:place], told, *messages[place:]]
-
-
-def _instructed_system(system: Any, instruction: str) -> list[Any]:
-    """Anthropic's system prompt with the instruction after it, once: a block of its own, so that
-    what is cached stays the same up to it. Not all of its models take system messages."""
-    told = {"type": "text", "text": instruction}
-    if isinstance(system, str):
-        system = [{"type": "text", "text": system}] if system else []
-    blocks = list(system) if isinstance(system, list) else []
-    return blocks if told in blocks else [*blocks, told]
-
-
-def _end_of_turns(messages: Sequence[Any]) -> int:
-    """Where a message may be added last: nothing may stand between a tool call and its result."""
-    answered: set[Any] = set()
-    for place, message in reversed(list(enumerate(messages))):
-        given = message if isinstance(message, Mapping) else {}
-        if given.get("role") == "tool":
-            answered.add(given.get("tool_call_id"))
-            continue
-        calls = given.get("tool_calls")
-        asked = {call.get("id") for call in calls} if isinstance(calls, list) else set()
-        return len(messages) if asked <= answered else place
-    return len(messages)

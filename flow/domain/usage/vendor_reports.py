@@ -248,12 +248,15 @@ def from_gemini_usage(usage: Mapping[str, Any]) -> ReportedTokens:
     """Read Gemini's ``usageMetadata`` (ai.google.dev/api/generate-content, "UsageMetadata").
 
     The prompt includes what is cached, and not what tools said, which is input as well; thoughts
-    lie beside the candidates. A modality's numbers are parts; what is no sound stays in the whole.
+    lie beside the candidates, which Live calls the response (ai.google.dev/api/live). A modality's
+    numbers are parts; what is no sound stays in the whole.
     """
     prompt = _sum(usage, "promptTokenCount", "toolUsePromptTokenCount")
+    is_live = _count(usage, "responseTokenCount") is not None
+    said = "responseTokenCount" if is_live else "candidatesTokenCount"
     return ReportedTokens(
         prompt_tokens=prompt,
-        completion_tokens=_sum(usage, "candidatesTokenCount", "thoughtsTokenCount"),
+        completion_tokens=_sum(usage, said, "thoughtsTokenCount"),
         total_tokens=_count(usage, "totalTokenCount"),
         cache_read_tokens=_count(usage, "cachedContentTokenCount"),
         reasoning_tokens=_count(usage, "thoughtsTokenCount"),
@@ -322,6 +325,8 @@ def _left_out(
     if not total:  # Pipecat's Responses services say 0 where the vendor told no total.
         beside_completion = counting is Counting.GEMINI and reasoning > completion
         return reasoning if beside_completion else 0
+    if counting is Counting.GEMINI and total == counted - reasoning:
+        return 0  # Gemini Live's total leaves its thoughts out.
     if total in (counted, counted + beside):
         return reasoning if counting is Counting.GEMINI and reasoning > completion else 0
     rest = total - counted - beside

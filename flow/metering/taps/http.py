@@ -20,7 +20,15 @@ from flow.domain.usage.events import Failure
 from flow.metering.evidence import Ended, Evidence
 from flow.metering.meter import Meter
 from flow.metering.request import MeteredRequest
-from flow.metering.wires.reader import FREE, Exchange, Free, HttpAnswer, HttpRequest, HttpWire
+from flow.metering.wires.reader import (
+    FREE,
+    Exchange,
+    Free,
+    HttpAnswer,
+    HttpRequest,
+    HttpWire,
+    ModelInPath,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +38,8 @@ EVENT_ID_HEADER = "x-flow-event-id"
 DRAIN_SECS = 30.0
 
 Shape = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
-"""Makes the request body that is sent of the one that was asked for, for a provider."""
+"""Makes the request body that is sent of the one that was asked for, for a provider. The model is
+among its fields, also where the protocol names it in the path."""
 
 _NAMES = {
     400: "BadRequestError",
@@ -79,6 +88,7 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         self._inner = inner
         self._meter = meter
         self._wire = wire
+        self._model_path = wire if isinstance(wire, ModelInPath) else None
         self._shape = shape
         self._drain = drain
         self._bodies: set[_MeteredBody] = set()
@@ -146,22 +156,39 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         headers.pop(EVENT_ID_HEADER, None)
         # What a reader cannot decode must not come.
         headers["accept-encoding"] = "gzip, deflate"
-        seen = HttpRequest(request.method, request.url.path, _lower(headers), body)
-        asked_for = seen.json.get("model")
-        shaped = self._shaped(seen.json)
-        if shaped != seen.json:
+        url = request.url
+        seen = HttpRequest(request.method, url.path, _lower(headers), body)
+        asked = self._with_model(seen)
+        asked_for = asked.get("model")
+        shaped = self._shaped(asked)
+        if shaped != asked:
+            path, fields = self._placed(url.path, shaped)
+            url = url if path == url.path else url.copy_with(path=path)
             # In ASCII, which takes halves of characters as well.
-            body = json.dumps(shaped, separators=(",", ":")).encode()
+            body = json.dumps(fields, separators=(",", ":")).encode()
             headers["content-length"] = str(len(body))
-            seen = HttpRequest(request.method, request.url.path, _lower(headers), body)
+            seen = HttpRequest(request.method, path, _lower(headers), body)
         sent = httpx2.Request(
             request.method,
-            request.url,
+            url,
             headers=headers,
             content=body,
             extensions=request.extensions,
         )
         return sent, seen, asked_for if isinstance(asked_for, str) else None
+
+    def _with_model(self, request: HttpRequest) -> Mapping[str, Any]:
+        """The body with the model among its fields, wherever the protocol names it."""
+        if self._model_path and (model := self._model_path.model_in(request.path)):
+            return {**request.json, "model": model}
+        return request.json
+
+    def _placed(self, path: str, fields: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """Path and body of these fields, with the model where the protocol names it."""
+        if self._model_path is None or self._model_path.model_in(path) is None:
+            return path, fields
+        body = {name: value for name, value in fields.items() if name != "model"}
+        return self._model_path.path_of(path, str(fields["model"])), body
 
     def _shaped(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._shape is None or not isinstance(request.get("model"), str):

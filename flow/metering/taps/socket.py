@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
 
@@ -25,6 +26,7 @@ from flow.metering.taps.http import error_name
 from flow.metering.wires.socket import (
     Begun,
     Closing,
+    Interruptible,
     Message,
     Over,
     Refused,
@@ -66,11 +68,16 @@ class SocketTap:
 
     def refused(self, error: Exception) -> None:
         """A connection could not be made: an attempt that no vendor bills."""
-        status = error.response.status_code if isinstance(error, InvalidStatus) else None
+        status = _status_of(error)
         name = type(error).__name__ if status is None else error_name(status)
         message = name if status is None else f"HTTP {status}"
         work = self._meter.open(Opening(estimate=NOTHING))
         work.closed(Ended.REFUSED, Failure(name, message, status))
+
+    def abandoned(self, work: Work) -> None:
+        """The caller has interrupted a piece of work, by its reader's name of it."""
+        for conversation in list(self._open):
+            conversation.abandoned(work)
 
     def finish(self) -> None:
         """The call is over: count what is still under way on connections that nobody closed."""
@@ -105,6 +112,12 @@ class Conversation:
         """A whole message has come from the vendor."""
         self._take(lambda: self._reader.received(message))
         self._changed.set()
+
+    def abandoned(self, work: Work) -> None:
+        """Nobody wants the rest of a piece of work."""
+        reader = self._reader
+        if isinstance(reader, Interruptible):
+            self._take(lambda: reader.abandoned(work))
 
     def closed(self, code: int | None, *, by_us: bool) -> None:
         """The connection has ended; only the first call counts."""
@@ -177,25 +190,25 @@ def metered_connection(
             self._is_text = False
             self._is_left = False
 
-        async def handshake(self, *args: Any, **options: Any) -> None:
-            await super().handshake(*args, **options)
-            self._conversation = tap.opened(url)
-
         async def send(self, message: Any, *args: Any, **options: Any) -> None:
             is_open = self.protocol.state is State.OPEN
-            if is_open and self._conversation is not None and isinstance(message, str | bytes):
-                self._conversation.sent(message)
+            if is_open and self._conversation is not None:
+                _show_sent(self._conversation, message)
             await super().send(message, *args, **options)
 
         async def close(self, *args: Any, **options: Any) -> None:
-            if self.protocol.state is State.OPEN and self._conversation is not None:
-                await self._conversation.reported()
+            # Before the wait: the vendor may be the first to close, with its report.
             self._is_left = self._is_left or self.protocol.state is State.OPEN
+            if self._is_left and self._conversation is not None:
+                await self._conversation.reported()
             await super().close(*args, **options)
 
         def process_event(self, event: Event) -> None:
             if isinstance(event, Frame):
                 self._frame(event)
+            elif self.protocol.handshake_exc is None:
+                # The answer to the handshake; messages may have come together with it.
+                self._conversation = tap.opened(url)
             super().process_event(event)
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -225,20 +238,21 @@ def metered_connection(
 class MeteredSocket:
     """A connection that a client has made by itself, with the same verbs.
 
-    It sees what is received through it: whoever stops receiving must close it soon.
+    It sees what is received through it: whoever stops receiving must close it soon, which reads
+    on until the vendor has given its account of the work.
     """
 
     def __init__(self, socket: Any, conversation: Conversation) -> None:
         self._socket = socket
         self._conversation = conversation
+        self._is_left = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
 
     async def send(self, message: Any, *args: Any, **options: Any) -> None:
         """Send a message."""
-        if isinstance(message, str | bytes):
-            self._conversation.sent(message)
+        _show_sent(self._conversation, message)
         await self._socket.send(message, *args, **options)
 
     async def recv(self, *args: Any, **options: Any) -> Any:
@@ -263,12 +277,42 @@ class MeteredSocket:
 
     async def close(self, *args: Any, **options: Any) -> None:
         """Close the connection, once the vendor has given its account of the work."""
-        await self._conversation.reported()
+        self._is_left = True
+        reading = asyncio.create_task(self._read_on())
+        try:
+            await self._conversation.reported()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         try:
             await self._socket.close(*args, **options)
         finally:
             self._conversation.closed(None, by_us=True)
 
+    async def _read_on(self) -> None:
+        with suppress(Exception):  # its end; or somebody else is receiving still
+            while True:
+                await self.recv()
+
     def _lost(self, error: Exception | None) -> None:
+        if error is not None and not isinstance(error, ConnectionClosed):
+            return
         code = getattr(getattr(error, "rcvd", None), "code", None) if error else 1000
-        self._conversation.closed(code, by_us=False)
+        self._conversation.closed(code, by_us=self._is_left)
+
+
+def _status_of(error: Exception) -> int | None:
+    """The status of the answer that refused a handshake: websockets' error has the answer, those of
+    vendors' SDKs have the status."""
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _show_sent(conversation: Conversation, message: Any) -> None:
+    """Show what a client sends, which may be any kind of bytes."""
+    if isinstance(message, bytes | bytearray | memoryview):
+        conversation.sent(bytes(message))
+    elif isinstance(message, str):
+        conversation.sent(message)

@@ -14,7 +14,8 @@ from typing import Any
 from flow.domain.usage.events import Quantities
 from flow.domain.usage.token_estimates import count_tokens, estimate_chat_tokens
 from flow.domain.usage.vendor_reports import Counting, from_gemini_usage
-from flow.metering.evidence import Completed, Evidence, Opening, Output, Served
+from flow.metering.evidence import Completed, Evidence, Noted, Opening, Output, Served
+from flow.metering.wires.gemini_content import field, functions, generated, messages, searched
 from flow.metering.wires.json_array import JsonArray
 from flow.metering.wires.json_exchange import JsonExchange, objects, report, text, within
 from flow.metering.wires.reader import (
@@ -45,6 +46,15 @@ class GeminiGenerate:
             return FREE
         return GenerateExchange(model, request.json, stream=method == "streamGenerateContent")
 
+    def model_in(self, path: str) -> str | None:
+        """The model of a generation; see `ModelInPath`."""
+        asked = _METHOD.search(path)
+        return asked[1] if asked and asked[2] != "countTokens" else None
+
+    def path_of(self, path: str, model: str) -> str:
+        """The path of the same generation by another model."""
+        return _METHOD.sub(lambda asked: f"/{model}:{asked[2]}", path)
+
 
 class GenerateExchange(JsonExchange):
     """One generation, streamed or whole."""
@@ -54,6 +64,7 @@ class GenerateExchange(JsonExchange):
         self._array = JsonArray()
         self._has_chunks = False
         self._is_finished = False
+        self._searched: Noted | None = None
 
     def answered(self, answer: HttpAnswer) -> Iterator[Evidence]:
         """Tell the forms of a stream apart."""
@@ -83,8 +94,9 @@ class GenerateExchange(JsonExchange):
         for candidate in objects(event.get("candidates")):
             parts = list(objects(within(candidate, "content", "parts")))
             if parts:
-                yield Output("".join(map(_generated, parts)))
+                yield Output("".join(map(generated, parts)))
             is_finished = is_finished or bool(candidate.get("finishReason"))
+            self._searched = next(searched(candidate), self._searched)
         self._is_finished = self._is_finished or is_finished
         if isinstance(usage := event.get("usageMetadata"), Mapping):
             # Vertex AI says ON_DEMAND and ON_DEMAND_FLEX.
@@ -93,6 +105,8 @@ class GenerateExchange(JsonExchange):
             tokens = from_gemini_usage(usage)
             yield from report(tokens, Counting.GEMINI, is_final=self._is_finished)
         if is_finished:
+            if self._searched is not None:
+                yield self._searched
             yield Completed()
 
     def _whole(self, answer: Any) -> Iterator[Evidence]:
@@ -102,51 +116,11 @@ class GenerateExchange(JsonExchange):
 
 
 def _opening(model: str, request: Mapping[str, Any], stream: bool) -> Opening:
-    contents = request.get("contents")
-    # The service takes the names of its fields in both spellings.
-    system = request.get("systemInstruction") or request.get("system_instruction")
-    told = [_message(content) for content in objects(contents)]
-    if isinstance(system, Mapping):
-        told.insert(0, {**_message(system), "role": "system"})
-    functions = [
-        function
-        for tool in objects(request.get("tools"))
-        for name in ("functionDeclarations", "function_declarations")
-        for function in objects(tool.get(name))
-    ]
-    prompt = estimate_chat_tokens(told, [_tool(function) for function in functions], model=model)
+    told = messages(field(request, "systemInstruction"), request.get("contents"))
+    prompt = estimate_chat_tokens(told, functions(request.get("tools")), model=model)
     for name in ("responseSchema", "responseJsonSchema", "_responseJsonSchema"):
-        if schema := within(request, "generationConfig", name):
+        if schema := field(request, "generationConfig", name):
             prompt += count_tokens(json.dumps(schema, separators=(",", ":")), model)
     return Opening(
         estimate=Quantities(input_tokens=prompt), model=model, stream=stream, content=told
     )
-
-
-def _message(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn as a message of a chat, without its sound and with a picture for each picture."""
-    parts = [_part(part) for part in objects(content.get("parts"))]
-    return {"role": content.get("role") or "user", "content": parts}
-
-
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
-    for name in ("inlineData", "inline_data", "fileData", "file_data"):
-        if isinstance(data := part.get(name), Mapping):
-            kind = text(data.get("mimeType")) or text(data.get("mime_type"))
-            return {"type": "audio" if kind.startswith("audio/") else "image"}
-    answer = part.get("functionResponse") or part.get("function_response")
-    said = json.dumps(answer, separators=(",", ":")) if answer else _generated(part)
-    return {"type": "text", "text": said}
-
-
-def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
-    schema = function.get("parameters") or function.get("parametersJsonSchema")
-    return {**function, "parameters": schema}
-
-
-def _generated(part: Mapping[str, Any]) -> str:
-    """The text, thought or code of a part, or the call of a function."""
-    call = part.get("functionCall") or part.get("function_call")
-    if isinstance(call, Mapping):
-        return text(call.get("name")) + json.dumps(call.get("args") or {}, separators=(",", ":"))
-    return text(part.get("text")) or text(within(part, "executableCode", "code"))

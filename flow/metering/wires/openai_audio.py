@@ -12,7 +12,6 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from decimal import Decimal
 from email.message import Message
 from typing import Any
 
@@ -21,7 +20,7 @@ from flow.domain.usage.vendor_reports import Counting, from_openai_usage
 from flow.metering.evidence import Completed, Evidence, Opening, Output, Reported
 from flow.metering.sound import SpeakingPace, compressed_seconds, pcm_seconds, seconds_of
 from flow.metering.wires.json_exchange import JsonExchange, report, within
-from flow.metering.wires.reader import HttpAnswer, HttpRequest, parsed, unreadable
+from flow.metering.wires.reader import HttpAnswer, HttpRequest, parsed, told_seconds, unreadable
 from flow.metering.wires.server_sent_events import EventStream
 
 SPEECH_PATH = "/audio/speech"
@@ -164,17 +163,11 @@ class TranscriptionExchange(JsonExchange):
         if isinstance(usage, Mapping) and usage.get("type") != "duration":
             yield from report(from_openai_usage(usage), Counting.GROSS)
             return
-        seconds = _seconds(within(usage, "seconds"))
+        seconds = told_seconds(within(usage, "seconds"))
         if seconds is None and not self._is_counted:  # verbose_json tells how long the sound is
-            seconds = _seconds(answer.get("duration"))
+            seconds = told_seconds(answer.get("duration"))
         if seconds is not None:
             yield Reported(Quantities(audio_seconds=seconds))
-
-
-def _seconds(value: Any) -> Decimal | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**9:
-        return Decimal(repr(value))
-    return None
 
 
 def _decoded(text: Any) -> bytes:

@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence, Failed, Opening
@@ -78,6 +79,17 @@ class HttpWire(Protocol):
         and that costs nothing, ``None`` for any other."""
 
 
+@runtime_checkable
+class ModelInPath(Protocol):
+    """What a reader also is whose requests name their model in the path, and not in the body."""
+
+    def model_in(self, path: str) -> str | None:
+        """The model that this path names, if it is one that does."""
+
+    def path_of(self, path: str, model: str) -> str:
+        """The same path with this model in it."""
+
+
 def names_a_code(value: Any) -> bool:
     """Whether a vendor's error code is a word that is fit to be kept."""
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value) is not None
@@ -95,6 +107,13 @@ def parsed(data: bytes | str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+def told_seconds(value: Any) -> Decimal | None:
+    """The seconds that a vendor says there were; ``None`` where it says nothing of the kind."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**9:
+        return Decimal(repr(value))
+    return None
 
 
 def unreadable(what: str) -> Failed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import parse_qs, urlsplit
 
 from flow.domain.usage.events import Failure
@@ -89,6 +89,14 @@ class SocketReader(Protocol):
     def closed(self, closing: Closing) -> Iterable[Seen]:
         """The connection has ended. Work that is still open afterwards was abandoned where that
         was clean, and broke off where it was not."""
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A reader of work that the bot may give up without a word on the wire."""
+
+    def abandoned(self, work: Work) -> Iterable[Seen]:
+        """Nobody wants the rest of a piece of work, if it is open."""
 
 
 SocketWire = Callable[[str], SocketReader]

@@ -11,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 
-from flow.domain.usage.events import Quantities
+from flow.domain.usage.events import Failure, Quantities
 from flow.metering.evidence import (
     NOTHING,
     Completed,
     Ended,
     Evidence,
+    Failed,
     Opening,
     Output,
     Reported,
     Sent,
+    Unbilled,
 )
 from flow.metering.sound import MICROSECOND
-from flow.metering.wires.socket import Begun, Closing, Over, Seen, Shown
+from flow.metering.wires.socket import Begun, Closing, Over, Refused, Seen, Shown
 
 PIECE_SECS = Decimal(30)
 NOTED_SECS = Decimal(1)
@@ -36,10 +38,12 @@ class StreamedAudio:
 
     Args:
         model: the model that hears it; ``None`` where the wire does not say.
+        least: how many seconds of a connection are billed at the least, sent or not.
     """
 
-    def __init__(self, model: str | None = None) -> None:
+    def __init__(self, model: str | None = None, *, least: Decimal = Decimal(0)) -> None:
         self._model = model
+        self._least = least
         self._total = Decimal(0)
         self._recorded = Decimal(0)
         """In pieces that are over."""
@@ -47,6 +51,7 @@ class StreamedAudio:
         self._in_piece = Decimal(0)
         self._unnoted = Decimal(0)
         self._is_open = False
+        self._has_failed = False
         self._told: Decimal | None = None
 
     @property
@@ -76,6 +81,24 @@ class StreamedAudio:
         """The wire shows something of the sound that is being sent."""
         yield Shown(self._piece, evidence)
 
+    def failed(self, failure: Failure) -> Iterator[Seen]:
+        """The vendor says what is wrong. Before any sound that costs nothing."""
+        if self._is_open:
+            yield Shown(self._piece, Failed(failure))
+        elif not self._total and not self._has_failed:
+            yield Refused(failure)
+        self._has_failed = True
+
+    def refused(self, failure: Failure) -> Iterator[Seen]:
+        """The vendor will hear none of it, which costs nothing."""
+        if not self._is_open:
+            yield Refused(failure)
+            return
+        yield from self._note()
+        yield Shown(self._piece, Unbilled(Quantities(audio_seconds=self._in_piece)))
+        yield Over(self._piece, Ended.BROKEN, failure)
+        self._next()
+
     def told(self, seconds: Decimal) -> None:
         """The vendor says how much sound it has taken on this connection, from its beginning."""
         self._told = seconds
@@ -83,19 +106,23 @@ class StreamedAudio:
     def closed(self, closing: Closing) -> Iterator[Seen]:
         """The connection has ended. Hanging up interrupts nothing here: what was sent was heard.
 
-        Where it broke off the last piece is left to be closed as broken.
+        Where it broke off without a word the last piece is left to be closed as broken.
         """
         if self._told is not None:
             yield from self._reconcile(self._told)
+        elif self._total < self._least:
+            yield from self.sent(self._least - self._total)
         if not self._is_open:
             return
         yield from self._note()
-        if closing.is_clean:
+        if closing.is_clean or self._has_failed:
             yield from self._end()
 
     def _begin(self) -> Iterator[Seen]:
         self._is_open = True
-        yield Begun(self._piece, Opening(estimate=NOTHING, model=self._model, stream=True))
+        is_first = self._least and not self._piece
+        least = Quantities(audio_seconds=self._least) if is_first else NOTHING
+        yield Begun(self._piece, Opening(estimate=least, model=self._model, stream=True))
 
     def _note(self) -> Iterator[Seen]:
         if self._unnoted:
@@ -107,13 +134,17 @@ class StreamedAudio:
         yield Shown(self._piece, Completed())
         yield Over(self._piece, Ended.DONE)
         self._recorded += self._in_piece
+        self._next()
+
+    def _next(self) -> None:
         self._in_piece = Decimal(0)
         self._piece += 1
         self._is_open = False
 
     def _reconcile(self, told: Decimal) -> Iterator[Seen]:
         """What the vendor says wins. Less than is on record already cannot be taken back."""
-        rest = max(told - self._recorded, Decimal(0)).quantize(MICROSECOND)
+        billed = max(told, self._least)
+        rest = max(billed - self._recorded, Decimal(0)).quantize(MICROSECOND)
         if not self._is_open and not rest:
             return
         if not self._is_open:

@@ -1,23 +1,29 @@
 """A stand-in for OpenAI's API, with a bill of its own.
 
-It serves chat completions, speech, transcriptions and the list of models, so that OpenAI's SDK
-and anything built on it run against it unchanged. What it served, and what of it a client
-that left early would still be billed for, it writes down itself: `flow.sandbox.bill`.
+It serves chat completions, responses, realtime sessions, speech, transcriptions and the list of
+models, so that OpenAI's SDK and anything built on it run against it unchanged. What it served, and
+what of it a client that left early would still be billed for, it writes down itself:
+`flow.sandbox.bill`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from flow.sandbox.bill import Bill
-from flow.sandbox.openai.chat import Chat, Pace
+from flow.sandbox.openai.chat import OPENAI, Chat, Dialect, Pace
 from flow.sandbox.openai.errors import ApiError, error_response
+from flow.sandbox.openai.generator import Generator
 from flow.sandbox.openai.models import all_models
+from flow.sandbox.openai.realtime.configuration import SESSION_SECS
+from flow.sandbox.openai.realtime.endpoint import Realtime
+from flow.sandbox.openai.realtime.session import Voice
 from flow.sandbox.openai.replies import SMALL_TALK, Script
+from flow.sandbox.openai.responses import Responses
 from flow.sandbox.openai.speech import Speak, Speech
 from flow.sandbox.openai.transcription import Hear, Transcription, hear_something
 from flow.sandbox.speech.synthesis import synthesize
@@ -36,6 +42,8 @@ class OpenAISandbox(ModelStandIn):
         hear: the ears; by default they only notice that somebody spoke.
         api_keys: the keys accepted; any at all when left out.
         tier: the service tier that serves, whatever was asked for.
+        dialect: how its chat differs from OpenAI's, where it plays another vendor.
+        session_secs: how long a realtime session may last.
     """
 
     def __init__(
@@ -47,17 +55,24 @@ class OpenAISandbox(ModelStandIn):
         hear: Hear = hear_something,
         api_keys: Collection[str] | None = None,
         tier: str | None = None,
+        dialect: Dialect = OPENAI,
+        session_secs: float = SESSION_SECS,
     ) -> None:
         bill = Bill()
         self._api_keys = api_keys
         pace = pace or Pace()
-        chat = Chat(bill, script, pace, tier)
+        generator = Generator(bill, script, tier)
+        chat = Chat(generator, pace, dialect)
+        responses = Responses(generator, pace)
         speech = Speech(bill, speak, pace.sound_secs)
         transcription = Transcription(bill, hear, pace.token_secs)
+        voice = Voice(generator, pace, speak, hear, session_secs)
         super().__init__(
             bill,
             [
                 Route("/v1/chat/completions", self._guarded(chat), methods=["POST"]),
+                Route("/v1/responses", self._guarded(responses), methods=["POST"]),
+                WebSocketRoute("/v1/realtime", Realtime(voice, self._check_key).serve),
                 Route("/v1/audio/speech", self._guarded(speech), methods=["POST"]),
                 Route("/v1/audio/transcriptions", self._guarded(transcription), methods=["POST"]),
                 Route("/v1/models", self._guarded(_list_models)),
@@ -68,21 +83,27 @@ class OpenAISandbox(ModelStandIn):
         )
 
     def _guarded(self, handler: Handler) -> Handler:
-        async def serve(request: Request) -> Response:
-            try:
-                self._check_key(request)
-                return await handler(request)
-            except ApiError as error:
-                return error.response(exchange_of(request).request_id)
+        return guarded(handler, self._check_key)
 
-        return serve
-
-    def _check_key(self, request: Request) -> None:
+    def _check_key(self, request: HTTPConnection) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise ApiError(401, "You didn't provide an API key.", code="missing_api_key")
         if self._api_keys is not None and key.strip() not in self._api_keys:
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+
+
+def guarded(handler: Handler, check_key: Callable[[Request], None]) -> Handler:
+    """The handler behind a check of its requests' key, with every refusal as an answer."""
+
+    async def serve(request: Request) -> Response:
+        try:
+            check_key(request)
+            return await handler(request)
+        except ApiError as error:
+            return error.response(exchange_of(request).request_id)
+
+    return serve
 
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]

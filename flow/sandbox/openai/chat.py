@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from flow.sandbox.bill import Amounts, Bill, Line
+from flow.sandbox.bill import Bill, Line
 from flow.sandbox.faults import Hits
 from flow.sandbox.openai.chat_request import ChatRequest, parsed
-from flow.sandbox.openai.errors import ApiError, error_body
-from flow.sandbox.openai.models import bills_cache_writes, served_model, served_tier
-from flow.sandbox.openai.replies import REFUSAL, Reply, Script, Unfit, decide, until_stop
+from flow.sandbox.openai.errors import error_body
+from flow.sandbox.openai.generator import Generator
+from flow.sandbox.openai.models import served_model
+from flow.sandbox.openai.replies import until_stop
 from flow.sandbox.openai.reply_pieces import Generation, count, generate, message_of, usage_of
-from flow.sandbox.openai.tokens import PromptCache, read_prompt
-from flow.sandbox.server import Stream
-from flow.sandbox.stand_in import exchange_of, hits_of
+from flow.sandbox.stand_in import hits_of
 
 FINGERPRINT = "fp_sandbox"
 _SAME_ID = "chatcmpl-sandbox-same-id"
@@ -42,18 +41,30 @@ class Pace:
     sound_secs: float = 0.0
 
 
-class Chat:
-    """Answers chat completions and bills them.
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a vendor's chat completions differ from OpenAI's.
 
-    ``tier`` overrides the service tier that serves, as when OpenAI has no room for priority.
+    ``served`` gives the model behind the name in a request, or refuses it with an `ApiError`;
+    ``preface`` is what a stream's first chunk holds where that one has no choices;
+    ``reports_unasked``: usage is in the last chunk of every stream, whether asked for or not.
     """
 
-    def __init__(self, bill: Bill, script: Script, pace: Pace, tier: str | None = None) -> None:
-        self._bill = bill
-        self._script = script
+    served: Callable[[str], str] = served_model
+    preface: Mapping[str, Any] = field(default_factory=dict)
+    reports_unasked: bool = False
+
+
+OPENAI = Dialect()
+
+
+class Chat:
+    """Answers chat completions and bills them."""
+
+    def __init__(self, generator: Generator, pace: Pace, dialect: Dialect = OPENAI) -> None:
+        self._generator = generator
         self._pace = pace
-        self._tier = tier
-        self._cache = PromptCache()
+        self._dialect = dialect
 
     async def __call__(self, request: Request) -> Response:
         """Serve one request.
@@ -63,58 +74,21 @@ class Chat:
         """
         chat = await parsed(request)
         hits = hits_of(request)
-        generation = generate(self._reply(chat, hits), chat.most_tokens)
+        reply = self._generator.reply(chat.to_json(), hits, param="response_format")
+        generation = generate(until_stop(reply, chat.stop), chat.most_tokens)
         line = self._line(chat, request, hits)
-        work = _Work(chat, line, generation, self._pace, hits)
-        self._bill.start(line)
-        headers = {"x-request-id": line.request_id, "openai-version": "2020-10-01"}
-        if chat.stream:
-            return Stream(
-                work.stream(self._bill),
-                "text/event-stream; charset=utf-8",
-                on_end=lambda: self._bill.close(line, "disconnected"),
-                headers=headers,
-            )
-        try:
-            answer = await work.whole()
-            self._bill.close(line, "complete")
-        finally:
-            self._bill.close(line, "disconnected")
-        return JSONResponse(answer, headers=headers)
-
-    def _reply(self, chat: ChatRequest, hits: Hits) -> Reply:
-        if hits.of("empty_reply"):
-            return Reply()
-        if hits.of("refusal"):
-            return Reply(refusal=REFUSAL)
-        try:
-            return until_stop(decide(self._script, chat.to_json()), chat.stop)
-        except Unfit as error:
-            raise ApiError(400, str(error), param="response_format") from None
+        work = _Work(chat, line, generation, self._pace, hits, self._dialect)
+        return await self._generator.answer(line, work)
 
     def _line(self, chat: ChatRequest, request: Request, hits: Hits) -> Line:
-        exchange = exchange_of(request)
-        model = served_model(chat.model)
         schema = (chat.response_format or {}).get("json_schema")
-        messages = chat.to_json()["messages"]
-        prompt = read_prompt(messages, [*(chat.tools or []), *([schema] if schema else [])])
-        scope = f"{model} {chat.prompt_cache_key or ''}"
-        cached, written = self._cache.read_and_write(scope, prompt)
-        return Line(
-            request_id=exchange.request_id,
-            kind="llm",
-            model=model,
-            requested_model=chat.model,
-            headers=exchange.headers,
-            response_id=_SAME_ID if hits.of("same_id") else f"chatcmpl-{uuid4().hex}",
-            service_tier=self._tier or served_tier(chat.service_tier),
-            stream=bool(chat.stream),
-            amounts=Amounts(
-                prompt_tokens=len(prompt.tokens),
-                cached_tokens=cached,
-                cache_write_tokens=written if bills_cache_writes(model) else 0,
-                prompt_audio_tokens=prompt.audio,
-            ),
+        return self._generator.line(
+            request,
+            chat.to_json(),
+            self._dialect.served(chat.model),
+            _SAME_ID if hits.of("same_id") else f"chatcmpl-{uuid4().hex}",
+            messages=chat.to_json()["messages"],
+            extras=[*(chat.tools or []), *([schema] if schema else [])],
         )
 
 
@@ -122,10 +96,17 @@ class _Work:
     """One request being served: its line counts what has been generated so far."""
 
     def __init__(
-        self, chat: ChatRequest, line: Line, generation: Generation, pace: Pace, hits: Hits
+        self,
+        chat: ChatRequest,
+        line: Line,
+        generation: Generation,
+        pace: Pace,
+        hits: Hits,
+        dialect: Dialect,
     ) -> None:
         slow = hits.of("slow_tokens")
         self._pace = replace(pace, token_secs=slow.delay_secs) if slow else pace
+        self._dialect = dialect
         self._wants_usage = bool(chat.stream_options and chat.stream_options.include_usage)
         self._line = line
         self._generation = generation
@@ -169,6 +150,8 @@ class _Work:
         yield b"data: [DONE]\n\n"
 
     async def _events(self) -> AsyncGenerator[dict[str, Any]]:
+        if self._dialect.preface:
+            yield {**self._dialect.preface}
         await asyncio.sleep(self._pace.first_token_secs)
         yield self._chunk({"role": "assistant", "content": "", "refusal": None})
         for piece in self._generation.pieces:
@@ -176,8 +159,12 @@ class _Work:
             count(self._line.amounts, piece)
             if piece.delta:
                 yield self._chunk(piece.delta)
-        yield self._chunk({}, self._generation.finish_reason)
-        if self._wants_usage and not self._hits.of("no_usage", "cumulative_usage"):
+        last = self._chunk({}, self._generation.finish_reason)
+        reports_once = not self._hits.of("no_usage", "cumulative_usage")
+        if self._dialect.reports_unasked and reports_once:
+            last |= {"usage": self._usage()}
+        yield last
+        if self._wants_usage and reports_once:
             yield self._envelope("chat.completion.chunk") | {"choices": [], "usage": self._usage()}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

@@ -65,18 +65,23 @@ async def parsed(request: Request) -> ChatRequest:
         raise from_validation(error) from None
     wanted = chat.response_format or {}
     if wanted.get("type") == "json_schema":
-        _check_schema(wanted.get("json_schema"))
+        check_schema(wanted.get("json_schema"), "response_format", "response_format.json_schema")
     return chat
 
 
-def _check_schema(wanted: Any) -> None:
+def check_schema(wanted: Any, param: str, path: str) -> None:
+    """Check a JSON schema to answer by, which is at ``path``, in the field ``param``.
+
+    Raises:
+        ApiError: it has no name, or strict mode does not take it.
+    """
     if not isinstance(wanted, dict) or not wanted.get("name"):
-        name = "response_format.json_schema.name"
+        name = f"{path}.name"
         raise ApiError(400, f"Missing required parameter: '{name}'.", param=name)
     if wanted.get("strict") and (problem := refusal_of(wanted.get("schema"))):
         raise ApiError(
             400,
             f"Invalid schema for response_format '{wanted['name']}': {problem}",
-            param="response_format",
+            param=param,
             code="invalid_json_schema",
         )

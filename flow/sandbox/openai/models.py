@@ -16,6 +16,7 @@ _SERVED = {
     "o3": "o3-2025-04-16",
     "o4-mini": "o4-mini-2025-04-16",
 }
+CHAT_MODELS = tuple(_SERVED)
 _SPEECH = (
     *("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
     *("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),

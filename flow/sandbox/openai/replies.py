@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,6 +54,8 @@ SMALL_TALK = (
     " there anything else that I can do for you today?",
 )
 
+_DICTATION = re.compile(r"Say this\b.*?\bword for word\b.*?: (.+)", re.DOTALL)
+
 REFUSAL = "I'm sorry, I can't help with that."
 
 
@@ -63,13 +66,16 @@ class Unfit(ValueError):
 def decide(script: Script, request: Mapping[str, Any]) -> Reply:
     """The reply to a chat request.
 
-    A function's word is final. Otherwise a request for JSON gets JSON that fits its schema,
-    one that demands a tool gets a call of it, and any other gets the script's next line.
+    What it is told to say word for word, it says. Else a function's word is final. Otherwise a
+    request for JSON gets JSON that fits its schema, one that demands a tool gets a call of it, and
+    any other gets the script's next line.
 
     Raises:
         Unfit: no JSON can be found that fits the schema.
     """
     messages = request["messages"]
+    if dictated := _DICTATION.match(text_of(messages[-1]) if messages else ""):
+        return Reply(dictated[1])
     if callable(script):
         told = script(messages)
         if told is not None:

@@ -114,7 +114,7 @@ class Transcription:
             delta = token_bytes(token).decode("utf-8", "replace")
             yield event({"type": "transcript.text.delta", "delta": delta})
         self._bill.close(line, "complete")
-        done = {"type": "transcript.text.done", "text": text, "usage": _usage(line.amounts)}
+        done = {"type": "transcript.text.done", "text": text, "usage": usage_of(line.amounts)}
         yield event(done | ({"logprobs": _logprobs(text)} if wanted.logprobs else {}))
         yield b"data: [DONE]\n\n"
 
@@ -177,7 +177,7 @@ def read_wav(file: bytes) -> tuple[bytes, int]:
 def _answer(wanted: _Wanted, text: str, amounts: Amounts) -> dict[str, Any]:
     if wanted.response_format == "verbose_json":
         return _verbose(wanted, text, amounts)
-    answer = {"text": text, "usage": _usage(amounts)}
+    answer = {"text": text, "usage": usage_of(amounts)}
     return answer | ({"logprobs": _logprobs(text)} if wanted.logprobs else {})
 
 
@@ -201,11 +201,12 @@ def _verbose(wanted: _Wanted, text: str, amounts: Amounts) -> dict[str, Any]:
         "duration": lasted,
         "text": text,
         "segments": [segment] if text else [],
-        "usage": _usage(amounts),
+        "usage": usage_of(amounts),
     }
 
 
-def _usage(amounts: Amounts) -> dict[str, Any]:
+def usage_of(amounts: Amounts) -> dict[str, Any]:
+    """The amounts as the ``usage`` of a transcription."""
     if not amounts.prompt_tokens:
         return {"type": "duration", "seconds": float(amounts.audio_seconds)}
     text = amounts.prompt_tokens - amounts.prompt_audio_tokens

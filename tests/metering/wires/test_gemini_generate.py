@@ -259,6 +259,17 @@ def test_the_estimate_counts_all_that_is_sent() -> None:
     assert snake.opening.estimate == exchange().opening.estimate
 
 
+@pytest.mark.parametrize("name", ["parameters", "parametersJsonSchema", "parameters_json_schema"])
+def test_the_estimate_counts_what_a_function_takes_by_any_name(name: str) -> None:
+    bare = {"name": "find_parcel"}
+    taken = {name: {"type": "object", "properties": {"number": {"type": "string"}}}}
+    without, with_parameters = (
+        exchange(tools=[{"functionDeclarations": [{**bare, **more}]}]).opening.estimate
+        for more in ({}, taken)
+    )
+    assert with_parameters.count("input_tokens") > without.count("input_tokens") + 5
+
+
 @pytest.mark.parametrize("kind", ["image/png", "audio/wav", "application/pdf"])
 def test_the_estimate_takes_no_file_for_text(kind: str) -> None:
     parts = [{"inlineData": {"mimeType": kind, "data": "A" * 10**6}}]

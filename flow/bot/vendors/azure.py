@@ -1,0 +1,35 @@
+"""Azure OpenAI: OpenAI's models as deployments of the operator's own resource.
+
+A join names a deployment, not a model. The answer names the model behind it, by which it is
+priced; an answer that never came is under the deployment's name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flow.bot.vendors.openai import compatible_chat
+from flow.bot.vendors.spec import Build, Vendor
+from flow.vendors.openai_client import azure_client, openai_client
+
+
+def _client(build: Build) -> Any:
+    """A client of the API that the endpoint selects, as Pipecat's service selects it."""
+    from pipecat.services.azure.llm import DATED_API_VERSION, V1_ENDPOINT_PATH
+
+    if str(build.endpoint.base_url).rstrip("/").endswith(V1_ENDPOINT_PATH):
+        return openai_client(build.endpoint, build.transport, is_other_vendor=True)
+    return azure_client(build.endpoint, build.transport, DATED_API_VERSION)
+
+
+def _address(build: Build) -> dict[str, Any]:
+    return {"endpoint": str(build.endpoint.base_url)}
+
+
+VENDOR = Vendor(
+    name="azure",
+    key="AZURE_OPENAI_API_KEY",
+    base_url=None,
+    own_base_url_variable="AZURE_OPENAI_ENDPOINT",
+    services=(compatible_chat("azure.llm:AzureLLMService", client=_client, extra=_address),),
+)

@@ -1,0 +1,16 @@
+"""Fireworks AI: chat in OpenAI's protocol.
+
+It is not asked for usage, which its streams tell in their last chunk.
+"""
+
+from __future__ import annotations
+
+from flow.bot.vendors.openai import compatible_chat
+from flow.bot.vendors.spec import Vendor
+
+VENDOR = Vendor(
+    name="fireworks",
+    key="FIREWORKS_API_KEY",
+    base_url="https://api.fireworks.ai/inference/v1",
+    services=(compatible_chat("fireworks.llm:FireworksLLMService", longest_reply="max_tokens"),),
+)

@@ -1,0 +1,176 @@
+"""Gemini's Live API: a session that hears and speaks by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import cache
+from typing import Any, cast
+
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from flow.bot.vendors.socket_doors import socket_url
+from flow.bot.vendors.spec import Build, pipecat_class
+from flow.kit.tls import trusted
+from flow.metering.taps.socket import SocketTap, metered_connection
+
+DIAL_WAITS = (0.5, 1.0)
+"""Seconds before each further attempt to connect."""
+
+# RFC 6455 and the registry of close codes: lost, failed within, restarting, overloaded.
+_PASSING_CODES = (1006, 1011, 1012, 1013)
+
+
+def live(build: Build) -> FrameProcessor:
+    """The service of a call.
+
+    Gemini detects turns by itself and stops when it is interrupted, but does not say when the
+    caller begins or ends.
+    """
+    from google.genai.types import HttpOptions
+    from pipecat.transcriptions.language import Language
+
+    kind = pipecat_class("google.gemini_live.llm:GeminiLiveLLMService")
+    tap, url = build.socket, str(build.endpoint.base_url)
+    assert tap is not None
+    options = {name: value for name, value in build.choice.options.items() if value is not None}
+    if "language" in options:  # Gemini wants a region with it, which Pipecat adds.
+        options["language"] = Language(options["language"])
+    made = _with_tap(kind)(
+        tap,
+        socket_url(build.endpoint.base_url),
+        api_key=build.endpoint.api_key,
+        http_options=HttpOptions(
+            base_url=url,
+            # What the SDK hands on to `websockets.connect`, among others.
+            async_client_args={
+                "create_connection": metered_connection(ClientConnection, tap, url),
+                "ssl": trusted(),
+            },
+            client_args={"verify": trusted()},
+        ),
+        name=build.name,
+        settings=kind.Settings(model=build.choice.model, **options),
+    )
+    return cast(FrameProcessor, made)
+
+
+@cache
+def _with_tap(kind: Any) -> Any:
+    """The service that says what became of its connections.
+
+    Its constructor takes the tap and the address of the API's WebSockets first.
+    """
+
+    class WithTap(kind):  # type: ignore[misc]
+        _context: Any
+        _connection_start_time: float | None
+        _session: Any
+        _bot_is_responding: bool
+        _consecutive_failures: int
+
+        def __init__(self, tap: SocketTap, url: str, **options: Any) -> None:
+            self._tap = tap
+            self._url = url
+            self._told: Any = None
+            super().__init__(**options)
+
+        def create_client(self) -> None:
+            super().create_client()
+            if self._url.startswith("ws:"):
+                _allow_plain(self._client, self._url)
+
+        async def _connection_task_handler(self, config: Any) -> None:
+            """As Pipecat's, which does not try again to make a connection, and tells nobody of one
+            that cannot be made."""
+            for wait_secs in (*DIAL_WAITS, None):
+                before = self._connection_start_time
+                try:
+                    await super()._connection_task_handler(config)
+                    return
+                except Exception as error:
+                    is_refused = self._connection_start_time == before
+                    if is_refused:
+                        self._tap.refused(error)
+                    if not is_refused or wait_secs is None or not _may_pass(error):
+                        await self.push_error(
+                            f"Error connecting: {error}", error, force_treat_as_permanent=True
+                        )
+                        return
+                await asyncio.sleep(wait_secs)
+
+        async def _handle_connection_error(self, error: Exception) -> bool:
+            """A session that is lost again and again is lost for good, and the call with it."""
+            from pipecat.services.google.gemini_live.llm import MAX_CONSECUTIVE_FAILURES
+
+            if self._consecutive_failures + 1 >= MAX_CONSECUTIVE_FAILURES:
+                await self.set_usable(False)
+            return bool(await super()._handle_connection_error(error))
+
+        async def _disconnect(self) -> None:
+            """Stop the answer first: Gemini says what it has cost, and it costs no more."""
+            if self._session is not None and self._bot_is_responding:
+                with suppress(ConnectionClosed):
+                    await self._session.send_client_content(turn_complete=False)
+            await super()._disconnect()
+
+        async def _handle_send_error(self, error: Exception) -> None:
+            """What is said while there is no connection is lost, and another one is made; Pipecat's
+            would be an error for every frame of sound."""
+            if not isinstance(error, ConnectionClosed):
+                await super()._handle_send_error(error)
+
+        async def _handle_session_ready(self, session: Any) -> None:
+            await super()._handle_session_ready(session)
+            if self._context is None:
+                # Pipecat would let the caller be heard only once the bot has been told to speak.
+                self._ready_for_realtime_input = True
+
+        async def _handle_context(
+            self, context: Any, direction: FrameDirection = FrameDirection.DOWNSTREAM
+        ) -> None:
+            """What the caller has said, Gemini has heard; what the bot is told to say, it has not.
+
+            Pipecat has Gemini answer the first context that comes, and none after that.
+            """
+            is_first, told = self._context is None, _told_last(context)
+            is_new = told is not self._told and direction is FrameDirection.DOWNSTREAM
+            self._told = told
+            if is_first and not is_new:
+                self._context = context
+                return
+            await super()._handle_context(context, direction)
+            if is_new and not is_first:
+                await self._create_single_response([told])
+
+    WithTap.__name__ = WithTap.__qualname__ = kind.__name__
+    return WithTap
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may go better: not where Gemini has said why it refuses."""
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        return status in (408, 429) or status >= 500
+    code: int | None  # Google's SDK says it of a connection that it was setting up.
+    if isinstance(error, ConnectionClosed):
+        code = 1006 if error.rcvd is None else error.rcvd.code
+    else:
+        code = getattr(error, "code", None)
+    is_passing = code in _PASSING_CODES
+    return is_passing if code else isinstance(error, OSError | TimeoutError | WebSocketException)
+
+
+def _told_last(context: Any) -> Any:
+    """The last message that tells the bot what to do, if there is one."""
+    told = (m for m in reversed(context.get_messages()) if m.get("role") == "developer")
+    return next(told, None)
+
+
+def _allow_plain(client: Any, url: str) -> None:
+    """Let Google's client dial an address without TLS: with an API key it insists on it."""
+    api = client._api_client
+    api._websocket_base_url = lambda *_, **__: url
+    api._websocket_ssl_ctx = {**api._websocket_ssl_ctx, "ssl": None}

@@ -1,0 +1,137 @@
+"""Pipecat's service for OpenAI's Realtime API, with its connection metered and made again.
+
+The service dials by itself, and not through `WebsocketService._websocket_connect`. It lets a
+session be lost without a word, and OpenAI ends each after an hour: here the conversation goes on
+in another one. `tests/bot/test_openai_realtime.py` fails when Pipecat changes what this relies on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from typing import Any
+
+from pipecat.frames.frames import LLMFullResponseEndFrame, TTSStoppedFrame
+from pipecat.processors.frame_processor import FrameProcessorSetup
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.protocol import State
+
+from flow.metering.taps.socket import SocketTap, metered_connection
+
+DIAL_WAITS = (0.1, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before each attempt to dial again, as long as no session comes of it."""
+
+
+@cache
+def metered_realtime(kind: Any) -> Any:
+    """The service whose constructor takes the `SocketTap` first."""
+
+    class MeteredRealtime(kind):  # type: ignore[misc]
+        _websocket: Any
+        _current_assistant_response: Any
+
+        def __init__(self, tap: SocketTap, **options: Any) -> None:
+            self._tap = tap
+            self._dialling: asyncio.Task[None] | None = None
+            self._dials = 0
+            super().__init__(**options)
+
+        async def setup(self, setup: FrameProcessorSetup) -> None:
+            """Connect, and go on trying: nobody hears of an error yet."""
+            await super().setup(setup)
+            if not self._websocket:
+                self._dialling = self.create_task(self._dial_again())
+
+        async def cleanup(self) -> None:
+            """The call is over: no other session is wanted."""
+            dialling, self._dialling = self._dialling, None
+            if dialling is not None:
+                await self.cancel_task(dialling)
+            await super().cleanup()
+
+        async def _connect(self) -> None:
+            """Pipecat's own, but for how the connection is made."""
+            if self._websocket:
+                return
+            metered = metered_connection(ClientConnection, self._tap, self.base_url)
+            try:
+                self._websocket = await connect(
+                    self.base_url,
+                    additional_headers=await self._auth_headers(),
+                    create_connection=metered,
+                )
+            except Exception as error:
+                self._tap.refused(error)
+                await self.push_error(error_msg=f"Error connecting: {error}", exception=error)
+                return
+            self._receive_task = self.create_task(self._receive_task_handler())
+
+        async def _disconnect(self) -> None:
+            """Cancel what is under way first: its account comes at once, and it costs no more."""
+            is_open = self._websocket and self._websocket.state is State.OPEN
+            if is_open and self._response_active:
+                from pipecat.services.openai.realtime import events
+
+                await self.send_client_event(events.ResponseCancelEvent())
+            await super()._disconnect()
+
+        async def _ws_send(self, realtime_message: Any) -> None:
+            """What is said while there is no session is lost; Pipecat's own would be an error for
+            every frame of sound."""
+            if self._websocket and self._websocket.state is State.OPEN:
+                await super()._ws_send(realtime_message)
+
+        async def _receive_task_handler(self) -> None:
+            lost: Exception | None = None
+            try:
+                await super()._receive_task_handler()
+            except Exception as error:
+                lost = error
+            if self._disconnecting or not self._websocket:
+                return
+            # After an error that the vendor tells, Pipecat has said so and reads no more.
+            if lost or self._websocket.state is not State.OPEN:
+                said = f"The session is lost: {lost or 'it was closed'}"
+                await self.push_error(error_msg=said, exception=lost)
+            self._dialling = self.create_task(self._dial_again())
+
+        async def _dial_again(self) -> None:
+            """Begin another session; in it the conversation so far is told."""
+            while self._dials < len(DIAL_WAITS):
+                await asyncio.sleep(DIAL_WAITS[self._dials])
+                self._dials += 1
+                await self._disconnect()
+                await self._end_response()
+                self._llm_needs_conversation_setup = True
+                if self._context is not None:
+                    await self._process_completed_function_calls(send_new_results=False)
+                await self._connect()
+                if self._websocket:
+                    return
+
+        async def _end_response(self) -> None:
+            """Nothing more comes of a response that was under way."""
+            self._current_audio_response = None
+            if self._current_assistant_response is not None:
+                self._current_assistant_response = None
+                await self.push_frame(LLMFullResponseEndFrame())
+                await self.push_frame(TTSStoppedFrame())
+
+        async def _handle_evt_session_updated(self, evt: Any) -> None:
+            self._dials = 0
+            await super()._handle_evt_session_updated(evt)
+            if self._llm_needs_conversation_setup and self._context is not None:
+                await self._tell_conversation()
+
+        async def _tell_conversation(self) -> None:
+            from pipecat.services.openai.realtime import events
+
+            self._llm_needs_conversation_setup = False
+            params = await self.get_llm_adapter().get_llm_invocation_params(self._context)
+            for item in params["messages"]:
+                created = events.ConversationItemCreateEvent(item=item)
+                self._messages_added_manually[created.item.id] = True
+                await self.send_client_event(created)
+
+    MeteredRealtime.__name__ = MeteredRealtime.__qualname__ = kind.__name__
+    return MeteredRealtime

@@ -1,0 +1,1 @@
+"""A stand-in for Deepgram: speech to text and text to speech over WebSockets."""
