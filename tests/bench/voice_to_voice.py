@@ -18,6 +18,10 @@ from tests.bench.utterances import UTTERANCES, recorded
 
 AT_ONCE = 10
 BARGE_INS = 5
+STACK = {
+    "stt": {"provider": "deepgram", "model": "nova-3"},
+    "tts": {"provider": "cartesia", "model": "sonic-3"},
+}
 
 
 class Run:
@@ -62,7 +66,7 @@ class _Flow:
         self._turn_detection = turn_detection
 
     async def run(self, calls: int, count: int, parts: Mapping[str, bytes], barge_ins: int) -> Run:
-        body = {"bot": {"turn_detection": self._turn_detection}}
+        body = {"bot": {**STACK, "turn_detection": self._turn_detection}}
         joins = [
             (await self._http.post("/api/bot/join", json=body)).raise_for_status().json()
             for _ in range(calls)
