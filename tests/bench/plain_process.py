@@ -39,7 +39,6 @@ from pipecat.workers.runner import WorkerRunner
 from flow.bot.service_choices import SYSTEM_PROMPT
 from flow.bot.transports.spec import SPEECH
 from flow.bot.vendors.cartesia import USUAL_VOICE
-from flow.bot.vendors.socket_doors import socket_url
 from flow.telemetry import logs as log
 from tests.bench.processes import say, task_given, until_dismissed
 
@@ -114,7 +113,7 @@ def _services(environment: dict[str, str]) -> tuple[FrameProcessor, FrameProcess
     )
     tts = CartesiaTTSService(
         api_key=environment["CARTESIA_API_KEY"],
-        url=socket_url(environment["CARTESIA_BASE_URL"], "/tts/websocket"),
+        url=f"ws{environment['CARTESIA_BASE_URL'].removeprefix('http')}/tts/websocket",
         settings=CartesiaTTSService.Settings(model="sonic-3", voice=USUAL_VOICE),
     )
     return stt, llm, tts

@@ -4,7 +4,7 @@ on the same stand-ins; how many turns end too soon; and how fast the bot falls s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -109,7 +109,7 @@ async def turns(options: Options) -> list[Measure]:
         }
         # The first call of a process is slower than those after it.
         await flow["silence"].run(1, 1, parts, 0)
-        one, plain = await asyncio.gather(
+        one, plain = await _both(
             flow["silence"].run(1, count, parts, barge_ins),
             _plain(vendors, "silence", 1, count, parts, barge_ins),
         )
@@ -117,7 +117,7 @@ async def turns(options: Options) -> list[Measure]:
         plain_many = await _plain(vendors, "silence", at_once, max(count // 3, 1), parts, 0)
         others = {}
         if "smart" in flow:
-            smart, plain_smart = await asyncio.gather(
+            smart, plain_smart = await _both(
                 flow["smart"].run(1, count // 2, parts, 0),
                 _plain(vendors, "smart", 1, count // 2, parts, 0),
             )
@@ -163,6 +163,12 @@ def _waits(calls: str, flow: Run, plain: Run, **others: Any) -> list[Measure]:
             plain_p95_ms=round(plain.wait_ms(95)),
         ),
     ]
+
+
+async def _both(flow: Coroutine[Any, Any, Run], plain: Coroutine[Any, Any, Run]) -> tuple[Run, Run]:
+    async with asyncio.TaskGroup() as group:
+        ours, theirs = group.create_task(flow), group.create_task(plain)
+    return ours.result(), theirs.result()
 
 
 async def _plain(
