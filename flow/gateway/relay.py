@@ -26,9 +26,7 @@ async def relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
 
 async def _relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
     metered = answered.metered
-    headers = answer_headers(answered.headers, answered.upstream.api_key)
-    if answered.event_id is not None:
-        headers.append((EVENT_ID_HEADER.encode(), str(answered.event_id).encode()))
+    headers = _headers(answered)
     if not watch.has_left:
         await send({"type": "http.response.start", "status": answered.status, "headers": headers})
         if answered.first:
@@ -54,6 +52,16 @@ async def _relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
     watch.stop()
     if not watch.has_left:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _headers(answered: Answered) -> list[tuple[bytes, bytes]]:
+    headers = answer_headers(answered.headers, answered.upstream.api_key)
+    if answered.rest is None:  # of an error, whose end may have been left out
+        headers = [pair for pair in headers if pair[0] != b"content-length"]
+        headers.append((b"content-length", str(len(answered.first)).encode()))
+    if answered.event_id is not None:
+        headers.append((EVENT_ID_HEADER.encode(), str(answered.event_id).encode()))
+    return headers
 
 
 def _part(data: bytes) -> dict[str, object]:

@@ -87,6 +87,16 @@ async def test_what_does_not_pass_is_the_clients_at_once(caller: Caller, first: 
     assert told["$ai_billable"] is True
 
 
+async def test_an_error_that_does_not_end_is_passed_on_as_far_as_anybody_reads(
+    caller: Caller,
+) -> None:
+    long = error("400 Bad Request", "x" * 2_000_000)
+    caller.world.wire.always = [long]
+    answer = await post(caller)
+    assert answer.status_code == 400
+    assert len(answer.content) == 256 * 1024
+
+
 async def test_what_never_passes_is_passed_on_with_a_row_for_each_attempt(caller: Caller) -> None:
     caller.world.vendors.openai.faults.add(Fault(kind="status", status=503))
     with pytest.raises(openai.InternalServerError) as raised:
