@@ -56,7 +56,7 @@ def _upstreams(clients: Clients) -> dict[str, Upstream]:
     return {
         name: Upstream(
             name,
-            str(endpoint.base_url).rstrip("/"),
+            VENDORS[name].apis.below(str(endpoint.base_url)),
             endpoint.api_key,
             VENDORS[name].apis,
             is_gateway=endpoint.is_gateway,

@@ -38,11 +38,18 @@ class VendorApis:
         key_header: the header that holds the API key: ``authorization`` as a bearer token, any
             other as it is.
         headers: what a request says unless its caller does.
+        base_path: where they are below the vendor's base URL, unless that ends with it.
     """
 
     operations: Mapping[Operation, VendorApi] = field(default_factory=lambda: MappingProxyType({}))
     key_header: Literal["authorization", "x-api-key", "api-key"] = "authorization"
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    base_path: str = ""
+
+    def below(self, base_url: str) -> str:
+        """The URL that the paths of the operations are below."""
+        url = base_url.rstrip("/")
+        return url if url.endswith(self.base_path) else url + self.base_path
 
     def credentials(self, api_key: str) -> tuple[str, str]:
         """The header that says the key."""
@@ -74,6 +81,18 @@ OPENAI_APIS = VendorApis(
             operations.TRANSCRIPTIONS: VendorApi("/audio/transcriptions", OpenAITranscription),
         }
     )
+)
+
+# learn.microsoft.com, "Azure OpenAI in Microsoft Foundry Models v1 API".
+AZURE_APIS = VendorApis(
+    MappingProxyType(
+        {
+            operation: OPENAI_APIS.operations[operation]
+            for operation in (operations.CHAT, operations.RESPONSES, operations.EMBEDDINGS)
+        }
+    ),
+    key_header="api-key",
+    base_path="/openai/v1",
 )
 
 ANTHROPIC_APIS = VendorApis(

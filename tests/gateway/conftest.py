@@ -182,7 +182,7 @@ async def running(postgres_url: str, folder: Path, **settings: Any) -> AsyncIter
     products.write_text(PRODUCTS)
     wire = Wire()
     async with (
-        vendors([REPLY], models=["anthropic"], pace=Pace(token_secs=0.001)) as stood_in,
+        vendors([REPLY], models=["anthropic", "azure"], pace=Pace(token_secs=0.001)) as stood_in,
         wire as wire_url,
     ):
         environment = {

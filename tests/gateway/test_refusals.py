@@ -30,7 +30,7 @@ def a_body(model: Any = "gpt-4.1", **more: Any) -> bytes:
 async def nothing_was_done(caller: Caller) -> None:
     assert await caller.rows(0) == []
     assert caller.world.wire.requests == []
-    assert await caller.world.billed() == {"openai": [], "anthropic": []}
+    assert not any((await caller.world.billed()).values())
 
 
 @pytest.mark.parametrize(

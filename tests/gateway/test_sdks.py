@@ -102,6 +102,16 @@ async def test_responses_with_tools_and_structured_output(caller: Caller) -> Non
     await caller.conserved(2)
 
 
+async def test_a_deployment_of_azures(caller: Caller) -> None:
+    async with await caller.openai.chat.completions.create(
+        model="azure/gpt-4.1", messages=HELLO, stream=True
+    ) as stream:
+        chunks = [chunk async for chunk in stream]
+    assert chunks[-1].usage is not None
+    (row,) = await caller.conserved(1)
+    assert (row["provider"], row["provenance"]) == ("azure", "reported")
+
+
 class Insight(BaseModel):
     topic: str
     is_urgent: bool
