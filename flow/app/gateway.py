@@ -9,6 +9,7 @@ from flow.app.bots import Contents
 from flow.app.clients import Clients
 from flow.app.shared_resources import Resources
 from flow.domain.usage.events import Kind, UsageEvent
+from flow.errors import ConfigurationError, Refused
 from flow.gateway.admission import GatewayAdmission
 from flow.gateway.cost_controls import CostControls
 from flow.gateway.gateway import Gateway
@@ -31,8 +32,12 @@ async def open_gateway(
 
     Args:
         contents: receives prompts and answers, where the operator wants them captured.
+
+    Raises:
+        ConfigurationError: the gateway does not serve the product that the settings name.
     """
     settings, flag = resources.settings, resources.flag
+    _check_product(resources)
     models = VendorModels(_upstreams(clients), resources.has_price, resources.models_of)
     gateway = Gateway(
         resources.products,
@@ -48,6 +53,17 @@ async def open_gateway(
         yield gateway
     finally:
         await gateway.aclose()
+
+
+def _check_product(resources: Resources) -> None:
+    """Refuse a product that was named and is none; without the usual one requests must name one."""
+    settings = resources.settings
+    if "gateway_product" not in settings.model_fields_set:
+        return
+    try:
+        resources.products.for_gateway(settings.gateway_product)
+    except Refused as error:
+        raise ConfigurationError(f"FLOW_GATEWAY_PRODUCT: {error}") from None
 
 
 def _upstreams(clients: Clients) -> dict[str, Upstream]:
