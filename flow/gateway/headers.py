@@ -26,6 +26,14 @@ _PASSED_ON = frozenset(
      b"anthropic-dangerous-direct-browser-access", b"openai-beta", b"accept-language"}
 )  # fmt: skip
 _PASSED_ON_PREFIX = b"x-stainless-"
+_ANALYTICS = frozenset(
+    {
+        PROPERTIES_HEADER.encode(),
+        b"x-posthog-trace-id",
+        b"x-posthog-session-id",
+        b"x-posthog-distinct-id",
+    }
+)
 
 # Of one connection (RFC 9110, section 7.6.1), of the vendor's own website and accounts, or Flow's.
 _KEPT_BACK = frozenset(
@@ -40,10 +48,13 @@ _KEPT_BACK_PREFIXES = (b"access-control-", b"x-posthog-", b"cf-")
 def request_headers(request: GatewayRequest, defaults: Mapping[str, str]) -> dict[str, str]:
     """The headers of a request to a vendor, without its key. What names or authorizes the caller
     stays here, and so does what could have the vendor do something else than is accounted for."""
-    found = dict(defaults)
+    found: dict[str, str] = {}
     for name, value in request.headers:
         if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX):
-            found[name.decode("latin-1")] = value.decode("latin-1")
+            known, said = name.decode("latin-1"), value.decode("latin-1")
+            # One that is there twice is a list (RFC 9110, section 5.3).
+            found[known] = f"{found[known]}, {said}" if known in found else said
+    found = {**defaults, **found}
     found["accept-encoding"] = _readable_encoding(request)
     return found
 
@@ -51,7 +62,7 @@ def request_headers(request: GatewayRequest, defaults: Mapping[str, str]) -> dic
 def attributing_headers(request: GatewayRequest) -> Iterator[tuple[str, str]]:
     """What a request says for analytics, for a gateway behind this one."""
     for name, value in request.headers:
-        if name.startswith(b"x-posthog-"):
+        if name in _ANALYTICS or name.startswith(PREFIX.encode()):
             yield name.decode("latin-1"), value.decode("latin-1")
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flow.domain.gateway.operations import OPERATIONS, Operation
+from flow.domain.pricing.unpriced_models import HasPrice
 from flow.domain.products.product import ModelName, Models, Product
 from flow.domain.usage.units import Kind
 from flow.errors import Refused
 from flow.gateway.upstream import Upstream
 
-HasPrice = Callable[[Kind, str, str], bool]
 _WILD = "*?["
 _CALLED = (
     (Kind.EMBEDDING, re.compile("embed")),

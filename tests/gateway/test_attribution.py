@@ -108,6 +108,30 @@ async def test_properties_that_are_none_are_left_out(caller: Caller, said: str) 
     assert len((await caller.event(row)).properties) < 130
 
 
+async def test_a_gateway_behind_this_one_is_told_whose_request_it_is(caller: Caller) -> None:
+    await post(
+        caller,
+        **{
+            "x-posthog-properties": json.dumps({"team_id": "another", "feature": "search"}),
+            "x-posthog-property-tenant": "a",
+            "x-posthog-property-api_key_id": "another",
+            "x-posthog-trace-id": "trace:1",
+            "x-posthog-budget-override": "true",
+        },
+    )
+    await caller.row()
+    # The stand-in is not at OpenAI's own address.
+    (line,) = (await caller.world.billed())["openai"]
+    said = line.headers
+    assert said["x-posthog-property-api_key_id"] == str(caller.key.id)
+    assert said["x-posthog-property-ai_product"] == "gateway"
+    assert (said["x-posthog-property-tenant"], said["x-posthog-trace-id"]) == ("a", "trace:1")
+    properties = json.loads(said["x-posthog-properties"])
+    assert (properties["team_id"], properties["feature"]) == (caller.key.team_id, "search")
+    assert "x-posthog-budget-override" not in said
+    assert "x-posthog-property-workflow_thread_id" not in said
+
+
 async def test_failures_and_interruptions_are_told_with_all_their_costs(caller: Caller) -> None:
     caller.world.vendors.openai.faults.add(Fault(kind="status", status=400, times=1))
     answer = await caller.http.post("/v1/chat/completions", json=CHAT)

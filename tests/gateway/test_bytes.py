@@ -194,6 +194,13 @@ async def test_what_identifies_either_side_stays_on_it(caller: Caller) -> None:
     assert "x-posthog-budget" not in answer.headers
 
 
+async def test_a_header_that_is_there_twice_is_one_list(caller: Caller) -> None:
+    caller.world.wire.always = [whole(ANSWER)]
+    twice = [("anthropic-beta", "one"), ("anthropic-beta", "two,three")]
+    await caller.http.post("/v1/chat/completions", content=BODY, headers=twice)
+    assert caller.world.wire.requests[0].headers["anthropic-beta"] == "one, two,three"
+
+
 async def test_a_key_in_an_answer_that_is_an_error_is_not_passed_on(caller: Caller) -> None:
     said = json.dumps({"error": {"message": f"Bad key {WIRE_KEY}"}}).encode()
     for status in (b"401 Unauthorized", b"400 Bad Request"):
