@@ -91,6 +91,7 @@ class Meter:
             requested_model=meant,
             sent_model=model if meant != model else None,
             stream=opening.stream,
+            quantities=opening.estimate,
             event_id=event_id,
         )
         request = MeteredRequest(self._recorder, event, opening, self._closed)

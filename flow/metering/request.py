@@ -112,7 +112,7 @@ class MeteredRequest:
 
     Args:
         recorder: keeps the estimate from now on, and takes the event in the end.
-        event: the event as far as it is known, with the estimate for its quantities.
+        event: the event as far as it is known, with the opening's estimate for its quantities.
         opening: what the wire showed of the request.
         on_closed: told the finished event and the text of the answer.
     """
@@ -125,7 +125,7 @@ class MeteredRequest:
         on_closed: Callable[[UsageEvent, Opening, str], None],
     ) -> None:
         self._recorder = recorder
-        self._event = replace(event, quantities=opening.estimate, provenance=Provenance.ESTIMATED)
+        self._event = event
         self._opening = opening
         self._on_closed = on_closed
         self._started = time.monotonic()
@@ -180,11 +180,12 @@ class MeteredRequest:
                     self._report = evidence
                     self._is_outdated = False
             case Served():
-                self._event = replace(
-                    self._event,
-                    model=_name(evidence.model) or self._event.model,
-                    service_tier=_name(evidence.service_tier) or self._event.service_tier,
-                )
+                event = self._event
+                model = _name(evidence.model) or event.model
+                tier = _name(evidence.service_tier) or event.service_tier
+                # Some say it with every word.
+                if (model, tier) != (event.model, event.service_tier):
+                    self._event = replace(event, model=model, service_tier=tier)
             case Sent():
                 self._sent = _added(self._sent, evidence.quantities)
                 self._renew(_most(self._event.quantities, self._sent))
