@@ -350,3 +350,15 @@ async def test_a_wrapped_connection_that_ends_tells_its_code(
             async for _ in wrapped:
                 pass
     assert world.reader.closings == [Closing(code, by_us=False)]
+
+
+async def test_what_goes_over_a_connection_once_the_call_is_over_begins_nothing(
+    world: World,
+) -> None:
+    """Its account is closed: who would end the work?"""
+    async with connected(world, until_closed) as connection:
+        await connection.send("begin a")
+        world.tap.finish()
+        await connection.send("begin b")
+    assert world.outcomes == [Outcome.INTERRUPTED]
+    assert world.notebook.open == set()

@@ -123,9 +123,9 @@ class Conversation:
         """The connection has ended; only the first call counts."""
         if self._is_closed:
             return
-        self._is_closed = True
         closing = Closing(code, by_us)
         self._take(lambda: self._reader.closed(closing))
+        self._is_closed = True
         for work in self._works.values():
             if closing.is_clean:
                 work.closed(Ended.ABANDONED)
@@ -147,6 +147,8 @@ class Conversation:
             log.warning("report_missing", reader=type(self._reader).__name__)
 
     def _take(self, read: Callable[[], Iterable[Seen]]) -> None:
+        if self._is_closed:  # What went over it is on record: nothing new may begin.
+            return
         try:
             for seen in read():
                 self._handle(seen)
