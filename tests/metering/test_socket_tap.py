@@ -362,3 +362,25 @@ async def test_what_goes_over_a_connection_once_the_call_is_over_begins_nothing(
         await connection.send("begin b")
     assert world.outcomes == [Outcome.INTERRUPTED]
     assert world.notebook.open == set()
+
+
+@pytest.mark.parametrize("leave", ["close", "wait_closed"])
+async def test_a_vendor_that_has_much_to_say_is_heard_to_its_report(
+    world: World, leave: str
+) -> None:
+    """Nobody receives any more, and a connection with messages waiting reads no more of them."""
+
+    async def talkative(server: ServerConnection) -> None:
+        await server.send("ask")
+        await server.recv()
+        for _ in range(200):
+            await server.send(b"sound")
+        await server.send("report")
+        await server.close()
+
+    async with connected(world, talkative) as connection:
+        await connection.recv()
+        await connection.send("I am leaving")
+        async with asyncio.timeout(socket.REPORT_SECS / 2):
+            await getattr(connection, leave)()
+    assert world.reader.seen[-1] == ("received", "report")
