@@ -11,7 +11,7 @@ import pytest
 
 from flow.domain.calls.thread import Status
 from flow.sandbox.callers.caller import call
-from flow.sandbox.callers.script import AfterBot
+from flow.sandbox.callers.script import AfterBot, Interrupt
 from flow.sandbox.faults import Fault
 from tests.calls.conftest import Serve, Serving, key_of
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
@@ -115,6 +115,33 @@ async def test_a_caller_who_hangs_up_in_mid_sentence_pays_what_the_vendors_bill(
     assert thread.insights["status"] == "ok"
     assert {row["kind"] for row in rows} == {"llm", "tts", "stt", "call"}
     assert thread.usage_stats["unpriced_events"] == 0
+
+
+@by_each_stack
+async def test_an_interrupted_reply_and_the_next_one_cost_what_the_vendors_bill(
+    stack: Stack, serving: Serve
+) -> None:
+    """In signs that vendors count each in its own way, if they are not careful."""
+    tale = " ".join(f"On day {n} we went up \U0001f600 the <river> & more." for n in range(30))
+    script = replace(
+        LONG,
+        lines=(
+            replace(LONG.lines[0], reply=tale),
+            replace(SHORT.lines[0], when=Interrupt(3.0, 60)),
+        ),
+        hang_up=AfterBot(0.5),
+        token_secs=0.12,
+    )
+    async with stood_in(script, stack.vendors) as standing, serving(standing) as served:
+        report = await call(served.url, standing.api_key, script, join=stack.join())
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
+    assert thread.usage_stats["interrupted_generations"] == 1
+    assert [turn.interrupted for turn in thread.transcript if turn.role == "assistant"] == [
+        False,
+        True,
+        False,
+    ]
 
 
 @by_each_stack
