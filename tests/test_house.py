@@ -130,6 +130,14 @@ def test_every_imported_distribution_is_a_declared_dependency() -> None:
     assert undeclared == set()
 
 
+def test_the_extra_all_holds_every_vendors_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (everything,) = map(Requirement, project["optional-dependencies"]["all"])
+    assert everything.name == project["name"]
+    assert everything.extras == project["optional-dependencies"].keys() - {"all", "sandbox"}
+    assert {vendor.extra for vendor in VENDORS.values() if vendor.extra} <= everything.extras
+
+
 def test_the_service_imports_nothing_of_the_extra_that_the_stand_ins_need() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
