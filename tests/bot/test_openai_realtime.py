@@ -16,7 +16,7 @@ from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from pydantic import SecretStr
 
 from flow.bot.services import CallServices
-from flow.bot.vendors import openai_realtime_door
+from flow.bot.vendors import openai_realtime_service
 from flow.bot.vendors.openai_realtime import TRANSCRIPTION_MODEL
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
@@ -67,7 +67,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_realtime_door, "DIAL_WAITS", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(openai_realtime_service, "DIAL_WAITS", (0.05, 0.05, 0.05))
 
 
 @asynccontextmanager
@@ -197,7 +197,7 @@ async def test_the_end_of_a_call_is_no_lost_session() -> None:
 async def test_what_is_said_while_there_is_no_session_is_no_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(openai_realtime_door, "DIAL_WAITS", (0.5,))
+    monkeypatch.setattr(openai_realtime_service, "DIAL_WAITS", (0.5,))
     async with world(Fault(kind="close", code=1011, chunks=2, times=1)) as w:
         await w.speak()
         await w.until(lambda: len(w.run.errors) >= 1)

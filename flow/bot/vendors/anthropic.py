@@ -15,7 +15,7 @@ def _chat(build: Build) -> FrameProcessor:
     from pipecat.services.anthropic.llm import AnthropicLLMService
 
     endpoint = build.endpoint
-    options = {name: value for name, value in build.choice.options.items() if value is not None}
+    options = build.choice.given
     client = AsyncAnthropic(
         api_key=endpoint.api_key,
         base_url=str(endpoint.base_url),

@@ -11,7 +11,7 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from flow.bot.vendors.socket_doors import socket_url
+from flow.bot.vendors.metered_sockets import socket_url
 from flow.bot.vendors.spec import Build, pipecat_class
 from flow.kit.tls import trusted
 from flow.metering.taps.socket import SocketTap, metered_connection
@@ -35,7 +35,7 @@ def live(build: Build) -> FrameProcessor:
     kind = pipecat_class("google.gemini_live.llm:GeminiLiveLLMService")
     tap, url = build.socket, str(build.endpoint.base_url)
     assert tap is not None
-    options = {name: value for name, value in build.choice.options.items() if value is not None}
+    options = build.choice.given
     if "language" in options:  # Gemini wants a region with it, which Pipecat adds.
         options["language"] = Language(options["language"])
     made = _with_tap(kind)(
