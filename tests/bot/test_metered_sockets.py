@@ -1,4 +1,4 @@
-"""The door by which Pipecat's services open their WebSockets: the tap stands in it."""
+"""The place where Pipecat's services open their WebSockets, and the tap on each connection."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from flow.metering.wires.anthropic_messages import AnthropicMessages
 
 
 def _chat(build: Build) -> FrameProcessor:
-    VENDOR.require_extra()
     from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
     from pipecat.services.anthropic.llm import AnthropicLLMService
 

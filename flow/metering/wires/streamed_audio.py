@@ -54,11 +54,6 @@ class StreamedAudio:
         self._has_failed = False
         self._told: Decimal | None = None
 
-    @property
-    def seconds(self) -> Decimal:
-        """How much has been sent so far."""
-        return self._total
-
     def sent(self, seconds: Decimal) -> Iterator[Seen]:
         """So much sound goes to the vendor."""
         if not seconds:
@@ -73,7 +68,7 @@ class StreamedAudio:
         if self._in_piece >= PIECE_SECS:
             yield from self._end()
 
-    def heard(self, text: str = "") -> Iterator[Seen]:
+    def heard(self) -> Iterator[Seen]:
         """The vendor has recognized something. Text is free of charge where sound is billed."""
         yield Shown(self._piece, Output())
 
