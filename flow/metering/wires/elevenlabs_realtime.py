@@ -7,7 +7,6 @@ in place of its first word refuses all of it, which costs nothing.
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -78,5 +77,5 @@ def decoded_size(text: Any) -> int:
     """How many bytes a base64 text holds; none if it is not one."""
     try:
         return len(b64decode(text, validate=True)) if isinstance(text, str) else 0
-    except binascii.Error:
+    except ValueError:
         return 0
