@@ -24,7 +24,7 @@ from flow.db.connection_url import url_of
 from flow.db.database import Database
 from flow.domain.calls.thread import Thread
 from flow.sandbox.all_vendors import Vendors
-from flow.sandbox.reconcile import reconcile
+from flow.sandbox.reconcile import reconcile_all
 from flow.settings import Settings
 from flow.workflows.finish_workflow import Executor
 
@@ -73,8 +73,8 @@ class Serving:
         assert sum(map(Decimal, thread.usage_stats["cost_breakdown_usd"].values())) == total
         assert len({row["id"] for row in rows}) == len(rows)
         async with asyncio.timeout(SETTLE_SECS):
-            lines = await self.vendors.openai.bill.settled()
-        assert [one for one in reconcile(rows, lines) if not one.agrees] == []
+            bills = await self.vendors.billed()
+        assert [one for one in reconcile_all(rows, bills) if not one.agrees] == []
         return rows
 
 

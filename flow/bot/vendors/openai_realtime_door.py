@@ -11,11 +11,13 @@ import asyncio
 from functools import cache
 from typing import Any
 
-from pipecat.frames.frames import LLMFullResponseEndFrame, TTSStoppedFrame
-from pipecat.processors.frame_processor import FrameProcessorSetup
+from pipecat.frames.frames import Frame, LLMFullResponseEndFrame, TTSStoppedFrame
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.processors.aggregators.llm_context import standard_message_text
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.protocol import State
 
+from flow.bot.vendors.context_frames import ContextFrames
 from flow.metering.taps.socket import SocketTap, metered_connection
 
 DIAL_WAITS = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -29,11 +31,16 @@ def metered_realtime(kind: Any) -> Any:
     class MeteredRealtime(kind):  # type: ignore[misc]
         _websocket: Any
         _current_assistant_response: Any
+        _context: Any
+        _api_session_ready: bool
+        _response_active: bool
 
         def __init__(self, tap: SocketTap, **options: Any) -> None:
             self._tap = tap
             self._dialling: asyncio.Task[None] | None = None
             self._dials = 0
+            self._frames = ContextFrames()
+            self._is_stopping = False
             super().__init__(**options)
 
         async def setup(self, setup: FrameProcessorSetup) -> None:
@@ -109,9 +116,59 @@ def metered_realtime(kind: Any) -> Any:
                 if self._websocket:
                     return
 
+        async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+            """As Pipecat's, which does not tell the caller's turns from being asked to speak."""
+            self._frames.note(frame, direction)
+            await super().process_frame(frame, direction)
+
+        async def _handle_context(self, context: Any, direction: FrameDirection) -> None:
+            """What the caller has said the server has heard, and answers by itself; what the bot is
+            told to say it has not.
+
+            Pipecat has the server answer the first context that comes, and none after that.
+            """
+            is_first, is_asked = self._context is None, self._frames.asks(direction)
+            instruction = self._frames.new_instruction(context)
+            if is_first and not is_asked:
+                self._context = context
+                self._llm_needs_conversation_setup = not self._api_session_ready
+                return
+            await super()._handle_context(context, direction)
+            if is_asked and not is_first:
+                await self._speak_on(instruction)
+
+        async def _speak_on(self, instruction: Any) -> None:
+            """Have the model speak in place of whatever it is saying."""
+            if self._api_session_ready and not self._llm_needs_conversation_setup:
+                if said := instruction and standard_message_text(instruction):
+                    await self._send_message_item(said)
+                await self._stop_response()
+            self._results_awaiting_response = True
+            await self._create_response()
+
+        async def _stop_response(self) -> None:
+            from pipecat.services.openai.realtime import events
+
+            if self._response_active:
+                self._is_stopping = True
+                await self.send_client_event(events.ResponseCancelEvent())
+
+        async def _handle_evt_audio_delta(self, evt: Any) -> None:
+            if not self._is_stopping:
+                await super()._handle_evt_audio_delta(evt)
+
+        async def _handle_evt_audio_transcript_delta(self, evt: Any) -> None:
+            if not self._is_stopping:
+                await super()._handle_evt_audio_transcript_delta(evt)
+
+        async def _handle_evt_response_done(self, evt: Any) -> None:
+            self._is_stopping = False
+            await super()._handle_evt_response_done(evt)
+
         async def _end_response(self) -> None:
             """Nothing more comes of a response that was under way."""
             self._current_audio_response = None
+            self._is_stopping = False
             if self._current_assistant_response is not None:
                 self._current_assistant_response = None
                 await self.push_frame(LLMFullResponseEndFrame())
