@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,7 +14,7 @@ import pytest
 from flow.domain.calls.thread import Status
 from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.callers.caller import call
-from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.conversation import EventKind
 from flow.sandbox.callers.script import AfterBot, Interrupt, Line, Script
 from flow.sandbox.faults import Fault
 from tests.calls.conftest import Serve, key_of
