@@ -252,6 +252,8 @@ async def test_a_caller_who_speaks_first_is_answered_once_and_what_was_before_is
         turn = LLMContextUserTurnFrame(text="Hello?", timestamp="")
         said: Any = [*HISTORY, {"role": "user", "content": "Hello?"}]
         await w.run.send(turn, LLMContextFrame(LLMContext(said)))
+        # Sound overtakes contexts on their way.
+        await asyncio.sleep(0.2)
         await w.speak()
         await w.until(lambda: w.responses() == [Outcome.OK] * 2)
         told = " ".join(w.read[-1])
