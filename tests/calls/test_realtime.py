@@ -8,6 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -208,6 +209,35 @@ async def test_a_goodbye_is_heard_to_its_end_before_the_hang_up(
     assert closed - heard > SPOKEN_SECS
     outcomes = [row["outcome"] for row in rows if row["kind"] == "llm" and row["source"] == "bot"]
     assert outcomes == [cut_off, "ok"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "bot", "part"),
+    [
+        ({}, {}, "tts"),
+        ({}, {"realtime": {}}, "realtime"),
+        ({"tts_provider": "deepgram", "tts_model": "aura-2"}, {}, "tts"),
+        (
+            {"realtime_provider": "google", "realtime_model": "gemini-3.8-live"},
+            {"realtime": {}},
+            "realtime",
+        ),
+    ],
+)
+async def test_the_usual_voice_is_not_asked_of_a_vendor_that_does_not_have_it(
+    settings: dict[str, str],
+    bot: dict[str, Any],
+    part: str,
+    serving: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEEPGRAM_API_KEY", "a key")
+    async with all_stood_in(SHORT, monkeypatch) as at, serving(at, **settings) as served:
+        answer = await served.http.post("/api/bot/join", json={"bot": bot})
+        thread_id = UUID(answer.json()["workflow_thread_id"])
+        thread = await served.service.database.get_workflow_thread_data(thread_id)
+    chosen = getattr(thread.join.bot, part)
+    assert chosen.voice == ("alloy" if chosen.provider == "openai" else None)
 
 
 def taking_leave(folder: Path) -> Path:
