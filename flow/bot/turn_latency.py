@@ -111,11 +111,6 @@ class LatencyProcessor(FrameProcessor):
             return
         elif isinstance(frame, TTSAudioRawFrame):
             wait.first_audio = self._now()
-            if self._model_hears:
-                # It may answer before anything here takes the turn for ended, and without a word
-                # of when it began to.
-                wait.turn_ended = wait.turn_ended or wait.silence_noticed
-                wait.first_token = wait.first_token or wait.first_audio
         elif isinstance(frame, UserStoppedSpeakingFrame):
             wait.turn_ended = self._now()
         elif isinstance(frame, AggregatedTextFrame):
@@ -135,5 +130,10 @@ class LatencyProcessor(FrameProcessor):
 
     async def _end(self) -> None:
         wait, self._wait = self._wait, None
+        if wait is not None and self._model_hears:
+            # It may answer before anything here takes the turn for ended, and without a word of
+            # when it began to.
+            wait.turn_ended = wait.turn_ended or wait.silence_noticed
+            wait.first_token = wait.first_token or wait.first_audio or self._now()
         if wait is not None and wait.turn_ended is not None:
             await self._call_event_handler(MEASURED, wait.over(self._now()))

@@ -19,6 +19,7 @@ from flow.sandbox.callers.conversation import EventKind
 from flow.sandbox.callers.script import AfterBot, Interrupt, Line, Script
 from flow.sandbox.faults import Fault
 from tests.calls.conftest import Serve, key_of
+from tests.calls.own_bots import OPENING, OWN, by_bot
 from tests.calls.test_call import LONG, SHORT, TALE, stood_in
 
 JOIN: dict[str, Any] = {
@@ -154,6 +155,23 @@ async def test_a_caller_who_speaks_first_is_answered_once(
     said = [(turn.role, turn.content) for turn in thread.transcript]
     assert said == [("user", line.text), ("assistant", line.reply)]
     assert sum(row["kind"] == "llm" and row["source"] == "bot" for row in rows) == 1
+
+
+@on_each
+async def test_a_bot_of_ones_own_has_the_model_begin_and_its_replies_are_measured(
+    vendor: str, serving: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = replace(SHORT, greeting="")
+    assert script.lines[0].text == OPENING
+    async with all_stood_in(script, monkeypatch) as standing, serving(standing, bots=OWN) as served:
+        join = by_bot(by(vendor, greeting=None), "begins_by_itself")
+        report = await call(served.url, standing.api_key, script, join=join)
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
+    reply = script.lines[0].reply
+    said = [(turn.role, turn.content) for turn in thread.transcript]
+    assert said == [("assistant", reply), ("user", OPENING), ("assistant", reply)]
+    assert [turn.latency is not None for turn in thread.transcript] == [False, False, True]
 
 
 @on_each
