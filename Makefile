@@ -9,9 +9,10 @@ SHELL := /bin/sh
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
 # Of tests, in the order they run in; which folders are in which is said in tests/conftest.py.
-LANES := unit db calls system
-# Calls in real time mostly wait: more test processes than processors finish sooner.
-CALL_WORKERS := 6
+LANES := unit contract db calls system
+# What is in real time mostly waits: more test processes than processors finish sooner.
+WAITING_LANES := contract calls
+WAITING_WORKERS := 6
 SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.
@@ -40,9 +41,10 @@ demo: $(SYNCED) ## one whole call on this machine, without any account
 dev: $(SYNCED) ## the service with reloading and stand-ins
 	@.venv/bin/flow dev $(ARGS)
 
-test: $(SYNCED) node ## all tests; LANE="unit db calls system" and ARGS="-k join" for some
+test: $(SYNCED) node ## all tests; LANE="unit contract db calls system" and ARGS="-k join" for some
 	@status=0; for lane in $(or $(LANE),$(LANES)); do \
-	  workers=logical; if [ $$lane = calls ]; then workers=$(CALL_WORKERS); fi; \
+	  workers=logical; \
+	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \
 	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers $(ARGS); \
 	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
 	done; exit $$status

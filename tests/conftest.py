@@ -36,9 +36,9 @@ settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 LANES = {
     "unit": {
-        "bot", "contract", "domain", "insights", "kit", "metering", "sandbox", "telemetry",
-        "vendors",
+        "bot", "domain", "insights", "kit", "metering", "sandbox", "telemetry", "vendors",
     },
+    "contract": {"contract"},
     "db": {"api", "db", "ledger", "operate", "workflows"},
     "calls": {"calls"},
     "system": {"app", "demo", "."},

@@ -8,6 +8,7 @@ session, and a session may be run by several threads at once, so calls can share
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from threading import Lock
 from typing import Any
@@ -40,6 +41,9 @@ SILENCE_SECS = 0.6
 USUAL_STOP_SECS, SHORT_STOP_SECS = 0.2, 0.1
 # Of speech, until it is taken to be speech, and interrupts the bot; Pipecat's own is 0.2.
 START_SECS = 0.13
+# What is not loud enough for long enough yet may be speech, if the model thinks so of one of the
+# last windows, which are 32 ms each.
+MAYBE_CONFIDENCE, MAYBE_WINDOWS = 0.4, 6
 
 
 class CallListening:
@@ -147,11 +151,18 @@ class SharedVAD(SileroVADAnalyzer):
         self._model = _SharedSilero(session)
         self._windows_since_reset = 0
         self._low_confidence_windows = 0
+        self._recent: deque[float] = deque(maxlen=MAYBE_WINDOWS)
 
     @property
     def may_be_speech(self) -> bool:
         """Whether what was last heard may turn out to be the beginning of speech."""
-        return self._vad_state is VADState.STARTING
+        return any(confidence >= MAYBE_CONFIDENCE for confidence in self._recent)
+
+    def voice_confidence(self, buffer: bytes) -> float:
+        """The model's confidence, of 0 to 1, that a window is speech."""
+        confidence: float = super().voice_confidence(buffer)
+        self._recent.append(confidence)
+        return confidence
 
     async def analyze_audio(self, buffer: bytes) -> VADState:
         """The state after ``buffer``, of any length."""

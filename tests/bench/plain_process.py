@@ -23,7 +23,11 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMContextAggregatorPair,
     LLMUserAggregatorParams,
 )
+from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
+from pipecat.services.cartesia.tts import CartesiaTTSService
+from pipecat.services.deepgram.stt import DeepgramSTTService
+from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.transports.websocket.fastapi import (
     FastAPIWebsocketParams,
     FastAPIWebsocketTransport,
@@ -32,9 +36,10 @@ from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
+from flow.bot.service_choices import SYSTEM_PROMPT
 from flow.bot.transports.spec import SPEECH
+from flow.bot.vendors.cartesia import USUAL_VOICE
 from flow.telemetry import logs as log
-from tests.bench.lines import services
 from tests.bench.processes import say, task_given, until_dismissed
 
 
@@ -67,7 +72,7 @@ def _worker(websocket: WebSocket, task: dict[str, Any], turns: list[str]) -> Pip
             serializer=ProtobufFrameSerializer(),
         ),
     )
-    stt, llm, tts = services(task["environment"])
+    stt, llm, tts = _services(task["environment"])
     silence = SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.6)
     strategies = UserTurnStrategies(stop=None if task["turns"] == "smart" else [silence])
     pair = LLMContextAggregatorPair(
@@ -93,6 +98,25 @@ def _worker(websocket: WebSocket, task: dict[str, Any], turns: list[str]) -> Pip
         ),
     )
     return worker
+
+
+def _services(environment: dict[str, str]) -> tuple[FrameProcessor, FrameProcessor, FrameProcessor]:
+    stt = DeepgramSTTService(
+        api_key=environment["DEEPGRAM_API_KEY"],
+        base_url=environment["DEEPGRAM_BASE_URL"],
+        settings=DeepgramSTTService.Settings(model="nova-3"),
+    )
+    llm = OpenAILLMService(
+        api_key=environment["OPENAI_API_KEY"],
+        base_url=environment["OPENAI_BASE_URL"],
+        settings=OpenAILLMService.Settings(model="gpt-4.1", system_instruction=SYSTEM_PROMPT),
+    )
+    tts = CartesiaTTSService(
+        api_key=environment["CARTESIA_API_KEY"],
+        url=f"ws{environment['CARTESIA_BASE_URL'].removeprefix('http')}/tts/websocket",
+        settings=CartesiaTTSService.Settings(model="sonic-3", voice=USUAL_VOICE),
+    )
+    return stt, llm, tts
 
 
 async def main() -> None:

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from flow.sandbox.callers.caller import open_socket
 from flow.sandbox.callers.frames import Audio, Interruption, decode, encode
-from tests.bench.utterances import INTERRUPTION, RATE, Utterance, spoken
+from tests.bench.utterances import INTERRUPTIONS, RATE, Utterance, spoken
 
 CHUNK_SECS = 0.02
 CHUNK_BYTES = 2 * int(RATE * CHUNK_SECS)
@@ -122,7 +122,7 @@ async def talk(
                 if n < interruptions:
                     await asyncio.sleep(max(first + INTERRUPT_AFTER_SECS - monotonic(), 0.0))
                     onset = monotonic()
-                    await line.say(parts[INTERRUPTION])
+                    await line.say(parts[INTERRUPTIONS[n % len(INTERRUPTIONS)]])
                     await line.first_sound(monotonic())
                     heard.barge_ins.append(line.last_before_gap(onset) - onset)
                 await line.last_sound()

@@ -43,13 +43,19 @@ UTTERANCES = (
     Utterance(("The last time we were there,", "it was rather loud."), (0.5,)),
     Utterance(("No, thank you very much, that is all.",)),
 )
-INTERRUPTION = "Excuse me, I have another question."
+INTERRUPTIONS = (
+    "Excuse me, I have another question.",
+    "Sorry, one moment please.",
+    "Wait, that is not what I meant.",
+    "No, on the other day.",
+    "Hold on, let me write that down.",
+)
 
 
 def recorded() -> dict[str, bytes]:
     """Each part by its words, in 16-bit mono PCM at `RATE`, without silence around it."""
     parts = {part for utterance in UTTERANCES for part in utterance.parts}
-    sounds = recordings([*sorted(parts), INTERRUPTION], sample_rate=RATE)
+    sounds = recordings([*sorted(parts), *INTERRUPTIONS], sample_rate=RATE)
     return {text: _trimmed(sound) for text, sound in sounds.items()}
 
 

@@ -4,7 +4,7 @@ on the same stand-ins; how many turns end too soon; and how fast the bot falls s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +18,10 @@ from tests.bench.utterances import UTTERANCES, recorded
 
 AT_ONCE = 10
 BARGE_INS = 5
+STACK = {
+    "stt": {"provider": "deepgram", "model": "nova-3"},
+    "tts": {"provider": "cartesia", "model": "sonic-3"},
+}
 
 
 class Run:
@@ -62,7 +66,7 @@ class _Flow:
         self._turn_detection = turn_detection
 
     async def run(self, calls: int, count: int, parts: Mapping[str, bytes], barge_ins: int) -> Run:
-        body = {"bot": {"turn_detection": self._turn_detection}}
+        body = {"bot": {**STACK, "turn_detection": self._turn_detection}}
         joins = [
             (await self._http.post("/api/bot/join", json=body)).raise_for_status().json()
             for _ in range(calls)
@@ -105,7 +109,7 @@ async def turns(options: Options) -> list[Measure]:
         }
         # The first call of a process is slower than those after it.
         await flow["silence"].run(1, 1, parts, 0)
-        one, plain = await asyncio.gather(
+        one, plain = await _both(
             flow["silence"].run(1, count, parts, barge_ins),
             _plain(vendors, "silence", 1, count, parts, barge_ins),
         )
@@ -113,7 +117,7 @@ async def turns(options: Options) -> list[Measure]:
         plain_many = await _plain(vendors, "silence", at_once, max(count // 3, 1), parts, 0)
         others = {}
         if "smart" in flow:
-            smart, plain_smart = await asyncio.gather(
+            smart, plain_smart = await _both(
                 flow["smart"].run(1, count // 2, parts, 0),
                 _plain(vendors, "smart", 1, count // 2, parts, 0),
             )
@@ -159,6 +163,12 @@ def _waits(calls: str, flow: Run, plain: Run, **others: Any) -> list[Measure]:
             plain_p95_ms=round(plain.wait_ms(95)),
         ),
     ]
+
+
+async def _both(flow: Coroutine[Any, Any, Run], plain: Coroutine[Any, Any, Run]) -> tuple[Run, Run]:
+    async with asyncio.TaskGroup() as group:
+        ours, theirs = group.create_task(flow), group.create_task(plain)
+    return ours.result(), theirs.result()
 
 
 async def _plain(

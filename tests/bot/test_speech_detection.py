@@ -99,13 +99,26 @@ async def test_a_shared_turn_analyzer_says_what_pipecats_own_would(
     assert shared._predict_endpoint(sound) == own._predict_endpoint(sound)
 
 
+async def test_what_may_become_speech_is_told_before_it_is_speech(
+    models: ListeningModels, voices: list[bytes]
+) -> None:
+    analyzer = started(models.vad())
+    maybe, speech = [], []
+    for chunk in chunks(voices[0]):
+        speech.append(await analyzer.analyze_audio(chunk) is VADState.SPEAKING)
+        maybe.append(analyzer.may_be_speech)
+    assert not any(maybe[: RATE // CHUNK])  # a second of silence
+    assert maybe.index(True) <= speech.index(True) - 3
+    assert not maybe[-1]
+
+
 @pytest.mark.parametrize(
     ("shared", "own"),
     [(SharedVAD, SileroVADAnalyzer), (SharedSmartTurn, LocalSmartTurnAnalyzerV3)],
 )
 def test_what_pipecats_constructor_sets_is_set(shared: type, own: type) -> None:
     """The shared ones pass that constructor by: an attribute it gains must be noticed."""
-    assert vars(shared(session=None)).keys() == vars(own()).keys()
+    assert vars(own()).keys() <= vars(shared(session=None)).keys()
 
 
 async def test_smart_turn_is_loaded_when_a_call_first_needs_it_and_then_by_a_thread() -> None:

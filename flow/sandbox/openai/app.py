@@ -64,7 +64,7 @@ class OpenAISandbox(ModelStandIn):
         generator = Generator(bill, script, tier)
         chat = Chat(generator, pace, dialect)
         responses = Responses(generator, pace)
-        speech = Speech(bill, speak, pace.sound_secs)
+        speech = Speech(bill, speak)
         transcription = Transcription(bill, hear, pace.token_secs)
         voice = Voice(generator, pace, speak, hear, session_secs)
         super().__init__(

@@ -30,15 +30,10 @@ _SAME_ID = "chatcmpl-sandbox-same-id"
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a vendor is, in seconds.
-
-    Until a model's first token, from one to the next, and from one piece of a voice's sound, which
-    lasts 0.17 s, to the next.
-    """
+    """How fast the model is, in seconds: until its first token, and from one to the next."""
 
     first_token_secs: float = 0.0
     token_secs: float = 0.0
-    sound_secs: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
