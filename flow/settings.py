@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     capture_content: bool = False
     interrupted_streams: Literal["estimate", "drain"] = "estimate"
+    gateway_product: str = "gateway"
+    gateway_silence_secs: Annotated[float, Field(ge=1, le=3600)] = 600.0
     turn_detection: Literal["silence", "smart", "vendor"] = "silence"
     workflows: Literal["on", "off"] = "on"
     executor_id: Annotated[str, Field(max_length=200)] | None = None

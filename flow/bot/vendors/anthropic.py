@@ -6,6 +6,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
+from flow.metering.vendor_apis import ANTHROPIC_APIS
 from flow.metering.wires.anthropic_messages import AnthropicMessages
 
 
@@ -40,4 +41,5 @@ VENDOR = Vendor(
     base_url="https://api.anthropic.com",
     services=(ServiceSpec(BotPart.LLM, _chat, AnthropicMessages),),
     extra="anthropic",
+    apis=ANTHROPIC_APIS,
 )

@@ -11,6 +11,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from flow.bot.vendors.openai_realtime import realtime, voices
 from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class, spoken_language
 from flow.domain.calls.bot_part import BotPart
+from flow.metering.vendor_apis import OPENAI_APIS
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.metering.wires.openai_realtime import OpenAIRealtime
@@ -163,4 +164,5 @@ VENDOR = Vendor(
             voices=voices,
         ),
     ),
+    apis=OPENAI_APIS,
 )

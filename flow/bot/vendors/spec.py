@@ -14,6 +14,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from flow.domain.calls.bot_part import BotPart
 from flow.errors import ConfigurationError
 from flow.metering.taps.socket import SocketTap
+from flow.metering.vendor_apis import NO_APIS, VendorApis
 from flow.metering.wires.reader import HttpWire
 from flow.metering.wires.socket import SocketWire
 from flow.vendors.model_endpoint import Endpoint
@@ -105,6 +106,7 @@ class Vendor:
         services: the first of a part that serves a choice is taken.
         key: the environment variable of its API key.
         base_url: where its API is; ``None`` where only the environment says so.
+        apis: what of its API the LLM gateway passes requests on to.
         own_base_url_variable: the environment variable that puts its API elsewhere, where the
             vendor has a name of its own for it.
         extra: the extra of Flow's package that its services need; ``None`` where nothing is needed.
@@ -118,6 +120,7 @@ class Vendor:
     extra: str | None = None
     own_base_url_variable: str | None = None
     package: str | None = None
+    apis: VendorApis = NO_APIS
 
     @property
     def parts(self) -> frozenset[BotPart]:
