@@ -93,7 +93,7 @@ class CallSession:
         self._came = asyncio.Event()
         self._over = asyncio.Event()
         self._leave: asyncio.Task[None] | None = None
-        self._left_at: str | None = None
+        self._goodbye_at: str | None = None
         self._listen(transport)
 
     @property
@@ -192,7 +192,7 @@ class CallSession:
         product = self._spending.product
         self._log.info("call_wraps_up", within_secs=product.wrap_up_secs)
         self._ending = Ending(EndReason.BUDGET_EXCEEDED)
-        self._left_at = time_now_iso8601()
+        self._goodbye_at = time_now_iso8601()
         goodbye = [InterruptionFrame(), self._pipeline.speak(product.goodbye)]
         if not self._pipeline.tells_when_said:
             goodbye.append(EndFrame())
@@ -203,7 +203,7 @@ class CallSession:
     async def _end_after_goodbye(self, said: AssistantTurnStoppedMessage) -> None:
         """Hang up when a model that speaks by itself has taken its leave: nothing that it says is
         in the pipeline yet when it is told to."""
-        is_goodbye = self._left_at is not None and said.timestamp >= self._left_at
+        is_goodbye = self._goodbye_at is not None and said.timestamp >= self._goodbye_at
         is_whole = bool(said.content) and not said.interrupted
         if is_goodbye and is_whole and self._pipeline.tells_when_said:
             await self._pipeline.worker.queue_frame(EndFrame())
