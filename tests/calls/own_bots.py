@@ -316,7 +316,8 @@ async def no_key(call: Call) -> None:
 BOTS = {
     function.__name__: function
     for function in (
-        usual, begins_by_itself, nested, speaks_first, infers_unseen, stuck, speaks_itself, clears_up, two_models,
+        usual, begins_by_itself, nested, speaks_first, infers_unseen, stuck, speaks_itself,
+        clears_up, two_models,
         own_services, without_aggregators, slow, raises, raises_in_mid_call, returns_in_mid_call,
         raises_afterwards, gives_nothing, gives_a_number, gives_a_name, gives_a_worker, deaf,
         unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_model, no_realtime,
