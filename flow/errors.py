@@ -16,7 +16,9 @@
          ├─ AuthUnavailable
          ├─ QuotaUnavailable
          ├─ ChecksUnavailable
-         └─ TransportUnavailable
+         ├─ TransportUnavailable
+         └─ UpstreamUnavailable     a vendor of models has given the gateway no answer
+             └─ UpstreamTimeout
 
 A docstring is the default message. The HTTP answer for each is decided in one place,
 ``flow.api.problems``; nothing below the API knows about status codes.
@@ -171,3 +173,15 @@ class TransportUnavailable(Unavailable):
     """The call cannot be carried now."""
 
     code = "transport_unavailable"
+
+
+class UpstreamUnavailable(Unavailable):
+    """The model's vendor cannot be reached now."""
+
+    code = "upstream_unavailable"
+
+
+class UpstreamTimeout(UpstreamUnavailable):
+    """The model's vendor has not answered in time."""
+
+    code = "upstream_timeout"

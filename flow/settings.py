@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     capture_content: bool = False
     interrupted_streams: Literal["estimate", "drain"] = "estimate"
+    gateway_product: str = "gateway"
+    gateway_silence_secs: Annotated[float, Field(ge=1, le=3600)] = 600.0
     turn_detection: Literal["silence", "smart", "vendor"] = "silence"
     workflows: Literal["on", "off"] = "on"
     executor_id: Annotated[str, Field(max_length=200)] | None = None
@@ -73,10 +75,10 @@ class Settings(BaseSettings):
     stt_model: str = "gpt-4o-transcribe"
     tts_provider: str = "openai"
     tts_model: str = "gpt-4o-mini-tts"
-    tts_voice: str = "alloy"
+    tts_voice: str | None = None
     realtime_provider: str = "openai"
     realtime_model: str = "gpt-realtime"
-    realtime_voice: str = "alloy"
+    realtime_voice: str | None = None
     insights_model: str = "gpt-4.1-mini"
 
     database_url: SecretStr | None = Field(None, validation_alias=_env("DATABASE_URL"))

@@ -1140,6 +1140,8 @@ create table public.usage_events (
   billable boolean not null,
   request_id text,
   trace_id text,
+  session_id text,
+  distinct_id text,
   kind text collate "C" not null,
   source text collate "C" not null,
   provider text collate "C" not null,
@@ -1294,8 +1296,8 @@ declare
 begin
   with fresh as (
     insert into public.usage_events (
-      id, workflow_thread_id, api_key_id, team_id, product, billable, request_id, trace_id,
-      kind, source, provider, model, requested_model, sent_model, service_tier,
+      id, workflow_thread_id, api_key_id, team_id, product, billable,
+      request_id, trace_id, session_id, distinct_id, kind, source, provider, model, requested_model, sent_model, service_tier,
       lines, total_cost_usd, provenance, outcome,
       price_version, occurred_at, latency_secs, time_to_first_token_secs, stream,
       failure_type, failure_message, failure_http_status, note, capture,
@@ -1303,8 +1305,8 @@ begin
     )
     select
       e.id, e.workflow_thread_id, coalesce(t.api_key_id, k.id), coalesce(t.team_id, k.team_id),
-      coalesce(t.product, e.product), coalesce(e.billable, t.billable), e.request_id, e.trace_id,
-      e.kind, e.source, e.provider, e.model, e.requested_model, e.sent_model, e.service_tier,
+      coalesce(t.product, e.product), coalesce(e.billable, t.billable),
+      e.request_id, e.trace_id, e.session_id, e.distinct_id, e.kind, e.source, e.provider, e.model, e.requested_model, e.sent_model, e.service_tier,
       -- The lines with exact numbers, if nothing is wrong with them. Names need no escaping.
       (
         select case
@@ -1342,8 +1344,8 @@ begin
       e.note, e.capture, coalesce(e.save_mode, false), e.save_mode_reason, e.budget_tier
     from jsonb_to_recordset(p_events) as e (
       id uuid, workflow_thread_id uuid, api_key_id uuid, team_id text, product text,
-      billable boolean, request_id text, trace_id text, kind text, source text, provider text,
-      model text, requested_model text, sent_model text, service_tier text, lines jsonb,
+      billable boolean, request_id text, trace_id text, session_id text, distinct_id text,
+      kind text, source text, provider text, model text, requested_model text, sent_model text, service_tier text, lines jsonb,
       total_cost_usd numeric, provenance text, outcome text, price_version text,
       occurred_at timestamptz, latency_secs double precision,
       time_to_first_token_secs double precision, stream boolean, failure jsonb, note text,
@@ -1491,6 +1493,40 @@ begin
   return (
     select coalesce(jsonb_agg(flow.event_json(e) order by e.occurred_at, e.id), '[]')
     from public.usage_events e where e.workflow_thread_id = p_thread_id
+  );
+end
+$$;
+
+-- The key's requests without a thread, newest first.
+create function public.list_requests(
+  p_api_key_id uuid,
+  p_limit integer,
+  p_before_occurred_at timestamp with time zone default NULL::timestamp with time zone,
+  p_before_id uuid default NULL::uuid,
+  p_product text default NULL::text
+) returns jsonb
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  return (
+    with page as (
+      select e as event, e.occurred_at, e.id
+      from public.usage_events e
+      where e.threadless_api_key_id = p_api_key_id
+        and (e.occurred_at, e.id) < (
+          coalesce(p_before_occurred_at, 'infinity'),
+          coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        )
+        and (p_product is null or e.product = p_product)
+      order by e.occurred_at desc, e.id desc
+      limit p_limit
+    )
+    select coalesce(
+      jsonb_agg(flow.event_json(p.event) order by p.occurred_at desc, p.id desc), '[]'
+    )
+    from page p
   );
 end
 $$;
@@ -2322,6 +2358,7 @@ begin
   v_states := array(select s from flow.limit_states(v_key, p_terms, true, v_now) s);
   return jsonb_build_object(
     'limits', (select jsonb_agg(flow.limit_json(s)) from unnest(v_states) s),
+    'save_mode', v_key.save_mode,
     'budget', case when v_key.budget_usd > 0 then flow.budget_json(
       v_states[1], coalesce(v_key.budget_override_until > v_now, false)
     ) end

@@ -40,7 +40,7 @@ LANES = {
     },
     "contract": {"contract"},
     "db": {"api", "db", "ledger", "operate", "workflows"},
-    "calls": {"calls"},
+    "calls": {"calls", "gateway"},
     "system": {"app", "demo", "."},
     "smoke": {"smoke"},
 }  # fmt: skip

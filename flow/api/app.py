@@ -12,17 +12,19 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import call_connections as connect
-from flow.api import health, products, threads, usage
+from flow.api import health, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.auth import Auth
 from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders
 from flow.api.dependencies import Calls, Keys, Quotas, Services, Transports
+from flow.api.gateway_routes import GatewayRoutes, gateway_routes
 from flow.api.http_metrics import Measured
 from flow.api.join_tracing import TracedJoin
 from flow.api.media_streams import media_stream_router
-from flow.api.problems import Problem, Problems, on_http_error, on_invalid
+from flow.api.problem_details import Problem
+from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
 from flow.domain.calls.join_request import JoinRequest
 
@@ -47,6 +49,7 @@ _ROUTERS = (
     bot.router,
     connect.router,
     threads.router,
+    requests.router,
     usage.router,
     limits.router,
     products.router,
@@ -69,6 +72,7 @@ def create_app(services: Services) -> FastAPI:
     streams = services.transports.streams.values()
     routers = (*_ROUTERS, *map(media_stream_router, streams))
     webhooks = [calls.webhook for calls in streams]
+    gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(
         title="Flow",
         version=API_VERSION,
@@ -90,6 +94,7 @@ def create_app(services: Services) -> FastAPI:
                 database=services.database,
                 token_routes=["offer", *webhooks],
             ),
+            Middleware(GatewayRoutes, routes=gateway),
         ],
         exception_handlers={
             RequestValidationError: on_invalid,
@@ -100,6 +105,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.readiness = health.ReadinessCheck(services)
     for router in routers:
         app.include_router(router)
+    app.router.routes.extend(gateway)
     routes = [*app.routes, *(route for router in routers for route in router.routes)]
     app.state.routes = [route for route in routes if isinstance(route, Route)]
     return app

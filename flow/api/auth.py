@@ -1,8 +1,8 @@
 """Who is calling: the API key of a request, verified, and the row it belongs to.
 
-Everything under ``/api`` needs a key, except a connection that brings the token of its join:
-the route checks that. A route also asks for its `caller_of`, so that a path this middleware
-never saw is refused and not served.
+Everything under ``/api`` and on the paths of the gateway needs a key, except a connection that
+brings the token of its join: the route checks that. A route also asks for its `caller_of`, so that
+a path this middleware never saw is refused and not served.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flow.api.dependencies import Keys
 from flow.api.request_context import context_of
 from flow.db.database import Database
+from flow.domain.gateway.operations import protocol_of
 from flow.domain.limits.api_key import ApiKey
 from flow.errors import Refused
 from flow.vendors.key_verification_cache import VerifiedKey
@@ -69,7 +70,7 @@ class Auth:
     def _needs_key(self, scope: Scope) -> bool:
         path: str = scope["path"]
         if not path.startswith("/api/"):
-            return False
+            return protocol_of(path) is not None
         query = scope.get("query_string", b"")
         return not (self._by_token.fullmatch(path) and _TOKEN.search(query))
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from flow.api.gateway_routes import Gateway
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.join_request import JoinRequest, Transport
@@ -224,6 +225,7 @@ class Services:
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
+    Without a ``gateway`` the paths of its protocols are not served.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
 
@@ -243,6 +245,7 @@ class Services:
     traces: Traces | None = None
     quotas: Quotas | None = None
     rooms: Rooms | None = None
+    gateway: Gateway | None = None
     public_url: str | None = None
     join_token_secs: int = 300
     allow_private_webhooks: bool = False

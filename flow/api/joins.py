@@ -126,6 +126,8 @@ async def join(request: Request) -> Response:
     accepted = services.calls.check(body)
     check_transport(services, body.transport)
     product = services.products.for_call(accepted.product)
+    if product.permission is not None:
+        require_permission(request, product.permission)
     content = fingerprint(body) if idempotency_key is not None else ""
     asked = _Asked(accepted, product, override, idempotency_key, content)
     joined = await _joined(services, key, asked)

@@ -12,7 +12,6 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,8 +19,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.problem_details import FieldError, Problem
+from flow.api.protocol_errors import protocol_error
 from flow.api.request_bodies import invalid
 from flow.api.request_context import context_of, log_of
+from flow.domain.gateway.operations import protocol_of
 from flow.errors import (
     Conflict,
     DatabaseUnavailable,
@@ -31,6 +33,8 @@ from flow.errors import (
     NotFound,
     Refused,
     Unavailable,
+    UpstreamTimeout,
+    UpstreamUnavailable,
 )
 
 _MAX_TEXT = 300
@@ -48,6 +52,7 @@ _REFUSED_STATUS: Mapping[str, int] = {
     "insufficient_permissions": 403,
     "model_not_allowed": 403,
     "unknown_product": 403,
+    "model_not_found": 404,
     "not_acceptable": 406,
     "request_timeout": 408,
     "payload_too_large": 413,
@@ -65,33 +70,6 @@ KEYED = (400, 401, 403, 429, 503)
 
 _DEFAULT_RETRY_SECS: Mapping[int, int] = {429: 60, 503: 5}
 _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed"}
-
-
-class FieldError(BaseModel):
-    """One thing wrong with one field."""
-
-    field: str = Field(examples=["bot.llm.temperature"])
-    message: str = Field(examples=["Input should be less than or equal to 2"])
-
-
-class Problem(BaseModel):
-    """What went wrong, in the form of RFC 9457."""
-
-    type: str = Field(default="about:blank", examples=["about:blank"])
-    title: str = Field(examples=["Unprocessable Content"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["The request is not valid."])
-    code: str = Field(description="Stable: programs may rely on it.", examples=["invalid_request"])
-    request_id: str | None = Field(default=None, examples=["5f0c7b0e9d5c4f0f8a54d4f4a5a7c6de"])
-    retry_after: int | None = Field(
-        default=None, description="Seconds after which trying again may help.", examples=[5]
-    )
-    errors: list[FieldError] | None = None
-    limit: dict[str, Any] | None = Field(
-        default=None,
-        description="The limit that was reached, as in GET /api/limits.",
-        examples=[{"resource": "budget_usd", "used": "50.01", "limit": "50"}],
-    )
 
 
 class Problems:
@@ -146,7 +124,7 @@ def problem_response(scope: Scope, error: Exception) -> Response:
         errors=_errors(error),
         limit=dict(error.limit) if isinstance(error, Refused) and error.limit else None,
     )
-    return _render(problem, _headers(status, retry_after))
+    return _render(scope, problem, _headers(status, retry_after))
 
 
 async def on_invalid(request: Request, error: Exception) -> Response:
@@ -167,7 +145,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         request_id=context_of(request.scope).request_id,
     )
     headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
-    return _render(problem, headers or {})
+    return _render(request.scope, problem, headers or {})
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -216,6 +194,8 @@ def _status(error: Exception) -> int:
         return 404
     if isinstance(error, Conflict):
         return 409
+    if isinstance(error, UpstreamUnavailable):
+        return 504 if isinstance(error, UpstreamTimeout) else 502
     if isinstance(error, Unavailable):
         return 503
     return 500
@@ -237,7 +217,10 @@ def _headers(status: int, retry_after: int | None) -> dict[str, str]:
     return headers
 
 
-def _render(problem: Problem, headers: Mapping[str, str]) -> Response:
+def _render(scope: Scope, problem: Problem, headers: Mapping[str, str]) -> Response:
+    protocol = protocol_of(scope["path"])
+    if protocol is not None:
+        return protocol_error(protocol, problem, headers)
     return ExactJSONResponse(
         problem.model_dump(exclude_none=True),
         status_code=problem.status,

@@ -29,7 +29,7 @@ _USAGE_STATS = {
     "unmetered": [],
     "posthog_trace_id": "0b6d1a52-8a5e-4f0f-9d0f-5b8f3c0f2a11",
 }
-_LEDGER_ROW = {
+LEDGER_ROW = {
     "id": "2c5cf638-f760-4919-af84-bcb669c64739",
     "kind": "llm",
     "model": "gpt-4.1-2025-04-14",
@@ -129,7 +129,7 @@ class ThreadUsage(BaseModel):
     """
 
     workflow_thread_id: UUID
-    events: list[dict[str, Any]] = Field(examples=[[_LEDGER_ROW]])
+    events: list[dict[str, Any]] = Field(examples=[[LEDGER_ROW]])
 
 
 @router.get("", response_model=ThreadPage, responses=documented(422))

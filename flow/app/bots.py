@@ -160,14 +160,21 @@ def bot_defaults(settings: Settings) -> dict[str, dict[str, str]]:
         "tts": {
             "provider": settings.tts_provider,
             "model": settings.tts_model,
-            "voice": settings.tts_voice,
+            **_voice(settings.tts_provider, settings.tts_voice),
         },
         "realtime": {
             "provider": settings.realtime_provider,
             "model": settings.realtime_model,
-            "voice": settings.realtime_voice,
+            **_voice(settings.realtime_provider, settings.realtime_voice),
         },
     }
+
+
+def _voice(provider: str, voice: str | None) -> dict[str, str]:
+    """The voice of the settings, or OpenAI's usual one, which no other vendor has."""
+    if voice is None and provider == "openai":
+        voice = "alloy"
+    return {"voice": voice} if voice else {}
 
 
 def _cost_control(resources: Resources) -> Callable[[Thread, JoinRequest, Standing], Spending]:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from flow.app.background_work import open_finishing, run_background
 from flow.app.bots import bot_defaults, build_calls, build_room_calls, build_transports
 from flow.app.clients import open_clients, secret_of
+from flow.app.gateway import open_gateway
 from flow.app.shared_resources import Resources, open_resources
 from flow.app.start_warnings import warn
 from flow.app.usage_recording import UsagePublisher, open_recorder
@@ -24,6 +25,8 @@ from flow.db.database import Database
 from flow.domain.pricing.unpriced_models import of_configuration
 from flow.domain.products.product import ModelName
 from flow.domain.usage.token_estimates import warm_up
+from flow.gateway.gateway import Gateway
+from flow.gateway.standing_admission import StandingAdmission
 from flow.ledger.recorder import Recorder
 from flow.settings import Settings
 from flow.telemetry import logs as log
@@ -52,11 +55,13 @@ class Service:
     recorder: Recorder
     registry: CollectorRegistry
     calls: CallRegistry
+    gateway: Gateway
     drain_secs: float
 
     async def drain(self) -> None:
         """Refuse new calls and wait for the running ones; after ``drain_secs`` end those left."""
         logger.info("draining", calls=self.calls.capacity.running, within_secs=self.drain_secs)
+        self.gateway.stop()
         await self.calls.close(self.drain_secs)
         logger.info("drained", calls=self.calls.capacity.running)
 
@@ -82,14 +87,19 @@ async def run_service(
         resources = await stack.enter_async_context(open_resources(settings))
         warn(settings, _unpriced(resources))
         running = CallRegistry(settings.max_calls)
-        publisher = UsagePublisher(resources, running)
-        recorder = await stack.enter_async_context(open_recorder(resources, publisher))
         clients = await stack.enter_async_context(open_clients(resources))
+        admission = StandingAdmission(resources.database, resources.products.terms, clients.quotas)
+        stack.push_async_callback(admission.aclose)
+        publisher = UsagePublisher(resources, running, admission.recorded)
+        recorder = await stack.enter_async_context(open_recorder(resources, publisher))
         finishing = await stack.enter_async_context(
             open_finishing(resources, recorder, clients.models["openai"])
         )
         calls = await build_calls(
             resources, clients, recorder, finishing, running, publisher.contents
+        )
+        gateway = await stack.enter_async_context(
+            open_gateway(resources, clients, recorder, admission, publisher.contents)
         )
         room_calls, leases = build_room_calls(resources, clients, recorder, finishing, calls, media)
         hold = None if leases is None else leases.hold
@@ -107,6 +117,7 @@ async def run_service(
             quotas=clients.quotas,
             transports=build_transports(clients, calls),
             rooms=room_calls,
+            gateway=gateway,
             secret=secret_of(settings),
             registry=registry,
             metrics=resources.metrics,
@@ -125,6 +136,7 @@ async def run_service(
             recorder=recorder,
             registry=registry,
             calls=running,
+            gateway=gateway,
             drain_secs=settings.drain_secs,
         )
 

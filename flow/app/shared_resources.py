@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ class Resources:
 
     Attributes:
         price: the event with its cost, or without one where no price is known.
+        models_of: the models of a vendor that prices are known for, by name.
         registry: holds the process's metrics.
         url: the Postgres connection string; ``None`` if only Supabase's API is known.
         posthog: ``None`` without an API key.
@@ -45,6 +46,7 @@ class Resources:
     products: Products
     price: Callable[[UsageEvent], UsageEvent]
     has_price: HasPrice
+    models_of: Callable[[str], Iterable[str]]
     registry: CollectorRegistry
     metrics: Metrics
     watch: CallWatch
@@ -100,6 +102,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             products=products,
             price=pricer.price,
             has_price=remembered(pricer.has_price),
+            models_of=pricer.models_of,
             registry=registry,
             metrics=metrics,
             watch=CallWatch(metrics),

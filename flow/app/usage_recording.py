@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 from uuid import UUID
@@ -30,9 +30,18 @@ class UsagePublisher:
 
     ``contents`` holds the prompts and answer of events that are not recorded yet, by event id,
     where the operator wants them captured. An event's content is dropped when it is published.
+
+    Args:
+        recorded: told of every batch, with its costs.
     """
 
-    def __init__(self, resources: Resources, calls: RunningCalls) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        calls: RunningCalls,
+        recorded: Callable[[Sequence[UsageEvent]], None],
+    ) -> None:
+        self._recorded = recorded
         self._metrics = resources.metrics
         self._posthog = resources.posthog
         self._calls = calls
@@ -41,6 +50,7 @@ class UsagePublisher:
     def __call__(self, events: Sequence[UsageEvent], recorded: Recorded) -> None:
         """Publish one recorded batch."""
         count_usage(self._metrics, events, recorded.new)
+        self._recorded(events)
         for event in events:
             capture_llm_generation(self._posthog, event, content=self._content(event))
         for thread_id, account in recorded.threads.items():

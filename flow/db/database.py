@@ -9,7 +9,7 @@ Any call may raise `DatabaseUnavailable`; each documents its other errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,7 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Pulse, Status, Thread, ThreadTurn, Turn
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing
+from flow.domain.limits.key_standing import KeyStanding
 from flow.domain.limits.quota import Admission, LimitState, Terms
 from flow.domain.usage.events import Owner, UsageEvent
 from flow.errors import InvalidInput
@@ -174,14 +175,24 @@ class Database(TypedCalls):
         Raises:
             NotFound: the key is gone.
         """
+        standing = await self.get_key_standing(api_key_id, terms, now)
+        return standing.limits, standing.budget
+
+    async def get_key_standing(
+        self, api_key_id: UUID, terms: Terms, now: datetime | None = None
+    ) -> KeyStanding:
+        """How a key stands that makes requests without a thread, and what its limits are.
+
+        Raises:
+            NotFound: the key is gone.
+        """
         row = await self._call(
             "get_limits",
             p_api_key_id=str(api_key_id),
             p_terms=terms.to_json(),
             p_now=now and now.isoformat(),
         )
-        budget = row["budget"]
-        return tuple(map(rows.limit_state, row["limits"])), budget and rows.budget(budget)
+        return rows.key_standing(row)
 
     async def get_thread_standing(self, thread_id: UUID) -> Standing:
         """How the key of a thread stands now.
@@ -328,21 +339,43 @@ class Database(TypedCalls):
         Raises:
             InvalidInput: the cursor is not one this method gave, or the limit not 1 to 200.
         """
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidInput(f"limit must be between 1 and {MAX_PAGE}, not {limit}")
-        after = rows.read_cursor(cursor) if cursor is not None else (None, None)
+        before_at, before_id = _place(limit, cursor)
         found = await self._call(
             "list_workflow_threads",
             p_api_key_id=str(api_key_id),
             p_limit=limit + 1,
-            p_before_created_at=after[0],
-            p_before_id=after[1],
+            p_before_created_at=before_at,
+            p_before_id=before_id,
             p_status=status and status.value,
             p_product=product,
         )
-        threads = tuple(rows.thread(row) for row in found[:limit])
-        more = len(found) > limit
-        return Page(threads, rows.write_cursor(threads[-1]) if more else None)
+        return _page(found, limit, "created_at", rows.thread)
+
+    async def list_requests(
+        self,
+        api_key_id: UUID,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        product: str | None = None,
+    ) -> Page[dict[str, Any]]:
+        """The ledger rows of the key's requests to the gateway, newest first.
+
+        Each is shaped like `UsageEvent.to_json`, with ``recorded_at`` added.
+
+        Raises:
+            InvalidInput: the cursor is not one this method gave, or the limit not 1 to 200.
+        """
+        before_at, before_id = _place(limit, cursor)
+        found = await self._call(
+            "list_requests",
+            p_api_key_id=str(api_key_id),
+            p_limit=limit + 1,
+            p_before_occurred_at=before_at,
+            p_before_id=before_id,
+            p_product=product,
+        )
+        return _page(found, limit, "occurred_at", dict)
 
     async def finish_thread(
         self, thread_id: UUID, status: Status, *, error: dict[str, Any] | None = None
@@ -458,3 +491,23 @@ class Database(TypedCalls):
             p_group_by=list(group_by),
         )
         return found
+
+
+def _place(limit: int, cursor: str | None) -> tuple[str | None, str | None]:
+    """The time and id before which a page begins."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"limit must be between 1 and {MAX_PAGE}, not {limit}")
+    return rows.read_cursor(cursor) if cursor is not None else (None, None)
+
+
+def _page(
+    found: Sequence[Mapping[str, Any]],
+    limit: int,
+    time: str,
+    item: Callable[[Mapping[str, Any]], T],
+) -> Page[T]:
+    """A page of what was asked for with one more than ``limit``, in the order of ``time``."""
+    kept = found[:limit]
+    last = kept[-1] if len(found) > limit else None
+    cursor = None if last is None else rows.write_cursor(last[time], last["id"])
+    return Page(tuple(map(item, kept)), cursor)

@@ -18,9 +18,10 @@ from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread, Turn
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
+from flow.domain.limits.key_standing import KeyStanding
 from flow.domain.limits.quota import LimitState, refused
 from flow.domain.products.save_mode import SaveMode
-from flow.domain.usage.events import Line, Owner, UsageEvent
+from flow.domain.usage.events import Line, Owner, RequestIds, UsageEvent
 from flow.errors import FieldProblem, InvalidInput, Refused
 
 
@@ -172,6 +173,16 @@ def standing(row: Mapping[str, Any]) -> Standing:
     return Standing(tier and Tier(tier), mode and SaveMode(mode))
 
 
+def key_standing(row: Mapping[str, Any]) -> KeyStanding:
+    """How a key stands, as ``get_limits`` says it."""
+    known, mode = row["budget"], row["save_mode"]
+    return KeyStanding(
+        known and budget(known),
+        mode and SaveMode(mode),
+        tuple(map(limit_state, row["limits"])),
+    )
+
+
 def budget(row: Mapping[str, Any]) -> Budget:
     """The budget that ``flow.budget_json`` built."""
     return Budget(
@@ -217,8 +228,6 @@ def key_account(row: Mapping[str, Any]) -> KeyAccount:
 
 
 _SELDOM = (
-    "request_id",
-    "trace_id",
     "requested_model",
     "sent_model",
     "service_tier",
@@ -228,6 +237,7 @@ _SELDOM = (
     "note",
 )
 _seldom = attrgetter(*_SELDOM)
+NO_IDS = RequestIds()
 
 
 def event_json(event: UsageEvent) -> dict[str, Any]:
@@ -260,6 +270,8 @@ def event_json(event: UsageEvent) -> dict[str, Any]:
         data["total_cost_usd"] = format(cost.total, "f")
     seldom = zip(_SELDOM, _seldom(event), strict=True)
     data |= {name: value for name, value in seldom if value is not None}
+    if event.ids != NO_IDS:
+        data |= {name: value for name, value in asdict(event.ids).items() if value is not None}
     if event.failure is not None:
         data["failure"] = asdict(event.failure)
     if control.save_mode:
@@ -284,14 +296,14 @@ def _line_json(line: Line) -> dict[str, Any]:
     return data
 
 
-def write_cursor(last: Thread) -> str:
-    """An opaque cursor for the page after ``last``."""
-    place = json.dumps([last.created_at.isoformat(), str(last.id)])
+def write_cursor(time: str, id_: str) -> str:
+    """An opaque cursor for the page after what has this time and id."""
+    place = json.dumps([datetime.fromisoformat(time).isoformat(), id_])
     return base64.urlsafe_b64encode(place.encode()).decode()
 
 
 def read_cursor(cursor: str) -> tuple[str, str]:
-    """The creation time and id a cursor stands for.
+    """The time and id a cursor stands for.
 
     Raises:
         InvalidInput: `write_cursor` did not make it.

@@ -17,6 +17,7 @@ from flow.domain.usage.events import (
     Owner,
     Provenance,
     Quantities,
+    RequestIds,
     UsageEvent,
 )
 from flow.metering.evidence import NOTHING, Ended, Opening
@@ -45,6 +46,7 @@ class Meter:
     Args:
         control: what is done about the cost at the moment.
         on_closed: told of every finished request.
+        known: fields that all its events have, of those of `UsageEvent`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Meter:
         *,
         control: Callable[[], CostControl] = CostControl,
         on_closed: OnClosed | None = None,
+        **known: Any,
     ) -> None:
         self.service = service
         self.owner = owner
@@ -65,6 +68,7 @@ class Meter:
         self._recorder = recorder
         self._control = control
         self._listener = on_closed
+        self._known = known
         self._given_ids: set[UUID] = set()
         self._live: dict[UUID, MeteredRequest] = {}
 
@@ -118,12 +122,20 @@ class Meter:
         service = self.service
         log.error(
             "unmetered_service",
-            workflow_thread_id=str(self.owner.workflow_thread_id),
+            **self._whose,
             kind=service.kind.value,
             provider=service.provider,
             model=service.model,
         )
         self.record(NOTHING, Provenance.UNMETERED, note="the service worked and nothing metered it")
+
+    @property
+    def _whose(self) -> dict[str, str | None]:
+        """The id that log lines name the work by."""
+        if self.owner.workflow_thread_id is not None:
+            return {"workflow_thread_id": str(self.owner.workflow_thread_id)}
+        ids: RequestIds = self._known.get("ids", RequestIds())
+        return {"request_id": ids.request_id}
 
     def _closed(self, event: UsageEvent, opening: Opening, text: str) -> None:
         self.recorded += 1
@@ -133,7 +145,7 @@ class Meter:
         if event.note is not None and event.outcome is not Outcome.INTERRUPTED:
             log.warning(
                 "usage_noted",
-                workflow_thread_id=str(self.owner.workflow_thread_id),
+                **self._whose,
                 provider=event.provider,
                 note=event.note,
             )
@@ -160,5 +172,5 @@ class Meter:
             capture=service.capture,
             control=self._control(),
             id=event_id or uuid4(),
-            **known,
+            **{**self._known, **known},
         )

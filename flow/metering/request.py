@@ -44,6 +44,10 @@ log = structlog.get_logger(__name__)
 LONGEST_NAME = 200
 RENEWED_CHARACTERS = 32
 """How much more text puts a new estimate on record, should the process die."""
+COUNTED_CHARACTERS = 8_192
+"""How much text is counted at once, which takes half a millisecond."""
+RENEWED_SECS = 0.05
+"""How long after the last one, at least: what comes at once is put on record at once."""
 RENEWED_TOKENS = 10
 """How many more tokens of sound do."""
 
@@ -129,7 +133,11 @@ class MeteredRequest:
         self._sent = opening.sent
         self._made = NOTHING
         self._text: list[str] = []
+        self._counted_parts = 0
+        self._counted_tokens = 0
+        self._uncounted = 0
         self._unrenewed = ""
+        self._renewed_at = self._started
         self._unrenewed_tokens = 0
         self._audio_seconds: Decimal | None = Decimal(0)
         self._report: Reported | None = None
@@ -241,13 +249,29 @@ class MeteredRequest:
         self._text.append(output.text)
         if self._made:  # The text is what the sound says, and not billed beside it.
             return
+        self._uncounted += len(output.text)
+        if self._uncounted >= COUNTED_CHARACTERS:
+            self._count_text()
         self._is_outdated = True
         self._unrenewed += output.text
-        if len(self._unrenewed) >= RENEWED_CHARACTERS:
+        if len(self._unrenewed) >= RENEWED_CHARACTERS and self._is_renewal_due():
             so_far = self._event.quantities
             more = count_tokens(self._unrenewed, self._event.model)
             self._unrenewed = ""
             self._renew(so_far.replaced(output_tokens=so_far.count("output_tokens") + more))
+
+    def _count_text(self) -> None:
+        """Count the text that has not been: of a long one not all at once, in the end."""
+        text = "".join(self._text[self._counted_parts :])
+        self._counted_tokens += count_tokens(text, self._event.model)
+        self._counted_parts, self._uncounted = len(self._text), 0
+
+    def _is_renewal_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._renewed_at < RENEWED_SECS:
+            return False
+        self._renewed_at = now
+        return True
 
     def _renew(self, estimate: Quantities) -> None:
         self._event = replace(self._event, quantities=estimate)
@@ -297,24 +321,35 @@ class MeteredRequest:
         guess = _most(self._opening.estimate, self._counted() or self._sent)
         if self._made:
             return _added(guess, self._made)
-        if text := "".join(self._text):
-            guess = guess.replaced(output_tokens=count_tokens(text, self._event.model))
+        if self._text:
+            self._count_text()
+            guess = guess.replaced(output_tokens=self._counted_tokens)
         return guess
+
+    def _missing(self, report: Reported) -> dict[str, Amount]:
+        """What a report leaves out, as estimated. It is counted only where it may: that takes time
+        for long texts."""
+        reported = report.quantities
+        if not self._text_is_billed or not (reported or not report.is_final):
+            return {}
+        has_input = any(UNITS[u].side == "input" for u in reported if u.endswith("_tokens"))
+        is_last = report.is_final and not self._is_outdated
+        is_whole = bool(self._is_complete and is_last and reported["output_tokens"])
+        if has_input and is_whole:
+            return {}
+        guess = self._guess()
+        missing: dict[str, Amount] = {}
+        if not has_input and guess["input_tokens"]:
+            missing["input_tokens"] = guess["input_tokens"]
+        if guess["output_tokens"] > reported["output_tokens"] and not is_whole:
+            missing["output_tokens"] = guess["output_tokens"]
+        return missing
 
     def _reported(
         self, report: Reported, counted: Quantities | None
     ) -> tuple[Quantities, Known, str | None]:
-        reported, guess = report.quantities, self._guess()
-        missing: dict[str, Amount] = {}
-        if self._text_is_billed and (reported or not report.is_final):
-            has_input = any(UNITS[u].side == "input" for u in reported if u.endswith("_tokens"))
-            if not has_input and guess["input_tokens"]:
-                missing["input_tokens"] = guess["input_tokens"]
-            said = guess["output_tokens"]
-            is_last = report.is_final and not self._is_outdated
-            is_whole = self._is_complete and is_last and reported["output_tokens"]
-            if said > reported["output_tokens"] and not is_whole:
-                missing["output_tokens"] = said
+        reported = report.quantities
+        missing = self._missing(report)
         # A report is of one measure; what was counted in another stands beside it.
         measures = {UNITS[unit].measure for unit in reported}
         beside = {

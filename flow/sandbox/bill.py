@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, Self
 
-WorkKind = Literal["llm", "tts", "stt"]
+WorkKind = Literal["llm", "embedding", "tts", "stt"]
 Outcome = Literal["complete", "disconnected", "failed"]
 
 

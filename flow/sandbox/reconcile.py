@@ -31,6 +31,7 @@ _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 _AUDIO_TOKENS = ("prompt_audio_tokens", "completion_audio_tokens")
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "llm": (*_TOKENS, *_AUDIO_TOKENS),
+    "embedding": ("prompt_tokens",),
     "tts": ("characters", "audio_seconds"),
     "stt": (*_TOKENS, "audio_seconds"),
 }
@@ -158,7 +159,7 @@ def _compare(
         )
         if key[0] == "stt" and quantity in _TOKENS:
             allowed += sum((_untold_tokens(row) for row in rows), Decimal(0))
-        must_be_counted = key[0] == "llm" or quantity not in _TOKENS
+        must_be_counted = key[0] in ("llm", "embedding") or quantity not in _TOKENS
         if ledger or (vendor and must_be_counted):
             yield Comparison(*key, quantity, ledger, vendor, allowed)
 

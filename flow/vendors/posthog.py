@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from flow.domain.usage.events import Owner, UsageEvent
 from flow.domain.usage.posthog_properties import (
-    GENERATIONS,
+    EVENT_NAMES,
     Content,
     generation_properties,
     trace_properties,
@@ -185,21 +185,22 @@ async def shutdown_posthog(client: Posthog | None, timeout_secs: float = SHUTDOW
 def capture_llm_generation(
     client: Posthog | None, event: UsageEvent, *, content: Content | None = None
 ) -> bool:
-    """Queue one ``$ai_generation`` for an LLM, TTS or STT event; whether it was queued.
+    """Queue one ``$ai_generation`` or ``$ai_embedding`` for an event; whether it was queued.
 
     The event's id is PostHog's ``uuid``, so that capturing twice is the same event. Nothing is
     captured for call minutes, which are no generation, nor for what somebody else captures
     (``event.capture`` false).
     """
-    if client is None or not event.capture or event.kind not in GENERATIONS:
+    name = EVENT_NAMES.get(event.kind)
+    if client is None or not event.capture or name is None:
         return False
-    return client.capture("$ai_generation", **generation_arguments(event, content)) is not None
+    return client.capture(name, **generation_arguments(event, content)) is not None
 
 
 def generation_arguments(event: UsageEvent, content: Content | None = None) -> dict[str, Any]:
-    """What ``Posthog.capture`` is given for an event's ``$ai_generation``."""
+    """What ``Posthog.capture`` is given for an event."""
     return {
-        "distinct_id": str(event.owner.api_key_id),
+        "distinct_id": event.ids.distinct_id or str(event.owner.api_key_id),
         "properties": generation_properties(event, content),
         "timestamp": event.occurred_at,
         "uuid": str(event.id),

@@ -21,6 +21,8 @@ create table public.usage_events (
   billable boolean not null,
   request_id text,
   trace_id text,
+  session_id text,
+  distinct_id text,
   kind text collate "C" not null check (flow.is_name(kind)),
   source text collate "C" not null check (octet_length(source) between 1 and 64),
   provider text collate "C" not null check (octet_length(provider) between 1 and 128),
@@ -172,8 +174,8 @@ declare
 begin
   with fresh as (
     insert into public.usage_events (
-      id, workflow_thread_id, api_key_id, team_id, product, billable, request_id, trace_id,
-      kind, source, provider, model, requested_model, sent_model, service_tier,
+      id, workflow_thread_id, api_key_id, team_id, product, billable,
+      request_id, trace_id, session_id, distinct_id, kind, source, provider, model, requested_model, sent_model, service_tier,
       lines, total_cost_usd, provenance, outcome,
       price_version, occurred_at, latency_secs, time_to_first_token_secs, stream,
       failure_type, failure_message, failure_http_status, note, capture,
@@ -181,8 +183,8 @@ begin
     )
     select
       e.id, e.workflow_thread_id, coalesce(t.api_key_id, k.id), coalesce(t.team_id, k.team_id),
-      coalesce(t.product, e.product), coalesce(e.billable, t.billable), e.request_id, e.trace_id,
-      e.kind, e.source, e.provider, e.model, e.requested_model, e.sent_model, e.service_tier,
+      coalesce(t.product, e.product), coalesce(e.billable, t.billable),
+      e.request_id, e.trace_id, e.session_id, e.distinct_id, e.kind, e.source, e.provider, e.model, e.requested_model, e.sent_model, e.service_tier,
       -- The lines with exact numbers, if nothing is wrong with them. Names need no escaping.
       (
         select case
@@ -220,8 +222,8 @@ begin
       e.note, e.capture, coalesce(e.save_mode, false), e.save_mode_reason, e.budget_tier
     from jsonb_to_recordset(p_events) as e (
       id uuid, workflow_thread_id uuid, api_key_id uuid, team_id text, product text,
-      billable boolean, request_id text, trace_id text, kind text, source text, provider text,
-      model text, requested_model text, sent_model text, service_tier text, lines jsonb,
+      billable boolean, request_id text, trace_id text, session_id text, distinct_id text,
+      kind text, source text, provider text, model text, requested_model text, sent_model text, service_tier text, lines jsonb,
       total_cost_usd numeric, provenance text, outcome text, price_version text,
       occurred_at timestamptz, latency_secs double precision,
       time_to_first_token_secs double precision, stream boolean, failure jsonb, note text,
@@ -378,6 +380,40 @@ begin
 end
 $$;
 
+-- The key's requests without a thread, newest first.
+create function public.list_requests(
+  p_api_key_id uuid,
+  p_limit integer,
+  p_before_occurred_at timestamptz default null,
+  p_before_id uuid default null,
+  p_product text default null
+) returns jsonb
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  return (
+    with page as (
+      select e as event, e.occurred_at, e.id
+      from public.usage_events e
+      where e.threadless_api_key_id = p_api_key_id
+        and (e.occurred_at, e.id) < (
+          coalesce(p_before_occurred_at, 'infinity'),
+          coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        )
+        and (p_product is null or e.product = p_product)
+      order by e.occurred_at desc, e.id desc
+      limit p_limit
+    )
+    select coalesce(
+      jsonb_agg(flow.event_json(p.event) order by p.occurred_at desc, p.id desc), '[]'
+    )
+    from page p
+  );
+end
+$$;
+
 select flow.restrict_to_service_role(
-  array['usage_events', 'rejected_usage_events'], array['get_thread_usage']
+  array['usage_events', 'rejected_usage_events'], array['get_thread_usage', 'list_requests']
 );

@@ -329,6 +329,7 @@ begin
   v_states := array(select s from flow.limit_states(v_key, p_terms, true, v_now) s);
   return jsonb_build_object(
     'limits', (select jsonb_agg(flow.limit_json(s)) from unnest(v_states) s),
+    'save_mode', v_key.save_mode,
     'budget', case when v_key.budget_usd > 0 then flow.budget_json(
       v_states[1], coalesce(v_key.budget_override_until > v_now, false)
     ) end

@@ -39,7 +39,7 @@ async def unheard(message: Message) -> None:
 
 
 async def sent(receive: Receive) -> None:
-    scope: Scope = {"type": "http", "headers": []}
+    scope: Scope = {"type": "http", "path": "/api/threads", "headers": []}
     await RequestSize(reads_all)(scope, receive, unheard)
 
 

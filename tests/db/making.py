@@ -13,10 +13,20 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission, Terms
-from flow.domain.usage.events import Cost, Kind, Outcome, Owner, Provenance, Quantities, UsageEvent
+from flow.domain.usage.events import (
+    Cost,
+    Kind,
+    Outcome,
+    Owner,
+    Provenance,
+    Quantities,
+    RequestIds,
+    UsageEvent,
+)
 from tests import events
 from tests.events import an_owner
 
+IDS = RequestIds("req_1", "the caller's", "a session", "somebody")
 JOIN = JoinRequest.from_json(
     {"product": "voice_bot", "metadata": {"order": 7}, "bot": {"llm": {"temperature": 0.7}}}
 )
@@ -110,7 +120,7 @@ def an_event(thread: Thread, **given: Any) -> UsageEvent:
 
 def a_request(key: ApiKey, **given: Any) -> UsageEvent:
     """One priced generation by a request of the key to the gateway, which has no thread."""
-    known = {"source": "gateway", "request_id": "req_1", "trace_id": "the caller's"}
+    known = {"source": "gateway", "ids": IDS}
     return _priced(an_owner_of(key), known | given)
 
 

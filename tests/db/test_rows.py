@@ -21,6 +21,7 @@ from flow.domain.usage.events import (
     Owner,
     Provenance,
     Quantities,
+    RequestIds,
     UsageEvent,
 )
 from flow.domain.usage.units import UNITS, Measure
@@ -58,8 +59,7 @@ events = st.builds(
     requested_model=st.none() | text,
     sent_model=st.none() | text,
     service_tier=st.none() | text,
-    request_id=st.none() | text,
-    trace_id=st.none() | text,
+    ids=st.builds(RequestIds, *[st.none() | text] * 4),
     price_version=st.none() | text,
     occurred_at=st.datetimes(timezones=st.just(UTC)),
     latency_secs=st.none() | st.floats(0, 9),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -16,8 +16,10 @@ from flow.db.database import Database
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Tier
 from flow.domain.limits.quota import Terms
+from flow.domain.products.save_mode import SaveMode
 from flow.domain.usage.events import Cost, Owner, UsageEvent
-from tests.db.making import a_key, a_request, a_thread, an_event, an_owner_of
+from flow.errors import InvalidInput
+from tests.db.making import IDS, a_key, a_request, a_thread, an_event, an_owner_of
 
 TERMS = Terms(buckets={"ai_credits": ["gateway"]})
 
@@ -68,7 +70,44 @@ async def test_a_request_comes_back_with_its_ids(direct: Database, sql: psycopg.
     await direct.record_usage([event])
     kept = sql.execute("select flow.event_json(e) from usage_events e").fetchone() or ({},)
     assert UsageEvent.from_json(kept[0]) == event
-    assert (kept[0]["request_id"], kept[0]["trace_id"]) == ("req_1", "the caller's")
+    assert event.ids == IDS
+
+
+async def test_a_keys_requests_are_listed_newest_first_page_by_page(database: Database) -> None:
+    key, other = await a_key(database), await a_key(database)
+    at = datetime(2026, 11, 21, tzinfo=UTC)
+    events = [a_request(key, occurred_at=at + timedelta(seconds=n // 2)) for n in range(5)]
+    free = a_request(key, owner=replace(an_owner_of(key), product="trial"), occurred_at=at)
+    thread = await a_thread(database, key)
+    await database.record_usage([*events, free, a_request(other), an_event(thread)])
+    found, cursor = [], None
+    while True:
+        page = await database.list_requests(key.id, limit=2, cursor=cursor, product="gateway")
+        found += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    expected = sorted(events, key=lambda event: (event.occurred_at, str(event.id)), reverse=True)
+    assert [UsageEvent.from_json(row).id for row in found] == [event.id for event in expected]
+    assert {row["session_id"] for row in found} == {IDS.session_id}
+    assert len((await database.list_requests(key.id)).items) == 6
+    with pytest.raises(InvalidInput):
+        await database.list_requests(key.id, limit=201)
+
+
+async def test_a_keys_standing_is_its_budget_its_save_mode_and_all_limits(
+    database: Database,
+) -> None:
+    key = await a_key(database, f"team_{uuid4().hex}")
+    standing = await database.get_key_standing(key.id, TERMS)
+    assert (standing.budget, standing.save_mode) == (None, None)
+    await database.operating.set_budget(key.id, Decimal(10))
+    await database.operating.set_save_mode(key.id, SaveMode.ON)
+    await database.record_usage([costing(key, "9")])
+    standing = await database.get_key_standing(key.id, TERMS)
+    assert standing.budget is not None
+    assert (standing.budget.tier, standing.save_mode) == (Tier.WARN, SaveMode.ON)
+    assert [one.used for one in standing.limits if one.resource == "ai_credits"] == [900]
 
 
 @pytest.mark.parametrize(

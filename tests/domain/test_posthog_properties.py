@@ -21,6 +21,7 @@ from flow.domain.usage.events import (
     Outcome,
     Provenance,
     Quantities,
+    RequestIds,
 )
 from flow.domain.usage.posthog_properties import (
     MAX_CONTENT_CHARS,
@@ -362,7 +363,9 @@ def test_work_that_nothing_metered_is_told_without_counts_and_costs(kind):
 @pytest.mark.parametrize(("named", "trace"), [("their-trace", "their-trace"), (None, str(LLM.id))])
 def test_what_belongs_to_no_call_is_in_its_callers_trace_or_one_of_its_own(named, trace):
     event = replace(
-        LLM, owner=replace(OWNER, workflow_thread_id=None), trace_id=named, request_id="req-1"
+        LLM,
+        owner=replace(OWNER, workflow_thread_id=None),
+        ids=RequestIds(trace_id=named, request_id="req-1"),
     )
     said = generation_properties(event)
     assert said["$ai_trace_id"] == trace

@@ -121,6 +121,21 @@ def test_a_product_that_takes_no_call_is_refused_with_those_that_do(name: str, s
     assert (raised.value.code, str(raised.value)) == ("unknown_product", said)
 
 
+def test_the_gateway_serves_the_products_that_say_so() -> None:
+    found = products(
+        Product("apps", billable=True, aliases=("app",), gateway=True),
+        Product("bot", billable=True),
+    )
+    assert found.for_gateway("app").name == "apps"
+    for name, said in (
+        ("bot", "'bot' is not served by the gateway: use apps."),
+        ("ap", "There is no product 'ap': use apps."),
+    ):
+        with pytest.raises(Refused) as raised:
+            found.for_gateway(name)
+        assert (raised.value.code, str(raised.value)) == ("unknown_product", said)
+
+
 def test_products_keep_their_order_and_have_one_for_insights() -> None:
     found = products(Product("z", billable=True), Product("a", billable=True))
     assert [product.name for product in found] == ["z", "a", "insights"]
@@ -160,6 +175,9 @@ def test_a_product_is_shown_whole_with_money_as_text() -> None:
         "voice_bot",
         billable=True,
         aliases=("voice",),
+        gateway=True,
+        permission="product.voice",
+        fallbacks=(ModelName("groq", "b"),),
         reservation_usd=Decimal("1E-7"),
         concurrency_per_key=2,
         on_exceeded="wrap_up",
@@ -175,6 +193,8 @@ def test_a_product_is_shown_whole_with_money_as_text() -> None:
         "aliases": ["voice"],
         "billable": True,
         "calls": True,
+        "gateway": True,
+        "fallbacks": ["groq/b"],
         "credit_bucket": "ai_credits",
         "max_duration_secs": 1800,
         "reservation_usd": "0.0000001",

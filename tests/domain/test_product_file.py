@@ -29,6 +29,9 @@ WHOLE = """\
 [voice_bot]
 billable = true
 aliases = ["voice", "voice-bot"]
+gateway = true
+permission = "product.voice"
+fallbacks = ["groq/openai/gpt-oss-20b", "openai/gpt-4.1-mini"]
 credit_bucket = "voice_credits"
 max_duration_secs = 600
 reservation_usd = 0.30
@@ -83,6 +86,12 @@ def test_a_whole_file_reads_as_it_is_written(folder: Path) -> None:
         name="voice_bot",
         billable=True,
         aliases=("voice", "voice-bot"),
+        gateway=True,
+        permission="product.voice",
+        fallbacks=(
+            ModelName("groq", "openai/gpt-oss-20b"),
+            ModelName("openai", "gpt-4.1-mini"),
+        ),
         credit_bucket="voice_credits",
         max_duration_secs=600,
         reservation_usd=Decimal("0.30"),
@@ -228,6 +237,19 @@ MISTAKES: dict[str, tuple[str, str]] = {
         BOT + 'credit_bucket = "call_seconds"',
         "bot.credit_bucket: must be another name, such as ai_credits: that is a quota of",
     ),
+    "fallbacks of nothing": (
+        BOT + 'fallbacks = ["openai/gpt-4.1"]',
+        "bot: fallbacks are for the gateway, which does not serve this product",
+    ),
+    "a fallback twice": (
+        BOT + 'gateway = true\nfallbacks = ["openai/a", "openai/a"]',
+        "bot.fallbacks: has 'openai/a' twice",
+    ),
+    "a fallback that is not allowed": (
+        BOT + 'gateway = true\nfallbacks = ["openai/a"]\n[bot.llm]\nallowed = ["groq/*"]',
+        "bot: the fallback 'openai/a' is not among what llm allows",
+    ),
+    "no permission": (BOT + 'permission = "a b"', "bot.permission: must be the name of a"),
     "a bucket of calls": (
         BOT + 'credit_bucket = "concurrent_calls"',
         "bot.credit_bucket: must be another name, such as ai_credits: that is a quota of",
@@ -590,8 +612,10 @@ def test_the_shipped_file_has_a_bot_to_sell_one_to_try_and_the_step_after_a_call
     assert {p.name: (p.billable, p.calls) for p in SHIPPED} == {
         "voice_bot": (True, True),
         "playground": (False, True),
+        "gateway": (True, False),
         "insights": (True, False),
     }
+    assert [product.name for product in SHIPPED if product.gateway] == ["gateway"]
 
 
 def test_the_shipped_bot_leaves_its_models_to_the_environment() -> None:

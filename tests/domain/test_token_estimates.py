@@ -18,6 +18,17 @@ from flow.domain.usage.token_estimates import (
 )
 from flow.domain.usage.tokenizer import dictionary
 
+LONG = " ".join(
+    f"Sentence number {n}, about {n * 7} other things: naïve, über, 東京." for n in range(900)
+)
+
+
+@pytest.mark.parametrize("text", [LONG, LONG.replace(" ", ""), "a" * 20_000, " " * 20_000])
+def test_a_long_text_is_counted_in_pieces_as_it_is_in_one(text: str) -> None:
+    in_one = len(dictionary("o200k_base").encode(text))
+    assert in_one <= count_tokens(text) <= in_one + 2 * (len(text) // 8_000 + 1)
+
+
 WEATHER = {
     "type": "function",
     "function": {

@@ -19,6 +19,7 @@ from flow.domain.usage.events import (
     Quantities,
     UsageEvent,
 )
+from flow.domain.usage.token_estimates import count_tokens
 from flow.domain.usage.units import UNITS, Kind, Measure
 from flow.metering.evidence import (
     Completed,
@@ -252,7 +253,8 @@ def test_nothing_changes_once_it_is_closed() -> None:
     assert notebook.events == before
 
 
-def test_the_estimate_on_record_grows_with_the_answer() -> None:
+def test_the_estimate_on_record_grows_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flow.metering.request.RENEWED_SECS", 0)
     notebook = Notebook()
     request = open_(PROMPT, notebook)
     for _ in range(20):
@@ -262,6 +264,18 @@ def test_the_estimate_on_record_grows_with_the_answer() -> None:
     estimates = [event.quantities.count("output_tokens") for event in notebook.begun]
     assert estimates == sorted(estimates)
     assert estimates[-1] > 60
+
+
+def test_a_long_answer_is_counted_as_it_comes_and_the_rest_of_it_in_the_end() -> None:
+    notebook = Notebook()
+    request = open_(PROMPT, notebook)
+    said = [f"sentence number {n} of a long answer. " for n in range(2_000)]
+    for part in said:
+        request.take(Output(part))
+    request.closed(Ended.ABANDONED)
+    (event,) = notebook.events
+    in_one = count_tokens("".join(said))
+    assert event.quantities.count("output_tokens") == pytest.approx(in_one, abs=20)
 
 
 def test_work_under_way_when_the_meter_closes_is_counted_once() -> None:

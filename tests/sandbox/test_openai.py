@@ -56,6 +56,30 @@ def events(body: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+async def test_embeddings_are_billed_by_their_tokens_however_they_are_given(
+    server: Server, vendor: OpenAISandbox
+) -> None:
+    model = "text-embedding-3-small"
+    text = "A text to be found again."
+    client = await server.openai(vendor)
+    one = await client.embeddings.create(model=model, input=text)
+    same = await client.embeddings.create(
+        model=model,
+        input=[dictionary("o200k_base").encode_ordinary(text), [1, 2, 3]],
+        encoding_format="float",
+    )
+    assert len(one.data[0].embedding) == 1536
+    assert same.data[0].embedding == pytest.approx(one.data[0].embedding)
+    assert same.data[1].embedding != same.data[0].embedding
+    assert one.usage.prompt_tokens == one.usage.total_tokens == tokens(text)
+    assert [line.amounts.prompt_tokens for line in vendor.bill.lines] == [
+        tokens(text),
+        tokens(text) + 3,
+    ]
+    with pytest.raises(openai.BadRequestError):
+        await client.embeddings.create(model=model, input="")
+
+
 # --- chat -----------------------------------------------------------------------------------
 
 

@@ -6,16 +6,16 @@ from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
+from flow.metering.vendor_apis import ANTHROPIC_APIS
 from flow.metering.wires.anthropic_messages import AnthropicMessages
 
 
 def _chat(build: Build) -> FrameProcessor:
-    VENDOR.require_extra()
     from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
     from pipecat.services.anthropic.llm import AnthropicLLMService
 
     endpoint = build.endpoint
-    options = {name: value for name, value in build.choice.options.items() if value is not None}
+    options = build.choice.given
     client = AsyncAnthropic(
         api_key=endpoint.api_key,
         base_url=str(endpoint.base_url),
@@ -41,4 +41,5 @@ VENDOR = Vendor(
     base_url="https://api.anthropic.com",
     services=(ServiceSpec(BotPart.LLM, _chat, AnthropicMessages),),
     extra="anthropic",
+    apis=ANTHROPIC_APIS,
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Build, Vendor
+from flow.metering.vendor_apis import AZURE_APIS
 from flow.vendors.openai_client import azure_client, openai_client
 
 
@@ -32,4 +33,5 @@ VENDOR = Vendor(
     base_url=None,
     own_base_url_variable="AZURE_OPENAI_ENDPOINT",
     services=(compatible_chat("azure.llm:AzureLLMService", client=_client, extra=_address),),
+    apis=AZURE_APIS,
 )

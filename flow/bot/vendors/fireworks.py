@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Vendor
+from flow.metering.vendor_apis import CHAT_API
 
 VENDOR = Vendor(
     name="fireworks",
     key="FIREWORKS_API_KEY",
     base_url="https://api.fireworks.ai/inference/v1",
     services=(compatible_chat("fireworks.llm:FireworksLLMService", longest_reply="max_tokens"),),
+    apis=CHAT_API,
 )

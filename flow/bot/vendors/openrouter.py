@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Vendor
+from flow.metering.vendor_apis import CHAT_API
 
 VENDOR = Vendor(
     name="openrouter",
     key="OPENROUTER_API_KEY",
     base_url="https://openrouter.ai/api/v1",
     services=(compatible_chat("openrouter.llm:OpenRouterLLMService"),),
+    apis=CHAT_API,
 )

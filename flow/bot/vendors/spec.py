@@ -14,6 +14,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from flow.domain.calls.bot_part import BotPart
 from flow.errors import ConfigurationError
 from flow.metering.taps.socket import SocketTap
+from flow.metering.vendor_apis import NO_APIS, VendorApis
 from flow.metering.wires.reader import HttpWire
 from flow.metering.wires.socket import SocketWire
 from flow.vendors.model_endpoint import Endpoint
@@ -31,6 +32,11 @@ class Choice:
     model: str
     options: Mapping[str, Any]
     api: str = "chat"
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that have a value."""
+        return {name: value for name, value in self.options.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Vendor:
         services: the first of a part that serves a choice is taken.
         key: the environment variable of its API key.
         base_url: where its API is; ``None`` where only the environment says so.
+        apis: what of its API the LLM gateway passes requests on to.
         own_base_url_variable: the environment variable that puts its API elsewhere, where the
             vendor has a name of its own for it.
         extra: the extra of Flow's package that its services need; ``None`` where nothing is needed.
@@ -113,6 +120,7 @@ class Vendor:
     extra: str | None = None
     own_base_url_variable: str | None = None
     package: str | None = None
+    apis: VendorApis = NO_APIS
 
     @property
     def parts(self) -> frozenset[BotPart]:
@@ -160,6 +168,17 @@ def pipecat_class(path: str) -> Any:
     """The class at ``module:name`` below ``pipecat.services``, imported now."""
     module, _, name = path.partition(":")
     return getattr(import_module(f"pipecat.services.{module}"), name)
+
+
+def spoken_language(choice: Choice) -> dict[str, Any]:
+    """The setting ``language`` of Pipecat's speech services, as the join has it.
+
+    Where it has none, each service's own default stands: not all have an automatic language.
+    """
+    from pipecat.transcriptions.language import Language
+
+    language = choice.options.get("language")
+    return {"language": Language(language)} if language else {}
 
 
 def _is_installed(package: str) -> bool:

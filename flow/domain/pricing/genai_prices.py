@@ -16,7 +16,7 @@ tool calls such as web searches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -119,6 +119,13 @@ class Catalogue:
         if charges is None:
             return None
         return Price(charges, f"{self.name} {vendor.id}/{info.id}" + (f" {tier}" if tier else ""))
+
+    def models_of(self, provider: str) -> Iterator[str]:
+        """The models of a provider, by the names that the data gives them."""
+        id_ = self._ids.get("".join(c for c in provider.lower() if c.isalnum()))
+        for one in self._snapshot.providers:
+            if one.id == id_:
+                yield from (model.id for model in one.models)
 
     def _look_up(self, provider: str, model: str) -> tuple[Provider, ModelInfo] | None:
         # By a known name only: left to itself, genai-prices takes "not-openai" for OpenAI.

@@ -99,6 +99,15 @@ class Pricer:
             for quantities in _SAMPLES[kind]
         )
 
+    def models_of(self, provider: str) -> Iterator[str]:
+        """The models of a provider that are known by name; whether each has a price now is
+        another question."""
+        for book in self._books:
+            for line in book.lines:
+                if line.vendor == provider and not line.is_pattern:
+                    yield line.model
+        yield from self._catalogue.models_of(provider)
+
     def _prices(self, work: _Work) -> Iterator[Price]:
         """Every price that might be the one, the one that goes first at first."""
         for book in self._books:
@@ -149,6 +158,8 @@ def _models(event: UsageEvent) -> tuple[str, ...]:
 
 def _samples(kind: Kind) -> tuple[Quantities, ...]:
     """A little of each measure that work of this kind is billed by."""
+    if kind is Kind.EMBEDDING:  # its output is numbers, which nobody bills
+        return (Quantities(input_tokens=1),)
     return (
         Quantities(input_tokens=1, output_tokens=1),
         *(

@@ -21,6 +21,9 @@ CALL_FIELDS = (
     "on_exceeded", "wrap_up_secs", "goodbye", "early_replies", "stt", "tts", "realtime",
 )  # fmt: skip
 
+# Of these, what the gateway uses as well.
+GATEWAY_FIELDS = ("aliases", "stt", "tts")
+
 OnExceeded = Literal["finish", "wrap_up"]
 Unpriced = Literal["refuse", "allow"]
 
@@ -113,7 +116,11 @@ class Product:
     Attributes:
         billable: whether its usage is charged to the team.
         calls: whether calls can be joined for it. Where not, the fields in `CALL_FIELDS` say
-            nothing.
+            nothing, but for those in `GATEWAY_FIELDS` where the gateway serves it.
+        gateway: whether the LLM gateway takes requests for it.
+        permission: what a key must be permitted at Unkey to use it; ``None``: nothing.
+        fallbacks: the language models that the gateway asks, one after the other, when the one
+            that was asked for cannot answer.
         credit_bucket: the team's quota that its billable cost counts against.
         max_duration_secs: the longest call, in seconds.
         reservation_usd: USD held from the key's budget while a call has recorded less.
@@ -133,6 +140,9 @@ class Product:
     billable: bool
     aliases: tuple[str, ...] = ()
     calls: bool = True
+    gateway: bool = False
+    permission: str | None = None
+    fallbacks: tuple[ModelName, ...] = ()
     credit_bucket: str = "ai_credits"
     max_duration_secs: int = 1800
     reservation_usd: Decimal = Decimal("0.10")
@@ -151,13 +161,14 @@ class Product:
     saving: Saving = Saving()
 
     def to_json(self) -> dict[str, Any]:
-        """The product for a reader: money as text, and nothing that only a call has if it
-        takes none."""
+        """The product for a reader: money as text, and nothing that it has no use for."""
         said = {
             "name": self.name,
             "aliases": list(self.aliases),
             "billable": self.billable,
             "calls": self.calls,
+            "gateway": self.gateway,
+            "fallbacks": list(map(str, self.fallbacks)),
             "credit_bucket": self.credit_bucket,
             "max_duration_secs": self.max_duration_secs,
             "reservation_usd": format(self.reservation_usd, "f"),
@@ -175,7 +186,12 @@ class Product:
             "realtime": {**self.realtime.to_json(), "voice": self.realtime.voice},
             "saving": self.saving.to_json(),
         }
-        return {k: v for k, v in said.items() if self.calls or k not in CALL_FIELDS}
+        useless = set() if self.calls else set(CALL_FIELDS)
+        return {
+            name: value
+            for name, value in said.items()
+            if name not in useless or (self.gateway and name in GATEWAY_FIELDS)
+        }
 
 
 class Products:
@@ -223,9 +239,23 @@ class Products:
         product = self._by_name.get(name)
         if product is not None and product.calls:
             return product
-        use = ", ".join(sorted(p.name for p in self._products if p.calls))
-        wrong = f"There is no product {name!r}" if product is None else f"{name!r} takes no calls"
-        raise Refused("unknown_product", f"{wrong}: use {use}.")
+        raise self._unknown(name, "takes no calls", [p.name for p in self._products if p.calls])
+
+    def for_gateway(self, name: str) -> Product:
+        """The product of that name or alias.
+
+        Raises:
+            Refused: code ``unknown_product``; there is none, or the gateway does not serve it.
+        """
+        product = self._by_name.get(name)
+        if product is not None and product.gateway:
+            return product
+        served = [p.name for p in self._products if p.gateway]
+        raise self._unknown(name, "is not served by the gateway", served)
+
+    def _unknown(self, name: str, lacks: str, able: list[str]) -> Refused:
+        wrong = f"{name!r} {lacks}" if name in self._by_name else f"There is no product {name!r}"
+        return Refused("unknown_product", f"{wrong}: use {', '.join(sorted(able)) or 'none'}.")
 
     def terms(self, product: Product | None = None) -> Terms:
         """What the products say about limits; of one product, what its next call is subject to."""

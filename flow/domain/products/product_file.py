@@ -5,6 +5,9 @@
     [voice_bot]                          # the name: [a-z][a-z0-9_-]*
     billable = true                      # required: whether its usage is charged to the team
     calls = true                         # whether calls can be joined for it
+    gateway = false                      # whether the LLM gateway takes requests for it
+    permission = "product.voice"         # what a key must be permitted at Unkey; left out: nothing
+    fallbacks = ["openai/gpt-4.1-mini"]  # asked by the gateway when a model cannot answer
     aliases = ["voice"]                  # other names a join may use
     credit_bucket = "ai_credits"         # the team's quota that its billable cost counts against
     max_duration_secs = 1800             # the longest call, 5 to 14400

@@ -30,6 +30,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from flow.domain.products.product import (
     CALL_FIELDS,
+    GATEWAY_FIELDS,
     ModelName,
     Models,
     OnExceeded,
@@ -45,6 +46,7 @@ Vendors = Mapping[str, frozenset[str]]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _BUCKET = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_PERMISSION = re.compile(r"[A-Za-z0-9_.:*-]{1,255}")
 # Quotas of their own, so no bucket of money may have these names.
 _RESERVED_BUCKETS = ("call_seconds", "concurrent_calls")
 _LONGEST_CALL_SECS = 14_400
@@ -72,6 +74,12 @@ def _bucket(value: str) -> str:
     return value
 
 
+def _permission(value: str) -> str:
+    if not _PERMISSION.fullmatch(value):
+        raise mistake("must be the name of a permission at Unkey, such as product.voice")
+    return value
+
+
 def _says_something(value: str) -> str:
     # Postgres text cannot hold NUL.
     if not value.strip() or "\0" in value:
@@ -91,9 +99,9 @@ def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
-        raise mistake(f"has {', '.join(map(repr, twice))} twice")
+        raise mistake(f"has {', '.join(repr(str(value)) for value in twice)} twice")
     return values
 
 
@@ -256,6 +264,9 @@ class ProductTable(_Table):
     # First, so that the fields of calls know it.
     calls: bool = True
     billable: bool
+    gateway: bool = False
+    permission: Annotated[str, AfterValidator(_permission)] | None = None
+    fallbacks: Annotated[tuple[LlmModel, ...], _Lax, AfterValidator(_unique)] = ()
     aliases: Annotated[tuple[Name, ...], _Lax, AfterValidator(_unique)] = ()
     credit_bucket: Annotated[str, AfterValidator(_bucket)] = ""
     max_duration_secs: Annotated[int, Field(ge=5, le=_LONGEST_CALL_SECS)] = 0
@@ -279,9 +290,20 @@ class ProductTable(_Table):
     @field_validator(*CALL_FIELDS, mode="before")
     @classmethod
     def _takes_calls(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.data.get("calls") is False:
+        is_used = info.data.get("gateway") and info.field_name in GATEWAY_FIELDS
+        if info.data.get("calls") is False and not is_used:
             raise mistake("is for calls, and this product takes none: remove it")
         return value
+
+    @model_validator(mode="after")
+    def _fallbacks_are_of_use(self) -> Self:
+        if self.fallbacks and not self.gateway:
+            raise mistake("fallbacks are for the gateway, which does not serve this product")
+        models = self.llm.models()
+        for name in self.fallbacks:
+            if not models.allows(name.provider, name.model):
+                raise mistake(f"the fallback '{name}' is not among what llm allows")
+        return self
 
     def product(self, name: str) -> Product:
         """The product of that name."""

@@ -52,6 +52,7 @@ def decide(
     tier: str | None,
     enabled: bool | None,
     forced: bool | None = None,
+    asked_by: str = "join",
 ) -> CostControl:
     """Whether a call is in save mode now, and why.
 
@@ -59,7 +60,8 @@ def decide(
 
     - ``off_by_join``, ``off_by_key``, ``off_by_product``: nobody wanted it;
     - ``flag_off``, ``flag_unknown``: wanted, but the feature is not switched on;
-    - ``on_by_join``, ``on_by_key``, ``on_by_product``: always on;
+    - ``on_by_join``, ``on_by_key``, ``on_by_product``: always on; for a request to the gateway
+      ``header`` stands in the place of ``join``;
     - ``budget_engage``, ``budget_exceeded``: on, because so much of the budget is spent;
     - ``budget_ok``, ``budget_warn``, ``budget_override``, ``budget_unknown``, ``no_budget``: off,
       because it is not.
@@ -67,10 +69,12 @@ def decide(
     Args:
         tier: the budget's, a `flow.domain.limits.budget.Tier`; ``None`` without a budget, which is
             on record as ``ok``.
+        asked_by: what ``join`` is, where it is no join's.
         enabled: the feature flag for the key; ``None``: not known, which is off.
         forced: takes the flag's place, where it is given.
     """
     mode, by = _wanted(join, key, product)
+    by = asked_by if by == "join" else by
     flag = enabled if forced is None else forced
     if mode is SaveMode.OFF:
         is_on, reason = False, f"off_by_{by}"

@@ -8,7 +8,7 @@ per id.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from enum import StrEnum
@@ -30,6 +30,7 @@ __all__ = [
     "Owner",
     "Provenance",
     "Quantities",
+    "RequestIds",
     "UsageEvent",
 ]
 
@@ -255,6 +256,20 @@ class CostControl:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestIds:
+    """What a request without a thread is found again by.
+
+    ``request_id`` is that of its answer. The others are what the caller named: ``trace_id`` and
+    ``session_id`` group requests in analytics, ``distinct_id`` is whom they were made for.
+    """
+
+    request_id: str | None = None
+    trace_id: str | None = None
+    session_id: str | None = None
+    distinct_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UsageEvent:
     """One piece of vendor work, ready for the ledger.
 
@@ -263,7 +278,8 @@ class UsageEvent:
     ``None`` when no price is known: the event is *unpriced*, which is not the same as free.
     ``latency_secs`` and ``time_to_first_token_secs`` are in seconds. ``capture`` is false when
     somebody else (PostHog's wrapper or gateway) already sends this generation to PostHog.
-    ``request_id`` and ``trace_id`` are those of a request without a thread.
+    ``ids`` are those of a request without a thread, and ``properties`` what its caller says of it
+    for analytics, as JSON; they are no part of the account.
     """
 
     owner: Owner
@@ -287,8 +303,8 @@ class UsageEvent:
     note: str | None = None
     capture: bool = True
     control: CostControl = CostControl()
-    request_id: str | None = None
-    trace_id: str | None = None
+    ids: RequestIds = RequestIds()
+    properties: Mapping[str, Any] = field(default_factory=dict, hash=False)
     id: UUID = field(default_factory=uuid4)
 
     def priced(self, cost: Cost | None, price_version: str | None) -> Self:
@@ -321,8 +337,10 @@ class UsageEvent:
             "team_id": owner.team_id,
             "product": owner.product,
             "billable": owner.billable,
-            "request_id": self.request_id,
-            "trace_id": self.trace_id,
+            "request_id": self.ids.request_id,
+            "trace_id": self.ids.trace_id,
+            "session_id": self.ids.session_id,
+            "distinct_id": self.ids.distinct_id,
             "kind": self.kind.value,
             "source": self.source,
             "provider": self.provider,
@@ -351,6 +369,7 @@ class UsageEvent:
             "save_mode": control.save_mode,
             "save_mode_reason": control.save_mode_reason,
             "budget_tier": control.budget_tier,
+            "properties": dict(self.properties),
         }
 
     @classmethod
@@ -379,8 +398,8 @@ class UsageEvent:
                 product=data["product"],
                 billable=data["billable"],
             ),
-            request_id=data["request_id"],
-            trace_id=data["trace_id"],
+            ids=RequestIds(*(data.get(name) for name in _IDS)),
+            properties=data.get("properties") or {},
             kind=Kind(data["kind"]),
             source=data["source"],
             provider=data["provider"],
@@ -406,6 +425,9 @@ class UsageEvent:
                 budget_tier=data["budget_tier"],
             ),
         )
+
+
+_IDS = tuple(field.name for field in fields(RequestIds))
 
 
 def _amount(line: Mapping[str, Any]) -> Amount:

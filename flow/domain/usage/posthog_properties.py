@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from flow.domain.usage.events import Outcome, Owner, Provenance, UsageEvent
-from flow.domain.usage.owner_labels import attribution_properties, control_properties
-from flow.domain.usage.units import UNITS, Kind, Measure, Side, Unit, component_of
+from flow.domain.usage.owner_labels import (
+    PROPERTY_NAMES,
+    attribution_properties,
+    control_properties,
+)
+from flow.domain.usage.units import COMPONENTS, UNITS, Kind, Measure, Side, Unit, component_of
 
 MAX_CONTENT_CHARS = 100_000
 
-GENERATIONS = frozenset({Kind.LLM, Kind.TTS, Kind.STT})
-"""The kinds of work that PostHog gets an ``$ai_generation`` of."""
+EVENT_NAMES: Mapping[Kind, str] = MappingProxyType(
+    {
+        Kind.LLM: "$ai_generation",
+        Kind.TTS: "$ai_generation",
+        Kind.STT: "$ai_generation",
+        Kind.EMBEDDING: "$ai_embedding",
+    }
+)
+"""What PostHog gets of each kind of work that it can show the cost of."""
+
+_OVER_HTTP = (Kind.LLM, Kind.EMBEDDING)
 
 # What PostHog's own properties say. Of the rest, units and components go by their own names.
 _SIDES: dict[Side, str] = {"input": "$ai_input_tokens", "output": "$ai_output_tokens"}
@@ -65,15 +80,19 @@ def trace_properties(
 
 
 def generation_properties(event: UsageEvent, content: Content | None = None) -> dict[str, Any]:
-    """The properties of an event's ``$ai_generation``. What is not known is left out, never zero.
+    """The properties of an event's ``$ai_generation`` or ``$ai_embedding``. What is not known is
+    left out, never zero.
 
-    An event that belongs to no call is in the trace that the caller named, or in one of its own.
-    Money becomes a JSON number here and nowhere earlier: PostHog only shows it.
+    An event that belongs to no call is in the trace and session that the caller named, or in a
+    trace of its own. What the caller says of it besides is told too, unless Flow speaks of the
+    same. Money becomes a JSON number here and nowhere earlier: PostHog only shows it.
     """
-    thread_id = event.owner.workflow_thread_id
+    thread_id, ids = event.owner.workflow_thread_id, event.ids
+    session_id = ids.session_id if thread_id is None else str(thread_id)
     return {
-        "$ai_trace_id": str(thread_id or event.trace_id or event.id),
-        **_known({"$ai_session_id": thread_id and str(thread_id)}),
+        **callers_properties(event.properties),
+        "$ai_trace_id": str(thread_id or ids.trace_id or event.id),
+        **_known({"$ai_session_id": session_id}),
         "$ai_span_id": str(event.id),
         "$ai_span_name": f"{event.source} {event.kind.value}",
         "$ai_model": event.model,
@@ -86,7 +105,7 @@ def generation_properties(event: UsageEvent, content: Content | None = None) -> 
                 "$ai_latency": event.latency_secs,
                 "$ai_time_to_first_token": event.time_to_first_token_secs,
                 "price_version": event.price_version,
-                "request_id": event.request_id,
+                "request_id": ids.request_id,
                 "note": event.note,
             }
         ),
@@ -103,6 +122,27 @@ def generation_properties(event: UsageEvent, content: Content | None = None) -> 
     }
 
 
+_OURS = frozenset(
+    {
+        *PROPERTY_NAMES, *UNITS, *(f"{component}_cost_usd" for component in COMPONENTS),
+        "usage_kind", "usage_source", "provenance", "outcome", "requested_model", "price_version",
+        "request_id", "note", "distinct_id",
+    }
+)  # fmt: skip
+
+
+def callers_properties(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller may say of its own request: nothing that Flow or PostHog says.
+
+    Names that begin with ``$`` are PostHog's, and some of them would be taken for cost.
+    """
+    return {
+        name: value
+        for name, value in said.items()
+        if not name.lstrip().startswith("$") and name.strip().lower() not in _OURS
+    }
+
+
 def _amounts(event: UsageEvent) -> dict[str, Any]:
     """Token counts as PostHog wants them, and every other unit under its own name.
 
@@ -111,7 +151,7 @@ def _amounts(event: UsageEvent) -> dict[str, Any]:
     is gross too, so that they may be added up in one chart.
     """
     counts: dict[str, Any] = {"$ai_cache_reporting_exclusive": False}
-    if event.kind is Kind.LLM and event.provenance is Provenance.REPORTED:
+    if event.kind in _OVER_HTTP and event.provenance is Provenance.REPORTED:
         counts |= dict.fromkeys(_SIDES.values(), 0)  # a zero that the vendor reported
     for name, amount in event.quantities.items():
         unit = UNITS[name]
@@ -132,7 +172,7 @@ def _outcome(event: UsageEvent) -> dict[str, Any]:
     if event.outcome is not Outcome.ERROR:
         # A model that answered did so over HTTP; a voice may have been on a WebSocket, and nobody
         # saw the answer of what nothing metered.
-        is_known = event.kind is Kind.LLM and event.provenance is not Provenance.UNMETERED
+        is_known = event.kind in _OVER_HTTP and event.provenance is not Provenance.UNMETERED
         answered = {"$ai_http_status": 200} if is_known else {}
         return {"$ai_is_error": False, **answered}
     failure = event.failure

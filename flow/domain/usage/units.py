@@ -19,6 +19,7 @@ class Kind(StrEnum):
     """What was consumed."""
 
     LLM = "llm"
+    EMBEDDING = "embedding"
     TTS = "tts"
     STT = "stt"
     CALL = "call"
@@ -130,7 +131,10 @@ UNITS = MappingProxyType({unit.name: unit for unit in _ALL})
 
 COMPONENTS = tuple(
     dict.fromkeys(
-        [*(u.component for u in _ALL if u.component.startswith("llm_")), "tts", "stt", "call"]
+        [
+            *(u.component for u in _ALL if u.component.startswith("llm_")),
+            *(kind.value for kind in Kind if kind is not Kind.LLM),
+        ]
     )
 )
 """Every component of cost, in the order in which they are shown."""

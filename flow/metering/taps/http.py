@@ -8,53 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
 import httpx2
 import structlog
 
-from flow.domain.usage.events import Failure
-from flow.metering.evidence import Ended, Evidence
 from flow.metering.meter import Meter
-from flow.metering.request import MeteredRequest
-from flow.metering.wires.reader import (
-    FREE,
-    Exchange,
-    Free,
-    HttpAnswer,
-    HttpRequest,
-    HttpWire,
-    ModelInPath,
+from flow.metering.taps.answer import (
+    DRAIN_SECS,
+    EVENT_ID_HEADER,
+    MeteredAnswer,
+    MeteredAttempt,
+    error_name,
+    opened,
 )
+from flow.metering.wires.reader import FREE, HttpAnswer, HttpRequest, HttpWire, ModelInPath
+
+__all__ = ["DRAIN_SECS", "EVENT_ID_HEADER", "MeteredTransport", "Shape", "error_name"]
 
 log = structlog.get_logger(__name__)
-
-EVENT_ID_HEADER = "x-flow-event-id"
-"""A request that names the id of its event in this header has it; the vendor never sees it."""
-
-DRAIN_SECS = 30.0
 
 Shape = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 """Makes the request body that is sent of the one that was asked for, for a provider. The model is
 among its fields, also where the protocol names it in the path."""
-
-_NAMES = {
-    400: "BadRequestError",
-    401: "AuthenticationError",
-    403: "PermissionDeniedError",
-    404: "NotFoundError",
-    409: "ConflictError",
-    422: "UnprocessableEntityError",
-    429: "RateLimitError",
-}
-
-
-def error_name(status: int) -> str:
-    """What the OpenAI SDK calls an answer with this status (``openai._exceptions``)."""
-    return _NAMES.get(status, "InternalServerError" if status >= 500 else "APIStatusError")
 
 
 class MeteredTransport(httpx2.AsyncBaseTransport):
@@ -97,7 +75,7 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
         """Send one attempt and meter it."""
         event_id = request.headers.get(EVENT_ID_HEADER)
         request, seen, asked_for = await self._prepared(request)
-        exchange = self._opened(seen)
+        exchange = opened(self._wire, seen)
         if exchange is None or exchange is FREE:
             if exchange is None and seen.method == "POST":
                 log.error("unmetered_request", path=seen.path)
@@ -108,21 +86,19 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
             asked_for=self._asked_for or asked_for,
             event_id=_uuid(event_id),
         )
+        attempt = MeteredAttempt(work, exchange)
         try:
             answer = await self._inner.handle_async_request(request)
         except Exception as error:
-            name = type(error).__name__
-            work.closed(Ended.BROKEN, Failure(name, name))
+            attempt.failed(type(error).__name__)
             raise
         except BaseException:
-            work.closed(Ended.ABANDONED)
+            attempt.abandoned()
             raise
-        if not answer.is_success:  # What a redirect leads to is a request of its own.
-            status = answer.status_code
-            work.closed(Ended.REFUSED, Failure(error_name(status), f"HTTP {status}", status))
+        metered = attempt.answered(HttpAnswer(answer.status_code, _lower(answer.headers)))
+        if metered is None:
             return answer
-        work.answered()
-        body = _MeteredBody(answer, exchange, work, drain=self._drain)
+        body = _MeteredBody(answer, metered, drain=self._drain)
         self._bodies = {one for one in self._bodies if not one.is_read} | {body}
         return httpx2.Response(
             answer.status_code,
@@ -139,13 +115,6 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close what is behind it."""
         await self._inner.aclose()
-
-    def _opened(self, request: HttpRequest) -> Exchange | Free | None:
-        try:
-            return self._wire.open(request)
-        except Exception:
-            log.exception("reader_failed", reader=type(self._wire).__name__)
-            return None
 
     async def _prepared(
         self, request: httpx2.Request
@@ -204,17 +173,12 @@ class MeteredTransport(httpx2.AsyncBaseTransport):
 class _MeteredBody(httpx2.AsyncByteStream):
     """The body as it comes, read ahead by a task of its own."""
 
-    def __init__(
-        self, answer: httpx2.Response, exchange: Exchange, work: MeteredRequest, *, drain: bool
-    ) -> None:
+    def __init__(self, answer: httpx2.Response, metered: MeteredAnswer, *, drain: bool) -> None:
         self._answer = answer
-        self._exchange = exchange
-        self._work = work
+        self._metered = metered
         self._drain = drain
         self._is_abandoned = False
-        self._decoder = _decoder(answer.headers.get("content-encoding", ""))
         self._parts: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._take(exchange.answered(HttpAnswer(answer.status_code, _lower(answer.headers))))
         self._reader = asyncio.create_task(self._read(), name="metered-answer")
         # An error after the client has left is in the account; nobody is there to raise it to.
         self._reader.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -241,11 +205,11 @@ class _MeteredBody(httpx2.AsyncByteStream):
         """The client is done with the answer, at its end or before it."""
         if self._reader.done():
             return
-        self._is_abandoned = not self._work.is_whole
+        self._is_abandoned = not self._metered.is_whole
         if self._is_abandoned and self._drain:
             asyncio.get_running_loop().call_later(DRAIN_SECS, self._reader.cancel)
             return
-        self._work.closed(Ended.ABANDONED if self._is_abandoned else Ended.DONE)
+        self._metered.left()
         self._reader.cancel()
         try:
             await asyncio.gather(self._reader, return_exceptions=True)
@@ -257,60 +221,19 @@ class _MeteredBody(httpx2.AsyncByteStream):
         assert isinstance(self._answer.stream, httpx2.AsyncByteStream)
         try:
             async for part in self._answer.stream:
-                self._take(self._in_body(part))
+                self._metered.part(part)
                 self._parts.put_nowait(part)
         except asyncio.CancelledError:
-            self._work.closed(Ended.ABANDONED)
+            self._metered.left()
             raise
         except Exception as error:
-            name = type(error).__name__
-            self._work.closed(
-                Ended.BROKEN, Failure(name, "the answer broke off", self._answer.status_code)
-            )
+            self._metered.broke(type(error).__name__)
             raise
         else:
-            self._take(self._exchange.end())
-            self._work.closed(Ended.ABANDONED if self._is_abandoned else Ended.DONE)
+            self._metered.end(is_wanted=not self._is_abandoned)
         finally:
             self._parts.put_nowait(None)
             await self._answer.aclose()
-
-    def _in_body(self, part: bytes) -> Iterator[Evidence]:
-        yield from self._exchange.body(self._decoder(part))
-
-    def _take(self, evidence: Iterable[Evidence]) -> None:
-        try:
-            for one in evidence:
-                self._work.take(one)
-        except Exception:
-            # What a reader cannot stand must not break the call; the work is estimated then.
-            log.exception("reader_failed", reader=type(self._exchange).__name__)
-
-
-def _decoder(encoding: str) -> Callable[[bytes], bytes]:
-    if encoding.strip().lower() in ("gzip", "deflate", "x-gzip"):
-        return _Inflater().decode
-    return lambda data: data
-
-
-class _Inflater:
-    """Undoes gzip and deflate, which some servers send without the header that belongs to it.
-
-    What cannot be inflated is nothing.
-    """
-
-    def __init__(self) -> None:
-        self._inflate: Any = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        self._is_first = True
-
-    def decode(self, data: bytes) -> bytes:
-        """What this part of the body holds."""
-        is_first, self._is_first = self._is_first, self._is_first and not data
-        try:
-            return self._inflate.decompress(data) if self._inflate else b""
-        except zlib.error:
-            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if is_first else None
-            return self.decode(data)
 
 
 def _uuid(text: str | None) -> UUID | None:

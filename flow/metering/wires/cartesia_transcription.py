@@ -61,8 +61,8 @@ class CartesiaTranscription:
             yield from self._audio.failed(unreadable("a message").failure)
         elif said.get("type") != "error":
             self._is_accepted = True
-            if text := text_in(said, TEXT_FIELDS.get(str(said.get("type")), "")):
-                yield from self._audio.heard(text)
+            if text_in(said, TEXT_FIELDS.get(str(said.get("type")), "")):
+                yield from self._audio.heard()
         elif self._is_accepted:
             yield from self._audio.failed(failure_in(said))
         else:

@@ -52,7 +52,7 @@ class ElevenLabsRealtime:
             return
         kind = said.get("message_type")
         if kind in TRANSCRIPTS and said.get("text"):
-            yield from self._audio.heard(str(said["text"]))
+            yield from self._audio.heard()
         elif "error" in said and not self._is_started:
             self._is_refused = True
             yield from self._audio.refused(failed_in_answer(kind).failure)

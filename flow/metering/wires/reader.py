@@ -16,13 +16,26 @@ from flow.metering.evidence import Evidence, Failed, Opening
 
 
 class HttpRequest:
-    """A request as it goes out: ``path`` without query, header names in lower case."""
+    """A request as it goes out: ``path`` without query, header names in lower case.
 
-    def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+    ``json`` is what the body holds, where that is known already.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        json: dict[str, Any] | None = None,
+    ) -> None:
         self.method = method
         self.path = path
         self.headers = headers
         self.body = body
+        if json is not None:
+            self.json = json
 
     @cached_property
     def json(self) -> dict[str, Any]:
@@ -46,11 +59,12 @@ class HttpAnswer:
 
 
 class Exchange(Protocol):
-    """One request and its answer, being read."""
+    """One request and its answer, being read.
 
-    @property
-    def opening(self) -> Opening:
-        """What the request shows."""
+    ``opening`` is what the request shows.
+    """
+
+    opening: Opening
 
     def answered(self, answer: HttpAnswer) -> Iterable[Evidence]:
         """The head of the answer has come."""

@@ -57,11 +57,6 @@ class StreamedAudio:
         self._sent_since = Decimal(0)
         """After the vendor has told."""
 
-    @property
-    def seconds(self) -> Decimal:
-        """How much has been sent so far."""
-        return self._total
-
     def sent(self, seconds: Decimal) -> Iterator[Seen]:
         """So much sound goes to the vendor."""
         if not seconds:
@@ -77,7 +72,7 @@ class StreamedAudio:
         if self._in_piece >= PIECE_SECS:
             yield from self._end()
 
-    def heard(self, text: str = "") -> Iterator[Seen]:
+    def heard(self) -> Iterator[Seen]:
         """The vendor has recognized something. Text is free of charge where sound is billed."""
         yield Shown(self._piece, Output())
 

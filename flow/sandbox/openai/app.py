@@ -1,8 +1,8 @@
 """A stand-in for OpenAI's API, with a bill of its own.
 
-It serves chat completions, responses, realtime sessions, speech, transcriptions and the list of
-models, so that OpenAI's SDK and anything built on it run against it unchanged. What it served, and
-what of it a client that left early would still be billed for, it writes down itself:
+It serves chat completions, responses, realtime sessions, embeddings, speech, transcriptions and
+the list of models, so that OpenAI's SDK and anything built on it run against it unchanged. What it
+served, and what of it a client that left early would still be billed for, it writes down itself:
 `flow.sandbox.bill`.
 """
 
@@ -16,6 +16,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from flow.sandbox.bill import Bill
 from flow.sandbox.openai.chat import OPENAI, Chat, Dialect, Pace
+from flow.sandbox.openai.embeddings import Embeddings
 from flow.sandbox.openai.errors import ApiError, error_response
 from flow.sandbox.openai.generator import Generator
 from flow.sandbox.openai.models import all_models
@@ -71,6 +72,7 @@ class OpenAISandbox(ModelStandIn):
             bill,
             [
                 Route("/v1/chat/completions", self._guarded(chat), methods=["POST"]),
+                Route("/v1/embeddings", self._guarded(Embeddings(bill)), methods=["POST"]),
                 Route("/v1/responses", self._guarded(responses), methods=["POST"]),
                 WebSocketRoute("/v1/realtime", Realtime(voice, self._check_key).serve),
                 Route("/v1/audio/speech", self._guarded(speech), methods=["POST"]),

@@ -1,0 +1,1 @@
+"""The LLM gateway: what it serves, and what a request to it says."""
