@@ -2,8 +2,8 @@
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
-# Vendors to build in beside those that are always there (--build-arg EXTRAS= for none).
-ARG EXTRAS=anthropic,daily,deepgram,google,livekit
+# Extras to build in, by commas: all vendors' (--build-arg EXTRAS= for none).
+ARG EXTRAS=all
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./

@@ -75,10 +75,10 @@ class Settings(BaseSettings):
     stt_model: str = "gpt-4o-transcribe"
     tts_provider: str = "openai"
     tts_model: str = "gpt-4o-mini-tts"
-    tts_voice: str = "alloy"
+    tts_voice: str | None = None
     realtime_provider: str = "openai"
     realtime_model: str = "gpt-realtime"
-    realtime_voice: str = "alloy"
+    realtime_voice: str | None = None
     insights_model: str = "gpt-4.1-mini"
 
     database_url: SecretStr | None = Field(None, validation_alias=_env("DATABASE_URL"))

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from flow.bot.vendors import VENDORS
+from flow.domain.calls.bot_part import BotPart
 from flow.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,24 @@ def test_env_example_lists_each_setting_once_with_a_comment_and_no_value() -> No
     assert [row for above, row in assignments if not above.startswith("# ")] == []
 
 
+def test_readme_has_a_row_for_every_vendor() -> None:
+    """Its parts, its key and its extra; of those that share a row not every key is told."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (table,) = re.findall(r"^\| vendor \| STT .*\n\|[-|]+\n((?:\|.*\n)+)", readme, re.MULTILINE)
+    parts = (BotPart.STT, BotPart.LLM, BotPart.TTS, BotPart.REALTIME)
+    told = {}
+    for row in table.splitlines():
+        names, *services, _, key, extra = [cell.strip() for cell in row.strip("|").split("|")]
+        able = frozenset(part for part, cell in zip(parts, services, strict=True) if cell)
+        for name in re.findall(r"`(\w+)`", names):
+            told[name] = (able, key.strip("`") if "..." not in key else None, extra.strip("`"))
+    shared = {name for name, (_, key, _) in told.items() if key is None}
+    assert told == {
+        name: (vendor.parts, None if name in shared else vendor.key, vendor.extra or "")
+        for name, vendor in VENDORS.items()
+    }
+
+
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(path.relative_to(ROOT))
@@ -128,6 +147,14 @@ def test_every_imported_distribution_is_a_declared_dependency() -> None:
         if declared.isdisjoint(map(canonicalize_name, distributions.get(module, ())))
     }
     assert undeclared == set()
+
+
+def test_the_extra_all_holds_every_vendors_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (everything,) = map(Requirement, project["optional-dependencies"]["all"])
+    assert everything.name == project["name"]
+    assert everything.extras == project["optional-dependencies"].keys() - {"all", "sandbox"}
+    assert {vendor.extra for vendor in VENDORS.values() if vendor.extra} <= everything.extras
 
 
 def test_the_service_imports_nothing_of_the_extra_that_the_stand_ins_need() -> None:

@@ -11,10 +11,11 @@ from uuid import UUID
 from flow.app.background_work import CallFinishing
 from flow.app.clients import Clients
 from flow.app.shared_resources import Resources
+from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Thread
 from flow.domain.limits.budget import Standing
-from flow.errors import FlowError
+from flow.errors import ConfigurationError, FlowError
 from flow.ledger.recorder import Recorder
 from flow.settings import Settings
 
@@ -153,21 +154,26 @@ async def _bot_settings(resources: Resources, clients: Clients, contents: Conten
 
 
 def bot_defaults(settings: Settings) -> dict[str, dict[str, str]]:
-    """Vendor, model and voice where neither join nor product names one, by the part of a bot."""
-    return {
-        "llm": {"provider": settings.llm_provider, "model": settings.llm_model},
-        "stt": {"provider": settings.stt_provider, "model": settings.stt_model},
-        "tts": {
-            "provider": settings.tts_provider,
-            "model": settings.tts_model,
-            "voice": settings.tts_voice,
-        },
-        "realtime": {
-            "provider": settings.realtime_provider,
-            "model": settings.realtime_model,
-            "voice": settings.realtime_voice,
-        },
-    }
+    """Vendor, model and voice where neither join nor product names one, by the part of a bot.
+
+    Raises:
+        ConfigurationError: a vendor is set without its model.
+    """
+    return {part.value: _default(settings, part) for part in BotPart}
+
+
+def _default(settings: Settings, part: BotPart) -> dict[str, str]:
+    provider, model = (getattr(settings, f"{part}_{name}") for name in ("provider", "model"))
+    is_usual = provider == Settings.model_fields[f"{part}_provider"].default
+    if not is_usual and f"{part}_model" not in settings.model_fields_set:
+        raise ConfigurationError(
+            f"FLOW_{part.upper()}_MODEL is missing: name a model of {provider!r}, which"
+            f" FLOW_{part.upper()}_PROVIDER names."
+        )
+    # OpenAI's usual voice is one that no other vendor has.
+    voice = getattr(settings, f"{part}_voice", None) or ("alloy" if is_usual else None)
+    has_voice = part in (BotPart.TTS, BotPart.REALTIME) and voice
+    return {"provider": provider, "model": model, **({"voice": voice} if has_voice else {})}
 
 
 def _cost_control(resources: Resources) -> Callable[[Thread, JoinRequest, Standing], Spending]:

@@ -112,6 +112,12 @@ class CallPipeline:
     speak: Speak = spoken_by_voice
     bot: BotRun | None = None
 
+    @property
+    def tells_when_said(self) -> bool:
+        """Whether what the bot is made to say comes later than whatever follows it down the
+        pipeline, and is known to be said by the end of the assistant's turn alone."""
+        return self.speak is spoken_by_model and self.assistant is not None
+
     async def close(self, reason: EndReason = EndReason.PIPELINE_ENDED) -> None:
         """Count whatever is still under way; the pipeline has ended, for this reason."""
         if self.bot is not None:

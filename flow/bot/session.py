@@ -14,6 +14,7 @@ from pipecat.processors.aggregators.llm_response_universal import (
     UserTurnMessageAddedMessage,
 )
 from pipecat.transports.base_transport import BaseTransport
+from pipecat.utils.time import time_now_iso8601
 
 from flow.bot import clock
 from flow.bot.call_heartbeat import HEARTBEAT_SECS, Heartbeat
@@ -88,9 +89,11 @@ class CallSession:
             now=now,
         )
         self._ending: Ending | None = None
+        self._left_at: float | None = None
         self._came = asyncio.Event()
         self._over = asyncio.Event()
         self._leave: asyncio.Task[None] | None = None
+        self._goodbye_at: str | None = None
         self._listen(transport)
 
     @property
@@ -130,7 +133,8 @@ class CallSession:
             if self._pipeline.questions is not None:
                 self._pipeline.questions.close()
             await running.stop(STOP_SECS)
-            over_at = self._now()
+            # Vendors may take seconds to part with; somebody who has left does not wait for that.
+            over_at = self._now() if self._left_at is None else self._left_at
             await self._pipeline.close(self._ended.reason)
             await self._heartbeat.last()
             self._seconds.end(over_at)
@@ -188,17 +192,29 @@ class CallSession:
         product = self._spending.product
         self._log.info("call_wraps_up", within_secs=product.wrap_up_secs)
         self._ending = Ending(EndReason.BUDGET_EXCEEDED)
-        await self._pipeline.worker.queue_frames(
-            [InterruptionFrame(), self._pipeline.speak(product.goodbye), EndFrame()]
-        )
+        self._goodbye_at = time_now_iso8601()
+        goodbye = [InterruptionFrame(), self._pipeline.speak(product.goodbye)]
+        if not self._pipeline.tells_when_said:
+            goodbye.append(EndFrame())
+        await self._pipeline.worker.queue_frames(goodbye)
         await asyncio.sleep(product.wrap_up_secs)
         self._over.set()
+
+    async def _end_after_goodbye(self, said: AssistantTurnStoppedMessage) -> None:
+        """Hang up when a model that speaks by itself has taken its leave: nothing that it says is
+        in the pipeline yet when it is told to."""
+        is_goodbye = self._goodbye_at is not None and said.timestamp >= self._goodbye_at
+        is_whole = bool(said.content) and not said.interrupted
+        if is_goodbye and is_whole and self._pipeline.tells_when_said:
+            await self._pipeline.worker.queue_frame(EndFrame())
 
     def _listen(self, transport: BaseTransport) -> None:
         async def connected(*_: Any) -> None:
             await self._connected()
 
         async def disconnected(*_: Any) -> None:
+            if self._left_at is None:
+                self._left_at = self._now()
             self.end(EndReason.CALLER_HUNG_UP)
 
         async def lost(*_: Any) -> None:
@@ -216,6 +232,7 @@ class CallSession:
             self._transcript.add(
                 "assistant", message.content, message.timestamp, interrupted=message.interrupted
             )
+            await self._end_after_goodbye(message)
 
         async def not_set_up(*_: Any) -> None:
             message = "the pipeline was not set up in time"

@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
     AggregatedTextFrame,
     BotStartedSpeakingFrame,
     Frame,
+    LLMServiceMetadataFrame,
     MetricsFrame,
     TTSAudioRawFrame,
     UserStoppedSpeakingFrame,
@@ -87,6 +88,7 @@ class LatencyProcessor(FrameProcessor):
         self._kind_of = kind_of
         self._now = now
         self._wait: _Wait | None = None
+        self._model_hears = False
         self._register_event_handler(MEASURED, sync=True)
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -99,7 +101,9 @@ class LatencyProcessor(FrameProcessor):
         await self.push_frame(frame, direction)
 
     def _note(self, frame: Frame) -> None:
-        if isinstance(frame, VADUserStoppedSpeakingFrame):
+        if isinstance(frame, LLMServiceMetadataFrame):
+            self._model_hears = self._model_hears or frame.is_realtime_service
+        elif isinstance(frame, VADUserStoppedSpeakingFrame):
             self._wait = _Wait(frame.timestamp - frame.stop_secs, frame.timestamp)
         elif isinstance(frame, VADUserStartedSpeakingFrame):
             self._wait = None
@@ -126,5 +130,10 @@ class LatencyProcessor(FrameProcessor):
 
     async def _end(self) -> None:
         wait, self._wait = self._wait, None
+        if wait is not None and self._model_hears:
+            # It may answer before anything here takes the turn for ended, and without a word of
+            # when it began to.
+            wait.turn_ended = wait.turn_ended or wait.silence_noticed
+            wait.first_token = wait.first_token or wait.first_audio or self._now()
         if wait is not None and wait.turn_ended is not None:
             await self._call_event_handler(MEASURED, wait.over(self._now()))

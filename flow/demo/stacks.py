@@ -18,7 +18,7 @@ EXAMPLES = "deepgram,anthropic,cartesia or openai-realtime"
 CASCADE_CAP_USD = Decimal("0.006")
 REALTIME_CAP_USD = Decimal("0.02")
 
-_MODELS: Mapping[BotPart, Mapping[str, str]] = MappingProxyType(
+MODELS: Mapping[BotPart, Mapping[str, str]] = MappingProxyType(
     {
         BotPart.STT: {
             "openai": "gpt-4o-transcribe",
@@ -44,6 +44,7 @@ _MODELS: Mapping[BotPart, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
+"""The vendors of each part that are stood in for, and a model of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _stack(parts: Sequence[BotPart], names: Sequence[str], cap_usd: Decimal) -> 
 
 def _service(part: BotPart, name: str) -> dict[str, str]:
     vendor, _, model = name.partition("/")
-    known = _MODELS[part]
+    known = MODELS[part]
     if vendor not in known:
         able = ", ".join(sorted(known))
         raise ConfigurationError(f"The demo has no vendor {vendor!r} for {part}: use {able}.")

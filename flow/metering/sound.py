@@ -21,6 +21,11 @@ def compressed_seconds(size: int) -> Decimal:
     return (Decimal(size) / TYPICAL_BYTES_A_SECOND).quantize(MICROSECOND)
 
 
+def base64_size(text: str) -> int:
+    """How many bytes there are in base64."""
+    return max(len(text) * 3 // 4 - text[-2:].count("="), 0)
+
+
 def seconds_of(wav: bytes) -> Decimal | None:
     """Seconds of sound in a WAV file, to the microsecond; ``None`` for anything else."""
     if wav[:4] != b"RIFF" or wav[8:12] != b"WAVE":

@@ -49,11 +49,6 @@ class Vendors:
         return openai
 
     @property
-    def openai_url(self) -> str:
-        """Where it is."""
-        return self.model_urls["openai"]
-
-    @property
     def environment(self) -> dict[str, str]:
         """The environment of a service that is to use them."""
         found = {

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -118,8 +117,7 @@ class _Work:
     def __init__(
         self, line: Line, generation: Generation, reply: Reply, pace: Pace, hits: Hits
     ) -> None:
-        slow = hits.of("slow_tokens")
-        self._pace = replace(pace, token_secs=slow.delay_secs) if slow else pace
+        self._pace = pace.under(hits)
         self._line = line
         self._generation = generation
         refused = reply.refusal is not None

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
@@ -55,6 +55,13 @@ def hits_of(request: HTTPConnection) -> Hits:
     """The faults that hit a request being served."""
     hits: Hits = request.state.hits
     return hits
+
+
+class Session(Protocol):
+    """What goes on over one connection."""
+
+    async def serve(self) -> None:
+        """Serve until one side closes."""
 
 
 class StandIn:

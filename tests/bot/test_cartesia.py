@@ -135,7 +135,7 @@ class Call:
     async def say(self, *sentences: str) -> None:
         """The model says something."""
         texts = [LLMTextFrame(sentence) for sentence in sentences]
-        await self.run.queue(LLMFullResponseStartFrame(), *texts, LLMFullResponseEndFrame())
+        await self.run.send(LLMFullResponseStartFrame(), *texts, LLMFullResponseEndFrame())
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_SECS):

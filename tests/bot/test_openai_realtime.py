@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from pipecat.frames.frames import EndFrame, InputAudioRawFrame, LLMContextFrame
+from pipecat.frames.frames import (
+    EndFrame,
+    InputAudioRawFrame,
+    LLMContextFrame,
+    LLMContextUserTurnFrame,
+)
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from pydantic import SecretStr
 
 from flow.bot.services import CallServices
-from flow.bot.vendors import openai_realtime_door
+from flow.bot.vendors import openai_realtime_service
 from flow.bot.vendors.openai_realtime import TRANSCRIPTION_MODEL
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
@@ -67,7 +72,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_realtime_door, "DIAL_WAITS", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(openai_realtime_service, "DIAL_WAITS", (0.05, 0.05, 0.05))
 
 
 @asynccontextmanager
@@ -197,7 +202,7 @@ async def test_the_end_of_a_call_is_no_lost_session() -> None:
 async def test_what_is_said_while_there_is_no_session_is_no_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(openai_realtime_door, "DIAL_WAITS", (0.5,))
+    monkeypatch.setattr(openai_realtime_service, "DIAL_WAITS", (0.5,))
     async with world(Fault(kind="close", code=1011, chunks=2, times=1)) as w:
         await w.speak()
         await w.until(lambda: len(w.run.errors) >= 1)
@@ -216,3 +221,41 @@ async def test_a_caller_who_hangs_up_on_lost_sessions_waits_for_none() -> None:
         seen = len(w.vendor.requests)
         await asyncio.sleep(0.3)
         assert len(w.vendor.requests) == seen
+
+
+TOLD: Any = {"role": "developer", "content": "Say goodbye."}
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "the-first-context"])
+async def test_what_the_bot_is_told_to_say_takes_the_place_of_what_it_is_saying(
+    is_known: bool,
+) -> None:
+    async with world() as w:
+        context = LLMContext([*HISTORY])
+        if is_known:
+            await w.run.send(LLMContextFrame(context))
+            await w.until(lambda: w.responses() == [Outcome.OK])
+        before = len(w.read)
+        await w.speak()
+        await w.until(lambda: len(w.read) > before)
+        context.add_message(TOLD)
+        await w.run.send(LLMContextFrame(context))
+        await w.until(lambda: w.responses()[-2:] == [Outcome.INTERRUPTED, Outcome.OK])
+        told = " ".join(w.read[-1])
+        assert [told.count(one["content"]) for one in (TOLD, *HISTORY)] == [1, 1, 1]
+
+
+async def test_a_caller_who_speaks_first_is_answered_once_and_what_was_before_is_told() -> None:
+    async with world() as w:
+        await w.speak()
+        await w.until(lambda: w.responses() == [Outcome.OK])
+        turn = LLMContextUserTurnFrame(text="Hello?", timestamp="")
+        said: Any = [*HISTORY, {"role": "user", "content": "Hello?"}]
+        await w.run.send(turn, LLMContextFrame(LLMContext(said)))
+        # Sound overtakes contexts on their way.
+        await asyncio.sleep(0.2)
+        await w.speak()
+        await w.until(lambda: w.responses() == [Outcome.OK] * 2)
+        told = " ".join(w.read[-1])
+        assert HISTORY[0]["content"] in told
+        assert "Hello?" not in told

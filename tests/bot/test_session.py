@@ -116,6 +116,9 @@ class Stage(EmptyStage):
     async def caller_comes(self) -> None:
         await self._call_event_handler("on_client_connected", object())
 
+    async def caller_goes(self) -> None:
+        await self._call_event_handler("on_client_disconnected", object())
+
 
 @dataclass
 class Held:
@@ -304,6 +307,23 @@ async def test_what_takes_time_after_the_hang_up_is_no_time_of_the_call(owner: O
         call.threads.away_secs = 20.0
         call.session.end(EndReason.CALLER_HUNG_UP)
         await call.over()
+    assert call.book.events[-1].quantities["call_seconds"] == HELD_SECS
+
+
+async def test_a_caller_who_has_left_does_not_wait_for_the_vendors(owner: Owner) -> None:
+    """Some take seconds to close a connection."""
+    async with held(owner) as call:
+
+        @call.worker.event_handler("on_pipeline_finished")
+        async def parted(*_: Any) -> None:
+            call.clock.now += STALLED_SECS
+
+        await call.connected()
+        call.clock.now += HELD_SECS
+        await call.stage.caller_goes()
+        ending = await call.over()
+        assert call.clock.now >= 1_000.0 + HELD_SECS + STALLED_SECS
+    assert ending.reason == "caller_hung_up"
     assert call.book.events[-1].quantities["call_seconds"] == HELD_SECS
 
 

@@ -10,6 +10,7 @@ from pipecat.frames.frames import (
     AggregatedTextFrame,
     BotStartedSpeakingFrame,
     Frame,
+    LLMServiceMetadataFrame,
     MetricsFrame,
     TTSAudioRawFrame,
     UserStoppedSpeakingFrame,
@@ -71,6 +72,10 @@ def bot_starts(secs: float) -> At:
     return At(secs, BotStartedSpeakingFrame(), up=True)
 
 
+def model_hears() -> At:
+    return At(-1.0, LLMServiceMetadataFrame(service_name="realtime", is_realtime_service=True))
+
+
 def caller_speaks(secs: float) -> At:
     return At(secs, VADUserStartedSpeakingFrame())
 
@@ -123,6 +128,16 @@ async def measured(passing: Sequence[At]) -> list[TurnLatency]:
             [silence_noticed(), turn_over(0.5), sound(1.0), bot_starts(1.0)],
             TurnLatency(0.5, tts_secs=0.5),
             id="speech-to-speech",
+        ),
+        pytest.param(
+            [model_hears(), silence_noticed(), sound(0.5), turn_over(0.8), bot_starts(0.9)],
+            TurnLatency(0.2, llm_secs=0.3, output_secs=0.4),
+            id="a-model-that-hears-by-itself-answers-before-the-turn-is-over",
+        ),
+        pytest.param(
+            [model_hears(), silence_noticed(), turn_over(0.5), sound(1.0), bot_starts(1.0)],
+            TurnLatency(0.5, llm_secs=0.5),
+            id="a-model-that-hears-by-itself",
         ),
         pytest.param(
             [

@@ -15,6 +15,7 @@ from flow.bot.warmup import rehearse
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.products.product_file import read_products
 from flow.sandbox.deepgram.app import DeepgramSandbox
+from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
 from flow.vendors.model_endpoint import Endpoint
@@ -33,19 +34,36 @@ DEEPGRAMS = {
 }
 
 
-@pytest.mark.parametrize("parts", [{}, DEEPGRAMS], ids=["HTTP", "WebSockets"])
+CASCADE = PARTS | {"greeting": "Hello!"}
+
+
+@pytest.mark.parametrize(
+    "bot",
+    [
+        CASCADE,
+        CASCADE | DEEPGRAMS,
+        {"realtime": {"provider": "openai", "model": "gpt-realtime"}},
+        {"realtime": {"provider": "google", "model": "gemini-3.8-live"}},
+    ],
+    ids=["HTTP", "WebSockets", "openai-realtime", "gemini-live"],
+)
 async def test_a_rehearsal_asks_nobody_for_anything_and_leaves_no_task(
-    parts: dict[str, Any],
+    bot: dict[str, Any],
 ) -> None:
-    sandbox, deepgram = OpenAISandbox(), DeepgramSandbox()
-    async with Served(sandbox) as url, Served(deepgram) as deepgram_url:
+    sandbox, deepgram, google = OpenAISandbox(), DeepgramSandbox(), GoogleSandbox()
+    async with (
+        Served(sandbox) as url,
+        Served(deepgram) as deepgram_url,
+        Served(google) as google_url,
+    ):
         endpoints = {
             "openai": openai_endpoint(SecretStr("sk-fake"), f"{url}/v1"),
             "deepgram": Endpoint(SecretStr("dg-fake"), deepgram_url),
+            "google": Endpoint(SecretStr("g-fake"), google_url),
         }
         settings = BotSettings(endpoints, ListeningModels("silence"), 60.0, "estimate", None)
         product = read_products(None, vendors_by_part()).for_call("voice_bot")
-        join = JoinRequest.model_validate({"bot": PARTS | parts | {"greeting": "Hello!"}})
+        join = JoinRequest.model_validate({"bot": bot})
         before = asyncio.all_tasks()
         await rehearse(join, settings, product)
         for _ in range(10):
@@ -55,4 +73,4 @@ async def test_a_rehearsal_asks_nobody_for_anything_and_leaves_no_task(
             await endpoint.close()
     assert [task.get_name() for task in left] == []
     assert sandbox.bill.lines == []
-    assert [*deepgram.requests] == []
+    assert [[*one.requests] for one in (sandbox, deepgram, google)] == [[], [], []]

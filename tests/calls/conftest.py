@@ -24,7 +24,7 @@ from flow.db.connection_url import url_of
 from flow.db.database import Database
 from flow.domain.calls.thread import Thread
 from flow.sandbox.all_vendors import Vendors
-from flow.sandbox.reconcile import reconcile
+from flow.sandbox.reconcile import reconcile_all
 from flow.settings import Settings
 from flow.workflows.finish_workflow import Executor
 
@@ -73,8 +73,8 @@ class Serving:
         assert sum(map(Decimal, thread.usage_stats["cost_breakdown_usd"].values())) == total
         assert len({row["id"] for row in rows}) == len(rows)
         async with asyncio.timeout(SETTLE_SECS):
-            lines = await self.vendors.openai.bill.settled()
-        assert [one for one in reconcile(rows, lines) if not one.agrees] == []
+            bills = await self.vendors.billed()
+        assert [one for one in reconcile_all(rows, bills) if not one.agrees] == []
         return rows
 
 
@@ -95,13 +95,16 @@ Serve = Callable[..., AbstractAsyncContextManager[Serving]]
 
 
 @pytest.fixture
-def serving(postgres_url: str, tmp_path: Path) -> Serve:
+def serving(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """``async with serving(vendors, max_calls=1) as served``: the service with some settings."""
 
     @asynccontextmanager
     async def serve(
         vendors: Vendors, *, media: RoomMedia | None = None, **settings: Any
     ) -> AsyncIterator[Serving]:
+        # A vendor of models that the settings have no field for is found in the environment.
+        for name, value in vendors.environment.items():
+            monkeypatch.setenv(name, value)
         known: dict[str, Any] = {k.lower(): v for k, v in vendors.environment.items()}
         known |= {"database_url": postgres_url, "secret": SECRET, "data_dir": tmp_path}
         async with (

@@ -13,6 +13,7 @@ from pipecat.frames.frames import (
     LLMContextFrame,
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
+    LLMRunFrame,
     LLMTextFrame,
     TTSAudioRawFrame,
     TTSSpeakFrame,
@@ -34,6 +35,7 @@ from flow.bots import Call
 CLEARED_UP = "Sum up the call."
 NOTES, CHEAPER = "You take notes.", "gpt-4.1-mini"
 GREETING = "Hello!"
+OPENING = "Hello, are you open today?"
 OWN = "tests.calls.own_bots"
 """This module, as ``FLOW_BOTS`` names it."""
 
@@ -188,6 +190,16 @@ async def speaks_itself(call: Call) -> Any:
     ]
 
 
+async def begins_by_itself(call: Call) -> Any:
+    user, assistant = call.aggregators(call.context([{"role": "user", "content": OPENING}]))
+
+    async def connected(*_: Any) -> None:
+        await call.queue_frames(LLMRunFrame())
+
+    call.transport.add_event_handler("on_client_connected", connected)
+    return [call.transport.input(), user, call.realtime(), call.transport.output(), assistant]
+
+
 async def stuck(call: Call) -> Any:
     return line(call, call.llm(), Stuck())
 
@@ -304,7 +316,8 @@ async def no_key(call: Call) -> None:
 BOTS = {
     function.__name__: function
     for function in (
-        usual, nested, speaks_first, infers_unseen, stuck, speaks_itself, clears_up, two_models,
+        usual, begins_by_itself, nested, speaks_first, infers_unseen, stuck, speaks_itself,
+        clears_up, two_models,
         own_services, without_aggregators, slow, raises, raises_in_mid_call, returns_in_mid_call,
         raises_afterwards, gives_nothing, gives_a_number, gives_a_name, gives_a_worker, deaf,
         unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_model, no_realtime,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from flow.domain.calls.thread import Status
+from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.callers.caller import call
-from flow.sandbox.callers.script import AfterBot, Interrupt, Line
+from flow.sandbox.callers.conversation import EventKind
+from flow.sandbox.callers.script import AfterBot, Interrupt, Line, Script
 from flow.sandbox.faults import Fault
-from tests.calls.conftest import Serve
+from tests.calls.conftest import Serve, key_of
+from tests.calls.own_bots import OPENING, OWN, by_bot
 from tests.calls.test_call import LONG, SHORT, TALE, stood_in
 
 JOIN: dict[str, Any] = {
@@ -21,6 +29,30 @@ JOIN: dict[str, Any] = {
         "realtime": {"provider": "openai", "model": "gpt-realtime", "voice": "marin"},
     }
 }
+
+HEARD = {EventKind.BOT_STARTED, EventKind.INTERRUPTION, EventKind.CLOSED}
+SPOKEN_SECS = 1.0
+"""Less than it takes to say goodbye."""
+GOODBYE = "I have to go now. Goodbye."
+MODELS = {
+    "openai": JOIN["bot"]["realtime"],
+    "google": {"provider": "google", "model": "gemini-3.8-live"},
+}
+on_each = pytest.mark.parametrize("vendor", MODELS)
+
+
+def by(vendor: str, **bot: Any) -> dict[str, Any]:
+    """The join for a model of this vendor."""
+    return {"bot": {**JOIN["bot"], "realtime": MODELS[vendor], **bot}}
+
+
+@asynccontextmanager
+async def all_stood_in(script: Script, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Vendors]:
+    """The stand-ins of both vendors; a service reads all but OpenAI's from the environment."""
+    async with stood_in(script, ["google"]) as standing:
+        for name, value in standing.environment.items():
+            monkeypatch.setenv(name, value)
+        yield standing
 
 
 async def test_a_call_is_held_and_accounted_to_the_last_token(serving: Serve) -> None:
@@ -107,3 +139,135 @@ async def test_a_call_whose_vendor_refuses_it_ends_with_its_reason(serving: Serv
     assert thread.error is not None
     assert (thread.error["service"], thread.error["http_status"]) == ("realtime", 401)
     assert not any(row["lines"] for row in rows if row["kind"] == "llm")
+
+
+@on_each
+async def test_a_caller_who_speaks_first_is_answered_once(
+    vendor: str, serving: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = replace(SHORT, greeting="", patience_secs=2.0, hang_up=AfterBot(3.0))
+    async with all_stood_in(script, monkeypatch) as standing, serving(standing) as served:
+        join = by(vendor, greeting=None)
+        report = await call(served.url, standing.api_key, script, join=join)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
+    (line,) = script.lines
+    said = [(turn.role, turn.content) for turn in thread.transcript]
+    assert said == [("user", line.text), ("assistant", line.reply)]
+    assert sum(row["kind"] == "llm" and row["source"] == "bot" for row in rows) == 1
+
+
+@on_each
+async def test_a_bot_of_ones_own_has_the_model_begin_and_its_replies_are_measured(
+    vendor: str, serving: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = replace(SHORT, greeting="")
+    assert script.lines[0].text == OPENING
+    async with all_stood_in(script, monkeypatch) as standing, serving(standing, bots=OWN) as served:
+        join = by_bot(by(vendor, greeting=None), "begins_by_itself")
+        report = await call(served.url, standing.api_key, script, join=join)
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
+    reply = script.lines[0].reply
+    said = [(turn.role, turn.content) for turn in thread.transcript]
+    assert said == [("assistant", reply), ("user", OPENING), ("assistant", reply)]
+    assert [turn.latency is not None for turn in thread.transcript] == [False, False, True]
+
+
+@on_each
+async def test_the_wait_for_each_reply_is_measured(
+    vendor: str, serving: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with all_stood_in(SHORT, monkeypatch) as standing, serving(standing) as served:
+        report = await call(served.url, standing.api_key, SHORT, join=by(vendor))
+        thread = await served.settled(report.workflow_thread_id)
+        await served.conserved(thread)
+    greeting, _, reply = thread.transcript
+    assert greeting.latency is None
+    assert reply.latency is not None
+    assert 0 < reply.latency.total_secs < 30
+    assert reply.latency.llm_secs > 0
+
+
+@pytest.mark.parametrize(
+    ("vendor", "greeting", "cut_off"),
+    [
+        # The caller's words are transcribed, and paid for, while the model answers them.
+        pytest.param("openai", None, "interrupted", id="openai-in-mid-answer"),
+        pytest.param("openai", TALE, "ok", id="openai-in-mid-sound"),
+        pytest.param("google", TALE, "ok", id="google-in-mid-sound"),
+    ],
+)
+async def test_a_goodbye_is_heard_to_its_end_before_the_hang_up(
+    vendor: str,
+    greeting: str | None,
+    cut_off: str,
+    serving: Serve,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is said once, in place of what the model is in the middle of saying."""
+    token_secs = LONG.token_secs if greeting is None else 0.002
+    script = replace(LONG, greeting=greeting or "", token_secs=token_secs, hang_up=AfterBot(10.0))
+    script = replace(script, patience_secs=1.0 if greeting is None else 60.0)
+    known = {"products_file": taking_leave(tmp_path)}
+    async with all_stood_in(script, monkeypatch) as standing, serving(standing, **known) as served:
+        key_id = await key_of(served.http, served.service.database)
+        await served.service.database.operating.set_budget(key_id, Decimal("0.000001"))
+        join = by(vendor, greeting=greeting)
+        report = await call(served.url, standing.api_key, script, join=join)
+        thread = await served.settled(report.workflow_thread_id)
+        rows = await served.conserved(thread)
+    assert (report.ended_by, thread.end_reason) == ("service", "budget_exceeded")
+    assert thread.error is None
+    said = [turn for turn in thread.transcript if turn.role == "assistant"]
+    assert (said[-1].content, said[-1].interrupted) == (GOODBYE, False)
+    assert all(turn.interrupted and GOODBYE not in turn.content for turn in said[:-1])
+    *_, heard, closed = [event.at_secs for event in report.events if event.kind in HEARD]
+    assert closed - heard > SPOKEN_SECS
+    outcomes = [row["outcome"] for row in rows if row["kind"] == "llm" and row["source"] == "bot"]
+    assert outcomes == [cut_off, "ok"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "bot", "part"),
+    [
+        ({}, {}, "tts"),
+        ({}, {"realtime": {}}, "realtime"),
+        ({"tts_provider": "deepgram", "tts_model": "aura-2"}, {}, "tts"),
+        (
+            {"realtime_provider": "google", "realtime_model": "gemini-3.8-live"},
+            {"realtime": {}},
+            "realtime",
+        ),
+    ],
+)
+async def test_the_usual_voice_is_not_asked_of_a_vendor_that_does_not_have_it(
+    settings: dict[str, str],
+    bot: dict[str, Any],
+    part: str,
+    serving: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEEPGRAM_API_KEY", "a key")
+    async with all_stood_in(SHORT, monkeypatch) as at, serving(at, **settings) as served:
+        answer = await served.http.post("/api/bot/join", json={"bot": bot})
+        thread_id = UUID(answer.json()["workflow_thread_id"])
+        thread = await served.service.database.get_workflow_thread_data(thread_id)
+    chosen = getattr(thread.join.bot, part)
+    assert chosen.voice == ("alloy" if chosen.provider == "openai" else None)
+
+
+def taking_leave(folder: Path) -> Path:
+    """Products of which one has its bot say goodbye when a budget is exceeded."""
+    path = folder / "products.toml"
+    path.write_text(
+        f"""
+        [voice_bot]
+        billable = true
+        on_exceeded = "wrap_up"
+        wrap_up_secs = 20
+        goodbye = "{GOODBYE}"
+        """
+    )
+    return path

@@ -14,6 +14,7 @@ from pipecat.frames.frames import (
     InterruptionFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
+    LLMMessagesAppendFrame,
     LLMTextFrame,
     StartFrame,
     TranscriptionFrame,
@@ -96,6 +97,11 @@ class ServiceRun:
         """How many pieces of work have come to their end."""
         return self._end.ended
 
+    @property
+    def outputs(self) -> int:
+        """How many frames of output have come."""
+        return self._end.outputs
+
     async def ask(self, segment_secs: float = 1.0) -> None:
         """Ask for one piece of work, without waiting for it."""
         if self.kind is Kind.LLM:
@@ -111,6 +117,11 @@ class ServiceRun:
             await self._worker.queue_frames(
                 [VADUserStartedSpeakingFrame(), *frames, VADUserStoppedSpeakingFrame()]
             )
+
+    async def tell(self) -> None:
+        """The bot is told to speak, unasked by the caller."""
+        told: Any = {"role": "developer", "content": "Tell the caller everything."}
+        await self.send(LLMMessagesAppendFrame([told], run_llm=True))
 
     async def send(self, *frames: Frame) -> None:
         """Send frames down the pipeline."""
@@ -134,10 +145,6 @@ class ServiceRun:
     async def finished(self, times: int = 1) -> None:
         """Wait until the service has ended its work, or has failed at it."""
         await self.until(lambda run: run._end.ended + len(run.errors) >= times)
-
-    async def queue(self, *frames: Frame) -> None:
-        """Frames come from the processor before the service."""
-        await self._worker.queue_frames(frames)
 
     async def interrupt(self) -> None:
         """The caller begins to speak."""

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flow.bot.services import CallServices
 from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.token_estimates import warm_up
 from flow.domain.usage.units import Kind
 from flow.sandbox.faults import Fault
-from tests.contract.service_run import PATIENCE_SECS, ServiceRun, running
-from tests.contract.spool import Ledger, found_in, spooling
+from tests.contract.case import Case, after_a_kill, case, outcomes
+from tests.contract.service_run import PATIENCE_SECS
 from tests.contract.vendors import (
     ROWS,
     WHOLE,
     Row,
-    Running,
     assert_conserved,
     service_of,
     uncovered,
 )
-from tests.events import an_owner
-from tests.notebook import Notebook
 
-OWNER = an_owner(team_id="team_a")
 AT_ONCE = {"retry-after-ms": "1"}
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -45,34 +37,13 @@ def _warm() -> None:
     warm_up()
 
 
-@dataclass
-class Case:
-    run: ServiceRun
-    vendor: Running
-    notebook: Notebook
-
-    async def events(self, count: int = 1) -> list[UsageEvent]:
-        """All events, once there are ``count`` and nothing is under way."""
-        async with asyncio.timeout(PATIENCE_SECS):
-            while self.notebook.open or len(self.notebook.events) < count:
-                await asyncio.sleep(0.005)
-            await self.vendor.bill.settled()
-        return self.notebook.events
-
-
-@asynccontextmanager
-async def case(row: Row, *faults: Fault) -> AsyncIterator[Case]:
-    notebook = Notebook()
-    async with row.serve() as vendor:
-        vendor.faults.add(*faults)
-        services = CallServices(OWNER, notebook, {row.vendor: vendor.endpoint})
-        async with running(services, row.part, row.choice) as run:
-            yield Case(run, vendor, notebook)
-    assert notebook.open == set()
-
-
-def outcomes(events: Sequence[UsageEvent]) -> list[Outcome]:
-    return [event.outcome for event in events]
+async def settled(c: Case, count: int = 1) -> list[UsageEvent]:
+    """All events, once there are ``count`` and nothing is under way."""
+    async with asyncio.timeout(PATIENCE_SECS):
+        while c.notebook.open or len(c.notebook.events) < count:
+            await asyncio.sleep(0.005)
+        await c.vendor.bill.settled()
+    return c.notebook.events
 
 
 @every_row
@@ -81,7 +52,7 @@ async def test_whole_work_is_counted_as_it_is_billed(row: Row) -> None:
         for n in range(2):
             await c.run.ask()
             await c.run.finished(n + 1)
-        events = await c.events(2)
+        events = await settled(c, 2)
     assert outcomes(events) == [Outcome.OK] * 2
     assert {event.provenance for event in events} <= {Provenance.REPORTED, Provenance.MEASURED}
     assert {event.kind for event in events} == {row.kind}
@@ -100,7 +71,7 @@ async def test_a_barge_in_before_any_output(row: Row) -> None:
         await c.run.interrupt()
         if row.kind is Kind.STT:  # Nobody interrupts the caller: what was said is still heard.
             await c.run.finished()
-        events = await c.events()
+        events = await settled(c)
     expected = Outcome.OK if row.kind is Kind.STT else Outcome.INTERRUPTED
     assert outcomes(events) == [expected]
     assert_conserved(events, c.vendor.bill, spared=1)
@@ -112,7 +83,7 @@ async def test_a_barge_in_in_mid_output(row: Row) -> None:
         await c.run.ask()
         await c.run.output()
         await c.run.interrupt()
-        events = await c.events()
+        events = await settled(c)
     assert len(events) == 1
     # A short sentence may be made before anybody can interrupt it.
     assert events[0].outcome in {Outcome.INTERRUPTED, Outcome.OK}
@@ -126,7 +97,7 @@ async def test_hanging_up_in_mid_output(row: Row) -> None:
         await c.run.ask()
         await c.run.output()
         await c.run.hang_up()
-        events = await c.events()
+        events = await settled(c)
     assert len(events) == 1
     assert_conserved(events, c.vendor.bill)
 
@@ -149,7 +120,7 @@ async def test_a_refusal_costs_nothing_and_stands_in_the_ledger(row: Row, status
     async with case(row, Fault(kind="status", status=status, headers=AT_ONCE)) as c:
         await c.run.ask()
         await c.run.finished()
-        events = await c.events()
+        events = await settled(c)
     assert set(outcomes(events)) == {Outcome.ERROR}
     assert {event.quantities for event in events} == {Quantities()}
     assert {event.failure and event.failure.http_status for event in events} == {status}
@@ -161,7 +132,7 @@ async def test_a_refusal_before_a_barge_in_is_all_there_is(row: Row) -> None:
     refused = Fault(kind="status", status=429, headers={"retry-after": "5"})
     async with case(row, refused) as c:
         await c.run.ask()
-        await c.events()
+        await settled(c)
         await c.run.interrupt()
     assert [event.quantities for event in c.notebook.events] == [Quantities()]
     assert outcomes(c.notebook.events) == [Outcome.ERROR]
@@ -172,7 +143,7 @@ async def test_each_attempt_that_is_repeated_is_a_row_of_its_own(row: Row) -> No
     async with case(row, Fault(kind="status", status=500, times=2, headers=AT_ONCE)) as c:
         await c.run.ask()
         await c.run.finished()
-        events = await c.events(3)
+        events = await settled(c, 3)
     assert outcomes(events) == [Outcome.ERROR, Outcome.ERROR, Outcome.OK]
     assert_conserved(events, c.vendor.bill)
 
@@ -185,7 +156,7 @@ async def test_a_connection_that_is_lost_and_made_again(row: Row) -> None:
         if not row.sends_lost_again:
             await c.run.ask()
             await c.run.finished(2)
-        events = await c.events(2)
+        events = await settled(c, 2)
     assert outcomes(events) == [Outcome.ERROR, Outcome.OK]
     assert events[0].provenance is Provenance.ESTIMATED
     assert_conserved(events, c.vendor.bill, spared=1)
@@ -197,7 +168,7 @@ async def test_an_answer_that_breaks_off(row: Row, fault: str) -> None:
     async with case(row, Fault(kind=fault, chunks=1)) as c:
         await c.run.ask()
         await c.run.finished()
-        events = await c.events()
+        events = await settled(c)
         await c.run.hang_up()
     assert Outcome.ERROR in outcomes(events)
     assert Provenance.REPORTED not in {event.provenance for event in events}
@@ -209,7 +180,7 @@ async def test_an_answer_that_makes_no_sense(row: Row) -> None:
     async with case(row, Fault(kind="malformed")) as c:
         await c.run.ask()
         await c.run.finished()
-        events = await c.events()
+        events = await settled(c)
     # What a voice sends is sound, whatever it is: nothing tells it from nonsense.
     if row.kind is not Kind.TTS:
         assert set(outcomes(events)) == {Outcome.ERROR}
@@ -221,26 +192,20 @@ async def test_an_answer_that_makes_no_sense(row: Row) -> None:
 async def test_a_process_killed_in_mid_output_leaves_what_it_had_begun(
     row: Row, tmp_path: Path
 ) -> None:
-    """What the next process finds is a copy of the spool at that instant."""
-    recorder = spooling(Ledger(), tmp_path / "killed")
     slow = {
         Kind.LLM: Fault(kind="slow_tokens", delay_secs=0.02),
         Kind.TTS: Fault(kind="stall", chunks=4),
         Kind.STT: Fault(kind="hang"),
     }
-    async with row.serve() as vendor:
-        vendor.faults.add(slow[row.kind])
-        services = CallServices(OWNER, recorder, {row.vendor: vendor.endpoint})
-        async with running(services, row.part, row.choice) as run:
-            await run.ask()
-            if row.kind is Kind.STT:
-                await asyncio.sleep(0.2)
-            else:
-                await run.output(4 if row.kind is Kind.LLM else 1)
-            shutil.copytree(tmp_path / "killed", tmp_path / "next")
-            await run.hang_up()
-        await recorder.close()
-    (event,) = await found_in(tmp_path / "next")
+
+    async def ask(c: Case) -> None:
+        await c.run.ask()
+        if row.kind is Kind.STT:
+            await asyncio.sleep(0.2)
+        else:
+            await c.run.output(4 if row.kind is Kind.LLM else 1)
+
+    ((event,), _) = await after_a_kill(row, slow[row.kind], tmp_path, ask)
     assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.INTERRUPTED)
     assert event.note == "the process ended while this was running"
     assert event.quantities

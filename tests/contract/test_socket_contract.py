@@ -4,27 +4,20 @@ went over it is in the ledger as the vendor bills it."""
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from flow.bot.services import CallServices
 from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.metering.taps import socket as socket_tap
 from flow.sandbox.faults import Fault
-from tests.contract.service_run import PATIENCE_SECS, ServiceRun, running
-from tests.contract.spool import Ledger, found_in, spooling
-from tests.contract.vendors import SOCKET_ROWS, Running, SocketRow, assert_conserved
-from tests.events import an_owner
-from tests.notebook import Notebook
+from tests.contract.case import Case, after_a_kill, case, outcomes
+from tests.contract.vendors import SOCKET_ROWS, SocketRow, assert_conserved
 
-OWNER = an_owner(team_id="team_a")
 LONG_SECS = 20.0
 SHORT_REPORT_SECS = 0.3
 RETRIES = 8
@@ -58,45 +51,6 @@ def _redialled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("websocket_service", "deepgram.stt"):
         path = f"pipecat.services.{module}.exponential_backoff_time"
         monkeypatch.setattr(path, lambda *_, **__: 0.01)
-
-
-@dataclass
-class Case:
-    run: ServiceRun
-    vendor: Running
-    notebook: Notebook
-
-    async def begun(self, count: int = 1) -> None:
-        """Wait until so many pieces of work have begun."""
-        async with asyncio.timeout(PATIENCE_SECS):
-            while len({event.id for event in self.notebook.begun}) < count:
-                await asyncio.sleep(0.005)
-
-    async def events(self, count: int = 1) -> list[UsageEvent]:
-        """All events, once there are ``count``."""
-        async with asyncio.timeout(PATIENCE_SECS):
-            while len(self.notebook.events) < count:
-                await asyncio.sleep(0.005)
-        return self.notebook.events
-
-
-@asynccontextmanager
-async def case(row: SocketRow, *faults: Fault) -> AsyncIterator[Case]:
-    """A call with the service. When the block is left it is over, everything is in the notebook
-    and the vendor has made out its bill."""
-    notebook = Notebook()
-    async with row.serve() as vendor:
-        vendor.faults.add(*faults)
-        services = CallServices(OWNER, notebook, {row.vendor: vendor.endpoint})
-        async with running(services, row.part, row.choice) as run:
-            yield Case(run, vendor, notebook)
-        async with asyncio.timeout(PATIENCE_SECS):
-            await vendor.bill.settled()
-    assert notebook.open == set()
-
-
-def outcomes(events: Sequence[UsageEvent]) -> list[Outcome]:
-    return [event.outcome for event in events]
 
 
 def worked(events: Sequence[UsageEvent]) -> list[UsageEvent]:
@@ -284,20 +238,14 @@ async def test_a_closing_report_that_never_comes(
 async def test_a_process_killed_in_mid_work_leaves_what_it_had_begun(
     row: SocketRow, tmp_path: Path
 ) -> None:
-    """What the next process finds is a copy of the spool at that instant."""
-    recorder = spooling(Ledger(), tmp_path / "killed")
-    async with row.serve() as vendor:
-        vendor.faults.add(Fault(kind="slow_tokens", delay_secs=0.1))
-        services = CallServices(OWNER, recorder, {row.vendor: vendor.endpoint})
-        async with running(services, row.part, row.choice) as run:
-            await run.ask()
-            await run.output()
-            shutil.copytree(tmp_path / "killed", tmp_path / "next")
-            await run.hang_up()
-        async with asyncio.timeout(PATIENCE_SECS):
-            await vendor.bill.settled()
-    await recorder.close()
-    (event,) = found = await found_in(tmp_path / "next")
+
+    async def ask(c: Case) -> None:
+        await c.run.ask()
+        await c.run.output()
+
+    slow = Fault(kind="slow_tokens", delay_secs=0.1)
+    found, bill = await after_a_kill(row, slow, tmp_path, ask)
+    (event,) = found
     assert (event.provenance, event.outcome) == (Provenance.ESTIMATED, Outcome.INTERRUPTED)
     assert event.note == "the process ended while this was running"
-    assert_conserved(found, vendor.bill, bills=row.bills)
+    assert_conserved(found, bill, bills=row.bills)

@@ -9,6 +9,8 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pydantic import SecretStr
 
 from flow.bot.vendors import VENDORS
@@ -66,6 +68,7 @@ class Row:
         variant: what sets it apart from another row of the same model.
         sends_lost_again: whether a request whose connection was lost before any answer is sent
             again.
+        around: the processors ``before`` and ``after`` it in its pipeline.
     """
 
     vendor: str
@@ -78,6 +81,7 @@ class Row:
     api: str = "chat"
     variant: str = ""
     sends_lost_again: bool = True
+    around: Callable[[], dict[str, Any]] = dict
 
     @property
     def kind(self) -> Kind:
@@ -110,6 +114,22 @@ class SocketRow(Row):
     messages: int = 2
     reports: bool = False
     keep_alive: Callable[[Any], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True)
+class RealtimeRow(Row):
+    """One service of one vendor that hears and speaks.
+
+    Attributes:
+        transcribes: whether what the caller says is transcribed by a model that is paid for apart.
+        hears_at_once: whether its session is there when the call begins; what is said before is
+            lost.
+        messages: how many the vendor has sent in the middle of its first answer.
+    """
+
+    transcribes: bool = False
+    hears_at_once: bool = False
+    messages: int = 20
 
 
 @asynccontextmanager
@@ -313,24 +333,31 @@ def a_tenth_a_word(text: str, *, sample_rate: int = 24_000) -> bytes:
     return bytes(len(text.split()) * sample_rate // 10 * 2)
 
 
-REALTIME_ROWS = (
-    Row(
-        "openai",
-        BotPart.REALTIME,
-        "gpt-realtime",
-        openai_realtime_stand_in,
-        {"system_instruction": "Be kind.", "voice": "marin", "language": "en"},
-    ),
+def aggregators() -> dict[str, Any]:
+    """What gathers the turns of both sides around a service, which some rely on."""
+    pair = LLMContextAggregatorPair(LLMContext([]))
+    return {"before": [pair.user()], "after": [pair.assistant()]}
+
+
+OPENAI_REALTIME = RealtimeRow(
+    "openai",
+    BotPart.REALTIME,
+    "gpt-realtime",
+    openai_realtime_stand_in,
+    {"system_instruction": "Be kind.", "voice": "marin", "language": "en"},
+    transcribes=True,
+    hears_at_once=True,
 )
-"""Speech-to-speech, held to a contract of its own."""
-GEMINI_LIVE = Row(
+GEMINI_LIVE = RealtimeRow(
     "google",
     BotPart.REALTIME,
     "gemini-3.8-live",
     gemini_live_stand_in,
     {"system_instruction": "Be kind."},
+    around=aggregators,
 )
-"""A service that hears and speaks, held to a contract of its own."""
+REALTIME_ROWS = (OPENAI_REALTIME, GEMINI_LIVE)
+"""Speech-to-speech, held to a contract of its own."""
 
 WHOLE = tuple(row for row in ROWS if row.protocol_of is None)
 """Rows of a protocol of their own."""
@@ -345,7 +372,7 @@ def service_of(row: Row) -> ServiceSpec:
 
 def uncovered() -> list[str]:
     """The services that no row holds to the contract."""
-    covered = [service_of(row) for row in (*ROWS, *SOCKET_ROWS, *REALTIME_ROWS, GEMINI_LIVE)]
+    covered = [service_of(row) for row in (*ROWS, *SOCKET_ROWS, *REALTIME_ROWS)]
     return [
         f"{name} {spec.part}"
         for name, vendor in VENDORS.items()

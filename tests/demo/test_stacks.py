@@ -6,7 +6,7 @@ import pytest
 
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice
-from flow.demo.stacks import _MODELS, parse_stack
+from flow.demo.stacks import MODELS, parse_stack
 from flow.domain.calls.bot_part import BotPart
 from flow.errors import ConfigurationError
 from flow.sandbox.model_vendors import MODEL_VENDORS
@@ -49,6 +49,6 @@ def test_what_is_no_stack_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("part", BotPart)
 def test_every_service_of_a_stack_can_be_made_and_is_stood_in_for(part: BotPart) -> None:
-    for vendor, model in _MODELS[part].items():
+    for vendor, model in MODELS[part].items():
         assert VENDORS[vendor].service(part, Choice(vendor, model, {})), vendor
         assert vendor in MODEL_VENDORS

@@ -128,6 +128,9 @@ def test_each_kind_of_openai_s_work_has_its_price(
         (Kind.TTS, "deepgram", "aura-asteria-en", Quantities(characters=1000), "0.015"),
         (Kind.TTS, "cartesia", "sonic-3", Quantities(characters=1000), "0.05"),
         (Kind.STT, "cartesia", "ink-whisper", MINUTE, "0.003"),
+        (Kind.STT, "cartesia", "ink-whisper-2025-06-04", MINUTE, "0.003"),
+        (Kind.STT, "cartesia", "ink-2", MINUTE, "0.009"),
+        (Kind.STT, "cartesia", "ink-2-2026-05-22", MINUTE, "0.009"),
         (Kind.TTS, "elevenlabs", "eleven_flash_v2_5", Quantities(characters=1000), "0.05"),
         (Kind.TTS, "ElevenLabs", "eleven_multilingual_v2", Quantities(characters=1000), "0.1"),
         (
@@ -146,6 +149,37 @@ def test_speech_vendors_have_their_prices(
     assert priced.cost is not None
     (unit,) = quantities
     assert priced.cost == Cost({unit: Decimal(usd)})
+
+
+HOUR = Quantities(audio_seconds=Decimal(3600))
+MILLION = Quantities(characters=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "quantities", "usd"),
+    [
+        (Kind.STT, "deepgram/nova-2-phonecall", HOUR, "0.348"),
+        (Kind.STT, "deepgram/nova-3", HOUR, "0.288"),
+        (Kind.STT, "deepgram/flux-general-en", HOUR, "0.39"),
+        (Kind.STT, "deepgram/flux-general-multi", HOUR, "0.468"),
+        (Kind.TTS, "deepgram/aura-asteria-en", MILLION, "15"),
+        (Kind.TTS, "deepgram/aura-2-thalia-en", MILLION, "30"),
+        (Kind.STT, "cartesia/ink-whisper", HOUR, "0.18"),
+        (Kind.STT, "cartesia/ink-2", HOUR, "0.54"),
+        (Kind.TTS, "cartesia/sonic-turbo", MILLION, "50"),
+        (Kind.STT, "elevenlabs/scribe_v2_realtime", HOUR, "0.39"),
+        (Kind.TTS, "elevenlabs/eleven_turbo_v2_5", MILLION, "50"),
+        (Kind.TTS, "elevenlabs/eleven_multilingual_v2", MILLION, "100"),
+        (Kind.TTS, "elevenlabs/eleven_v3_conversational", MILLION, "100"),
+    ],
+)
+def test_an_hour_of_speech_and_a_million_characters_cost_what_the_vendor_lists(
+    pricer: Pricer, kind: Kind, model: str, quantities: Quantities, usd: str
+) -> None:
+    """A price by the minute that is taken for one by the hour is sixty times too high."""
+    priced = pricer.price(event(kind, *model.split("/"), quantities))
+    assert priced.cost is not None
+    assert priced.cost.total == Decimal(usd)
 
 
 @pytest.mark.parametrize("tier", [None, "default", "auto", "Standard", "scale", " DEFAULT "])

@@ -350,3 +350,37 @@ async def test_a_wrapped_connection_that_ends_tells_its_code(
             async for _ in wrapped:
                 pass
     assert world.reader.closings == [Closing(code, by_us=False)]
+
+
+async def test_what_goes_over_a_connection_once_the_call_is_over_begins_nothing(
+    world: World,
+) -> None:
+    """Its account is closed: who would end the work?"""
+    async with connected(world, until_closed) as connection:
+        await connection.send("begin a")
+        world.tap.finish()
+        await connection.send("begin b")
+    assert world.outcomes == [Outcome.INTERRUPTED]
+    assert world.notebook.open == set()
+
+
+@pytest.mark.parametrize("leave", ["close", "wait_closed"])
+async def test_a_vendor_that_has_much_to_say_is_heard_to_its_report(
+    world: World, leave: str
+) -> None:
+    """Nobody receives any more, and a connection with messages waiting reads no more of them."""
+
+    async def talkative(server: ServerConnection) -> None:
+        await server.send("ask")
+        await server.recv()
+        for _ in range(200):
+            await server.send(b"sound")
+        await server.send("report")
+        await server.close()
+
+    async with connected(world, talkative) as connection:
+        await connection.recv()
+        await connection.send("I am leaving")
+        async with asyncio.timeout(socket.REPORT_SECS / 2):
+            await getattr(connection, leave)()
+    assert world.reader.seen[-1] == ("received", "report")

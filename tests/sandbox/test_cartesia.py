@@ -192,6 +192,17 @@ async def test_whoever_leaves_pays_for_what_was_begun(server: Server) -> None:
     assert (billed.amounts.characters, billed.outcome) == (len(FIRST), "disconnected")
 
 
+async def test_whoever_leaves_before_the_first_sound_pays_for_what_is_being_made(
+    server: Server,
+) -> None:
+    vendor = CartesiaSandbox(voice_pace=VoicePace(first_sound_secs=60))
+    async with line(server, vendor) as c:
+        await c.send(say(FIRST), say(NEXT))
+        await asyncio.sleep(0.3)
+    [billed] = await vendor.bill.settled()
+    assert (billed.amounts.characters, billed.outcome) == (len(FIRST), "disconnected")
+
+
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [

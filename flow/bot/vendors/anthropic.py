@@ -11,12 +11,11 @@ from flow.metering.wires.anthropic_messages import AnthropicMessages
 
 
 def _chat(build: Build) -> FrameProcessor:
-    VENDOR.require_extra()
     from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
     from pipecat.services.anthropic.llm import AnthropicLLMService
 
     endpoint = build.endpoint
-    options = {name: value for name, value in build.choice.options.items() if value is not None}
+    options = build.choice.given
     client = AsyncAnthropic(
         api_key=endpoint.api_key,
         base_url=str(endpoint.base_url),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
-from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class
+from flow.bot.vendors.metered_sockets import socket_url, with_socket_tap
+from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class, spoken_language
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.cartesia_speech import CartesiaSpeech
 from flow.metering.wires.cartesia_transcription import CartesiaTranscription
@@ -26,7 +26,9 @@ def _speech(build: Build) -> FrameProcessor:
         url=socket_url(build.endpoint.base_url, "/tts/websocket"),
         name=build.name,
         settings=kind.Settings(
-            model=build.choice.model, voice=options.get("voice") or USUAL_VOICE, **_language(build)
+            model=build.choice.model,
+            voice=options.get("voice") or USUAL_VOICE,
+            **spoken_language(build.choice),
         ),
     )
     return cast(FrameProcessor, made)
@@ -41,7 +43,7 @@ def _transcription(build: Build) -> FrameProcessor:
         rewrite=lambda url: f"{address}?{url.partition('?')[2]}",
         api_key=build.endpoint.api_key,
         name=build.name,
-        settings=kind.Settings(model=build.choice.model, **_language(build)),
+        settings=kind.Settings(model=build.choice.model, **spoken_language(build.choice)),
     )
     return cast(FrameProcessor, made)
 
@@ -56,14 +58,6 @@ def _turns(build: Build) -> FrameProcessor:
         settings=kind.Settings(model=build.choice.model),
     )
     return cast(FrameProcessor, made)
-
-
-def _language(build: Build) -> dict[str, Any]:
-    """The language that a join names; Pipecat's own default is English."""
-    from pipecat.transcriptions.language import Language
-
-    language = build.choice.options.get("language")
-    return {"language": Language(language)} if language else {}
 
 
 def tells_turns(choice: Choice) -> bool:

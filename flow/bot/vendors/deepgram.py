@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 from pipecat.processors.frame_processor import FrameProcessor
 from websockets.exceptions import InvalidStatus
 
-from flow.bot.vendors.socket_doors import dialled, socket_url, with_socket_tap
-from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor
+from flow.bot.vendors.metered_sockets import dialled, socket_url, with_socket_tap
+from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, spoken_language
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.deepgram_listen import DeepgramFlux, DeepgramListen
 from flow.metering.wires.deepgram_speak import DeepgramSpeak
@@ -40,16 +40,14 @@ https://developers.deepgram.com/docs/tts-models
 
 def _nova(build: Build) -> FrameProcessor:
     from pipecat.services.deepgram.stt import DeepgramSTTService
-    from pipecat.transcriptions.language import Language
 
-    # Pipecat's service has no automatic language: where none is asked for, its own stands.
-    language = build.choice.options.get("language")
-    spoken: dict[str, Any] = {"language": Language(language)} if language else {}
     service = DeepgramSTTService(
         api_key=build.endpoint.api_key,
         base_url=str(build.endpoint.base_url).rstrip("/"),
         name=build.name,
-        settings=DeepgramSTTService.Settings(model=build.choice.model, **spoken),
+        settings=DeepgramSTTService.Settings(
+            model=build.choice.model, **spoken_language(build.choice)
+        ),
     )
     # It dials by Deepgram's SDK, here alone, and each time that it dials.
     service._client.listen.v1.connect = _metered_listen(build)

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import httpx2
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.bot.vendors.socket_doors import Rewrite, socket_url, with_socket_tap
-from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class
+from flow.bot.vendors.metered_sockets import Rewrite, socket_url, with_socket_tap
+from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class, spoken_language
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.elevenlabs_realtime import ElevenLabsRealtime
 from flow.metering.wires.elevenlabs_speech import ElevenLabsSpeech
@@ -56,7 +56,7 @@ def _voice(build: Build, service: str, voice: str) -> FrameProcessor:
         settings=kind.Settings(
             model=_in_address(choice.model),
             voice=voice,
-            **(_language(choice) if takes_language else {}),
+            **(spoken_language(choice) if takes_language else {}),
         ),
     )
     return cast(FrameProcessor, made)
@@ -83,7 +83,9 @@ def _transcription(build: Build) -> FrameProcessor:
         api_key=build.endpoint.api_key,
         base_url=socket_url(build.endpoint.base_url).partition("://")[2],
         name=build.name,
-        settings=kind.Settings(model=_in_address(build.choice.model), **_language(build.choice)),
+        settings=kind.Settings(
+            model=_in_address(build.choice.model), **spoken_language(build.choice)
+        ),
     )
     return cast(FrameProcessor, made)
 
@@ -97,13 +99,6 @@ def _dialled_at(base_url: httpx2.URL) -> Rewrite:
     """Pipecat knows encrypted connections only."""
     scheme = socket_url(base_url).partition("://")[0]
     return lambda url: f"{scheme}{url.removeprefix('wss')}"
-
-
-def _language(choice: Choice) -> dict[str, Any]:
-    from pipecat.transcriptions.language import Language
-
-    language = choice.options.get("language")
-    return {"language": Language(language)} if language else {}
 
 
 VENDOR = Vendor(

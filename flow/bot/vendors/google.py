@@ -21,7 +21,7 @@ def _chat(build: Build) -> FrameProcessor:
     from google.genai.types import HttpOptions, HttpRetryOptions
     from pipecat.services.google.llm import GoogleLLMService
 
-    options = {name: value for name, value in build.choice.options.items() if value is not None}
+    options = build.choice.given
     return GoogleLLMService(
         api_key=build.endpoint.api_key,
         http_options=HttpOptions(

@@ -7,11 +7,13 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, cast
 
+from pipecat.frames.frames import Frame
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from flow.bot.vendors.socket_doors import socket_url
+from flow.bot.vendors.context_frames import ContextFrames
+from flow.bot.vendors.metered_sockets import socket_url
 from flow.bot.vendors.spec import Build, pipecat_class
 from flow.kit.tls import trusted
 from flow.metering.taps.socket import SocketTap, metered_connection
@@ -35,7 +37,7 @@ def live(build: Build) -> FrameProcessor:
     kind = pipecat_class("google.gemini_live.llm:GeminiLiveLLMService")
     tap, url = build.socket, str(build.endpoint.base_url)
     assert tap is not None
-    options = {name: value for name, value in build.choice.options.items() if value is not None}
+    options = build.choice.given
     if "language" in options:  # Gemini wants a region with it, which Pipecat adds.
         options["language"] = Language(options["language"])
     made = _with_tap(kind)(
@@ -74,7 +76,7 @@ def _with_tap(kind: Any) -> Any:
         def __init__(self, tap: SocketTap, url: str, **options: Any) -> None:
             self._tap = tap
             self._url = url
-            self._told: Any = None
+            self._frames = ContextFrames()
             super().__init__(**options)
 
         def create_client(self) -> None:
@@ -128,6 +130,11 @@ def _with_tap(kind: Any) -> Any:
                 # Pipecat would let the caller be heard only once the bot has been told to speak.
                 self._ready_for_realtime_input = True
 
+        async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+            """As Pipecat's, which does not tell the caller's turns from being asked to speak."""
+            self._frames.note(frame, direction)
+            await super().process_frame(frame, direction)
+
         async def _handle_context(
             self, context: Any, direction: FrameDirection = FrameDirection.DOWNSTREAM
         ) -> None:
@@ -135,15 +142,23 @@ def _with_tap(kind: Any) -> Any:
 
             Pipecat has Gemini answer the first context that comes, and none after that.
             """
-            is_first, told = self._context is None, _told_last(context)
-            is_new = told is not self._told and direction is FrameDirection.DOWNSTREAM
-            self._told = told
-            if is_first and not is_new:
+            is_first, is_asked = self._context is None, self._frames.asks(direction)
+            instruction = self._frames.new_instruction(context)
+            if is_first and not is_asked:
                 self._context = context
                 return
             await super()._handle_context(context, direction)
-            if is_new and not is_first:
-                await self._create_single_response([told])
+            if is_asked and not is_first:
+                await self._speak_on(instruction)
+
+        async def _speak_on(self, instruction: Any) -> None:
+            """Have the model speak in place of whatever it is saying."""
+            if self._session is None:
+                self._run_llm_when_session_ready = True
+            elif instruction is not None:
+                await self._create_single_response([instruction])
+            else:
+                await self._session.send_client_content(turn_complete=True)
 
     WithTap.__name__ = WithTap.__qualname__ = kind.__name__
     return WithTap
@@ -161,12 +176,6 @@ def _may_pass(error: Exception) -> bool:
         code = getattr(error, "code", None)
     is_passing = code in _PASSING_CODES
     return is_passing if code else isinstance(error, OSError | TimeoutError | WebSocketException)
-
-
-def _told_last(context: Any) -> Any:
-    """The last message that tells the bot what to do, if there is one."""
-    told = (m for m in reversed(context.get_messages()) if m.get("role") == "developer")
-    return next(told, None)
 
 
 def _allow_plain(client: Any, url: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.vendors.openai_realtime import realtime, voices
-from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class
+from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class, spoken_language
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.vendor_apis import OPENAI_APIS
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
@@ -60,7 +60,7 @@ def _client(build: Build) -> Any:
 
 def _settings(choice: Choice, longest_reply: str) -> dict[str, Any]:
     """What a choice says of a language model, as settings of Pipecat's service."""
-    options = {name: value for name, value in choice.options.items() if value is not None}
+    options = choice.given
     if "max_tokens" in options:
         options[longest_reply] = options.pop("max_tokens")
     return options
@@ -109,17 +109,15 @@ def _with_client(kind: Any) -> Any:
 
 def _transcription(build: Build) -> FrameProcessor:
     from pipecat.services.openai.stt import OpenAISTTService
-    from pipecat.transcriptions.language import Language
 
-    # Pipecat's service has no automatic language: where none is asked for, its own stands.
-    language = build.choice.options.get("language")
-    spoken: dict[str, Any] = {"language": Language(language)} if language else {}
     return OpenAISTTService(
         api_key=build.endpoint.api_key,
         base_url=str(build.endpoint.base_url),
         http_client=http_client(build.endpoint, build.transport),
         name=build.name,
-        settings=OpenAISTTService.Settings(model=build.choice.model, **spoken),
+        settings=OpenAISTTService.Settings(
+            model=build.choice.model, **spoken_language(build.choice)
+        ),
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from pipecat.processors.frame_processor import FrameProcessor
 
-from flow.bot.vendors.openai_realtime_door import metered_realtime
-from flow.bot.vendors.socket_doors import socket_url
+from flow.bot.vendors.metered_sockets import socket_url
+from flow.bot.vendors.openai_realtime_service import metered_realtime
 from flow.bot.vendors.spec import Build, pipecat_class
 
 TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"

@@ -33,6 +33,11 @@ class Choice:
     options: Mapping[str, Any]
     api: str = "chat"
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that have a value."""
+        return {name: value for name, value in self.options.items() if value is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class Build:
@@ -163,6 +168,17 @@ def pipecat_class(path: str) -> Any:
     """The class at ``module:name`` below ``pipecat.services``, imported now."""
     module, _, name = path.partition(":")
     return getattr(import_module(f"pipecat.services.{module}"), name)
+
+
+def spoken_language(choice: Choice) -> dict[str, Any]:
+    """The setting ``language`` of Pipecat's speech services, as the join has it.
+
+    Where it has none, each service's own default stands: not all have an automatic language.
+    """
+    from pipecat.transcriptions.language import Language
+
+    language = choice.options.get("language")
+    return {"language": Language(language)} if language else {}
 
 
 def _is_installed(package: str) -> bool:

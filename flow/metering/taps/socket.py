@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -123,9 +123,9 @@ class Conversation:
         """The connection has ended; only the first call counts."""
         if self._is_closed:
             return
-        self._is_closed = True
         closing = Closing(code, by_us)
         self._take(lambda: self._reader.closed(closing))
+        self._is_closed = True
         for work in self._works.values():
             if closing.is_clean:
                 work.closed(Ended.ABANDONED)
@@ -147,6 +147,8 @@ class Conversation:
             log.warning("report_missing", reader=type(self._reader).__name__)
 
     def _take(self, read: Callable[[], Iterable[Seen]]) -> None:
+        if self._is_closed:  # What went over it is on record: nothing new may begin.
+            return
         try:
             for seen in read():
                 self._handle(seen)
@@ -199,9 +201,14 @@ def metered_connection(
         async def close(self, *args: Any, **options: Any) -> None:
             # Before the wait: the vendor may be the first to close, with its report.
             self._is_left = self._is_left or self.protocol.state is State.OPEN
-            if self._is_left and self._conversation is not None:
-                await self._conversation.reported()
-            await super().close(*args, **options)
+            async with _read_on(self):
+                if self._is_left and self._conversation is not None:
+                    await self._conversation.reported()
+                await super().close(*args, **options)
+
+        async def wait_closed(self) -> None:
+            async with _read_on(self):
+                await super().wait_closed()
 
         def process_event(self, event: Event) -> None:
             if isinstance(event, Frame):
@@ -278,27 +285,39 @@ class MeteredSocket:
     async def close(self, *args: Any, **options: Any) -> None:
         """Close the connection, once the vendor has given its account of the work."""
         self._is_left = True
-        reading = asyncio.create_task(self._read_on())
-        try:
+        async with _read_on(self):
             await self._conversation.reported()
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
         try:
             await self._socket.close(*args, **options)
         finally:
             self._conversation.closed(None, by_us=True)
-
-    async def _read_on(self) -> None:
-        with suppress(Exception):  # its end; or somebody else is receiving still
-            while True:
-                await self.recv()
 
     def _lost(self, error: Exception | None) -> None:
         if error is not None and not isinstance(error, ConnectionClosed):
             return
         code = getattr(getattr(error, "rcvd", None), "code", None) if error else 1000
         self._conversation.closed(code, by_us=self._is_left)
+
+
+@asynccontextmanager
+async def _read_on(socket: Any) -> AsyncIterator[None]:
+    """Receive what nobody receives any more, as long as the block lasts.
+
+    With some messages waiting, a connection stops reading, and so does not see that the vendor
+    reports and closes.
+    """
+    reading = asyncio.create_task(_receive_all(socket))
+    try:
+        yield
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _receive_all(socket: Any) -> None:
+    with suppress(Exception):  # its end; or somebody else is receiving still
+        while True:
+            await socket.recv()
 
 
 def _status_of(error: Exception) -> int | None:

@@ -25,7 +25,7 @@ from flow.metering.evidence import (
     Unbilled,
     Uncertain,
 )
-from flow.metering.sound import RawSound
+from flow.metering.sound import RawSound, base64_size
 from flow.metering.wires.cartesia_messages import failure_in, number_in, raw_sound, text_in
 from flow.metering.wires.reader import parsed
 from flow.metering.wires.socket import Begun, Closing, Message, Over, Seen, Shown
@@ -175,6 +175,5 @@ def _unbilled(name: str, inputs: Sequence[int]) -> Iterator[Seen]:
 
 
 def _seconds(context: Context, said: Mapping[str, Any]) -> Any:
-    encoded = text_in(said, "data") or ""
-    size = len(encoded) * 3 // 4 - encoded.count("=", -2)
+    size = base64_size(text_in(said, "data") or "")
     return None if context.sound is None else context.sound.more(size)

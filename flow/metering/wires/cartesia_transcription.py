@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qsl, urlsplit
 
-from flow.metering.evidence import Failed
 from flow.metering.sound import RawSound
 from flow.metering.wires.cartesia_messages import failure_in, raw_sound, text_in
 from flow.metering.wires.reader import parsed, unreadable
@@ -59,13 +58,13 @@ class CartesiaTranscription:
         """
         said = parsed(message)
         if not isinstance(said, Mapping):
-            yield from self._audio.shown(unreadable("a message"))
+            yield from self._audio.failed(unreadable("a message").failure)
         elif said.get("type") != "error":
             self._is_accepted = True
-            if text := text_in(said, TEXT_FIELDS.get(str(said.get("type")), "")):
-                yield from self._audio.heard(text)
+            if text_in(said, TEXT_FIELDS.get(str(said.get("type")), "")):
+                yield from self._audio.heard()
         elif self._is_accepted:
-            yield from self._audio.shown(Failed(failure_in(said)))
+            yield from self._audio.failed(failure_in(said))
         else:
             self._is_refused = True
             yield from self._audio.refused(failure_in(said))

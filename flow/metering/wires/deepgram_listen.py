@@ -51,9 +51,10 @@ class _Listening:
         """Note what is recognized."""
         said = parsed(message)
         if not isinstance(said, Mapping):
-            yield from self._audio.shown(unreadable("a message"))
+            yield from self._audio.failed(unreadable("a message").failure)
         elif _type_of(said) == "Error":
-            yield from self._audio.shown(failed_in_answer(said.get("code") or said.get("variant")))
+            told = failed_in_answer(said.get("code") or said.get("variant"))
+            yield from self._audio.failed(told.failure)
         else:
             yield from self._heard(said)
 
@@ -87,7 +88,8 @@ class DeepgramListen(_Listening):
                 if text:
                     yield from self._audio.heard()
             case {"type": "Metadata"}:
-                self._is_told = True
+                # One that comes before the end does not say all.
+                self._is_told = self._is_left
                 if (seconds := told_seconds(said.get("duration"))) is not None:
                     channels = said.get("channels")
                     times = max(channels, 1) if isinstance(channels, int) else self._channels

@@ -7,7 +7,6 @@ in place of its first word refuses all of it, which costs nothing.
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -53,7 +52,7 @@ class ElevenLabsRealtime:
             return
         kind = said.get("message_type")
         if kind in TRANSCRIPTS and said.get("text"):
-            yield from self._audio.heard(str(said["text"]))
+            yield from self._audio.heard()
         elif "error" in said and not self._is_started:
             self._is_refused = True
             yield from self._audio.refused(failed_in_answer(kind).failure)
@@ -78,5 +77,5 @@ def decoded_size(text: Any) -> int:
     """How many bytes a base64 text holds; none if it is not one."""
     try:
         return len(b64decode(text, validate=True)) if isinstance(text, str) else 0
-    except binascii.Error:
+    except ValueError:
         return 0

@@ -9,7 +9,7 @@ from typing import Any
 from flow.domain.usage.events import Quantities
 from flow.domain.usage.token_estimates import estimate_chat_tokens
 from flow.metering.evidence import NOTHING
-from flow.metering.sound import TYPICAL_CHARACTERS_A_SECOND, pcm_seconds
+from flow.metering.sound import TYPICAL_CHARACTERS_A_SECOND, base64_size, pcm_seconds
 from flow.metering.wires.gemini_content import field, functions, messages
 from flow.metering.wires.json_exchange import objects, text
 
@@ -111,8 +111,7 @@ def sound_seconds(blob: Any, rate: int = _RATE_OUT) -> Decimal:
     if not kind.startswith("audio/"):
         return Decimal(0)
     _, _, told = kind.partition("rate=")
-    size = len(data) * 3 // 4 - data[-2:].count("=")
-    return pcm_seconds(size, int(told) if told.isdigit() and int(told) else rate)
+    return pcm_seconds(base64_size(data), int(told) if told.isdigit() and int(told) else rate)
 
 
 def sound_tokens(seconds: Decimal) -> int:

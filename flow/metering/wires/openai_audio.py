@@ -9,7 +9,6 @@ seconds for whisper-1.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from email.message import Message
@@ -173,7 +172,7 @@ class TranscriptionExchange(JsonExchange):
 def _decoded(text: Any) -> bytes:
     try:
         return base64.b64decode(text) if isinstance(text, str) else b""
-    except binascii.Error:
+    except ValueError:
         return b""
 
 

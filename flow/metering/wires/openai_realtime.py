@@ -9,7 +9,6 @@ transcription reports for itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from typing import Any
 
 from flow.domain.usage.events import Failure, Quantities
@@ -28,7 +27,7 @@ from flow.metering.evidence import (
 )
 from flow.metering.wires.json_exchange import report, text, within
 from flow.metering.wires.openai_realtime_conversation import Conversation
-from flow.metering.wires.reader import names_a_code, parsed
+from flow.metering.wires.reader import names_a_code, parsed, told_seconds
 from flow.metering.wires.socket import (
     Begun,
     Closing,
@@ -193,9 +192,8 @@ def _transcription(event: Mapping[str, Any]) -> str:
 def _usage(usage: Any) -> Iterator[Evidence]:
     """What the vendor reports: tokens, or for some that transcribe, seconds."""
     if within(usage, "type") == "duration":
-        seconds = within(usage, "seconds")
-        if isinstance(seconds, int | float) and 0 <= seconds < 10**9:
-            yield Reported(Quantities(audio_seconds=Decimal(repr(seconds))))
+        if (seconds := told_seconds(within(usage, "seconds"))) is not None:
+            yield Reported(Quantities(audio_seconds=seconds))
     elif isinstance(usage, Mapping):
         yield from report(from_openai_usage(usage), Counting.GROSS)
 

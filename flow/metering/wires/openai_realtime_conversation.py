@@ -16,7 +16,7 @@ from typing import Any
 from flow.domain.usage.events import Quantities
 from flow.domain.usage.token_estimates import estimate_chat_tokens
 from flow.metering.evidence import Opening
-from flow.metering.sound import MICROSECOND
+from flow.metering.sound import MICROSECOND, base64_size
 from flow.metering.wires.json_exchange import objects, text, within
 
 INPUT_TOKENS_PER_SEC = 10
@@ -95,7 +95,7 @@ class Conversation:
     def sent(self, event: Mapping[str, Any]) -> None:
         """A client event goes to the vendor."""
         if event.get("type") == "input_audio_buffer.append":
-            self._buffered += _size(event.get("audio"))
+            self._buffered += base64_size(text(event.get("audio")))
 
     def received(self, kind: str, event: Mapping[str, Any]) -> None:
         """A server event has come."""
@@ -137,7 +137,7 @@ class Conversation:
     def _grow(self, item: Item, kind: str, event: Mapping[str, Any]) -> None:
         match kind:
             case "response.output_audio.delta":
-                item.spoken += _size(event.get("delta"))
+                item.spoken += base64_size(text(event.get("delta")))
             case "response.output_audio_transcript.delta":
                 item.transcript += text(event.get("delta"))
             case "response.output_text.delta":
@@ -164,12 +164,6 @@ def _message(item: Item) -> dict[str, str]:
 
 def _seconds(size: int, a_second: int) -> Decimal:
     return (Decimal(size) / a_second).quantize(MICROSECOND)
-
-
-def _size(audio: Any) -> int:
-    """How many bytes there are in base64."""
-    encoded = text(audio)
-    return len(encoded) * 3 // 4 - encoded[-2:].count("=")
 
 
 def _whole(value: Any) -> int:

@@ -16,7 +16,6 @@ from flow.metering.evidence import (
     NOTHING,
     Completed,
     Ended,
-    Evidence,
     Failed,
     Opening,
     Output,
@@ -31,6 +30,8 @@ PIECE_SECS = Decimal(30)
 NOTED_SECS = Decimal(1)
 """How much sound goes by before it is put on record, should the process die."""
 NOTABLE_DIFFERENCE = Decimal("0.02")
+MOST_BEYOND_SECS = Decimal(3_600)
+"""How much more than was sent a vendor may say that it has taken: what says more is a mistake."""
 
 
 class StreamedAudio:
@@ -53,11 +54,8 @@ class StreamedAudio:
         self._is_open = False
         self._has_failed = False
         self._told: Decimal | None = None
-
-    @property
-    def seconds(self) -> Decimal:
-        """How much has been sent so far."""
-        return self._total
+        self._sent_since = Decimal(0)
+        """After the vendor has told."""
 
     def sent(self, seconds: Decimal) -> Iterator[Seen]:
         """So much sound goes to the vendor."""
@@ -66,6 +64,7 @@ class StreamedAudio:
         if not self._is_open:
             yield from self._begin()
         self._total += seconds
+        self._sent_since += seconds
         self._in_piece += seconds
         self._unnoted += seconds
         if self._unnoted >= NOTED_SECS:
@@ -73,16 +72,14 @@ class StreamedAudio:
         if self._in_piece >= PIECE_SECS:
             yield from self._end()
 
-    def heard(self, text: str = "") -> Iterator[Seen]:
+    def heard(self) -> Iterator[Seen]:
         """The vendor has recognized something. Text is free of charge where sound is billed."""
         yield Shown(self._piece, Output())
 
-    def shown(self, evidence: Evidence) -> Iterator[Seen]:
-        """The wire shows something of the sound that is being sent."""
-        yield Shown(self._piece, evidence)
-
     def failed(self, failure: Failure) -> Iterator[Seen]:
-        """The vendor says what is wrong. Before any sound that costs nothing."""
+        """The vendor says what is wrong. Before any sound that costs no more than a connection."""
+        if self._least and not self._total and not self._is_open:
+            yield from self._begin()
         if self._is_open:
             yield Shown(self._piece, Failed(failure))
         elif not self._total and not self._has_failed:
@@ -100,8 +97,12 @@ class StreamedAudio:
         self._next()
 
     def told(self, seconds: Decimal) -> None:
-        """The vendor says how much sound it has taken on this connection, from its beginning."""
-        self._told = seconds
+        """The vendor says how much sound it has taken on this connection, from its beginning.
+
+        What is sent afterwards comes on top. An account that cannot be is passed over.
+        """
+        if seconds <= self._total + MOST_BEYOND_SECS:
+            self._told, self._sent_since = seconds, Decimal(0)
 
     def closed(self, closing: Closing) -> Iterator[Seen]:
         """The connection has ended. Hanging up interrupts nothing here: what was sent was heard.
@@ -109,7 +110,7 @@ class StreamedAudio:
         Where it broke off without a word the last piece is left to be closed as broken.
         """
         if self._told is not None:
-            yield from self._reconcile(self._told)
+            yield from self._reconcile(self._told + self._sent_since)
         elif self._total < self._least:
             yield from self.sent(self._least - self._total)
         if not self._is_open:
@@ -139,7 +140,7 @@ class StreamedAudio:
     def _next(self) -> None:
         self._in_piece = Decimal(0)
         self._piece += 1
-        self._is_open = False
+        self._is_open = self._has_failed = False
 
     def _reconcile(self, told: Decimal) -> Iterator[Seen]:
         """What the vendor says wins. Less than is on record already cannot be taken back."""

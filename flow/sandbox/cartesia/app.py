@@ -7,7 +7,6 @@ It serves ``/tts/websocket``, ``/stt/websocket`` and ``/stt/turns/websocket`` of
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,15 +23,7 @@ from flow.sandbox.openai.speech import Speak
 from flow.sandbox.openai.transcription import Hear, hear_something
 from flow.sandbox.speech.synthesis import synthesize
 from flow.sandbox.speech.voice_pace import VoicePace
-from flow.sandbox.stand_in import ModelStandIn, exchange_of
-
-
-class Session(Protocol):
-    """What goes on over one connection."""
-
-    async def serve(self) -> None:
-        """Serve until one side closes."""
-
+from flow.sandbox.stand_in import ModelStandIn, Session, exchange_of
 
 Begin = Callable[[Connection], Session]
 """Begins what goes on over a connection.

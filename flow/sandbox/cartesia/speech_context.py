@@ -2,7 +2,8 @@
 
 An input is billed when its first sound goes out, unless it fails before its end. A cancel halts
 those of which nothing has gone out; the one that is being spoken goes on
-(https://docs.cartesia.ai/use-the-api/tts-websocket/contexts).
+(https://docs.cartesia.ai/use-the-api/tts-websocket/contexts). Whoever just leaves pays for the one
+that is being generated, too, whose first sound is still to come.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class SpeechContext:
         self._line = line
         self._on_end = on_end
         self._inputs: asyncio.Queue[str | None] = asyncio.Queue()
+        self._generated: str | None = None
+        """The input whose sound is being made, and of which none has gone out."""
         self._current: str | None = None
         """The input of which sound has gone out, and not all of it."""
         self._begun = 0
@@ -82,6 +85,8 @@ class SpeechContext:
     async def drop(self) -> None:
         """The client has gone."""
         self._is_dropped = True
+        if self._generated is not None:
+            self._begin(self._generated)
         self._halt()
         await self._work
 
@@ -115,6 +120,7 @@ class SpeechContext:
 
     async def _speak(self, text: str) -> None:
         starts_at = self._line.amounts.audio_seconds
+        self._generated = text
         pcm = await self._sound.of(text)
         async for chunk in self._sound.paced(pcm):
             await asyncio.sleep(self._connection.result_delay_secs)
@@ -130,7 +136,7 @@ class SpeechContext:
         await self._send("flush_done", done=False, flush_done=True, flush_id=self._begun)
 
     def _begin(self, text: str) -> None:
-        self._current = text
+        self._generated, self._current = None, text
         self._begun += 1
         self._line.amounts.characters += len(text)
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -121,8 +120,7 @@ class _Work:
     """
 
     def __init__(self, line: Line, generation: Generation | None, pace: Pace, hits: Hits) -> None:
-        slow = hits.of("slow_tokens")
-        self._pace = replace(pace, token_secs=slow.delay_secs) if slow else pace
+        self._pace = pace.under(hits)
         self._line = line
         self._generation = generation
         self._hits = hits

@@ -60,8 +60,7 @@ class Generation:
         self._hits = hits
         self._send = send
         self._speaker = speaker
-        slow = hits.of("slow_tokens")
-        self._token_secs = slow.delay_secs if slow else speaker.pace.token_secs
+        self._token_secs = speaker.pace.under(hits).token_secs
         amounts = Amounts(prompt_tokens=memory.tokens, prompt_audio_tokens=memory.audio_tokens)
         self._line = Line(
             request_id=request_id,

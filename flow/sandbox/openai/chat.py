@@ -35,6 +35,11 @@ class Pace:
     first_token_secs: float = 0.0
     token_secs: float = 0.0
 
+    def under(self, hits: Hits) -> Pace:
+        """The pace under these faults: ``slow_tokens`` says how slow tokens are."""
+        slow = hits.of("slow_tokens")
+        return replace(self, token_secs=slow.delay_secs) if slow else self
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -99,8 +104,7 @@ class _Work:
         hits: Hits,
         dialect: Dialect,
     ) -> None:
-        slow = hits.of("slow_tokens")
-        self._pace = replace(pace, token_secs=slow.delay_secs) if slow else pace
+        self._pace = pace.under(hits)
         self._dialect = dialect
         self._wants_usage = bool(chat.stream_options and chat.stream_options.include_usage)
         self._line = line

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -65,8 +64,7 @@ class _Work:
     def __init__(
         self, asked: ResponsesRequest, line: Line, generation: Generation, pace: Pace, hits: Hits
     ) -> None:
-        slow = hits.of("slow_tokens")
-        self._pace = replace(pace, token_secs=slow.delay_secs) if slow else pace
+        self._pace = pace.under(hits)
         self._asked = asked
         self._line = line
         self._generation = generation

@@ -387,6 +387,15 @@ def test_a_connection_that_is_refused_in_its_first_word_is_free(seconds: int) ->
     assert event.failure.http_status == 402
 
 
+def test_an_error_before_any_sound_is_on_record_and_costs_nothing() -> None:
+    talk = hearing(TURNS_URL)
+    talk.receive(turn("connected"), error(None, status=429))
+    (event,) = talk.close(1011, by_us=False)
+    assert (event.quantities, event.outcome) == (Quantities(), BAD)
+    assert event.failure is not None
+    assert event.failure.http_status == 429
+
+
 def test_sound_that_was_taken_is_counted_though_the_vendor_fails_at_it() -> None:
     talk = hearing(TURNS_URL)
     talk.receive(turn("connected"))

@@ -161,11 +161,65 @@ def test_a_report_of_two_channels_is_of_both() -> None:
     assert (event.quantities["audio_seconds"], event.note) == (2, None)
 
 
-@pytest.mark.parametrize("duration", ["2.0", None, True, -1.0, 1e9, float("nan")])
-def test_a_report_that_says_nothing_is_none(duration: Any) -> None:
-    talk = nova().send(SECOND, SECOND, CLOSE_STREAM).receive(metadata(duration))
+@pytest.mark.parametrize(
+    ("duration", "channels"),
+    [
+        ("2.0", 1),
+        (None, 1),
+        (True, 1),
+        (-1.0, 1),
+        (1e9, 1),
+        (1e308, 1),
+        (float("nan"), 1),
+        # More than can be, and than the ledger takes.
+        (9e8, 1),
+        (2.0, 10**30),
+        (3_603.0, 1),
+    ],
+)
+def test_a_report_that_says_nothing_is_none(duration: Any, channels: int) -> None:
+    talk = nova().send(SECOND, SECOND, CLOSE_STREAM).receive(metadata(duration, channels))
     (event,) = talk.close()
     assert (event.quantities["audio_seconds"], event.provenance) == (2, MEA)
+
+
+@pytest.mark.parametrize("early", [0.0, 1.0])
+@pytest.mark.parametrize("code", [None, 1011])
+def test_what_is_sent_after_an_early_report_comes_on_top(early: float, code: int | None) -> None:
+    talk = nova().send(SECOND).receive(metadata(early)).send(*[SECOND] * 40)
+    events = talk.close(code, by_us=code is None)
+    assert seconds(events) == 40 + Decimal(early)
+
+
+def test_an_early_report_is_not_the_one_that_is_waited_for() -> None:
+    reader = DeepgramListen(LISTEN)
+    list(reader.sent(SECOND))
+    list(reader.received(json.dumps(metadata(1.0))))
+    list(reader.sent(json.dumps(CLOSE_STREAM)))
+    assert reader.expects_report
+
+
+def test_the_last_report_counts() -> None:
+    talk = nova().send(SECOND, SECOND).receive(metadata(2.0)).send(SECOND, CLOSE_STREAM)
+    (event,) = talk.receive(metadata(3.0)).close()
+    assert (event.quantities["audio_seconds"], event.note) == (3, None)
+
+
+@pytest.mark.parametrize("talk", [nova, flux])
+def test_an_error_before_any_sound_is_on_record_with_what_the_connection_costs(talk: Any) -> None:
+    error = {"type": "Error", "code": "INVALID_AUTH", "description": "..."}
+    (event,) = talk().receive(error).close(1008, by_us=False)
+    assert event.failure.message == "the vendor failed in mid-answer: INVALID_AUTH"
+    assert (event.quantities["audio_seconds"], event.outcome) == (1, BAD)
+
+
+@pytest.mark.parametrize("talk", [nova, flux])
+def test_an_error_is_of_the_piece_in_which_it_came(talk: Any) -> None:
+    """The connection that breaks much later breaks off another."""
+    error = {"type": "Error", "variant": "UNPARSABLE_CLIENT_MESSAGE"}
+    events = talk().send(SECOND).receive(error).send(*[SECOND] * 31).close(1011, by_us=False)
+    assert [event.outcome for event in events] == [BAD, BAD]
+    assert events[1].failure.message == "it was closed with code 1011"
 
 
 def test_the_report_is_waited_for_only_once_the_stream_is_being_closed() -> None:
@@ -244,6 +298,9 @@ def test_several_languages_at_once_are_another_price() -> None:
         (r'Take \{"word": "dupilumab", "pronounce": "dupilumab"\} now.', 19),
         (r'\{"word": "a\"b", "pronounce": "x"\}', 3),
         (r'\{"word": "unfinished', 21),
+        (r'\{"word": "\q", "pronounce": "x"\}', 34),
+        ('\\{"word": "a\nb", "pronounce": "x"\\}', 35),
+        ("\U0001f600 \u00e9", 3),
     ],
 )
 def test_characters_are_those_of_the_text(text: str, billed: int) -> None:

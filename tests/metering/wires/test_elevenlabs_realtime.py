@@ -91,6 +91,14 @@ def test_how_long_sound_is_depends_on_its_format(
     assert total(t) == Decimal(seconds)
 
 
+@pytest.mark.parametrize("garbage", ["\U0001f600", "A", "*", 5, None, ["AAAA"]])
+def test_what_is_no_sound_is_none(garbage: Any) -> None:
+    t = talk()
+    t.send({**COMMIT, "audio_base_64": garbage}, chunk(32_000))
+    t.close()
+    assert total(t) == 1
+
+
 @given(st.lists(st.integers(0, 40_000).map(lambda n: 2 * n), min_size=1))
 def test_chunks_add_up_to_the_sound(sizes: list[int]) -> None:
     t = talk("pcm_44100")

@@ -230,6 +230,16 @@ def test_events_report_tokens_and_their_sound_is_counted() -> None:
     assert event.provenance is Provenance.REPORTED
 
 
+@pytest.mark.parametrize("garbage", ["\U0001f600", "A", 5, None])
+def test_events_whose_sound_is_none_report_all_the_same(garbage: Any) -> None:
+    exchange = sentence(stream_format="sse")
+    events = [{"type": "speech.audio.delta", "audio": garbage}, *SPEECH_EVENTS]
+    found = read(exchange, event_stream(events), content_type=EVENT_STREAM)
+    event = ended(exchange.opening, found, kind=Kind.TTS)
+    assert event.quantities["output_tokens"] == 101
+    assert event.provenance is Provenance.REPORTED
+
+
 @pytest.mark.parametrize(
     ("wire", "path"), [(OpenAISpeech(), "/v1/audio/speech"), (OpenAITranscription(), "/v1/models")]
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 from uuid import uuid4
@@ -60,8 +60,7 @@ class RealtimeResponse:
         pace: Pace,
         hits: Hits,
     ) -> None:
-        slow = hits.of("slow_tokens")
-        self._pace = replace(pace, token_secs=slow.delay_secs) if slow else pace
+        self._pace = pace.under(hits)
         self._line = line
         self._reply = reply
         self._settings = settings

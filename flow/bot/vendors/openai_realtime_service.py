@@ -11,11 +11,14 @@ import asyncio
 from functools import cache
 from typing import Any
 
-from pipecat.frames.frames import LLMFullResponseEndFrame, TTSStoppedFrame
-from pipecat.processors.frame_processor import FrameProcessorSetup
+from pipecat.frames.frames import Frame, InterruptionFrame, LLMFullResponseEndFrame, TTSStoppedFrame
+from pipecat.processors.aggregators.llm_context import LLMContext, standard_message_text
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.utils.types import is_given
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.protocol import State
 
+from flow.bot.vendors.context_frames import ContextFrames
 from flow.metering.taps.socket import SocketTap, metered_connection
 
 DIAL_WAITS = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -29,11 +32,17 @@ def metered_realtime(kind: Any) -> Any:
     class MeteredRealtime(kind):  # type: ignore[misc]
         _websocket: Any
         _current_assistant_response: Any
+        _context: Any
+        _api_session_ready: bool
+        _response_active: bool
 
         def __init__(self, tap: SocketTap, **options: Any) -> None:
             self._tap = tap
             self._dialling: asyncio.Task[None] | None = None
             self._dials = 0
+            self._frames = ContextFrames()
+            self._is_stopping = False
+            self._is_to_speak = False
             super().__init__(**options)
 
         async def setup(self, setup: FrameProcessorSetup) -> None:
@@ -109,9 +118,86 @@ def metered_realtime(kind: Any) -> Any:
                 if self._websocket:
                     return
 
+        async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+            """As Pipecat's, which does not tell the caller's turns from being asked to speak."""
+            self._frames.note(frame, direction)
+            await super().process_frame(frame, direction)
+
+        async def _handle_context(self, context: Any, direction: FrameDirection) -> None:
+            """What the caller has said the server has heard, and answers by itself; what the bot is
+            told to say it has not.
+
+            Pipecat has the server answer the first context that comes, and none after that.
+            """
+            is_first, is_asked = self._context is None, self._frames.asks(direction)
+            instruction = self._frames.new_instruction(context)
+            if is_first and not is_asked and direction is FrameDirection.DOWNSTREAM:
+                await self._begin_with_caller(context)
+                return
+            self._is_to_speak = self._is_to_speak or is_asked
+            if not is_first or self._response_active:
+                self._context = context
+                if is_asked:
+                    await self._speak_on(instruction)
+            # Nothing but the answers to tools that it brings is new, or all of it is.
+            await super()._handle_context(context, direction)
+
+        async def _begin_with_caller(self, context: Any) -> None:
+            """The caller has spoken first: only what was before that is yet to be told."""
+            self._context = context
+            await self._process_completed_function_calls(send_new_results=False)
+            if self._api_session_ready:
+                if is_given(context.tools):
+                    await self._send_session_update()
+                await self._tell_conversation(LLMContext(context.get_messages()[:-1]))
+
+        async def _speak_on(self, instruction: Any) -> None:
+            """Have the model speak in place of whatever it is saying."""
+            if self._api_session_ready:
+                if self._llm_needs_conversation_setup:
+                    await self._tell_conversation(self._context)
+                elif said := instruction and standard_message_text(instruction):
+                    await self._send_message_item(said)
+                await self._stop_response()
+            self._results_awaiting_response = True
+            await self._create_response()
+
+        async def _stop_response(self) -> None:
+            from pipecat.services.openai.realtime import events
+
+            if self._response_active:
+                self._is_stopping = True
+                await self.send_client_event(events.ResponseCancelEvent())
+                await self._truncate_current_audio_response()
+                await self.broadcast_frame(InterruptionFrame)
+
+        async def _maybe_handle_evt_retrieve_conversation_item_error(self, evt: Any) -> bool:
+            """The server may begin to answer the caller as the bot is told to speak, and refuses
+            that then: Pipecat would say no more of it."""
+            if evt.error.code == "conversation_already_has_active_response" and self._is_to_speak:
+                self._is_to_speak = False
+                self._response_active = True
+                self._response_create_owed = self._results_awaiting_response = True
+                await self._stop_response()
+            handled = await super()._maybe_handle_evt_retrieve_conversation_item_error(evt)
+            return bool(handled)
+
+        async def _handle_evt_audio_delta(self, evt: Any) -> None:
+            if not self._is_stopping:
+                await super()._handle_evt_audio_delta(evt)
+
+        async def _handle_evt_audio_transcript_delta(self, evt: Any) -> None:
+            if not self._is_stopping:
+                await super()._handle_evt_audio_transcript_delta(evt)
+
+        async def _handle_evt_response_done(self, evt: Any) -> None:
+            self._is_stopping = self._is_to_speak = False
+            await super()._handle_evt_response_done(evt)
+
         async def _end_response(self) -> None:
             """Nothing more comes of a response that was under way."""
             self._current_audio_response = None
+            self._is_stopping = False
             if self._current_assistant_response is not None:
                 self._current_assistant_response = None
                 await self.push_frame(LLMFullResponseEndFrame())
@@ -121,13 +207,13 @@ def metered_realtime(kind: Any) -> Any:
             self._dials = 0
             await super()._handle_evt_session_updated(evt)
             if self._llm_needs_conversation_setup and self._context is not None:
-                await self._tell_conversation()
+                await self._tell_conversation(self._context)
 
-        async def _tell_conversation(self) -> None:
+        async def _tell_conversation(self, context: Any) -> None:
             from pipecat.services.openai.realtime import events
 
             self._llm_needs_conversation_setup = False
-            params = await self.get_llm_adapter().get_llm_invocation_params(self._context)
+            params = await self.get_llm_adapter().get_llm_invocation_params(context)
             for item in params["messages"]:
                 created = events.ConversationItemCreateEvent(item=item)
                 self._messages_added_manually[created.item.id] = True

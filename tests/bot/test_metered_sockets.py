@@ -1,4 +1,4 @@
-"""The door by which Pipecat's services open their WebSockets: the tap stands in it."""
+"""The place where Pipecat's services open their WebSockets, and the tap on each connection."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
-from flow.bot.vendors import socket_doors
-from flow.bot.vendors.socket_doors import socket_url, with_socket_tap
+from flow.bot.vendors import metered_sockets
+from flow.bot.vendors.metered_sockets import socket_url, with_socket_tap
 from flow.domain.usage.events import Outcome
 from flow.kit.tls import trusted
 from flow.metering.wires.socket import Closing
@@ -169,13 +169,13 @@ async def test_certificates_are_read_once_a_process(
         seen.append(options.get("ssl"))
         raise _Dialled
 
-    monkeypatch.setattr(socket_doors, "connect", dial)
+    monkeypatch.setattr(metered_sockets, "connect", dial)
     monkeypatch.setattr(websocket_service, "websocket_connect", dial)
     service: Any = with_socket_tap(DeepgramTTSService)(world.tap, api_key="k")
     with pytest.raises(_Dialled):
         await service._websocket_connect(url)
     with pytest.raises(_Dialled):
-        await socket_doors.dialled(world.tap, url, {})
+        await metered_sockets.dialled(world.tap, url, {})
     assert seen == [trusted() if url.startswith("wss") else None] * 2
 
 

@@ -1,8 +1,8 @@
 """Where Pipecat's services open their WebSockets, with the tap put on each connection.
 
 Most of them dial through `WebsocketService._websocket_connect`, also when they dial again. It is
-protected, and the only place that all of them pass; `tests/bot/test_socket_doors.py` fails when it
-moves.
+protected, and the only place that all of them pass; `tests/bot/test_metered_sockets.py` fails when
+it moves.
 """
 
 from __future__ import annotations

@@ -1,0 +1,91 @@
+"""``flow dev``: a service on this machine that can be joined with any vendor stood in for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import tempfile
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flow.demo.stacks import MODELS
+from flow.domain.calls.bot_part import BotPart
+from flow.sandbox.all_vendors import API_KEY
+from flow.sandbox.model_vendors import MODEL_VENDORS
+from tests.ports import free_port
+
+PROGRAM = "from flow.cli import main; main()"
+START_SECS = 120.0
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Open to the user Postgres runs as, and short enough for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="flow-tests-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def developing(data_dir: Path, **named: str) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    """``flow dev`` with the vendors ``named`` in its environment, and what it says first."""
+    port = free_port()
+    environment = {"PATH": os.environ["PATH"], "FLOW_DATA_DIR": str(data_dir), **named}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PROGRAM, "dev", "--no-reload", "--port", str(port)),
+        env=environment,
+        stdout=PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_SECS):
+            said = (await process.stdout.readuntil(b"Try:")).decode()
+            url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {API_KEY}"}
+            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+                while not await _is_ready(client):
+                    assert process.returncode is None
+                    await asyncio.sleep(0.1)
+                yield client, said
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/readyz")).is_success
+    except httpx.ConnectError:
+        return False
+
+
+def stood_in(said: str) -> set[str]:
+    return set(re.findall(r"stand-in for +(\w+) +http://127\.0\.0\.1:\d+/_sandbox/\w+", said))
+
+
+async def test_every_model_that_is_stood_in_for_can_be_joined_with(data_dir: Path) -> None:
+    asked: list[dict[str, Any]] = [
+        {part.value: {"provider": vendor, "model": model}}
+        for part in BotPart
+        for vendor, model in MODELS[part].items()
+    ]
+    async with developing(data_dir) as (client, said):
+        joins = [await client.post("/api/bot/join", json={"bot": bot}) for bot in asked]
+    assert stood_in(said) == {*MODEL_VENDORS, "unkey", "posthog"}
+    assert [(join.status_code, join.text) for join in joins if join.status_code != 201] == []
+
+
+async def test_a_vendor_that_the_environment_names_is_not_stood_in_for(data_dir: Path) -> None:
+    named = {"DEEPGRAM_API_KEY": "a key", "AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9/openai/v1"}
+    async with developing(data_dir, **named, CARTESIA_API_KEY="") as (_, said):
+        pass
+    assert stood_in(said) == {*MODEL_VENDORS, "unkey", "posthog"} - {"deepgram", "azure"}
