@@ -102,11 +102,13 @@ async def test_a_generation_that_calls_a_tool_and_the_one_that_is_told_its_answe
 
 
 async def test_a_key_that_is_refused_is_an_attempt_that_is_not_repeated() -> None:
-    async with world(GoogleSandbox(api_keys=["another key"])) as w:
-        async with started([w.service, Witness()]):
-            async with asyncio.timeout(10):
-                while not w.notebook.events:
-                    await asyncio.sleep(0.01)
+    async with (
+        world(GoogleSandbox(api_keys=["another key"])) as w,
+        started([w.service, Witness()]),
+        asyncio.timeout(10),
+    ):
+        while not w.notebook.events:
+            await asyncio.sleep(0.01)
     (event,) = w.notebook.events
     assert (event.outcome, event.quantities) == (Outcome.ERROR, Quantities())
 

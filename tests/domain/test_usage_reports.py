@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flow.domain.usage.reports import MEASURES, UsageTable, as_csv, grouping, period
@@ -143,6 +143,7 @@ ROWS = st.lists(
 )
 
 
+@settings(max_examples=25)  # each is a whole table
 @given(ROWS)
 def test_every_unit_and_every_component_is_a_column(rows: list[dict[str, Any]]) -> None:
     table = UsageTable.of(rows)
@@ -195,6 +196,7 @@ def test_what_only_a_newer_flow_knows_is_a_column_too() -> None:
     assert (total["llm_thought_cost_usd"], total["telephony_cost_usd"]) == ("0.5", "0.25")
 
 
+@settings(max_examples=25)  # each is a whole table
 @given(ROWS)
 def test_the_total_is_the_sum_of_the_rows_to_the_last_digit(rows: list[dict[str, Any]]) -> None:
     table = UsageTable.of(rows)
