@@ -12,7 +12,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
 LANES := unit contract db calls system
 # What is in real time mostly waits: more test processes than processors finish sooner.
 WAITING_LANES := contract calls
-WAITING_WORKERS := 6
+WAITING_WORKERS := 8
 SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.
