@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import EllipsisType
 
-OK = b"HTTP/1.1 200 OK\r\n"
+# Each connection is used once, and says so: one that is closed without a word may be used again.
+OK = b"HTTP/1.1 200 OK\r\nconnection: close\r\n"
 JSON = OK + b"content-type: application/json\r\n"
 EVENTS = OK + b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
