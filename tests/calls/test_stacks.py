@@ -92,7 +92,7 @@ async def reserved_usd(served: Serving, thread: Any) -> Decimal:
     return budget.reserved_usd
 
 
-@by_each_stack
+@pytest.mark.parametrize("stack", [FLUX, SCRIBE, INK], ids=str)
 async def test_a_caller_who_hangs_up_in_mid_sentence_pays_what_the_vendors_bill(
     stack: Stack, serving: Serve
 ) -> None:
