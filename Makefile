@@ -10,7 +10,9 @@ SHELL := /bin/sh
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
 # Of tests, in the order they run in; which folders are in which is said in tests/conftest.py.
 LANES := unit contract db calls system
-# What is in real time mostly waits: more test processes than processors finish sooner.
+# Most tests wait for something, and those in real time for most of it: more test processes than
+# processors finish sooner.
+WORKERS := 5
 WAITING_LANES := contract calls
 WAITING_WORKERS := 8
 SYNCED := .venv/.synced
@@ -43,7 +45,7 @@ dev: $(SYNCED) ## the service with reloading and stand-ins
 
 test: $(SYNCED) node ## all tests; LANE="unit contract db calls system" and ARGS="-k join" for some
 	@status=0; for lane in $(or $(LANE),$(LANES)); do \
-	  workers=logical; \
+	  workers=$(WORKERS); \
 	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \
 	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers $(ARGS); \
 	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
