@@ -233,6 +233,14 @@ async def test_a_reader_that_fails_does_not_break_the_connection(
     assert "reader_failed" in capsys.readouterr().out
 
 
+async def test_what_a_reader_could_not_read_is_on_record_once_a_connection(world: World) -> None:
+    async with connected(world, echo) as connection:
+        for _ in range(3):
+            await connection.send("fail")
+        assert [await connection.recv() for _ in range(3)] == ["fail"] * 3
+    assert [event.provenance for event in world.notebook.events] == [Provenance.UNMETERED]
+
+
 @pytest.mark.parametrize("said", ["report", None], ids=["a report", "the end"])
 async def test_a_close_waits_until_the_vendor_has_reported(world: World, said: str | None) -> None:
     async def reporting(server: ServerConnection) -> None:

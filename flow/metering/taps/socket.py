@@ -1,6 +1,6 @@
 """A tap on WebSockets: every connection that a service makes is read on its way, both ways.
 
-`SocketTap` knows nothing of how a connection is made. `MeteredConnection` puts it on connections
+`SocketTap` knows nothing of how a connection is made. `metered_connection` puts it on connections
 of the package websockets, which hands over each message as it arrives, whoever still reads;
 `MeteredSocket` on any other that a client has made by itself.
 """
@@ -22,7 +22,7 @@ from flow.domain.usage.events import Failure
 from flow.metering.evidence import NOTHING, Ended, Opening
 from flow.metering.meter import Meter
 from flow.metering.request import MeteredRequest
-from flow.metering.taps.http import error_name
+from flow.metering.taps.answer import error_name
 from flow.metering.wires.socket import (
     Begun,
     Closing,
@@ -102,6 +102,7 @@ class Conversation:
         self._on_closed = on_closed
         self._works: dict[Work, MeteredRequest] = {}
         self._is_closed = False
+        self._is_misread = False
         self._changed = asyncio.Event()
 
     def sent(self, message: Message) -> None:
@@ -153,8 +154,12 @@ class Conversation:
             for seen in read():
                 self._handle(seen)
         except Exception:
-            # What a reader cannot stand must not break the call; the work is estimated then.
+            # What a reader cannot stand must not break the call. Open work is estimated then; work
+            # that it would have begun is in no account, which must be on record.
             log.exception("reader_failed", reader=type(self._reader).__name__)
+            if not self._is_misread:
+                self._is_misread = True
+                self._meter.report_unmetered()
 
     def _handle(self, seen: Seen) -> None:
         match seen:
