@@ -14,7 +14,8 @@ from flow.insights.answer import Answer
 from flow.metering.evidence import Opening
 from flow.metering.meter import Meter, Service
 from flow.metering.request import Recording
-from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
+from flow.metering.taps.answer import EVENT_ID_HEADER
+from flow.metering.taps.http import MeteredTransport
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import failure_of, may_pass, openai_client, retry_after_secs

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from flow.domain.usage.events import Outcome, Provenance, Quantities
 from flow.domain.usage.units import Kind
 from flow.metering.meter import Meter, Service
-from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport, error_name
+from flow.metering.taps.answer import EVENT_ID_HEADER, error_name
+from flow.metering.taps.http import MeteredTransport
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai.app import OpenAISandbox

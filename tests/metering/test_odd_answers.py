@@ -18,7 +18,8 @@ from flow.domain.products.save_mode import saving_request
 from flow.domain.usage.events import Outcome, Provenance, Quantities, UsageEvent
 from flow.domain.usage.units import Kind
 from flow.metering.meter import Meter, Service
-from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
+from flow.metering.taps.answer import EVENT_ID_HEADER
+from flow.metering.taps.http import MeteredTransport
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.metering.wires.reader import Exchange, HttpRequest
 from tests.events import an_owner

@@ -17,7 +17,8 @@ from flow.domain.usage.events import Kind, Outcome, Provenance, Quantities, Usag
 from flow.metering.evidence import Evidence, Opening, Output
 from flow.metering.meter import Meter, Service
 from flow.metering.taps import http as tap_module
-from flow.metering.taps.http import EVENT_ID_HEADER, MeteredTransport
+from flow.metering.taps.answer import EVENT_ID_HEADER
+from flow.metering.taps.http import MeteredTransport
 from flow.metering.wires.gemini_generate import GeminiGenerate
 from flow.metering.wires.openai_chat import OpenAIChat
 from flow.metering.wires.reader import HttpAnswer, HttpRequest

@@ -21,12 +21,9 @@ from flow.metering.taps.answer import (
     EVENT_ID_HEADER,
     MeteredAnswer,
     MeteredAttempt,
-    error_name,
     opened,
 )
 from flow.metering.wires.reader import FREE, HttpAnswer, HttpRequest, HttpWire, ModelInPath
-
-__all__ = ["DRAIN_SECS", "EVENT_ID_HEADER", "MeteredTransport", "Shape", "error_name"]
 
 log = structlog.get_logger(__name__)
 
