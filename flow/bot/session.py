@@ -89,7 +89,7 @@ class CallSession:
             now=now,
         )
         self._ending: Ending | None = None
-        self._left_at: float | None = None
+        self._caller_left_at: float | None = None
         self._came = asyncio.Event()
         self._over = asyncio.Event()
         self._leave: asyncio.Task[None] | None = None
@@ -134,7 +134,7 @@ class CallSession:
                 self._pipeline.questions.close()
             await running.stop(STOP_SECS)
             # Vendors may take seconds to part with; somebody who has left does not wait for that.
-            over_at = self._now() if self._left_at is None else self._left_at
+            over_at = self._now() if self._caller_left_at is None else self._caller_left_at
             await self._pipeline.close(self._ended.reason)
             await self._heartbeat.last()
             self._seconds.end(over_at)
@@ -213,8 +213,8 @@ class CallSession:
             await self._connected()
 
         async def disconnected(*_: Any) -> None:
-            if self._left_at is None:
-                self._left_at = self._now()
+            if self._caller_left_at is None:
+                self._caller_left_at = self._now()
             self.end(EndReason.CALLER_HUNG_UP)
 
         async def lost(*_: Any) -> None:
