@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from flow.db import rows
-from flow.db.pages import Page, check_limit, page, place
+from flow.db.pages import Page, check_limit, name_text, page, place
 from flow.db.rows import KeyAccount
 from flow.db.transport import TypedCalls
 from flow.domain.calls.host import Host, HostReport
@@ -188,7 +188,7 @@ class Operating(TypedCalls):
             InvalidInput: the cursor is not one this method gave, or the limit not 1 to 200.
         """
         check_limit(limit)
-        (after,) = place(cursor, (str,))
+        (after,) = place(cursor, (name_text,))
         found = await self._call(
             "list_teams",
             p_terms=terms.to_json(),
@@ -196,7 +196,7 @@ class Operating(TypedCalls):
             p_limit=limit + 1,
             p_after=after,
         )
-        return page(found, limit, _team, ("team_id",), (str,))
+        return page(found, limit, _team, ("team_id",), (name_text,))
 
     async def list_threads(
         self, which: ThreadFilter, *, limit: int = 50, cursor: str | None = None

@@ -36,6 +36,13 @@ def id_text(text: str) -> str:
     return str(UUID(text))
 
 
+def name_text(text: str) -> str:
+    """A name of a cursor; raises `ValueError` for what no name is."""
+    if not isinstance(text, str) or "\0" in text:
+        raise ValueError("not a name")
+    return text
+
+
 Parse = Callable[[Any], Any]
 BY_TIME: tuple[Parse, ...] = (time_text, id_text)
 
@@ -60,7 +67,7 @@ def place(cursor: str | None, parts: Sequence[Parse] = BY_TIME) -> Sequence[Any]
         if not isinstance(found, list):
             raise ValueError("not a place")
         return [parse(part) for parse, part in zip(parts, found, strict=True)]
-    except (ValueError, TypeError, AttributeError, binascii.Error):
+    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
         problem = FieldProblem("cursor", "is not a cursor from an earlier page")
         raise InvalidInput("The cursor is not valid.", [problem]) from None
 
