@@ -11,6 +11,7 @@ from typing import Any
 
 from flow.db.rows import KeyAccount
 from flow.domain.calls.host import Host
+from flow.domain.calls.thread import Thread
 from flow.domain.calls.thread_overview import ThreadOverview
 from flow.domain.limits.budget import Budget
 from flow.domain.limits.quota import plain
@@ -65,6 +66,16 @@ def team(one: Team) -> dict[str, Any]:
 def thread(one: ThreadOverview) -> dict[str, Any]:
     """A thread without its content."""
     return asdict(one)
+
+
+def content(one: Thread) -> dict[str, Any]:
+    """What was said in a call, asked for it and extracted from it."""
+    return {
+        "request": one.join.to_json(),
+        "insights": one.insights,
+        "metadata": one.metadata,
+        "transcript": [turn.to_json() for turn in one.transcript],
+    }
 
 
 def host(one: Host) -> dict[str, Any]:
