@@ -12,7 +12,7 @@ from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import SMALL_TALK, Script
 from flow.sandbox.openai.transcription import hear_something
-from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.sandbox.speech.recognition import Ears
 from flow.sandbox.stand_in import ModelStandIn

@@ -17,7 +17,7 @@ from flow.sandbox.callers.caller import call
 from flow.sandbox.callers.script import AfterBot, Insights, Interrupt, Line, Script
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai.chat import Pace
-from flow.sandbox.posthog import Event
+from flow.sandbox.posthog.events import Event
 from flow.sandbox.speech.synthesis import recordings
 from tests.calls.conftest import Serve, quantity
 from tests.calls.own_bots import OWN, by_bot, by_each_bot

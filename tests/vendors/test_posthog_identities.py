@@ -10,7 +10,7 @@ from posthog import Posthog
 from pydantic import SecretStr
 
 from flow.domain.limits.api_key import ApiKey
-from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
 from flow.vendors.posthog_identities import PosthogIdentities
