@@ -98,7 +98,7 @@ class PosthogProject:
     def __init__(
         self,
         personal_key: str,
-        project_id: str,
+        project_id: int,
         host: str,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

@@ -6,8 +6,6 @@ in its repository, ``frontend/src/queries/schema.json``: unknown fields are refu
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +16,7 @@ from flow.domain.usage.posthog_properties import EVENT_NAMES
 PERIOD = {"date_from": "-30d"}
 
 KEY_LABEL = (
-    "if(distinct_id = properties.api_key_id and isNotNull(person.properties.name),"
+    "if(distinct_id = properties.api_key_id and person.properties.name is not null,"
     " concat(person.properties.name, ' (', substring(properties.api_key_id, 1, 8), ')'),"
     " properties.api_key_id)"
 )
@@ -35,9 +33,9 @@ select
     round(sumIf(toFloat(properties.$ai_total_cost_usd), properties.usage_kind = 'stt'), 6) as stt,
     count() as requests,
     countIf(toString(properties.$ai_is_error) = 'true') as errors,
-    countIf(isNull(properties.$ai_total_cost_usd)) as without_cost
+    countIf(properties.$ai_total_cost_usd is null) as without_cost
 from events
-where event in (EVENTS) and isNotNull(properties.workflow_thread_id) and {filters}
+where event in (EVENTS) and properties.workflow_thread_id is not null and {filters}
 group by call
 order by started desc
 limit 100
@@ -59,12 +57,6 @@ class Tile:
     name: str
     description: str
     query: Query
-
-    @property
-    def digest(self) -> str:
-        """Of the query: whether it is still the one that was written."""
-        text = json.dumps(self.query, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def tiles(api_key_id: UUID | None = None) -> tuple[Tile, ...]:

@@ -270,8 +270,6 @@ _FUNCTIONS: tuple[tuple[str, int, Callable[..., Any]], ...] = (
     ("prop", 2, _prop),
     ("toFloat", 1, _float),
     ("toString", 1, lambda value: None if value is None else str(value)),
-    ("isNull", 1, lambda value: value is None),
-    ("isNotNull", 1, lambda value: value is not None),
     ("concat", -1, lambda *parts: None if None in parts else "".join(map(str, parts))),
     ("if", 3, lambda condition, then, other: then if condition else other),
 )
