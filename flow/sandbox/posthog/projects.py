@@ -193,6 +193,9 @@ class Projects:
         item.fields |= known
         if kind == "insight" and item.is_deleted:
             item.shown_on.clear()
+        elif kind == "dashboard" and item.is_deleted:
+            for insight in self.insights.values():
+                insight.shown_on.pop(item.id, None)
 
     def _show_on(self, insight: Item, dashboards: Sequence[Any]) -> None:
         for one in dashboards:
