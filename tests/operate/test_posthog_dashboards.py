@@ -1,4 +1,5 @@
-"""`flow posthog dashboards`: never doubled, nothing of a person's changed, mended by a second run."""
+"""`flow posthog dashboards`: nothing is made twice, what a person changed stays, and a second run
+does what the first left undone."""
 
 from __future__ import annotations
 
@@ -213,9 +214,10 @@ async def test_a_deleted_dashboard_is_made_again(at_posthog: AtPosthog) -> None:
     await at_posthog.run()
     await at_posthog.client.change_dashboard(101, {"deleted": True})
     (done, _) = await at_posthog.run()
-    assert done.state == "created"
+    assert (done.state, done.tiles) == ("created", {"updated": COUNT})
     assert at_posthog.there.dashboards[101].is_deleted
     assert states(await at_posthog.run()) == UNCHANGED
+    assert len(at_posthog.insights()) == 2 * COUNT - 1
 
 
 @pytest.mark.parametrize("kind", ["status", "drop", "cut"])
@@ -224,10 +226,8 @@ async def test_what_a_failure_left_undone_is_done_by_the_next_run(
     at_posthog: AtPosthog, kind: Any, after: int
 ) -> None:
     # Cut: it is made, and nobody is told.
-    fault = Fault(
-        kind=kind, route="POST /api/projects/*", skip=after, times=1, status=502, chunks=0
-    )
-    at_posthog.app.faults.add(fault)
+    on_writing = {"route": "POST /api/projects/*", "skip": after, "times": 1}
+    at_posthog.app.faults.add(Fault(kind=kind, status=502, chunks=0, **on_writing))
     with pytest.raises(Unavailable, match="do it again"):
         await at_posthog.run()
     assert not at_posthog.is_in_order(ALL, OF_KEY)
@@ -361,9 +361,8 @@ async def test_the_command_makes_a_dashboard_for_each_key_that_is_asked_for(
     assert told["dry_run"]
     assert [one["state"] for one in told["dashboards"]] == ["created", "created"]
     assert app.projects.dashboards == {}
-    told = (
-        await terminal.flow(*command, "--key", "Ada", "--key", ada["api_key_id"], "--json")
-    ).json
+    twice = ("--key", "Ada", "--key", ada["api_key_id"])
+    told = (await terminal.flow(*command, *twice, "--json")).json
     assert [(one["name"], one["api_key_id"]) for one in told["dashboards"]] == [
         ("Flow: all keys", None),
         ("Flow: Ada", ada["api_key_id"]),
