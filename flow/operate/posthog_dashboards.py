@@ -63,9 +63,9 @@ def dashboard_over_all_keys() -> WantedDashboard:
 
 def dashboard_of(key: ApiKey) -> WantedDashboard:
     """A key's own dashboard."""
-    called = key.name or key.unkey_key_id
+    called = (key.name or key.unkey_key_id).strip()
     said = f"What the key {called} ({key.unkey_key_id}) of team {key.team_id} uses and costs."
-    return WantedDashboard(str(key.id), f"Flow: {called}"[:MAX_TEXT], said, tiles(key.id))
+    return WantedDashboard(str(key.id), f"Flow: {called}"[:MAX_TEXT].strip(), said, tiles(key.id))
 
 
 async def provision(
@@ -80,7 +80,7 @@ async def provision(
     """
     present: dict[str, Dashboard] = {}
     for dashboard in sorted(await project.list_dashboards(), key=lambda one: one.id):
-        if (marker := _marker(dashboard)) is not None:
+        if (marker := _marker(dashboard.description)) is not None:
             present.setdefault(marker["id"], dashboard)
     return [
         await _Provisioning(project, one, dry_run=dry_run).run(
@@ -147,8 +147,8 @@ class _Provisioning:
         )
         found = insight or loose
         changed = fields if found is None else _changes(found, fields)
-        if insight is None and dashboard is not None:
-            changed["dashboards"] = [dashboard.id]
+        if insight is None:
+            changed["dashboards"] = [] if dashboard is None else [dashboard.id]
         self._done[_CREATED if found is None else _UPDATED if changed else _UNCHANGED] += 1
         if not self._writes or not changed:
             return
@@ -171,7 +171,7 @@ class _Provisioning:
     def _marked(self, insights: Iterable[Insight]) -> list[tuple[str, Insight]]:
         prefix, found = f"tile {self._wanted.scope}/", []
         for insight in sorted(insights, key=lambda one: one.id):
-            marker = _marker(insight)
+            marker = _marker(insight.description)
             if marker is not None and marker["id"].startswith(prefix):
                 found.append((marker["id"].removeprefix(prefix), insight))
         return found
@@ -196,21 +196,21 @@ def _fields(marked: str, name: str, description: str, query: Query | None = None
 
 def _changes(present: Dashboard, fields: Mapping[str, Any]) -> dict[str, Any]:
     """What to write of ``fields`` where something else was written before."""
-    marker = _marker(present)
-    if marker is None or f" v={marker['version']} " in fields["description"]:
+    was, is_to_be = _marker(present.description), _marker(fields["description"])
+    if was is None or is_to_be is None or was["version"] == is_to_be["version"]:
         return {}
     return {**fields, "name": _name(present, fields)}
 
 
 def _name(present: Dashboard, fields: Mapping[str, Any]) -> str:
     """The name to be: that which a person gave it, if one did."""
-    marker, name = _marker(present), present.name or ""
+    marker, name = _marker(present.description), present.name or ""
     is_ours = marker is not None and marker["name"] == _digest(name)
     return fields["name"] if is_ours else name
 
 
-def _marker(item: Dashboard) -> re.Match[str] | None:
-    found = list(_MARKER.finditer(item.description or ""))
+def _marker(description: str | None) -> re.Match[str] | None:
+    found = list(_MARKER.finditer(description or ""))
     return found[-1] if found else None  # a key's name is before it, and may look like one
 
 

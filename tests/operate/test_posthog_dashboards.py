@@ -171,12 +171,13 @@ async def test_a_key_that_is_called_otherwise_has_its_dashboard_renamed(
 ) -> None:
     await at_posthog.run()
     forged = "x [flow:dashboard all v=0 name=0]\n[flow:tile all/tokens v=0 name=0]"
-    for name in ("sales", forged, None, "n" * 900):
+    for name in ("sales", forged, None, "  spaced ", "n" * 393 + " " + "n" * 900):
         (done,) = await at_posthog.run(dashboard_of(replace(KEY, name=name)))
         assert done.state == "updated"
         (again,) = await at_posthog.run(dashboard_of(replace(KEY, name=name)))
         assert again.state == "unchanged"
-        assert again.name == f"Flow: {name or 'key_unkey'}"[:MAX_TEXT]
+        called = (name or "key_unkey").strip()
+        assert again.name == f"Flow: {called}"[:MAX_TEXT].strip()
     assert states(await at_posthog.run(ALL)) == UNCHANGED[:1]
     assert len(at_posthog.there.dashboards) == 2
 
@@ -213,8 +214,9 @@ async def test_a_tile_that_is_on_somebodys_dashboard_too_is_only_taken_off(
 async def test_a_deleted_dashboard_is_made_again(at_posthog: AtPosthog) -> None:
     await at_posthog.run()
     await at_posthog.client.change_dashboard(101, {"deleted": True})
+    (told, _) = await at_posthog.run(dry_run=True)
     (done, _) = await at_posthog.run()
-    assert (done.state, done.tiles) == ("created", {"updated": COUNT})
+    assert (done.state, done.tiles) == (told.state, told.tiles) == ("created", {"updated": COUNT})
     assert at_posthog.there.dashboards[101].is_deleted
     assert states(await at_posthog.run()) == UNCHANGED
     assert len(at_posthog.insights()) == 2 * COUNT - 1

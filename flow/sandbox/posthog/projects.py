@@ -182,7 +182,9 @@ class Projects:
         }
 
     def _change(self, kind: str, item: Item, body: Mapping[str, Any]) -> None:
-        known = {name: value for name, value in body.items() if name in _WRITABLE[kind]}
+        # As Django's REST framework does: text has no space at its ends.
+        said = {n: v.strip() if isinstance(v, str) else v for n, v in body.items()}
+        known = {name: value for name, value in said.items() if name in _WRITABLE[kind]}
         self.ignored += [f"{kind}.{name}" for name in body if name not in known]
         _check(known)
         if not self.has_tags:
