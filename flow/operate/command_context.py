@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flow.errors import ConfigurationError, InvalidInput
+from flow.errors import ConfigurationError, DatabaseUnavailable, InvalidInput
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,11 +45,21 @@ def run(work: Callable[[Settings], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def database_of(settings: Settings) -> AsyncIterator[Database]:
-    """The database the settings name; an embedded one may be in use by a running service."""
+    """The database the settings name; an embedded one may be in use by a running service.
+
+    Raises:
+        ConfigurationError: there is none; it is not made.
+        DatabaseUnavailable: it does not answer; says which one was asked.
+    """
     from flow.app import database as store
 
-    async with store.database_of(settings) as database:
-        yield database
+    store.require_existing(settings)
+    try:
+        async with store.database_of(settings) as database:
+            yield database
+    except DatabaseUnavailable as error:
+        where = f"It was looked for at {store.place_of(settings)}."
+        raise DatabaseUnavailable(f"{error} {where}", hint=error.hint) from error
 
 
 @asynccontextmanager

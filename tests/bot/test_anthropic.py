@@ -206,7 +206,8 @@ def test_a_join_is_refused_where_its_package_is_missing() -> None:
     with pytest.raises(InvalidInput) as refused:
         resolver.resolve(join)
     (problem,) = refused.value.problems
-    assert "install flow[anthropic]" in problem.message
+    assert problem.message == "'anthropic' is not set up here"
+    assert "install 'flow-voice[anthropic]'" in str(problem.hint)
 
 
 def test_it_is_found_by_its_key() -> None:

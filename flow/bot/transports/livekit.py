@@ -26,7 +26,7 @@ def livekit_problem(url: str, own: str) -> str | None:
         same = plain and url.isprintable() and _place(given) == _place(ours)
     except ValueError:
         same = False
-    return None if same else "must be the LiveKit server of this service (LIVEKIT_URL)"
+    return None if same else "must be the LiveKit server of this service"
 
 
 def livekit_transport(room: Room) -> RoomTransport:

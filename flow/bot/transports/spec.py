@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from flow.bot.transports.room import RoomTransport
 from flow.domain.calls.media_stream import CarrierRequest, MediaStream
 from flow.domain.calls.room import Room
 from flow.domain.calls.transport_spec import TransportSpec
+from flow.kit.installed import is_installed, requirement
 from flow.vendors.meeting_rooms import RoomProvider
 
 
@@ -52,9 +52,9 @@ class BotTransportSpec(TransportSpec):
     @property
     def missing(self) -> str | None:
         """What is not installed here and has to be, in words, or ``None``."""
-        if all(map(_is_installed, self.modules)):
+        if self.extra is None or all(map(is_installed, self.modules)):
             return None
-        return f"install flow[{self.extra}]"
+        return f"install {requirement(self.extra)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,10 +168,3 @@ class RoomSpec(BotTransportSpec):
     transport: Callable[[Room], RoomTransport]
     provider: Callable[[Mapping[str, str]], RoomProvider]
     enters_without_settings: bool = False
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

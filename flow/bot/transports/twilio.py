@@ -81,8 +81,9 @@ class TwilioCarrier:
         if not self._twilio.signed(signature, request.url, request.form):
             raise Refused(
                 "invalid_signature",
-                "This is not signed by Twilio for this URL; FLOW_PUBLIC_URL must be the address"
-                " that Twilio calls, and TWILIO_AUTH_TOKEN its account's.",
+                "This is not signed by Twilio for this URL.",
+                hint="FLOW_PUBLIC_URL must be the address that Twilio calls, and TWILIO_AUTH_TOKEN"
+                " its account's.",
             )
         call_sid = dict(request.form).get("CallSid", "")
         if not is_call_sid(call_sid):
