@@ -1,4 +1,4 @@
-"""The command line: ``flow demo | dev | serve | worker | migrate | keys | webhooks | usage``.
+"""The command line: ``flow demo | dev | serve | worker | migrate | doctor | keys | ...``.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """
@@ -14,8 +14,8 @@ import typer
 
 from flow.errors import FlowError, InvalidInput
 from flow.kit.installed import requirement, version
+from flow.operate import doctor_command, webhook_commands
 from flow.operate import key_commands as commands
-from flow.operate import webhook_commands
 
 cli = typer.Typer(
     name="flow",
@@ -155,8 +155,8 @@ def migrate() -> None:
     from flow.settings import Settings
 
     applied = asyncio.run(store.migrate(Settings.read()))
-    for version in applied:
-        typer.echo(f"applied {version}")
+    for migration in applied:
+        typer.echo(f"applied {migration}")
     if not applied:
         typer.echo("The database is up to date.")
 
@@ -164,6 +164,7 @@ def migrate() -> None:
 cli.add_typer(commands.keys)
 cli.add_typer(webhook_commands.webhooks)
 cli.command()(commands.usage)
+cli.command()(doctor_command.doctor)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from packaging.utils import canonicalize_name
 
 from flow.bot.vendors import VENDORS
 from flow.domain.calls.bot_part import BotPart
-from flow.kit.installed import DISTRIBUTION, version
+from flow.kit.installed import DISTRIBUTION
+from flow.kit.installed import version as installed_version
 from flow.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +164,7 @@ def test_every_imported_distribution_is_a_declared_dependency() -> None:
 def test_the_package_is_called_what_users_are_told_to_install() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["name"] == DISTRIBUTION
-    assert version() == project["version"]
+    assert installed_version() == project["version"]
 
 
 def test_nobody_is_told_to_install_what_is_somebody_elses(lines: list[tuple[str, str]]) -> None:
@@ -336,6 +337,7 @@ def _sentences_of_operators(tree: ast.Module) -> Iterator[tuple[ast.Constant, st
             for keyword in node.keywords:
                 silent |= set(ast.walk(keyword)) if keyword.arg == "hint" else set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in silent:
-            if " " in node.value.strip() and OPERATORS.search(node.value):
-                yield node, node.value[:80]
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if node not in silent and " " in node.value.strip() and OPERATORS.search(node.value):
+            yield node, node.value[:80]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -20,27 +20,35 @@ if TYPE_CHECKING:
     from flow.vendors.unkey_admin import UnkeyAdmin
 
 
+T = TypeVar("T")
+
+
 def run(work: Callable[[Settings], Awaitable[None]]) -> None:
     """Do the work with this process's settings.
 
     Raises:
         FlowError: whatever the work raises; a wrong environment too.
     """
+    from flow.settings import Settings
+
+    async def with_settings() -> None:
+        await work(Settings.read())
+
+    work_quietly(with_settings())
+
+
+def work_quietly(work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, whose log is of errors alone."""
     # Slow to import, and of no use to `flow --help`.
     import asyncio
 
-    from flow.settings import Settings
     from flow.telemetry import logs as log
 
     # A terminal is for answers; what went wrong is told once, by the error that ends the command.
     log.set_up("error", "console", content=False)
     # psycopg has a level of its own, and would tell of each attempt to connect.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
-
-    async def with_settings() -> None:
-        await work(Settings.read())
-
-    asyncio.run(with_settings())
+    return asyncio.run(work)
 
 
 @asynccontextmanager

@@ -177,7 +177,7 @@ async def test_the_vendor_is_told_of_no_trace(world: World) -> None:
 
 @pytest.fixture
 def _without_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spec, "find_spec", lambda _: None)
+    monkeypatch.setattr(spec, "is_installed", lambda _: False)
 
 
 @pytest.mark.usefixtures("_without_package")

@@ -68,8 +68,8 @@ REFUSALS = [
     (
         state("call_seconds", "3000.250", "600", "3600"),
         "This team's monthly quota of 3600 call seconds has no room for another call now: 3000.25"
-        " used, and running calls hold 600. Try again when one of them has ended; whoever issued the"
-        " key can raise it.",
+        " used, and running calls hold 600. Try again when one of them has ended; whoever issued"
+        " the key can raise it.",
     ),
     (
         state("concurrent_calls", "5", "0", "5"),

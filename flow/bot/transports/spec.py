@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
+import httpx
 from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.transports.base_transport import BaseTransport
 
@@ -43,11 +44,14 @@ class BotTransportSpec(TransportSpec):
         audio: the format of its pipelines; the transport converts what is on its wire.
         extra: the extra of Flow's package that it needs; ``None`` where nothing is needed.
         modules: the modules that the extra installs.
+        key_request: of the values of the settings and options, a cheap request that tells whether
+            they are good.
     """
 
     audio: AudioFormat = SPEECH
     extra: str | None = None
     modules: tuple[str, ...] = ()
+    key_request: Callable[[Mapping[str, str]], httpx.Request] | None = None
 
     @property
     def missing(self) -> str | None:

@@ -10,8 +10,10 @@ import binascii
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree as Xml
 
+import httpx
 from pipecat.frames.frames import Frame
 from pipecat.serializers.twilio import TwilioFrameSerializer
 from pydantic import SecretStr
@@ -191,6 +193,13 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _show_account(settings: Mapping[str, str]) -> httpx.Request:
+    account = settings["TWILIO_ACCOUNT_SID"]
+    url = f"{settings.get('TWILIO_BASE_URL', API_URL)}/2010-04-01/Accounts/{quote(account)}.json"
+    login = base64.b64encode(f"{account}:{settings['TWILIO_AUTH_TOKEN']}".encode()).decode()
+    return httpx.Request("GET", url, headers={"Authorization": f"Basic {login}"})
+
+
 TRANSPORT = MediaStreamSpec(
     name="twilio",
     settings=("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"),
@@ -199,6 +208,7 @@ TRANSPORT = MediaStreamSpec(
     webhook="twiml",
     webhook_openapi=_WEBHOOK_OPENAPI,
     carrier=TwilioCarrier.of_settings,
+    key_request=_show_account,
     document=twiml,
     started=started,
     serializer=TwilioCallSerializer,

@@ -17,6 +17,7 @@ from flow.metering.taps.socket import SocketTap
 from flow.metering.vendor_apis import NO_APIS, VendorApis
 from flow.metering.wires.reader import HttpWire
 from flow.metering.wires.socket import SocketWire
+from flow.vendors.key_requests import LIST_MODELS, KeyRequest
 from flow.vendors.model_endpoint import Endpoint
 
 
@@ -107,6 +108,7 @@ class Vendor:
         key: the environment variable of its API key.
         base_url: where its API is; ``None`` where only the environment says so.
         apis: what of its API the LLM gateway passes requests on to.
+        key_request: a cheap request that tells whether a key is good.
         own_base_url_variable: the environment variable that puts its API elsewhere, where the
             vendor has a name of its own for it.
         extra: the extra of Flow's package that its services need; ``None`` where nothing is needed.
@@ -121,6 +123,7 @@ class Vendor:
     own_base_url_variable: str | None = None
     package: str | None = None
     apis: VendorApis = NO_APIS
+    key_request: KeyRequest = LIST_MODELS
 
     @property
     def parts(self) -> frozenset[BotPart]:
