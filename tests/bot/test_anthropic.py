@@ -184,8 +184,9 @@ def _without_package(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_without_its_package_it_says_which_extra_is_missing() -> None:
     endpoint = Endpoint(SecretStr("a key"), "https://anthropic.example")
     services = CallServices(OWNER, Notebook(), {"anthropic": endpoint})
-    with pytest.raises(ConfigurationError, match=r"'anthropic' needs .* install flow\[anthropic\]"):
+    with pytest.raises(ConfigurationError, match="'anthropic' is not set up here") as raised:
         services.build(BotPart.LLM, CHOICE)
+    assert "install 'flow-voice[anthropic]'" in str(raised.value.hint)
     await endpoint.close()
 
 

@@ -22,10 +22,10 @@ def clock_finding(readings: Sequence[ClockReading]) -> Finding:
         return skipped(NAME, "nobody was there to compare it with")
     # One that is wrong by itself does not make this one wrong.
     if median(one.least_secs for one in readings) <= MOST_SECS:
-        return ok(NAME, f"as {_names(readings)} have it")
+        return ok(NAME, f"in step with {_names(readings)}")
     ahead = median(one.ahead_secs for one in readings)
     how = "behind" if ahead > 0 else "ahead of"
-    return warning(NAME, f"about {abs(ahead):.0f} s {how} those of {_names(readings)}", CURE)
+    return warning(NAME, f"about {abs(ahead):.0f} s {how} {_names(readings)}", CURE)
 
 
 def _names(readings: Sequence[ClockReading]) -> str:
