@@ -118,6 +118,23 @@ endef
 	  exit 1; \
 	fi
 
+# A command whose output is shown only if it fails. On a terminal one line tells meanwhile for how
+# long it has run, and what it does. In the background it would not hear of an interrupt.
+define define_quietly
+quietly() { \
+  "$$@" > .uv/install.log 2>&1 & pid=$$!; \
+  trap 'kill $$pid; exit 130' INT TERM; \
+  while kill -0 $$pid 2>/dev/null; do \
+    if [ -t 1 ]; then \
+      printf '\r\033[K%4s s  %.60s' "$$(($$(date +%s) - began))" "$$(tail -n 1 .uv/install.log)"; \
+    fi; \
+    sleep 0.2; \
+  done; \
+  if [ -t 1 ]; then printf '\r\033[K'; fi; \
+  wait $$pid || { status=$$?; cat .uv/install.log >&2; return $$status; }; \
+}
+endef
+
 # The stamp is younger than all that decides what is installed, is written last, and holds the folder
 # that was installed: a copied or moved checkout would run the other one's code, so it gets an
 # environment of its own. A .venv that make did not make is kept if its Python will do.
@@ -134,11 +151,14 @@ $(SYNCED): requirements.lock pyproject.toml | .uv/bin/uv
 	  rm -rf .venv; \
 	  .uv/bin/uv venv --quiet --python "$$python" .venv; \
 	fi
-	@.uv/bin/uv pip install --python .venv/bin/python --exact --require-hashes \
+	@echo "Installing Flow and what it needs into .venv: a minute or two the first time, then seconds."; \
+	began=$$(date +%s); $(define_quietly); \
+	quietly .uv/bin/uv pip install --python .venv/bin/python --exact --require-hashes \
 	  --constraint requirements.lock --requirements pyproject.toml --extra sandbox \
-	  --group dev
-	@.uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
-	  --editable .
+	  --group dev \
+	&& quietly .uv/bin/uv pip install --python .venv/bin/python --no-deps --no-build-isolation \
+	  --editable . \
+	&& echo "Installed in $$(($$(date +%s) - began)) s."
 	@echo "$(CURDIR)" > $@
 
 # Some tests run Supabase's own PostgREST and CLI, which need Node. Not `npm ci`: it refuses a lock

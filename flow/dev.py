@@ -10,6 +10,7 @@ import asyncio
 import os
 import shlex
 import socket
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -67,11 +68,17 @@ def run(*, port: int, reload: bool) -> None:
     say = Console(highlight=False, soft_wrap=True)
     say.print("Flow starts ...", style="dim")
 
-    with _environment_file(settings.data_dir, {**found, "FLOW_DEV_URL": url}, key) as file:
+    for_shells = {**found, "FLOW_DEV_URL": url, "FLOW_DEV_KEY": key, "FLOW_PORT": str(port)}
+    with _environment_file(settings.data_dir, for_shells) as file:
 
         def announce() -> None:
             _wait_for(url)
-            _announce(say, url, settings, running[0], absent, key, file)
+            # At once: the service logs meanwhile, its answer to the question above first.
+            time.sleep(0.2)
+            with say.capture() as banner:
+                _announce(say, url, settings, running[0], absent, key, file)
+            sys.stdout.write(banner.get())
+            sys.stdout.flush()
 
         threading.Thread(target=announce, name="banner", daemon=True).start()
         uvicorn.run(
@@ -117,13 +124,15 @@ def _wait_for(url: str) -> None:
 
 
 @contextmanager
-def _environment_file(folder: Path, variables: Mapping[str, str], key: str) -> Iterator[Path]:
+def _environment_file(folder: Path, variables: Mapping[str, str]) -> Iterator[Path]:
     """A file for shells, to use the same database and stand-ins; it goes when they do."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "env"
-    lines = {**variables, "FLOW_DEV_KEY": key}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    # Where this `flow` is, which need not be on everybody's path.
+    lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
     file.touch(0o600)
-    file.write_text("".join(f"export {name}={shlex.quote(v)}\n" for name, v in lines.items()))
+    file.write_text("\n".join([*lines, ""]))
     try:
         yield file
     finally:
