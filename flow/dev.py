@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import signal
 import socket
 import sys
 import threading
@@ -46,6 +47,9 @@ def run(*, port: int, reload: bool) -> None:
         ConfigurationError: the environment is wrong, or the port is taken.
     """
     port = _free(port)
+    # uvicorn raises a signal that it got once more when it has stopped; what is left here is
+    # cleared up then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     absent = frozenset(
         name
         for name, variables in _VARIABLES.items()

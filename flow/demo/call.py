@@ -22,7 +22,7 @@ from flow.demo.narration import Narration
 from flow.demo.savings import Saved, saved
 from flow.demo.stacks import Stack
 from flow.domain.pricing.pricer import Pricer
-from flow.errors import ConfigurationError, FlowError
+from flow.errors import ConfigurationError, FlowError, Unavailable
 from flow.kit.tls import trusted
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.callers.caller import CallReport, call
@@ -279,8 +279,12 @@ async def _called(
 
 
 async def _told(receiver: WebhookReceiver, thread_id: str) -> Received:
-    """The webhook that says that the call is over."""
-    async with asyncio.timeout(SETTLE_SECS):
+    """The webhook that says that the call is over.
+
+    Raises:
+        Unavailable: it does not come.
+    """
+    async with _within("the webhook has not come"):
         while True:
             for received in receiver.received:
                 if received.data.get("workflow_thread_id") == thread_id and received.type in OVER:
@@ -288,17 +292,31 @@ async def _told(receiver: WebhookReceiver, thread_id: str) -> Received:
             await asyncio.sleep(0.1)
 
 
+@asynccontextmanager
+async def _within(problem: str) -> AsyncIterator[None]:
+    """Raise `Unavailable` with this problem if the block takes longer than a minute."""
+    try:
+        async with asyncio.timeout(SETTLE_SECS):
+            yield
+    except TimeoutError:
+        raise Unavailable(f"After {SETTLE_SECS:g} s {problem}.") from None
+
+
 async def _settled(http: httpx.AsyncClient, thread_id: str, narration: Narration) -> dict[str, Any]:
-    """The thread once nothing more happens to it; tells what does until then."""
+    """The thread once nothing more happens to it; tells what does until then.
+
+    Raises:
+        Unavailable: it goes on for too long.
+    """
     last = None
-    async with asyncio.timeout(SETTLE_SECS):
+    async with _within("the call has not settled"):
         while True:
             thread = await _get(http, f"/api/threads/{thread_id}")
             if (status := thread["status"]) != last and status in GOES_ON:
                 narration.doing(GOES_ON[status])
             last = status
             if status in FINAL:
-                narration.step(f"the call is {status}, its insights extracted, its usage settled")
+                narration.step(f"the call is {status}")
                 return thread
             await asyncio.sleep(0.2)
 
