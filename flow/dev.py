@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ DATA_DIR = Path(".flow-dev")
 HOST = "127.0.0.1"
 PAGES = ("talk", "console")
 
+_DATABASE = ("DATABASE_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY")
 _VARIABLES = {
     "unkey": ("UNKEY_ROOT_KEY", "UNKEY_API_ID", "UNKEY_BASE_URL"),
     "posthog": ("POSTHOG_API_KEY", "POSTHOG_HOST"),
@@ -73,6 +74,12 @@ def run(*, port: int, reload: bool) -> None:
     say.print("Flow starts ...", style="dim")
 
     for_shells = {**found, "FLOW_DEV_URL": url, "FLOW_DEV_KEY": key, "FLOW_PORT": str(port)}
+    # No secret of the operator's own goes to disk.
+    elsewhere = sorted(
+        name
+        for name in {*_DATABASE, *(name for names in _VARIABLES.values() for name in names)}
+        if os.environ.get(name) and name not in found
+    )
     with _environment_file(settings.data_dir, for_shells) as file:
 
         def announce() -> None:
@@ -80,7 +87,8 @@ def run(*, port: int, reload: bool) -> None:
             # At once: the service logs meanwhile, its answer to the question above first.
             time.sleep(0.2)
             with say.capture() as banner:
-                _announce(say, url, settings, running[0], absent, key, file)
+                _announce(say, url, settings, running[0], absent, key)
+                _announce_shell(say, file, elsewhere)
             sys.stdout.write(banner.get())
             sys.stdout.flush()
 
@@ -136,6 +144,7 @@ def _environment_file(folder: Path, variables: Mapping[str, str]) -> Iterator[Pa
     # Where this `flow` is, which need not be on everybody's path.
     lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
     file.touch(0o600)
+    file.chmod(0o600)
     file.write_text("\n".join([*lines, ""]))
     try:
         yield file
@@ -164,7 +173,6 @@ def _announce(
     stood_in: Vendors,
     absent: Collection[str],
     key: str,
-    file: Path,
 ) -> None:
     say = console.print
     say(f"\n[bold]Flow[/bold]  {url}   docs {url}/docs   data {settings.data_dir}")
@@ -186,7 +194,18 @@ def _announce(
         f"  curl -s -X POST {url}/api/bot/join -H 'Authorization: Bearer {key}'"
         " -H 'Content-Type: application/json' -d '{}'"
     )
+
+
+def _announce_shell(console: Console, file: Path, elsewhere: Sequence[str]) -> None:
+    """How to use the same database and stand-ins from another terminal.
+
+    Args:
+        elsewhere: the variables that this environment has and the file has not.
+    """
+    say = console.print
     say("On this database and these stand-ins, from another terminal:")
+    if elsewhere:
+        say(f"  # export there as here: {', '.join(elsewhere)}")
     say(f"  . {shlex.quote(_near(file))}")
     say("  flow keys list; flow usage; flow webhooks list; flow doctor")
     say('  curl -s $FLOW_DEV_URL/api/limits -H "Authorization: Bearer $FLOW_DEV_KEY"\n')

@@ -87,6 +87,8 @@ async def test_a_vendor_that_the_environment_names_is_not_stood_in_for(data_dir:
         # As the banner says, for another terminal.
         environment = data_dir / "env"
         assert f". {environment}" in said
+        assert "export there as here: AZURE_OPENAI_ENDPOINT, DEEPGRAM_API_KEY" in said
+        assert "a key" not in environment.read_text()
         assert stat.S_IMODE(environment.stat().st_mode) == 0o600
         keys = await _in_shell(f". {environment}; flow keys list --json")
         called = await _in_shell(f". {environment}; echo $FLOW_DEV_URL $FLOW_DEV_KEY")

@@ -143,6 +143,13 @@ async def test_a_key_that_is_not_taken_is_found_with_the_variable_to_mend(
         assert "TWILIO_AUTH_TOKEN" in of_vendors["twilio"]["cure"]
 
 
+async def test_a_key_that_no_request_can_have_is_found(clinic: Clinic) -> None:
+    wrong = {"ANTHROPIC_API_KEY": "k\u00e9y\u2026", "DEEPGRAM_BASE_URL": "http://[x"}
+    found = await clinic.doctor(1, **wrong)
+    for name in ("anthropic", "deepgram"):
+        assert "characters that no request can have" in found[name][0]["said"]
+
+
 async def test_a_wrong_key_is_found_by_the_vendor_itself(clinic: Clinic) -> None:
     found = await clinic.doctor(1, TWILIO_AUTH_TOKEN="another one")
     assert "refuses the key" in found["twilio"][0]["said"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 
@@ -21,13 +22,15 @@ class Tried:
     """A vendor with a key, and the request that tries it.
 
     Args:
+        request: makes the request; raises `ValueError` or `httpx.InvalidURL` where what is set
+            can be in none.
         variables: the environment variables of its key, in words.
         address: that of its address.
         missing: what has to be installed, in words.
     """
 
     name: str
-    request: httpx.Request
+    request: Callable[[], httpx.Request]
     variables: str
     address: str
     missing: str | None = None
@@ -52,7 +55,7 @@ def _of_models(settings: Settings) -> Iterator[Tried]:
             key, url = accounts[name].key, accounts[name].url
         else:
             continue
-        request = vendor.key_request(url, key.get_secret_value())
+        request = partial(vendor.key_request, url, key.get_secret_value())
         yield Tried(name, request, vendor.key, vendor.base_url_variable, vendor.missing)
 
 
@@ -64,15 +67,20 @@ def _of_transports(settings: Settings) -> Iterator[Tried]:
             continue
         address = (*spec.options, *spec.settings)[0]
         named = " and ".join(spec.settings)
-        yield Tried(name, spec.key_request(values), named, address, spec.missing)
+        yield Tried(name, partial(spec.key_request, values), named, address, spec.missing)
 
 
 async def _tried(one: Tried, asker: Asker) -> Finding:
     if one.missing is not None:
         return problem(one.name, "has a key, and a package of it is missing", f"{one.missing}.")
-    host = one.request.url.host
     try:
-        answer = await asker.ask(one.name, one.request)
+        request = one.request()
+    except (ValueError, httpx.InvalidURL):
+        said = "its key or address has characters that no request can have"
+        return problem(one.name, said, f"See {one.variables} and {one.address}.")
+    host = request.url.host
+    try:
+        answer = await asker.ask(one.name, request)
     except NoAnswer as error:
         said = f"{host} cannot be asked: {error}"
         return problem(one.name, said, f"See {one.address} and this machine's way out.")
