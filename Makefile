@@ -98,26 +98,6 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
-# A system's own uv, or the locked one fetched into .uv: by way of a virtual environment where Python
-# can make one, or by pip alone where it cannot (Debian splits venv off).
-.uv/bin/uv:
-	@rm -rf .uv && mkdir -p .uv/bin
-	@sed -n '/^uv==/,/# via/p' requirements.lock > .uv/uv.lock
-	@if uv --version >/dev/null 2>&1; then ln -s "$$(command -v uv)" $@; exit; fi; \
-	$(find_python); \
-	echo "Fetching uv with $$python"; \
-	if "$$python" -I -m venv .uv/venv >/dev/null 2>&1 \
-	    && .uv/venv/bin/python -m pip install --quiet --require-hashes --requirement .uv/uv.lock; then \
-	  ln -s ../venv/bin/uv $@; \
-	elif "$$python" -m pip install --quiet --target .uv/lib \
-	    --require-hashes --requirement .uv/uv.lock; then \
-	  ln -s ../lib/bin/uv $@; \
-	else \
-	  echo "uv could not be fetched. Install uv, or give this Python venv or pip" \
-	    "(Debian: apt install python3-venv): $$python" >&2; \
-	  exit 1; \
-	fi
-
 # A command whose output is shown only if it fails. On a terminal one line tells meanwhile for how
 # long it has run, and what it does. In the background it would not hear of an interrupt.
 define define_quietly
@@ -134,6 +114,27 @@ quietly() { \
   wait $$pid || { status=$$?; cat .uv/install.log >&2; return $$status; }; \
 }
 endef
+
+# A system's own uv, or the locked one fetched into .uv: by way of a virtual environment where Python
+# can make one, or by pip alone where it cannot (Debian splits venv off).
+.uv/bin/uv:
+	@rm -rf .uv && mkdir -p .uv/bin
+	@sed -n '/^uv==/,/# via/p' requirements.lock > .uv/uv.lock
+	@if uv --version >/dev/null 2>&1; then ln -s "$$(command -v uv)" $@; exit; fi; \
+	$(find_python); \
+	echo "Fetching uv, which installs the rest, with $$python"; \
+	began=$$(date +%s); $(define_quietly); \
+	if "$$python" -I -m venv .uv/venv >/dev/null 2>&1 \
+	    && quietly .uv/venv/bin/python -m pip install --require-hashes --requirement .uv/uv.lock; then \
+	  ln -s ../venv/bin/uv $@; \
+	elif quietly "$$python" -m pip install --target .uv/lib \
+	    --require-hashes --requirement .uv/uv.lock; then \
+	  ln -s ../lib/bin/uv $@; \
+	else \
+	  echo "uv could not be fetched. Install uv, or give this Python venv or pip" \
+	    "(Debian: apt install python3-venv): $$python" >&2; \
+	  exit 1; \
+	fi
 
 # The stamp is younger than all that decides what is installed, is written last, and holds the folder
 # that was installed: a copied or moved checkout would run the other one's code, so it gets an
