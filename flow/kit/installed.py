@@ -5,7 +5,6 @@ Its name on the package index is not the name it is imported by: `flow` there is
 
 from __future__ import annotations
 
-from importlib import metadata
 from importlib.util import find_spec
 
 DISTRIBUTION = "flow-voice"
@@ -13,6 +12,9 @@ DISTRIBUTION = "flow-voice"
 
 def version() -> str:
     """The version of this package."""
+    # Slow to import, and of no use to `flow --help`.
+    from importlib import metadata
+
     return metadata.version(DISTRIBUTION)
 
 
