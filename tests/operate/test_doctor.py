@@ -144,7 +144,7 @@ async def test_a_key_that_is_not_taken_is_found_with_the_variable_to_mend(
 
 
 async def test_a_key_that_no_request_can_have_is_found(clinic: Clinic) -> None:
-    wrong = {"ANTHROPIC_API_KEY": "k\u00e9y\u2026", "DEEPGRAM_BASE_URL": "http://[x"}
+    wrong = {"ANTHROPIC_API_KEY": "k\u00e9y\u2026", "DEEPGRAM_BASE_URL": "http://x:port"}
     found = await clinic.doctor(1, **wrong)
     for name in ("anthropic", "deepgram"):
         assert "characters that no request can have" in found[name][0]["said"]
