@@ -325,7 +325,7 @@ BOTS = {
         clears_up, two_models,
         own_services, without_aggregators, slow, raises, raises_in_mid_call, returns_in_mid_call,
         raises_afterwards, gives_nothing, gives_a_number, gives_a_name, gives_a_worker, deaf,
-        speaks_rtvi_itself, unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_model, no_realtime,
-        no_part, no_key,
+        speaks_rtvi_itself, unmetered, unmetered_when_run, one_name_twice, no_such_vendor,
+        no_model, no_realtime, no_part, no_key,
     )
 }  # fmt: skip
