@@ -15,6 +15,8 @@ LANES := unit contract db calls system browser
 WORKERS := 5
 WAITING_LANES := contract calls
 WAITING_WORKERS := 8
+# One browser is enough for all its tests.
+ALONE_LANES := browser
 SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.
@@ -47,6 +49,7 @@ test: $(SYNCED) node ## all tests; LANE="unit contract db calls system browser" 
 	@status=0; for lane in $(or $(LANE),$(LANES)); do \
 	  workers=$(WORKERS); \
 	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \
+	  case " $(ALONE_LANES) " in *" $$lane "*) workers=1;; esac; \
 	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers $(ARGS); \
 	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
 	done; exit $$status
