@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import call_connections as connect
-from flow.api import health, products, requests, threads, usage
+from flow.api import caller_key, health, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.auth import Auth
@@ -52,6 +52,7 @@ _ROUTERS = (
     threads.router,
     requests.router,
     usage.router,
+    caller_key.router,
     limits.router,
     products.router,
     health.router,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from datetime import date
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from flow.api.auth import caller_of
 from flow.api.content_negotiation import preferred
+from flow.api.days import Day
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
@@ -20,17 +20,6 @@ from flow.domain.usage.reports import UsageTable, as_csv, grouping, period
 
 router = APIRouter(prefix="/api/usage", tags=["usage"])
 
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-
-
-def _is_a_day(text: Any) -> Any:
-    # A number would be taken for seconds since 1970.
-    if isinstance(text, str) and not _DAY.fullmatch(text):
-        raise ValueError("must be a day as in 2026-11-21")
-    return text
-
-
-_Day = Annotated[date, BeforeValidator(_is_a_day)]
 _ROW = {"day": "2026-11-21", "model": "gpt-4.1", "events": 7, "total_cost_usd": "0.0213"}
 
 
@@ -62,8 +51,8 @@ class UsageReport(BaseModel):
 )
 async def get_usage(
     request: Request,
-    from_: Annotated[_Day | None, Query(alias="from", description="First day (UTC).")] = None,
-    to: Annotated[_Day | None, Query(description="Last day (UTC), included.")] = None,
+    from_: Annotated[Day | None, Query(alias="from", description="First day (UTC).")] = None,
+    to: Annotated[Day | None, Query(description="Last day (UTC), included.")] = None,
     group_by: Annotated[
         str,
         Query(
