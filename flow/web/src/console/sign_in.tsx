@@ -18,7 +18,7 @@ export function SignIn({ why, onKey }: { why: string | null; onKey: (key: string
     setTrying(true);
     setMessage(null);
     try {
-      await new Api(key).get("/api/limits");
+      await new Api(key).get("/api/key");
       onKey(key);
     } catch (error) {
       setMessage(Problem.from(error).message);
