@@ -31,6 +31,7 @@ from flow.insights.schema_checker import Checker
 from flow.telemetry.metric_definitions import Metrics
 from flow.vendors.key_verification_cache import VerifiedKey
 from flow.vendors.quota_cache import QuotaState
+from flow.vendors.unkey_admin import UnkeyAdmin
 
 MIN_SECRET_BYTES = 16
 
@@ -228,6 +229,7 @@ class Services:
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
     Without a ``gateway`` the paths of its protocols are not served.
+    Without ``unkey`` no keys are made or revoked here.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced. ``pages`` is the folder that the pages were built into.
 
@@ -248,6 +250,7 @@ class Services:
     quotas: Quotas | None = None
     rooms: Rooms | None = None
     gateway: Gateway | None = None
+    unkey: UnkeyAdmin | None = None
     public_url: str | None = None
     join_token_secs: int = 300
     allow_private_webhooks: bool = False

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,6 +24,7 @@ from flow.app.shared_resources import Resources, open_resources
 from flow.app.start_warnings import warn
 from flow.app.usage_recording import UsagePublisher, open_recorder
 from flow.db.database import Database
+from flow.domain.calls.host import HostReport
 from flow.domain.pricing.unpriced_models import of_configuration
 from flow.domain.products.product import ModelName
 from flow.domain.usage.token_estimates import warm_up
@@ -103,7 +106,8 @@ async def run_service(
         )
         room_calls, leases = build_room_calls(resources, clients, recorder, finishing, calls, media)
         hold = None if leases is None else leases.hold
-        await stack.enter_async_context(run_background(resources, clients, finishing, hold))
+        report = partial(_report, resources, recorder, running)
+        await stack.enter_async_context(run_background(resources, clients, finishing, hold, report))
         stack.push_async_callback(_end_calls, running)
         registry = await stack.enter_async_context(
             exposed(resources.registry, lambda: _sample(resources, recorder, running))
@@ -118,6 +122,7 @@ async def run_service(
             transports=build_transports(clients, calls),
             rooms=room_calls,
             gateway=gateway,
+            unkey=clients.unkey,
             secret=secret_of(settings),
             registry=registry,
             metrics=resources.metrics,
@@ -154,6 +159,20 @@ def _unpriced(resources: Resources) -> dict[str, ModelName]:
     insights = ModelName(PROVIDER, settings.insights_model)
     return of_configuration(
         resources.products, bot_defaults(settings), insights, resources.has_price
+    )
+
+
+def _report(resources: Resources, recorder: Recorder, calls: CallRegistry) -> HostReport:
+    """What operators see of this process, at each sign of life."""
+    capacity = calls.capacity
+    return HostReport(
+        version=version("flow"),
+        calls=capacity.running,
+        capacity=capacity.most,
+        draining=capacity.draining,
+        workflows=resources.settings.workflows == "on",
+        spool_events=recorder.depth,
+        spool_oldest_secs=round(resources.flushes.oldest_secs, 1),
     )
 
 

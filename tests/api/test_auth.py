@@ -167,18 +167,6 @@ async def test_a_request_carries_both_ids_of_its_key(api: Api) -> None:
     assert seen["api_key_id"] == row.id
 
 
-async def test_a_key_can_be_asked_who_it_is(api: Api) -> None:
-    plain, operator = api.new_key("team_c"), api.new_key("team_d", permissions=["flow.admin"])
-    for secret, team, permissions in ((plain, "team_c", []), (operator, "team_d", ["flow.admin"])):
-        client = api.as_key(secret)
-        assert (await client.get("/api/key")).json() == {
-            "api_key_id": str((await api.key_of(client)).id),
-            "name": "A key",
-            "team_id": team,
-            "permissions": permissions,
-        }
-
-
 async def test_a_key_is_asked_of_unkey_once_for_many_requests(api: Api) -> None:
     await asyncio.gather(*(api.client.get("/api/threads") for _ in range(30)))
     await api.client.post("/api/bot/join", json={})
