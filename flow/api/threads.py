@@ -16,6 +16,7 @@ from flow.api.auth import caller_of
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
+from flow.api.usage import FirstDay, LastDay
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
 
