@@ -288,13 +288,14 @@ def _event(
 def _move_to(
     url: str, thread: Thread, began: datetime, seconds: float, *, still_running: bool
 ) -> None:
-    """Have a thread that was just made lie at its time."""
+    """Have a thread that was just made lie at its time, and not be taken for a lost one."""
     ended = None if still_running else began + timedelta(seconds=seconds)
     with psycopg.connect(url, autocommit=True) as sql:
         sql.execute("set session_replication_role = replica")
         sql.execute(
             "update public.workflow_threads set created_at = %s, connected_at = %s, ended_at = %s,"
-            " completed_at = %s where id = %s",
+            " completed_at = %s, heartbeat_at = now() + interval '1 day',"
+            " lease_until = now() + interval '1 day' where id = %s",
             [
                 began,
                 began + timedelta(seconds=1),

@@ -1,4 +1,4 @@
-import { duration, moment, usd, words } from "../shared/format";
+import { duration, moment, usdColumn, words } from "../shared/format";
 import type { ThreadSummary } from "../shared/types";
 import { StatusBadge, Table } from "./parts";
 
@@ -32,7 +32,7 @@ export function CallTable({ threads, label }: { threads: ThreadSummary[]; label:
             <td class="nowrap">{thread.product}</td>
             <td class="nowrap muted">{thread.end_reason ? words(thread.end_reason) : "–"}</td>
             <td class="number">{duration(callSeconds(thread))}</td>
-            <td class="number">{usd(thread.usage_stats.total_cost_usd)}</td>
+            <td class="number">{usdColumn(thread.usage_stats.total_cost_usd)}</td>
           </tr>
         ))}
       </tbody>
@@ -41,7 +41,9 @@ export function CallTable({ threads, label }: { threads: ThreadSummary[]; label:
 }
 
 /** How long a call took, or has taken so far; null where nobody connected. */
-export function callSeconds(thread: ThreadSummary): number | null {
+export function callSeconds(
+  thread: Pick<ThreadSummary, "connected_at" | "ended_at">,
+): number | null {
   if (thread.connected_at === null) return null;
   const end = thread.ended_at === null ? Date.now() : Date.parse(thread.ended_at);
   return (end - Date.parse(thread.connected_at)) / 1000;

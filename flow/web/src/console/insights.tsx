@@ -10,7 +10,11 @@ export function Insights({ thread }: { thread: Thread }) {
       <p class="muted">{isRunning ? "They follow when the call is over." : "There are none."}</p>
     );
   }
-  const entries = Object.entries(insights).filter(([name]) => name !== "status");
+  // Sentences first, then the small facts, then what has parts.
+  const rank = (value: unknown) => (typeof value === "object" ? 2 : String(value).length > 40 ? 0 : 1);
+  const entries = Object.entries(insights)
+    .filter(([name]) => name !== "status")
+    .sort(([, one], [, other]) => rank(one) - rank(other));
   return (
     <dl class="insights">
       {entries.map(([name, value]) => (

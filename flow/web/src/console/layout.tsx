@@ -12,10 +12,20 @@ const PAGES = [
   ["/console/requests", "Gateway requests"],
   ["/console/limits", "Limits"],
 ] as const;
+const OPERATOR_PAGES = [
+  ["/console/operator/calls", "All calls"],
+  ["/console/operator/usage", "All usage"],
+  ["/console/operator/keys", "Keys"],
+  ["/console/operator/teams", "Teams"],
+  ["/console/operator/webhooks", "Webhooks"],
+  ["/console/operator/hosts", "Hosts"],
+  ["/console/operator/ledger", "Ledger"],
+] as const;
 
 /** What is around each page: where one can go, who one is, and the way out. */
 export function Layout({ children }: { children: ComponentChildren }) {
-  const { key, isOperator, signOut } = useSession();
+  const { key, signOut } = useSession();
+  const isOperator = key.is_operator;
   const { path } = useLocation();
   const [isOpen, setOpen] = useState(false);
   useEffect(() => setOpen(false), [path]);
@@ -44,6 +54,12 @@ export function Layout({ children }: { children: ComponentChildren }) {
         <div class="menu" id="menu">
           <nav aria-label="Console">
             <Links pages={PAGES} path={path} />
+            {isOperator && (
+              <div>
+                <h2>Operator</h2>
+                <Links pages={OPERATOR_PAGES} path={path} />
+              </div>
+            )}
           </nav>
           <div class="sidebar-foot">
             <div class="who">

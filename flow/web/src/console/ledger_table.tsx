@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { clock, count, decimal, moment, seconds, usdExact } from "../shared/format";
+import { clock, count, decimal, moment, seconds, usdExact, words } from "../shared/format";
 import type { LedgerLine, LedgerRow } from "../shared/types";
 import { Badge, Table } from "./parts";
 
@@ -53,9 +53,9 @@ function Row({ row, withDay }: { row: LedgerRow; withDay: boolean }) {
     <tr>
       <td class="nowrap">{withDay ? moment(row.occurred_at) : clock(row.occurred_at)}</td>
       <td>
-        <div class="row nowrap">
+        <div class="work">
           <span class={`kind kind-${row.kind}`}>{row.kind.toUpperCase()}</span>
-          <span>{row.model || row.provider}</span>
+          <span>{row.model || words(row.kind)}</span>
         </div>
         <span class="muted small nowrap">
           {row.provider}

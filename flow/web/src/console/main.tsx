@@ -10,17 +10,23 @@ import { applyTheme } from "../shared/theme";
 import type { CallerKey } from "../shared/types";
 import "./console.css";
 import { Layout } from "./layout";
-import { CallPage } from "./pages/call";
+import { AllCallsPage } from "./operator/calls";
+import { HostsPage } from "./operator/hosts";
+import { KeyPage } from "./operator/key";
+import { KeysPage } from "./operator/keys";
+import { LedgerGapsPage } from "./operator/ledger";
+import { NewKeyPage } from "./operator/new_key";
+import { TeamPage, TeamsPage } from "./operator/teams";
+import { WebhooksPage } from "./operator/webhooks";
+import { AnyCallPage, CallPage } from "./pages/call";
 import { CallsPage } from "./pages/calls";
 import { LimitsPage } from "./pages/limits";
 import { NotFoundPage } from "./pages/not_found";
 import { OverviewPage } from "./pages/overview";
 import { RequestsPage } from "./pages/requests";
-import { UsagePage } from "./pages/usage";
+import { AllUsagePage, UsagePage } from "./pages/usage";
 import { type Session, SessionContext } from "./session";
 import { SignIn } from "./sign_in";
-
-const OPERATOR = "flow.admin";
 
 function Console() {
   const [secret, setSecret] = useState(storedKey.read());
@@ -62,7 +68,7 @@ function SignedIn(props: { secret: string; signOut: (why?: string) => void }) {
     );
   }
   if (key === null) return <Loading rows={6} />;
-  const session: Session = { api, key, isOperator: key.permissions.includes(OPERATOR), signOut };
+  const session: Session = { api, key, signOut };
   return (
     <SessionContext.Provider value={session}>
       <LocationProvider scope="/console">
@@ -75,6 +81,17 @@ function SignedIn(props: { secret: string; signOut: (why?: string) => void }) {
               <Route path="/console/usage" component={UsagePage} />
               <Route path="/console/requests" component={RequestsPage} />
               <Route path="/console/limits" component={LimitsPage} />
+              <Route path="/console/operator/calls" component={AllCallsPage} />
+              <Route path="/console/operator/calls/:id" component={AnyCallPage} />
+              <Route path="/console/operator/usage" component={AllUsagePage} />
+              <Route path="/console/operator/keys" component={KeysPage} />
+              <Route path="/console/operator/keys/new" component={NewKeyPage} />
+              <Route path="/console/operator/keys/:id" component={KeyPage} />
+              <Route path="/console/operator/teams" component={TeamsPage} />
+              <Route path="/console/operator/teams/:id" component={TeamPage} />
+              <Route path="/console/operator/webhooks" component={WebhooksPage} />
+              <Route path="/console/operator/hosts" component={HostsPage} />
+              <Route path="/console/operator/ledger" component={LedgerGapsPage} />
               <Route default component={NotFoundPage} />
             </Router>
           </Layout>

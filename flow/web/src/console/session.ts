@@ -7,8 +7,6 @@ import type { CallerKey } from "../shared/types";
 export interface Session {
   api: Api;
   key: CallerKey;
-  /** Whether the key has the permission to see and change what is of all keys. */
-  isOperator: boolean;
   signOut: (why?: string) => void;
 }
 

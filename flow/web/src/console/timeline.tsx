@@ -87,8 +87,8 @@ function speech(thread: Thread, since: (time: string) => number): Lane[] {
         ? since(next.started_at) - (waits.get(next.seq) ?? 0)
         : thread.ended_at
           ? since(thread.ended_at)
-          : from + turn.content.length / 15;
-      return [{ from, to: Math.max(from + 0.2, until), label: turn.content, isCut: turn.interrupted }];
+          : from + (turn.content?.length ?? 30) / 15;
+      return [{ from, to: Math.max(from + 0.2, until), label: turn.content ?? "", isCut: turn.interrupted }];
     });
   return [
     { name: "Caller", colour: "--series-8", spans: spans("user") },

@@ -27,7 +27,7 @@ function Said(props: { turn: Turn; reply: ReplyLatency | undefined; longest: num
         {turn.interrupted && <Badge tone="info">interrupted</Badge>}
       </div>
       <p class="break">
-        {turn.content}
+        {turn.content ?? <span class="muted">This key may not see what was said.</span>}
         {turn.interrupted && " —"}
       </p>
       {reply && (

@@ -21,6 +21,13 @@ const FIXED = new Intl.NumberFormat(ENGLISH, {
   style: "currency",
   currency: "USD",
   minimumFractionDigits: 6,
+  maximumFractionDigits: 6,
+});
+const FOUR = new Intl.NumberFormat(ENGLISH, {
+  style: "currency",
+  currency: "USD",
+  minimumFractionDigits: 4,
+  maximumFractionDigits: 4,
 });
 const COUNT = new Intl.NumberFormat(ENGLISH, { maximumFractionDigits: 0 });
 const DECIMAL = new Intl.NumberFormat(ENGLISH, { maximumFractionDigits: 2 });
@@ -33,6 +40,11 @@ export function usd(amount: Amount): string {
   const size = Math.abs(value);
   if (size >= 1 || size === 0) return CENTS.format(value);
   return (size >= 0.01 ? FINE : FINEST).format(value);
+}
+
+/** An amount in a column of others: all have four digits after the point. */
+export function usdColumn(amount: Amount): string {
+  return amount == null ? DASH : FOUR.format(Number(amount));
 }
 
 /** An amount in a column of small ones: six digits after the point, more where there are. */
@@ -119,6 +131,8 @@ export function isoDay(daysFromToday = 0, today: Date = new Date()): string {
 
 /** A name of the API for people: `in_call` is "In call". */
 export function words(name: string): string {
-  const text = name.replaceAll("_", " ");
+  const text = name
+    .replaceAll("_", " ")
+    .replace(/\b(?:llm|stt|tts|api|id|url)\b/g, (short) => short.toUpperCase());
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -5,6 +5,7 @@ export interface CallerKey {
   name: string | null;
   team_id: string;
   permissions: string[];
+  is_operator: boolean;
 }
 
 export type Status =
@@ -46,7 +47,8 @@ export interface ThreadSummary {
   error: { code?: string; message?: string } | null;
   insights: Record<string, unknown> | null;
   usage_stats: UsageStats;
-  metadata: Record<string, unknown>;
+  /** Null where one may not see it. */
+  metadata: Record<string, unknown> | null;
 }
 
 export interface ThreadPage {
@@ -57,7 +59,8 @@ export interface ThreadPage {
 export interface Turn {
   seq: number;
   role: string;
-  content: string;
+  /** Null where one may not see what was said. */
+  content: string | null;
   started_at: string;
   interrupted: boolean;
 }
@@ -77,11 +80,15 @@ export type ReplyLatency = { seq: number; total_secs: number } & {
 };
 
 export interface Thread extends ThreadSummary {
-  request: {
-    bot?: Record<string, unknown>;
-    transport?: { type?: string };
-    [field: string]: unknown;
-  };
+  /** Null where one may not see what was asked for. */
+  request: { transport?: { type?: string }; [field: string]: unknown } | null;
+  /** In the operator's view alone. */
+  content_shown?: boolean;
+  transport?: string;
+  team_id?: string;
+  key_name?: string | null;
+  api_key_id?: string;
+  host?: string | null;
   transcript: Turn[];
   latency: {
     turns: ReplyLatency[];

@@ -17,20 +17,35 @@ import { Transcript } from "../transcript";
 
 const RUNNING = new Set(["created", "connecting", "in_call", "ended", "extracting"]);
 
+/** The paths of a call in one's own view, and in an operator's. */
+interface Paths {
+  thread: string;
+  end: string;
+}
+
 export function CallPage() {
-  const { params } = useRoute();
-  const id = params.id ?? "";
+  const { id = "" } = useRoute().params;
+  return <CallView id={id} paths={{ thread: `/api/threads/${id}`, end: `/api/bot/${id}/end` }} />;
+}
+
+export function AnyCallPage() {
+  const { id = "" } = useRoute().params;
+  const thread = `/api/admin/threads/${id}`;
+  return <CallView id={id} paths={{ thread, end: `${thread}/end` }} />;
+}
+
+function CallView({ id, paths }: { id: string; paths: Paths }) {
   const [isOver, setOver] = useState(false);
   // What is over changes no more.
   const every = isOver ? null : 2;
-  const thread = useGet<Thread>(`/api/threads/${id}`, {}, every);
-  const usage = useGet<{ events: LedgerRow[] }>(`/api/threads/${id}/usage`, {}, every);
+  const thread = useGet<Thread>(paths.thread, {}, every);
+  const usage = useGet<{ events: LedgerRow[] }>(`${paths.thread}/usage`, {}, every);
   if (thread.data && isOver !== !RUNNING.has(thread.data.status)) setOver(!isOver);
 
   return (
     <>
       <PageHead title="Call" text={<code class="break">{id}</code>}>
-        {thread.data && <EndButton thread={thread.data} onEnded={thread.reload} />}
+        {thread.data && <EndButton thread={thread.data} path={paths.end} onEnded={thread.reload} />}
       </PageHead>
       <Shown of={thread} rows={12}>
         {(data) => <Call thread={data} rows={usage.data?.events ?? []} usage={usage} />}
@@ -76,9 +91,11 @@ function Call(props: {
               <Latency latency={thread.latency} />
             </Card>
           )}
-          <Card title="Insights">
-            <Insights thread={thread} />
-          </Card>
+          {thread.content_shown !== false && (
+            <Card title="Insights">
+              <Insights thread={thread} />
+            </Card>
+          )}
         </div>
       </div>
       <Card title="Ledger" aside={<span class="muted small">every piece of vendor work</span>} flush>
@@ -96,18 +113,20 @@ function Call(props: {
           }
         </Shown>
       </Card>
-      <details class="card as-table">
-        <summary>The request that made this call</summary>
-        <pre class="json" tabIndex={0}>
-          {JSON.stringify(thread.request, null, 2)}
-        </pre>
-      </details>
+      {thread.request && (
+        <details class="card as-table">
+          <summary>The request that made this call</summary>
+          <pre class="json" tabIndex={0}>
+            {JSON.stringify(thread.request, null, 2)}
+          </pre>
+        </details>
+      )}
     </div>
   );
 }
 
 function Facts({ thread }: { thread: Thread }) {
-  const labels = Object.entries(thread.metadata);
+  const labels = Object.entries(thread.metadata ?? {});
   return (
     <div class="card fact-bar">
       <Fact label="Status">
@@ -119,8 +138,15 @@ function Facts({ thread }: { thread: Thread }) {
       <Fact label="Product">
         {thread.product} {!thread.billable && <Badge>not billed</Badge>}
       </Fact>
-      <Fact label="Over">{thread.request.transport?.type ?? "–"}</Fact>
+      <Fact label="Over">{thread.transport ?? thread.request?.transport?.type ?? "–"}</Fact>
       <Fact label="Ended by">{thread.end_reason ? words(thread.end_reason) : "–"}</Fact>
+      {thread.api_key_id && (
+        <Fact label="Key">
+          <a href={`/console/operator/keys/${thread.api_key_id}`}>{thread.key_name ?? "Unnamed"}</a>
+        </Fact>
+      )}
+      {thread.team_id && <Fact label="Team">{thread.team_id}</Fact>}
+      {thread.host && <Fact label="Host">{thread.host}</Fact>}
       {labels.slice(0, 3).map(([name, value]) => (
         <Fact label={name} key={name}>
           {typeof value === "string" ? value : JSON.stringify(value)}
@@ -142,7 +168,9 @@ function Fact({ label, children }: { label: string; children: preact.ComponentCh
 function Account({ thread }: { thread: Thread }) {
   const stats = thread.usage_stats;
   const total = stats.total_cost_usd ?? 0;
-  const parts = Object.entries(stats.cost_breakdown_usd ?? {}).filter(([, cost]) => cost > 0);
+  const parts = Object.entries(stats.cost_breakdown_usd ?? {})
+    .filter(([, cost]) => cost > 0)
+    .sort(([, one], [, other]) => other - one);
   const notes = [
     [stats.interrupted_generations, "interrupted"],
     [stats.failed_generations, "failed"],
@@ -183,7 +211,8 @@ function Account({ thread }: { thread: Thread }) {
   );
 }
 
-function EndButton({ thread, onEnded }: { thread: Thread; onEnded: () => void }) {
+function EndButton(props: { thread: Thread; path: string; onEnded: () => void }) {
+  const { thread, onEnded } = props;
   const { api } = useSession();
   const [problem, setProblem] = useState<Problem | null>(null);
   const [isAsked, setAsked] = useState(false);
@@ -191,7 +220,7 @@ function EndButton({ thread, onEnded }: { thread: Thread; onEnded: () => void })
   const end = async () => {
     setAsked(true);
     try {
-      await api.post(`/api/bot/${thread.workflow_thread_id}/end`);
+      await api.post(props.path);
       onEnded();
     } catch (error) {
       setProblem(Problem.from(error));

@@ -17,6 +17,11 @@ const STATUSES = [
   "expired",
   "cancelled",
 ];
+export const STATUS_OPTIONS = [
+  ["", "Any"],
+  ["running", "Running now"],
+  ...STATUSES.map((each) => [each, words(each)] as const),
+] as const;
 const DEFAULTS = { status: "", product: "", from: "", to: "" };
 
 export function CallsPage() {
@@ -43,11 +48,7 @@ export function CallsPage() {
           <Select
             label="Status"
             value={filters.status}
-            options={[
-              ["", "Any"],
-              ["running", "Running now"],
-              ...STATUSES.map((each) => [each, words(each)] as const),
-            ]}
+            options={STATUS_OPTIONS}
             onChange={(status) => change({ status })}
           />
           <Select

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { componentsOf } from "../../shared/components";
-import { count, decimal, isoDay, usd, words } from "../../shared/format";
+import { count, decimal, isoDay, usdColumn, words } from "../../shared/format";
 import { Problem } from "../../shared/problem";
 import { Empty, Failure } from "../../shared/states";
 import type { UsageReport, UsageRow } from "../../shared/types";
@@ -9,7 +9,8 @@ import { Card, DayField, PageHead, Shown, Table } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
 
-const GROUPS = ["day", "model", "provider", "product", "kind", "source"] as const;
+const GROUPS = ["day", "model", "provider", "product", "kind", "source"];
+const OPERATOR_GROUPS = ["team", "key", ...GROUPS];
 const OUTCOMES = [
   "estimated_events",
   "unpriced_events",
@@ -18,7 +19,10 @@ const OUTCOMES = [
   "failed_events",
 ];
 const NOT_UNITS = new Set<string>([
-  ...GROUPS,
+  ...OPERATOR_GROUPS,
+  "team_id",
+  "api_key_id",
+  "key_name",
   ...OUTCOMES,
   "events",
   "llm_calls",
@@ -28,25 +32,48 @@ const NOT_UNITS = new Set<string>([
 ]);
 
 export function UsagePage() {
+  return (
+    <Usage
+      path="/api/usage"
+      groups={GROUPS}
+      title="Usage"
+      text="What was used and what it cost, by whatever matters."
+    />
+  );
+}
+
+export function AllUsagePage() {
+  return (
+    <Usage
+      path="/api/admin/usage"
+      groups={OPERATOR_GROUPS}
+      title="All usage"
+      text="What all keys used and what it cost, by whatever matters."
+    />
+  );
+}
+
+function Usage(props: { path: string; groups: string[]; title: string; text: string }) {
+  const { path } = props;
   const { api } = useSession();
   const [filters, change] = useFilters({
     from: `${isoDay().slice(0, 8)}01`,
     to: isoDay(),
-    group_by: "model",
+    group_by: props.groups[0] === "team" ? "team" : "model",
   });
   const groups = filters.group_by.split(",").filter(Boolean);
-  const report = useGet<UsageReport>("/api/usage", filters);
-  const total = useGet<UsageReport>("/api/usage", { from: filters.from, to: filters.to });
+  const report = useGet<UsageReport>(path, filters);
+  const total = useGet<UsageReport>(path, { from: filters.from, to: filters.to });
   const [problem, setProblem] = useState<Problem | null>(null);
 
   const toggle = (group: string) => {
-    const next = GROUPS.filter((each) => (each === group) !== groups.includes(each));
+    const next = props.groups.filter((each) => (each === group) !== groups.includes(each));
     change({ group_by: next.join(",") });
   };
   const download = async () => {
     setProblem(null);
     try {
-      const file = await api.file("/api/usage", filters, "text/csv");
+      const file = await api.file(path, filters, "text/csv");
       save(file, `usage-${filters.from}-${filters.to}.csv`);
     } catch (error) {
       setProblem(Problem.from(error));
@@ -55,7 +82,7 @@ export function UsagePage() {
 
   return (
     <>
-      <PageHead title="Usage" text="What was used and what it cost, by whatever matters.">
+      <PageHead title={props.title} text={props.text}>
         <button type="button" class="button" onClick={download}>
           Download CSV
         </button>
@@ -67,7 +94,7 @@ export function UsagePage() {
           <DayField label="To (UTC)" value={filters.to} onChange={(to) => change({ to })} />
           <fieldset class="field choices">
             <legend class="label">Group by</legend>
-            {GROUPS.map((group) => (
+            {props.groups.map((group) => (
               <label class="check" key={group}>
                 <input
                   type="checkbox"
@@ -126,13 +153,13 @@ function UsageTable({ report, total }: { report: UsageReport; total: UsageRow | 
       </thead>
       <tbody>
         {rows.map((row) => (
-          <tr key={groups.map((group) => row[group]).join(" ")}>
+          <tr key={groups.map((group) => groupOf(row, group)).join(" ")}>
             {groups.map((group) => (
               <td class="nowrap" key={group}>
-                {row[group] || <span class="muted">none</span>}
+                {groupOf(row, group) || <span class="muted">none</span>}
               </td>
             ))}
-            <td class="number strong">{usd(row.total_cost_usd)}</td>
+            <td class="number strong">{usdColumn(row.total_cost_usd)}</td>
             {columns.map((column) => (
               <td class="number" key={column}>
                 {cell(column, row[column])}
@@ -147,7 +174,7 @@ function UsageTable({ report, total }: { report: UsageReport; total: UsageRow | 
             <th scope="row" colSpan={groups.length}>
               Total
             </th>
-            <td class="number">{usd(total.total_cost_usd)}</td>
+            <td class="number">{usdColumn(total.total_cost_usd)}</td>
             {columns.map((column) => (
               <td class="number" key={column}>
                 {cell(column, total[column])}
@@ -160,13 +187,20 @@ function UsageTable({ report, total }: { report: UsageReport; total: UsageRow | 
   );
 }
 
+/** What a row is of: a team and a key have columns of other names. */
+function groupOf(row: UsageRow, group: string): string {
+  if (group === "team") return String(row.team_id ?? "");
+  if (group === "key") return String(row.key_name ?? row.api_key_id ?? "");
+  return String(row[group] ?? "");
+}
+
 function heading(column: string): string {
   if (!column.endsWith("_cost_usd")) return words(column.replace(/_events$/, ""));
   return `${componentsOf({ [column]: null })[0]?.label ?? column} cost`;
 }
 
 function cell(column: string, value: string | number | null | undefined): string {
-  if (column.endsWith("_cost_usd")) return usd(value);
+  if (column.endsWith("_cost_usd")) return usdColumn(value);
   return column.endsWith("_seconds") ? decimal(value) : count(value);
 }
 
