@@ -10,8 +10,12 @@ export function CallTable({ threads, label }: { threads: ThreadSummary[]; label:
         <tr>
           <th scope="col">Joined</th>
           <th scope="col">Status</th>
-          <th scope="col">Product</th>
-          <th scope="col">Ended by</th>
+          <th scope="col" class="wide-only">
+            Product
+          </th>
+          <th scope="col" class="wide-only">
+            Ended by
+          </th>
           <th scope="col" class="number">
             Length
           </th>
@@ -29,8 +33,8 @@ export function CallTable({ threads, label }: { threads: ThreadSummary[]; label:
             <td>
               <StatusBadge status={thread.status} />
             </td>
-            <td class="nowrap">{thread.product}</td>
-            <td class="nowrap muted">{thread.end_reason ? words(thread.end_reason) : "–"}</td>
+            <td class="nowrap wide-only">{thread.product}</td>
+            <td class="nowrap muted wide-only">{thread.end_reason ? words(thread.end_reason) : "–"}</td>
             <td class="number">{duration(callSeconds(thread))}</td>
             <td class="number">{usdColumn(thread.usage_stats.total_cost_usd)}</td>
           </tr>

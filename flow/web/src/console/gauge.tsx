@@ -103,10 +103,15 @@ export function LimitGauge({ limit }: { limit: Limit }) {
           <strong>{limitName(limit)}</strong> <span class="muted small">{limit.scope}</span>
         </span>
         <span class="nowrap">
-          {limitAmount(limit, limit.used)} <span class="muted">of {limitAmount(limit, limit.limit)}</span>
+          {limit.used !== null && `${limitAmount(limit, limit.used)} `}
+          <span class="muted">of {limitAmount(limit, limit.limit)}</span>
         </span>
       </div>
-      <Gauge label={limitName(limit)} used={used} reserved={reserved} limit={cap || 1} tone={tone} />
+      {limit.used === null ? (
+        <p class="muted small">What the whole team has used is not shown to this key.</p>
+      ) : (
+        <Gauge label={limitName(limit)} used={used} reserved={reserved} limit={cap || 1} tone={tone} />
+      )}
     </div>
   );
 }

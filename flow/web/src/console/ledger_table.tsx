@@ -18,10 +18,10 @@ export function LedgerTable(props: {
           <th scope="col">Work</th>
           <th scope="col">Used</th>
           <th scope="col">How known</th>
-          <th scope="col" class="number">
+          <th scope="col" class="number wide-only">
             First token
           </th>
-          <th scope="col" class="number">
+          <th scope="col" class="number wide-only">
             Took
           </th>
           <th scope="col" class="number">
@@ -37,9 +37,10 @@ export function LedgerTable(props: {
       {props.total !== undefined && (
         <tfoot>
           <tr>
-            <th scope="row" colSpan={6}>
+            <th scope="row" colSpan={4}>
               Total
             </th>
+            <td class="wide-only" colSpan={2} />
             <td class="number">{props.total}</td>
           </tr>
         </tfoot>
@@ -72,8 +73,8 @@ function Row({ row, withDay }: { row: LedgerRow; withDay: boolean }) {
       <td>
         <Provenance row={row} />
       </td>
-      <td class="number">{seconds(row.time_to_first_token_secs)}</td>
-      <td class="number">{seconds(row.latency_secs)}</td>
+      <td class="number wide-only">{seconds(row.time_to_first_token_secs)}</td>
+      <td class="number wide-only">{seconds(row.latency_secs)}</td>
       <td class="number">
         {row.total_cost_usd === null ? (
           <Badge tone="warn">No price</Badge>

@@ -87,14 +87,15 @@ export function duration(secs: Amount): string {
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
 }
 
-const MOMENT = new Intl.DateTimeFormat("en-GB", {
+const MOMENT: Intl.DateTimeFormatOptions = {
   day: "numeric",
   month: "short",
-  year: "numeric",
   hour: "2-digit",
   minute: "2-digit",
   second: "2-digit",
-});
+};
+const THIS_YEAR = new Intl.DateTimeFormat("en-GB", MOMENT);
+const ANY_YEAR = new Intl.DateTimeFormat("en-GB", { ...MOMENT, year: "numeric" });
 const CLOCK = new Intl.DateTimeFormat("en-GB", {
   hour: "2-digit",
   minute: "2-digit",
@@ -102,8 +103,12 @@ const CLOCK = new Intl.DateTimeFormat("en-GB", {
 });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 
+/** A time on the reader's clock; the year only where it is not this one. */
 export function moment(time: string | null | undefined): string {
-  return time == null ? DASH : MOMENT.format(new Date(time));
+  if (time == null) return DASH;
+  const date = new Date(time);
+  const isThisYear = date.getFullYear() === new Date().getFullYear();
+  return (isThisYear ? THIS_YEAR : ANY_YEAR).format(date);
 }
 
 export function clock(time: string | null | undefined): string {

@@ -43,7 +43,7 @@ function HostTable({ hosts }: { hosts: Host[] }) {
       <tbody>
         {hosts.map((host) => (
           <tr key={host.name}>
-            <td class="break">
+            <td class="nowrap">
               <a href={`/console/operator/calls?host=${encodeURIComponent(host.name)}`}>{host.name}</a>
             </td>
             <td>

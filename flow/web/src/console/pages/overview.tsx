@@ -19,7 +19,8 @@ export function OverviewPage() {
   const [filters, change] = useFilters({ days: "30" });
   const days = Number(filters.days);
   const period = { from: isoDay(1 - days), to: isoDay() };
-  const byDay = useGet<UsageReport>("/api/usage", { ...period, group_by: "day,kind" });
+  const byDay = useGet<UsageReport>("/api/usage", { ...period, group_by: "day" });
+  const byKind = useGet<UsageReport>("/api/usage", { ...period, group_by: "kind" });
   const total = useGet<UsageReport>("/api/usage", period);
   const limits = useGet<Limits>("/api/limits", {}, 15);
   const latest = useGet<ThreadPage>("/api/threads", { limit: 8 }, 10);
@@ -35,10 +36,10 @@ export function OverviewPage() {
         />
       </PageHead>
       <div class="stack">
-        <Shown of={byDay} rows={2}>
-          {(report) => (
+        <Shown of={byKind} rows={2}>
+          {(kinds) => (
             <Shown of={total} rows={2}>
-              {(sum) => <Numbers total={sum.rows[0]} byDay={report.rows} />}
+              {(sum) => <Numbers total={sum.rows[0]} byKind={kinds.rows} />}
             </Shown>
           )}
         </Shown>
@@ -73,9 +74,9 @@ export function OverviewPage() {
   );
 }
 
-function Numbers({ total, byDay }: { total: UsageRow | undefined; byDay: UsageRow[] }) {
-  const calls = byDay.filter((row) => row.kind === "call");
-  const callCount = calls.reduce((sum, row) => sum + Number(row.events), 0);
+function Numbers({ total, byKind }: { total: UsageRow | undefined; byKind: UsageRow[] }) {
+  // Each call has one piece of work of this kind: its length.
+  const callCount = byKind.find((row) => row.kind === "call")?.events ?? 0;
   const events = Number(total?.events ?? 0);
   const estimated = Number(total?.estimated_events ?? 0);
   const unpriced = Number(total?.unpriced_events ?? 0);
@@ -118,15 +119,12 @@ function Stat(props: {
 function SpendByDay({ rows, from, days }: { rows: UsageRow[]; from: string; days: number }) {
   const begin = new Date(`${from}T00:00:00Z`);
   const all = Array.from({ length: days }, (_, index) => isoDay(index, begin));
+  const ofDay = new Map(rows.map((row) => [row.day, row]));
   const series = componentsOf(rows[0] ?? {})
-    .map((component) => {
-      const ofDay = new Map<string, number>();
-      for (const row of rows) {
-        const cost = Number(row[`${component.name}_cost_usd`] ?? 0);
-        ofDay.set(String(row.day), (ofDay.get(String(row.day)) ?? 0) + cost);
-      }
-      return { ...component, values: all.map((day) => ofDay.get(day) ?? 0) };
-    })
+    .map((component) => ({
+      ...component,
+      values: all.map((day) => Number(ofDay.get(day)?.[`${component.name}_cost_usd`] ?? 0)),
+    }))
     .filter((each) => each.values.some((value) => value > 0));
   if (series.length === 0) {
     return (
