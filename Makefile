@@ -9,7 +9,7 @@ SHELL := /bin/sh
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
 # Of tests, in the order they run in; which folders are in which is said in tests/conftest.py.
-LANES := unit contract db calls system
+LANES := unit contract db calls system browser
 # Most tests wait for something, and those in real time for most of it: more test processes than
 # processors finish sooner.
 WORKERS := 5
@@ -49,7 +49,7 @@ demo: $(SYNCED) ## one whole call on this machine, without any account
 dev: $(SYNCED) web ## the service with reloading and stand-ins
 	@.venv/bin/flow dev $(ARGS)
 
-test: $(SYNCED) node web ## all tests; LANE="unit contract db calls system" and ARGS="-k join" for some
+test: $(SYNCED) node web ## all tests; LANE="unit contract db calls system browser" and ARGS="-k join" for some
 	@status=0; for lane in $(or $(LANE),$(LANES)); do \
 	  workers=$(WORKERS); \
 	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \

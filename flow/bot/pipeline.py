@@ -243,6 +243,7 @@ def pipeline_worker(
         enable_rtvi=rtvi is not None,
         rtvi_processor=rtvi,
         rtvi_observer_params=None if rtvi is None else rtvi.observing,
+        capabilities=None if rtvi is None else rtvi.capabilities,
         # Spans are made by what follows the turns, which costs a little on every frame.
         enable_turn_tracking=settings.joined is not None,
         enable_tracing=settings.joined is not None,

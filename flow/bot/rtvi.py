@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from pipecat.frames.frames import Frame, InputTransportMessageFrame
+from pipecat.pipeline.capabilities import BotCapabilities
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.processors.frameworks.rtvi import RTVIObserverParams, RTVIProcessor, models
 from pipecat.processors.frameworks.rtvi.frames import RTVISendTextFrame
@@ -46,7 +47,7 @@ _BODIES: dict[str, type[BaseModel]] = {
     "send-text": models.SendTextData,
     "client-message": models.RawClientMessageData,
 }
-_LATENCIES = frozenset({"ttfb", "ttfa", "ttfat", "processing"})
+_LATENCIES = ("ttfb", "processing")
 _FAILED = "Something went wrong on the bot's side."
 # Nothing of these says who serves the call, or what it uses.
 _SHOWN = (
@@ -127,6 +128,11 @@ class CallerRtvi(RTVIProcessor):
             user_llm_enabled=False,
             function_call_report_level={"*": RTVIFunctionCallReportLevel.DISABLED},
         )
+
+    @property
+    def capabilities(self) -> BotCapabilities:
+        """What the client is told of the bot, beside what the pipeline shows."""
+        return BotCapabilities(metrics=self._allowed.metrics)
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Take a message of the caller's if it is allowed, and other frames as Pipecat does."""
@@ -229,10 +235,10 @@ class CallerRtvi(RTVIProcessor):
         if not self._allowed.metrics:
             return None
         shown = {}
-        for name in message.data.keys() & _LATENCIES:
+        for name in _LATENCIES:
             values = [
                 {"processor": kind.value, "value": one["value"]}
-                for one in message.data[name]
+                for one in message.data.get(name, ())
                 if (kind := self._kind_of(one["processor"])) is not None
             ]
             if values:
