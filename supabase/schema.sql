@@ -225,6 +225,7 @@ CREATE UNIQUE INDEX workflow_threads_idempotency_key ON workflow_threads USING b
 CREATE INDEX workflow_threads_live ON workflow_threads USING btree (api_key_id) WHERE status = ANY (ARRAY['created'::text, 'connecting'::text, 'in_call'::text, 'ended'::text, 'extracting'::text]);
 CREATE INDEX workflow_threads_team_created ON workflow_threads USING btree (team_id, created_at DESC, id DESC) WHERE created_at > '-infinity'::timestamp with time zone;
 CREATE INDEX workflow_threads_team_live ON workflow_threads USING btree (team_id) WHERE (status <> ALL (ARRAY['completed'::text, 'failed'::text, 'expired'::text, 'cancelled'::text])) AND team_id IS NOT NULL;
+CREATE INDEX workflow_threads_unfinished ON workflow_threads USING btree (status, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE INDEX workflow_threads_unsuccessful ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE TRIGGER workflow_threads_billable BEFORE UPDATE OF billable ON workflow_threads FOR EACH ROW WHEN (new.billable IS DISTINCT FROM old.billable) EXECUTE FUNCTION flow.refuse_change_of_billable();
 CREATE TRIGGER workflow_threads_move BEFORE UPDATE OF status ON workflow_threads FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status) EXECUTE FUNCTION flow.check_move();
@@ -3737,8 +3738,8 @@ create function public.list_threads(
   p_status text default NULL::text,
   p_running boolean default false,
   p_host text default NULL::text,
-  p_from timestamp with time zone default NULL::timestamp with time zone,
-  p_to timestamp with time zone default NULL::timestamp with time zone
+  p_from date default NULL::date,
+  p_to date default NULL::date
 ) returns jsonb
 language plpgsql stable
 set search_path = ''
@@ -3756,8 +3757,9 @@ declare
     case when p_running or p_host is not null
       then $sql$t.status in ('connecting', 'in_call')$sql$ end,
     case when p_host is not null then 'flow.host_of(t.claimed_by) = $7' end,
-    case when p_from is not null then 't.created_at >= $8' end,
-    case when p_to is not null then 't.created_at < $9' end
+    case when p_from is not null then $sql$t.created_at >= $8::timestamp at time zone 'UTC'$sql$ end,
+    case when p_to is not null
+      then $sql$t.created_at < ($9 + 1)::timestamp at time zone 'UTC'$sql$ end
   );
   v_found jsonb;
 begin
@@ -3787,7 +3789,7 @@ begin
 end
 $$;
 -- Threads of all keys, the newest first, without their content. Running are those that a process
---   holds, or is being connected to.
+--   holds, or is being connected to. Days are of UTC, the last one included.
 
 create function public.get_thread_overview(p_thread_id uuid) returns jsonb
 language plpgsql stable

@@ -6,11 +6,12 @@ Times and amounts are left as they are: both write times in UTC, and amounts of 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from flow.db.rows import KeyAccount
 from flow.domain.calls.host import Host
+from flow.domain.calls.thread import Thread
 from flow.domain.calls.thread_overview import ThreadOverview
 from flow.domain.limits.budget import Budget
 from flow.domain.limits.quota import plain
@@ -64,7 +65,18 @@ def team(one: Team) -> dict[str, Any]:
 
 def thread(one: ThreadOverview) -> dict[str, Any]:
     """A thread without its content."""
-    return asdict(one)
+    # `asdict` would copy every account of a long list.
+    return {field.name: getattr(one, field.name) for field in fields(one)}
+
+
+def content(one: Thread) -> dict[str, Any]:
+    """What was said in a call, asked for it and extracted from it."""
+    return {
+        "request": one.join.to_json(),
+        "insights": one.insights,
+        "metadata": one.metadata,
+        "transcript": [turn.to_json() for turn in one.transcript],
+    }
 
 
 def host(one: Host) -> dict[str, Any]:

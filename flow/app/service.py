@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -30,6 +29,7 @@ from flow.domain.products.product import ModelName
 from flow.domain.usage.token_estimates import warm_up
 from flow.gateway.gateway import Gateway
 from flow.gateway.standing_admission import StandingAdmission
+from flow.kit.installed import version
 from flow.ledger.recorder import Recorder
 from flow.settings import Settings
 from flow.telemetry import logs as log
@@ -167,7 +167,7 @@ def _report(resources: Resources, recorder: Recorder, calls: CallRegistry) -> Ho
     """What operators see of this process, at each sign of life."""
     capacity = calls.capacity
     return HostReport(
-        version=version("flow"),
+        version=version(),
         calls=capacity.running,
         capacity=capacity.most,
         draining=capacity.draining,

@@ -219,8 +219,8 @@ class Operating(TypedCalls):
             p_status=which.status and which.status.value,
             p_running=which.running,
             p_host=which.host,
-            p_from=which.from_ and which.from_.isoformat(),
-            p_to=which.to and which.to.isoformat(),
+            p_from=which.first and which.first.isoformat(),
+            p_to=which.last and which.last.isoformat(),
         )
         return page(found, limit, _overview)
 

@@ -36,7 +36,7 @@ def id_text(text: str) -> str:
     return str(UUID(text))
 
 
-def name_text(text: str) -> str:
+def name_text(text: Any) -> str:
     """A name of a cursor; raises `ValueError` for what no name is."""
     if not isinstance(text, str) or "\0" in text:
         raise ValueError("not a name")

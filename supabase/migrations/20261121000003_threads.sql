@@ -76,6 +76,9 @@ create index workflow_threads_created on public.workflow_threads (created_at des
   where created_at > '-infinity';
 create index workflow_threads_team_created
   on public.workflow_threads (team_id, created_at desc, id desc) where created_at > '-infinity';
+-- The few that are looked for among many.
+create index workflow_threads_unfinished on public.workflow_threads (status, created_at desc, id desc)
+  where status in ('failed', 'expired', 'cancelled');
 
 create table public.workflow_thread_turns (
   workflow_thread_id uuid not null references public.workflow_threads (id) on delete cascade,

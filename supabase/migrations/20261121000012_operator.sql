@@ -300,8 +300,8 @@ create function public.list_threads(
   p_status text default null,
   p_running boolean default false,
   p_host text default null,
-  p_from timestamptz default null,
-  p_to timestamptz default null
+  p_from date default null,
+  p_to date default null
 ) returns jsonb
 language plpgsql stable
 set search_path = ''
@@ -319,8 +319,9 @@ declare
     case when p_running or p_host is not null
       then $sql$t.status in ('connecting', 'in_call')$sql$ end,
     case when p_host is not null then 'flow.host_of(t.claimed_by) = $7' end,
-    case when p_from is not null then 't.created_at >= $8' end,
-    case when p_to is not null then 't.created_at < $9' end
+    case when p_from is not null then $sql$t.created_at >= $8::timestamp at time zone 'UTC'$sql$ end,
+    case when p_to is not null
+      then $sql$t.created_at < ($9 + 1)::timestamp at time zone 'UTC'$sql$ end
   );
   v_found jsonb;
 begin
@@ -351,7 +352,7 @@ end
 $$;
 comment on function public.list_threads is
   'Threads of all keys, the newest first, without their content. Running are those that a process '
-  'holds, or is being connected to.';
+  'holds, or is being connected to. Days are of UTC, the last one included.';
 
 create function public.get_thread_overview(p_thread_id uuid) returns jsonb
 language plpgsql stable

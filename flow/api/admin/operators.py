@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -35,10 +34,3 @@ def may_see_content(request: Request) -> bool:
 def note_change(request: Request, what: str, **about: object) -> None:
     """Log a change that an operator made; the key that made it is in every line of a request."""
     log_of(request.scope).info("operator_change", change=what, **about)
-
-
-def start_of(day: date | None, *, next_day: bool = False) -> datetime | None:
-    """The first moment of a day (UTC), or of the one after it."""
-    if day is None:
-        return None
-    return datetime.combine(day + timedelta(days=next_day), time.min, UTC)

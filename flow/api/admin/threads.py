@@ -19,7 +19,6 @@ from flow.api.admin.operators import (
     OfTeam,
     may_see_content,
     note_change,
-    start_of,
 )
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
@@ -114,8 +113,8 @@ async def list_threads(
             status=status,
             running=running,
             host=host,
-            from_=start_of(from_),
-            to=start_of(to, next_day=True),
+            first=from_,
+            last=to,
         ),
         limit=limit,
         cursor=cursor,

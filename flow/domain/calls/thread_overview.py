@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -41,8 +41,8 @@ class ThreadOverview:
 class ThreadFilter:
     """Which threads a list shows; ``None`` and ``False`` leave nothing out.
 
-    ``running`` are those that a process holds or is being connected to. ``from_`` and ``to`` bound
-    the time of the join, ``to`` not included. ``host`` holds only running ones.
+    ``running`` are those that a process holds or is being connected to, ``host`` the one that
+    does. ``first`` and ``last`` are days of joins (UTC), both included.
     """
 
     api_key_id: UUID | None = None
@@ -51,5 +51,5 @@ class ThreadFilter:
     status: Status | None = None
     running: bool = False
     host: str | None = None
-    from_: datetime | None = None
-    to: datetime | None = None
+    first: date | None = None
+    last: date | None = None
