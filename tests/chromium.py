@@ -1,4 +1,4 @@
-"""The system's Chromium, with what a page of it asked its server for."""
+"""The system's Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    """A browser without windows.
+async def chromium(*flags: str) -> AsyncIterator[Browser]:
+    """A browser without windows, started with ``flags``.
 
     Raises:
         FileNotFoundError: there is none on this machine.
@@ -23,7 +23,7 @@ async def chromium() -> AsyncIterator[Browser]:
         raise FileNotFoundError("Chromium is missing (Debian: apt install chromium)")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, chromium_sandbox=os.geteuid() != 0
+            executable_path=CHROMIUM, args=flags, chromium_sandbox=os.geteuid() != 0
         )
         yield browser
         await browser.close()
