@@ -100,6 +100,7 @@ def create_app(services: Services) -> FastAPI:
                 keys=services.keys,
                 database=services.database,
                 token_routes=["offer", "end", *webhooks],
+                on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),
         ],

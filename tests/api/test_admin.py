@@ -150,6 +150,8 @@ async def test_keys_are_listed_by_pages_and_filters(api: Api) -> None:
         "resets_at": None,
     }
     assert shown["running_calls"] == 1
+    (without,) = (await get(operator, "keys", search="key_1"))["keys"]
+    assert [without["budget"][name] for name in ("tier", "cap_usd", "remaining_usd")] == [None] * 3
 
 
 async def test_a_key_is_made_limited_and_revoked(api: Api) -> None:
