@@ -15,6 +15,8 @@ LANES := unit contract db calls system browser
 WORKERS := 5
 WAITING_LANES := contract calls
 WAITING_WORKERS := 8
+# One browser is enough for all its tests.
+ALONE_LANES := browser
 SYNCED := .venv/.synced
 # The pages are built where there is a Node that can.
 NPM := $(if $(shell node -e 'const [a, b] = process.versions.node.split("."); \
@@ -53,6 +55,7 @@ test: $(SYNCED) node web ## all tests; LANE="unit contract db calls system brows
 	@status=0; for lane in $(or $(LANE),$(LANES)); do \
 	  workers=$(WORKERS); \
 	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \
+	  case " $(ALONE_LANES) " in *" $$lane "*) workers=1;; esac; \
 	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers $(ARGS); \
 	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
 	done; exit $$status

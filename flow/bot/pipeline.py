@@ -209,16 +209,9 @@ def aggregator_pair(context: LLMContext, listening: CallListening) -> LLMContext
 
 
 def rtvi_of(join: JoinRequest, services: CallServices) -> CallerRtvi | None:
-    """What speaks RTVI with the caller's client, where the join asks for that.
-
-    Messages of a bot's own are for a bot of the operator's: the built-in one knows none.
-    """
-    if (allowed := join.transport.rtvi) is None:
-        return None
-    if join.bot.name is None:
-        others = tuple(one for one in allowed.allow if one != "messages")
-        allowed = allowed.model_copy(update={"allow": others})
-    return CallerRtvi(allowed, services.kind_of)
+    """What speaks RTVI with the caller's client, where the join asks for that."""
+    allowed = join.transport.rtvi
+    return None if allowed is None else CallerRtvi(allowed, services.kind_of)
 
 
 def pipeline_worker(

@@ -99,7 +99,7 @@ class CallerRtvi(RTVIProcessor):
     once a second.
 
     Args:
-        allowed: what the join says. ``messages`` are for a bot that takes them.
+        allowed: what the join says.
         kind_of: what kind of service is called by a name in the pipeline.
         now: a clock, in seconds.
     """

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from flow.domain.calls.join_request import Transport
+from flow.domain.calls.room import Meeting, Room
+from flow.domain.calls.thread import Thread
 from tests.api.conftest import Api, ServeApi
 from tests.api.test_call_connections import CANDIDATES, OFFER, token_for
+from tests.api.test_room_joins import Rooms
 
 
 def problems(answer: httpx.Response) -> dict[str, str]:
@@ -51,6 +56,23 @@ async def test_a_join_says_what_a_client_may_do(api: Api, rtvi: Any, kept: Any) 
 async def test_a_websocket_join_has_what_its_client_takes(api: Api) -> None:
     way = (await api.join({"transport": {"type": "websocket", "rtvi": True}}))["connection"]
     assert way["connect_params"] == {"wsUrl": way["url"]}
+
+
+class Waiting(Rooms):
+    """A vendor whose rooms the bot waits in."""
+
+    async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
+        room = Room(transport.type, "https://acme.daily.co/one", SecretStr("the bot's"))
+        return Meeting(room, SecretStr("a caller's"))
+
+
+async def test_a_room_join_has_what_its_client_takes(serve_api: ServeApi) -> None:
+    api = await serve_api(rooms=Waiting())
+    params = {"url": "https://acme.daily.co/one", "token": "a caller's"}
+    way = (await api.join({"transport": {"type": "daily", "rtvi": True}}))["connection"]
+    assert way["connect_params"] == params
+    started = (await api.client.post("/start", json={"createDailyRoom": True})).json()
+    assert started == params | {"sessionId": started["sessionId"]}
 
 
 @pytest.mark.parametrize(
