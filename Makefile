@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test web bench chaos lint types schema lock node clean unproven
+.PHONY: help demo dev test web wheel bench chaos lint types schema lock node clean unproven
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
@@ -61,6 +61,9 @@ test: $(SYNCED) node web ## all tests; LANE="unit contract db calls system brows
 	done; exit $$status
 
 web: $(WEB) ## the pages: console and talk page
+
+wheel: $(SYNCED) web ## the package with the built pages, into dist/
+	@rm -rf dist && .uv/bin/uv build --quiet --python .venv/bin/python --no-build-isolation --wheel
 
 bench: $(SYNCED) ## how fast it is, against baselines; ARGS="p1 p5 --json FILE"
 	@.venv/bin/python -m tests.bench $(ARGS)

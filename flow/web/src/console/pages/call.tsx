@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { useRoute } from "preact-iso";
 import { costComponent } from "../../shared/components";
-import { duration, moment, percent, usd, usdExact, words } from "../../shared/format";
+import { duration, moment, usd, usdExact, words } from "../../shared/format";
 import { Problem } from "../../shared/problem";
 import { Empty, Failure } from "../../shared/states";
 import type { LedgerRow, Thread } from "../../shared/types";
@@ -188,7 +188,7 @@ function Account({ thread }: { thread: Thread }) {
               <span>{label}</span>
               <span class="number">{usdExact(cost)}</span>
               <span class="part-track">
-                <span style={{ width: percent(cost, total), background: `var(${colour})` }} />
+                <span style={{ width: `${(100 * cost) / total}%`, background: `var(${colour})` }} />
               </span>
             </li>
           );
