@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import call_connections as connect
-from flow.api import health, keys, pipecat_runner, products, requests, threads, usage
+from flow.api import health, keys, model_choices, pipecat_runner, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.admin import routes as admin
@@ -57,6 +57,7 @@ _ROUTERS = (
     usage.router,
     limits.router,
     products.router,
+    model_choices.router,
     keys.router,
     admin.router,
     health.router,
@@ -76,7 +77,11 @@ class FlowApi(FastAPI):
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``; it owns none of them and closes none of them."""
     streams = services.transports.streams.values()
-    routers = (*_ROUTERS, *map(media_stream_router, streams), pages_router(services.pages))
+    routers = (
+        *_ROUTERS,
+        *map(media_stream_router, streams),
+        pages_router(services.pages, services.dev_pages),
+    )
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(
