@@ -74,7 +74,9 @@ class VendorModelChoices:
         if part.kind is Kind.LLM:
             speaks = _SPEECH_TO_SPEECH.search(model.lower()) is not None
             return named is Kind.LLM and speaks is (part is BotPart.REALTIME)
-        return named is part.kind or not self._has_price(Kind.LLM, vendor, model)
+        if named is not Kind.LLM:
+            return named is part.kind
+        return not self._has_price(Kind.LLM, vendor, model)
 
 
 def _is_of(vendor: Vendor, pattern: str) -> bool:

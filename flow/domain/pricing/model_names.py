@@ -33,8 +33,8 @@ _ADDED = re.compile(
 _CUT = re.compile(r"[-@](?:20\d\d-?|0)?$")
 _CALLED = (
     (Kind.EMBEDDING, re.compile("embed")),
-    (Kind.STT, re.compile("transcribe|whisper|-stt")),
-    (Kind.TTS, re.compile(r"\btts\b|speech")),
+    (Kind.STT, re.compile("transcribe|whisper|scribe|-stt")),
+    (Kind.TTS, re.compile(r"\btts\b|speech|^eleven_")),
 )
 _UNNAMED = frozenset({"", "unknown"})
 
