@@ -190,8 +190,9 @@ async def end(request: Request, thread_id: UUID, token: Token = None) -> Respons
 
     Ending a call that is over changes nothing.
     """
+    services = services_of(request)
     thread = await thread_of(request, thread_id, token)
-    return ExactJSONResponse(await end_call(services_of(request), thread_id, thread.api_key_id))
+    return ExactJSONResponse(await end_call(services, thread_id, thread.api_key_id))
 
 
 async def end_call(

@@ -116,7 +116,7 @@ class CallerRtvi(RTVIProcessor):
         self._kind_of = kind_of
         self._messages = _Rate(*MOST_MESSAGES, now)
         self._texts = _Rate(*MOST_TEXTS, now)
-        self._scoldings = _Rate(1, 1.0, now)
+        self._warnings = _Rate(1, 1.0, now)
         self._register_event_handler(HANG_UP, sync=True)
         self._register_event_handler(TEXT, sync=True)
 
@@ -214,7 +214,7 @@ class CallerRtvi(RTVIProcessor):
         await super().push_transport_message(response)
 
     async def _refuse_rest(self) -> None:
-        if self._scoldings.take():
+        if self._warnings.take():
             log.warning("caller_messages_dropped", reason="too many")
             await self._tell_error("That is too many messages in a second; some were dropped.")
 
