@@ -48,7 +48,8 @@ help: ## list what there is
 demo: $(SYNCED) ## one whole call on this machine, without any account
 	@.venv/bin/flow demo $(ARGS)
 
-dev: $(SYNCED) web ## the service with reloading and stand-ins
+dev: $(SYNCED) ## the service with reloading and stand-ins
+	@$(MAKE) --no-print-directory --silent web || echo "The pages could not be built: Flow runs without new ones."
 	@.venv/bin/flow dev $(ARGS)
 
 test: $(SYNCED) node web ## all tests; LANE="unit contract db calls system browser" and ARGS="-k join" for some
