@@ -25,6 +25,7 @@ from flow.domain.limits.api_key import ApiKey
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.bill import Line
 from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.replies import Reply
 from flow.sandbox.posthog import Event
 from flow.sandbox.reconcile import reconcile_all
 from flow.settings import Settings
@@ -33,6 +34,8 @@ from tests.gateway.wire import Wire
 
 PATIENCE_SECS = 60.0
 REPLY = "This is a reply of some length, so that it comes in more than a few pieces of its own."
+THOUGHTS = 30
+"""Tokens that the model spends on thinking before it answers a second turn of a user."""
 WIRE_KEY = "the-operators-own-key-of-this-vendor"
 PRODUCTS = """
 [gateway]
@@ -181,8 +184,10 @@ async def running(postgres_url: str, folder: Path, **settings: Any) -> AsyncIter
     products = folder / "products.toml"
     products.write_text(PRODUCTS)
     wire = Wire()
+    replies = [REPLY, Reply(REPLY, reasoning_tokens=THOUGHTS)]
+    others = ["anthropic", "azure", "google"]
     async with (
-        vendors([REPLY], models=["anthropic", "azure"], pace=Pace(token_secs=0.001)) as stood_in,
+        vendors(replies, models=others, pace=Pace(token_secs=0.001)) as stood_in,
         wire as wire_url,
     ):
         environment = {
