@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -24,6 +24,7 @@ from flow.app.service import Service, run_service
 from flow.domain.limits.api_key import ApiKey
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.bill import Line
+from flow.sandbox.model_vendors import MODEL_VENDORS
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Reply
 from flow.sandbox.posthog import Event
@@ -179,8 +180,11 @@ class World:
 
 
 @asynccontextmanager
-async def running(postgres_url: str, folder: Path, **settings: Any) -> AsyncIterator[World]:
-    """A service with its gateway over stand-ins, and over a `Wire`."""
+async def running(
+    postgres_url: str, folder: Path, *, wired: Collection[str] = (), **settings: Any
+) -> AsyncIterator[World]:
+    """A service with its gateway over stand-ins, and over a `Wire`, which takes the place of those
+    that are ``wired`` as well."""
     products = folder / "products.toml"
     products.write_text(PRODUCTS)
     wire = Wire()
@@ -195,6 +199,8 @@ async def running(postgres_url: str, folder: Path, **settings: Any) -> AsyncIter
             "GROQ_API_KEY": WIRE_KEY,
             "GROQ_BASE_URL": f"{wire_url}/openai/v1",
         }
+        for name in wired:
+            environment |= MODEL_VENDORS[name].environment(wire_url)
         known: dict[str, Any] = {
             "database_url": postgres_url,
             "data_dir": folder / "data",
@@ -226,8 +232,9 @@ def module_postgres_url(postgres: str, template: str) -> Any:
 
 @pytest.fixture(scope="module")
 def module_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What a file's service is set to: its ``SETTINGS``."""
-    return dict(getattr(request.module, "SETTINGS", {}))
+    """What a file's service is set to: its ``SETTINGS``, and which vendors are ``WIRED``."""
+    wired = getattr(request.module, "WIRED", ())
+    return {"wired": wired, **getattr(request.module, "SETTINGS", {})}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
