@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.service import Service
 from flow.demo.savings import Saved, saved
+from flow.demo.service import NO_DATABASE, Progress, data_folder, environment_of, get, served
 from flow.demo.stacks import Stack
 from flow.domain.pricing.pricer import Pricer
-from flow.errors import ConfigurationError, FlowError
+from flow.errors import ConfigurationError
 from flow.kit.tls import trusted
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.callers.caller import call
@@ -35,8 +33,6 @@ from flow.vendors.posthog_flags import COST_CONTROLS
 
 SETTLE_SECS = 60.0
 FINAL = {"completed", "failed", "expired", "cancelled"}
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +76,13 @@ async def account_for_a_call(
     """
     script = SUPPORT_CALL
     async with AsyncExitStack() as running:
-        folder = running.enter_context(_folder())
+        folder = running.enter_context(data_folder())
         others = [] if live else [*stack.vendors]
         say(f"starting the stand-ins for {', '.join(['openai', *others, 'unkey'])} and posthog")
         stood_in = await running.enter_async_context(_stand_ins(script, others))
         say("starting Postgres, applying the migrations, starting the service")
         settings = running.enter_context(_settings(stood_in, stack, folder, live=live))
-        async with _served(settings) as (url, service):
+        async with served(settings) as (url, service):
             await _give_budget(service, stack.cap_usd, stood_in.api_key, url)
             say(f"calling {url}, on a budget of ${stack.cap_usd} for the month")
             report = await call(
@@ -97,11 +93,11 @@ async def account_for_a_call(
                 base_url=url, headers={"Authorization": f"Bearer {stood_in.api_key}"}, timeout=10
             ) as http:
                 thread = await _settled(http, str(report.workflow_thread_id))
-                ledger = (await _get(http, f"/api/threads/{report.workflow_thread_id}/usage"))[
+                ledger = (await get(http, f"/api/threads/{report.workflow_thread_id}/usage"))[
                     "events"
                 ]
-                report_rows = (await _get(http, "/api/usage?group_by=day,model,kind"))["rows"]
-                budget = (await _get(http, "/api/limits"))["budget"]
+                report_rows = (await get(http, "/api/usage?group_by=day,model,kind"))["rows"]
+                budget = (await get(http, "/api/limits"))["budget"]
                 next_join = (await http.post("/api/bot/join", json={})).json()
         billed = {} if live else await stood_in.billed()
         return Account(
@@ -115,14 +111,6 @@ async def account_for_a_call(
             vendor_bills={name: stood_in.models[name].bill.to_json() for name in billed},
             posthog_events=[event.to_json() for event in stood_in.posthog.unique_events],
         )
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="flow-demo-") as name:
-        # The embedded database may run as another user, who must get to its files.
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 @asynccontextmanager
@@ -158,13 +146,8 @@ def _settings(stood_in: Vendors, stack: Stack, folder: Path, *, live: bool) -> I
     if live:
         _require_keys(stack)
         environment = {name: v for name, v in environment.items() if not name.startswith("OPENAI_")}
-    elsewhere: dict[str, Any] = {
-        "database_url": None,
-        "supabase_url": None,
-        "supabase_service_role_key": None,
-    }
-    with _environment(environment):
-        yield Settings(**elsewhere, data_dir=folder)
+    with environment_of(environment):
+        yield Settings(**NO_DATABASE, data_dir=folder)
 
 
 def _require_keys(stack: Stack) -> None:
@@ -180,39 +163,6 @@ def _require_keys(stack: Stack) -> None:
         raise ConfigurationError(f"flow demo --live needs a key: set {', '.join(missing)}.")
 
 
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@asynccontextmanager
-async def _served(settings: Settings) -> AsyncIterator[tuple[str, Service]]:
-    """The real service on a free port of loopback, for as long as the block lasts."""
-    application = Application(settings)
-    config = uvicorn.Config(application, host="127.0.0.1", port=0, lifespan="on", **SERVER_OPTIONS)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    try:
-        while not server.started:
-            if serving.done():
-                raise FlowError("The service did not start; its log says why.")
-            await asyncio.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", application.service
-    finally:
-        server.should_exit = True
-        await serving
-
-
 async def _give_budget(service: Service, cap_usd: Decimal, api_key: str, url: str) -> None:
     """A budget that the call uses up: what an operator does with ``flow keys budget``."""
     async with httpx.AsyncClient(
@@ -226,17 +176,10 @@ async def _give_budget(service: Service, cap_usd: Decimal, api_key: str, url: st
 async def _settled(http: httpx.AsyncClient, thread_id: str) -> dict[str, Any]:
     async with asyncio.timeout(SETTLE_SECS):
         while True:
-            thread = await _get(http, f"/api/threads/{thread_id}")
+            thread = await get(http, f"/api/threads/{thread_id}")
             if thread["status"] in FINAL:
                 return thread
             await asyncio.sleep(0.2)
-
-
-async def _get(http: httpx.AsyncClient, path: str) -> dict[str, Any]:
-    answer = await http.get(path)
-    answer.raise_for_status()
-    found: dict[str, Any] = json.loads(answer.text, parse_float=Decimal)
-    return found
 
 
 def _checks(

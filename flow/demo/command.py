@@ -1,4 +1,4 @@
-"""The ``flow demo`` command."""
+"""The ``flow demo`` command, for a call or for the LLM gateway."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flow.demo.call import account_for_a_call
 from flow.demo.call_statement import one_line, show
+from flow.demo.service import Progress
 from flow.demo.stacks import parse_stack
 from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.telemetry import logs as log
@@ -23,6 +24,29 @@ SAID = {
 }
 
 
+def run_gateway(*, as_json: bool) -> int:
+    """Make requests to the LLM gateway and show their account; 0 if everything agrees, else 1.
+
+    Raises:
+        FlowError: the service could not be started, or a package is missing.
+    """
+    from flow.demo import gateway_statement
+    from flow.demo.gateway import account_for_requests
+
+    console = Console(stderr=as_json)
+    say = _speaker(console)
+    log.set_up("error", "console", content=False)
+    account = asyncio.run(
+        account_for_requests(
+            say=say, told=lambda what, rows: say(gateway_statement.told(what, rows))
+        )
+    )
+    gateway_statement.show(account, console)
+    if as_json:
+        sys.stdout.write(gateway_statement.one_line(account) + "\n")
+    return 0 if account.reconciled else 1
+
+
 def run(*, stack: str | None, live: bool, as_json: bool) -> int:
     """Make the call and show its account; 0 if everything agrees, else 1.
 
@@ -32,11 +56,7 @@ def run(*, stack: str | None, live: bool, as_json: bool) -> int:
     """
     chosen = parse_stack(stack)
     console = Console(stderr=as_json)
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - started:5.1f} s[/dim]  {text}", highlight=False)
-
+    say = _speaker(console)
     speaking = False
 
     def heard(event: CallerEvent) -> None:
@@ -55,3 +75,13 @@ def run(*, stack: str | None, live: bool, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(one_line(account) + "\n")
     return 0 if account.reconciled else 1
+
+
+def _speaker(console: Console) -> Progress:
+    """What says, with the time that has passed, what is happening."""
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - started:5.1f} s[/dim]  {text}", highlight=False)
+
+    return say
