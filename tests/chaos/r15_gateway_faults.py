@@ -169,13 +169,13 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
         crowd = Crowd(standing, scale.random())
         kills = await _killed(host, crowd, scale)
         stops, codes = await _stopped(host, crowd, scale)
+        cut = [c for c in crowd.clients if c.is_ended and c.status == 200 and not c.is_whole]
         await _vanished(host, crowd, scale)
         await _failing(host, crowd, scale)
         found.holds("times it was killed in mid-stream", scale.pick(25, 3), kills)
         found.holds("times it was asked to stop in mid-stream", scale.pick(25, 2), stops)
         found.holds("exit codes of those that were asked", {0}, codes)
-        cut = [c for c in crowd.clients if c.is_ended and c.status == 200 and not c.is_whole]
-        found.none("answers that were cut off and ended as if whole", cut)
+        found.none("streams that were cut off and ended as if whole", cut)
         await _conserved(world, found, host, crowd)
         await _let_go(found, host, standing)
 
