@@ -201,3 +201,28 @@ async def test_an_error_in_place_of_a_stream(caller: Caller, said_as: str) -> No
     row = await caller.row()
     assert said(row) == ("error", "estimated")
     assert row["failure"]["type"] == "APIError"
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "many words of text, of which"},
+        {"refusal": "many words of text, of which"},
+        {"reasoning_content": "many words of text, of which"},
+        {"audio": {"transcript": "many words of text, of which"}},
+        {"function_call": {"name": "write", "arguments": "many words of text, of"}},
+        {"tool_calls": [{"index": 0, "function": {"name": "many words", "arguments": "of text,"}}]},
+        {"tool_calls": [{"index": 0, "custom": {"name": "many words", "input": "of text,"}}]},
+    ],
+    ids=lambda delta: next(iter(delta)),
+)
+async def test_all_that_is_generated_counts_where_nobody_reports_it(
+    caller: Caller, delta: dict[str, Any]
+) -> None:
+    event = {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    caller.world.wire.always = [EVENTS, chunk(plain([json.dumps(event)])), None]
+    with suppress(httpx.RemoteProtocolError):
+        await ask(caller, CHAT)
+    row = await caller.row()
+    assert said(row) == ("error", "estimated")
+    assert 3 <= used(row)["output_tokens"] <= 9
