@@ -31,7 +31,7 @@ LONGEST_SHORT_SECS = 400.0
 
 SETTLE_SECS = 60.0
 LOOK_SECS = 0.25
-SILENCE_SECS = 1.5
+SILENCE_SECS = 3.0
 # The longest that an idle connection to a vendor is kept (flow.gateway.upstream).
 IDLE_SECS = 15.0
 AT_ONCE = 6
@@ -50,11 +50,8 @@ gateway = true
 billable = true
 calls = false
 gateway = true
-fallbacks = ["anthropic/claude-haiku-4-5", "openai/gpt-4.1-mini"]
+fallbacks = ["google/gemini-2.5-flash", "openai/gpt-4.1-mini"]
 """
-REPLY = " ".join(f"This is word number {n} of many." for n in range(18))
-HELLO = [{"role": "user", "content": f"Say this, word for word, and nothing else: {REPLY}"}]
-LIMIT = {"max_tokens": 2_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +66,26 @@ class Asking:
         return json.dumps({**self.body, "stream": stream}).encode()
 
 
-CHAT = Asking("/v1/chat/completions", {"model": "openai/gpt-4.1", "messages": HELLO})
-GEMINI = Asking("/v1/chat/completions", {"model": "google/gemini-2.5-flash", "messages": HELLO})
-RESPONSES = Asking("/v1/responses", {"model": "openai/gpt-4.1", "input": HELLO})
-MESSAGES = Asking(
-    "/v1/messages", {"model": "anthropic/claude-haiku-4-5", "messages": HELLO, **LIMIT}
-)
-BACKED = Asking("/backed/v1/chat/completions", CHAT.body)
-ASKINGS = (CHAT, RESPONSES, MESSAGES, GEMINI)
+def _askings(sentences: int) -> tuple[Asking, ...]:
+    """A request of each kind, for a reply of some length."""
+    reply = " ".join(f"This is word number {n} of many." for n in range(sentences))
+    said = f"Say this, word for word, and nothing else: {reply}"
+    asked = [{"role": "user", "content": said}]
+    chat = "/v1/chat/completions"
+    return (
+        Asking(chat, {"model": "openai/gpt-4.1", "messages": asked}),
+        Asking("/v1/responses", {"model": "openai/gpt-4.1", "input": asked}),
+        Asking(
+            "/v1/messages",
+            {"model": "anthropic/claude-haiku-4-5", "messages": asked, "max_tokens": 2_000},
+        ),
+        Asking(chat, {"model": "google/gemini-2.5-flash", "messages": asked}),
+    )
+
+
+# Brief ones come in one piece, too, before their vendor counts as silent.
+LONG, BRIEF = _askings(18), _askings(3)
+BACKED = Asking("/backed/v1/chat/completions", BRIEF[0].body)
 
 
 @dataclass(slots=True)
@@ -149,7 +158,7 @@ class Crowd:
         async def come(n: int) -> Client:
             most = self.chance.choice([None, None, self.chance.randrange(1, 6_000)])
             await asyncio.sleep(self.chance.uniform(0, latest_secs))
-            return await self.ask(host, ASKINGS[n % len(ASKINGS)], most=most)
+            return await self.ask(host, LONG[n % len(LONG)], most=most)
 
         return [asyncio.create_task(come(n)) for n in range(AT_ONCE)]
 
@@ -208,7 +217,7 @@ async def _vanished(host: Host, crowd: Crowd, scale: Scale) -> None:
         some = sizes[start : start + AT_ONCE]
         await asyncio.gather(
             *(
-                crowd.ask(host, ASKINGS[(start + n) % len(ASKINGS)], most=size)
+                crowd.ask(host, LONG[(start + n) % len(LONG)], most=size)
                 for n, size in enumerate(some)
             )
         )
@@ -224,7 +233,7 @@ async def _failing(host: Host, crowd: Crowd, scale: Scale) -> None:
         await asyncio.gather(
             *(
                 crowd.ask(host, asking, stream=stream)
-                for asking in (*ASKINGS, BACKED)
+                for asking in (*BRIEF, BACKED)
                 for stream in forms
             )
         )
