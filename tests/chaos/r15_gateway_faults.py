@@ -180,6 +180,9 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
         stops, codes = await _stopped(host, crowd, scale)
         cut = [c for c in crowd.clients if c.is_ended and c.status == 200 and not c.is_whole]
         await _vanished(host, crowd, scale)
+        found.none(
+            "vendors that served more than there are rows", await _unrecorded(host, standing)
+        )
         await _failing(host, crowd, scale)
         found.holds("times it was killed in mid-stream", scale.pick(25, 3), kills)
         found.holds("times it was asked to stop in mid-stream", scale.pick(25, 2), stops)
@@ -221,6 +224,19 @@ async def _vanished(host: Host, crowd: Crowd, scale: Scale) -> None:
                 for n, size in enumerate(some)
             )
         )
+
+
+async def _unrecorded(host: Host, standing: Vendors) -> list[str]:
+    """Vendors that have served requests of which there is no row; as long as none has failed, each
+    row is of one that was sent."""
+    deadline = asyncio.get_running_loop().time() + SETTLE_SECS
+    while True:
+        rows = Counter(row["provider"] for row in await _rows(host, standing))
+        served = {name: len(lines) for name, lines in (await standing.billed()).items()}
+        missing = [f"{name}: {n - rows[name]}" for name, n in served.items() if n > rows[name]]
+        if not missing or asyncio.get_running_loop().time() > deadline:
+            return missing
+        await asyncio.sleep(LOOK_SECS)
 
 
 async def _failing(host: Host, crowd: Crowd, scale: Scale) -> None:
