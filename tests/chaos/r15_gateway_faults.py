@@ -105,18 +105,18 @@ class Client:
     is_whole: bool = False
 
     async def ask(
-        self, host: Host, key: str, asking: Asking, *, stream: bool = True, most: int | None = None
+        self, url: str, key: str, asking: Asking, *, stream: bool = True, most: int | None = None
     ) -> Client:
         """Send a request; read the answer, or ``most`` bytes of it and vanish."""
         body = asking.streamed(stream)
-        netloc = urlsplit(host.url).netloc
+        netloc = urlsplit(url).netloc
         request = (
             f"POST {asking.path} HTTP/1.1\r\nHost: {netloc}\r\nAuthorization: Bearer {key}\r\n"
             f"Connection: close\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         with suppress(OSError):
-            async with connected(host.url) as wire:
+            async with connected(url) as wire:
                 await wire.send(request.encode() + body)
                 said = await wire.answer(60.0, most)
                 self._note(said.raw)
@@ -146,19 +146,19 @@ class Crowd:
     chance: Random
     clients: list[Client] = field(default_factory=list)
 
-    async def ask(self, host: Host, asking: Asking, **more: Any) -> Client:
+    async def ask(self, url: str, asking: Asking, **more: Any) -> Client:
         """One more of them."""
         client = Client()
         self.clients.append(client)
-        return await client.ask(host, self.standing.api_key, asking, **more)
+        return await client.ask(url, self.standing.api_key, asking, **more)
 
-    def begin(self, host: Host, latest_secs: float) -> list[asyncio.Task[Client]]:
+    def begin(self, url: str, latest_secs: float) -> list[asyncio.Task[Client]]:
         """Some that come within that time, and some of whom vanish."""
 
         async def come(n: int) -> Client:
             most = self.chance.choice([None, None, self.chance.randrange(1, 6_000)])
             await asyncio.sleep(self.chance.uniform(0, latest_secs))
-            return await self.ask(host, LONG[n % len(LONG)], most=most)
+            return await self.ask(url, LONG[n % len(LONG)], most=most)
 
         return [asyncio.create_task(come(n)) for n in range(AT_ONCE)]
 
@@ -194,7 +194,7 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
 
 async def _killed(host: Host, crowd: Crowd, scale: Scale) -> int:
     for _ in range(rounds := scale.pick(25, 3)):
-        asking = crowd.begin(host, LATEST_SECS / 3)
+        asking = crowd.begin(host.url, LATEST_SECS / 3)
         await asyncio.sleep(crowd.chance.uniform(0.1, LATEST_SECS))
         await host.kill()
         await asyncio.gather(*asking)
@@ -205,7 +205,7 @@ async def _killed(host: Host, crowd: Crowd, scale: Scale) -> int:
 async def _stopped(host: Host, crowd: Crowd, scale: Scale) -> tuple[int, set[int]]:
     codes = set()
     for _ in range(rounds := scale.pick(25, 2)):
-        asking = crowd.begin(host, LATEST_SECS / 3)
+        asking = crowd.begin(host.url, LATEST_SECS / 3)
         await asyncio.sleep(crowd.chance.uniform(0.1, LATEST_SECS))
         codes.add(await host.stop())
         await asyncio.gather(*asking)
@@ -220,7 +220,7 @@ async def _vanished(host: Host, crowd: Crowd, scale: Scale) -> None:
         some = sizes[start : start + AT_ONCE]
         await asyncio.gather(
             *(
-                crowd.ask(host, LONG[(start + n) % len(LONG)], most=size)
+                crowd.ask(host.url, LONG[(start + n) % len(LONG)], most=size)
                 for n, size in enumerate(some)
             )
         )
@@ -248,7 +248,7 @@ async def _failing(host: Host, crowd: Crowd, scale: Scale) -> None:
         forms = (True,) if fault.kind in ("cut", "stall") else (True, False)
         await asyncio.gather(
             *(
-                crowd.ask(host, asking, stream=stream)
+                crowd.ask(host.url, asking, stream=stream)
                 for asking in (*BRIEF, BACKED)
                 for stream in forms
             )
