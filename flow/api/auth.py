@@ -20,6 +20,7 @@ from flow.api.request_context import context_of
 from flow.db.database import Database
 from flow.domain.gateway.operations import protocol_of
 from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.permissions import ADMIN
 from flow.errors import Refused
 from flow.vendors.key_verification_cache import VerifiedKey
 
@@ -27,9 +28,12 @@ READ_MAX_AGE_SECS = 30.0
 WRITE_MAX_AGE_SECS = 10.0
 ROW_SECS = 60.0
 MAX_ROWS = 10_000
+OPERATORS_PATH = "/api/admin/"
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _TOKEN = re.compile(rb"(?:^|&)token=")
+
+OnKey = Callable[[ApiKey], None]
 
 
 class Auth:
@@ -38,14 +42,21 @@ class Auth:
 
     Args:
         token_routes: the last parts of the paths of a call where a join's token will do.
+        on_key: told of the row of a key whenever it was read; must neither wait nor raise.
     """
 
     def __init__(
-        self, app: ASGIApp, *, keys: Keys, database: Database, token_routes: Iterable[str]
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        database: Database,
+        token_routes: Iterable[str],
+        on_key: OnKey,
     ) -> None:
         self._app = app
         self._keys = keys
-        self._rows = KeyRows(database)
+        self._rows = KeyRows(database, on_key)
         names = "|".join(map(re.escape, token_routes))
         self._by_token = re.compile(rf"/api/bot/[^/]+/(?:{names})")
 
@@ -65,6 +76,9 @@ class Auth:
             context = context_of(scope)
             context.api_key, context.permissions = key, frozenset(verified.permissions)
             scope["state"].update(api_key_id=key.id, unkey_key_id=key.unkey_key_id)
+            if scope["path"].startswith(OPERATORS_PATH):
+                # Before routing, so that nobody else learns what there is.
+                require_permission(HTTPConnection(scope), ADMIN)
         await self._app(scope, receive, send)
 
     def _needs_key(self, scope: Scope) -> bool:
@@ -78,8 +92,11 @@ class Auth:
 class KeyRows:
     """The rows of verified keys, asked of the database once a minute or when they change."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, database: Database, on_key: OnKey, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
+        self._on_key = on_key
         self._clock = clock
         self._rows: OrderedDict[str, tuple[ApiKey, float]] = OrderedDict()
 
@@ -96,6 +113,7 @@ class KeyRows:
         self._rows.move_to_end(verified.unkey_key_id)
         if len(self._rows) > MAX_ROWS:
             self._rows.popitem(last=False)
+        self._on_key(key)
         return key
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import openai
 
-from flow.bot.vendors import VENDORS
+from flow.demo.narration import Narration
 from flow.demo.requests import FALLBACK, STEPS, Clients
-from flow.demo.service import NO_DATABASE, Progress, data_folder, environment_of, get, served
+from flow.demo.service import NO_DATABASE, data_folder, environment_of, get, served
 from flow.kit.tls import trusted
 from flow.sandbox.all_vendors import vendors
 from flow.sandbox.openai.chat import Pace
@@ -31,8 +31,8 @@ PACE = Pace(first_token_secs=0.05, token_secs=0.005)
 BACKED = "demo_backed"
 
 Row = dict[str, Any]
-Told = Callable[[str, Sequence[Row]], None]
-"""Told what a request was and its rows, one for each attempt."""
+Tell = Callable[[str, Sequence[Row]], str]
+"""Says what a request was and its rows, one for each attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +54,37 @@ class GatewayAccount:
         return all(self.checks.values()) and all(one.agrees for one in self.comparisons)
 
 
-async def account_for_requests(*, say: Progress, told: Told) -> GatewayAccount:
+async def account_for_requests(narration: Narration, tell: Tell) -> GatewayAccount:
     """Start everything, make the requests, and gather their account.
 
     Raises:
         ConfigurationError: the SDK of a vendor is not installed.
         FlowError: the service did not start.
     """
+    from flow.bot.vendors import VENDORS
+
     VENDORS["anthropic"].require_extra()
     async with AsyncExitStack() as running:
         folder = running.enter_context(data_folder())
-        say(f"starting the stand-ins for {', '.join(['openai', *OTHERS, 'unkey'])} and posthog")
+        others = ", ".join(["openai", *OTHERS, "unkey"])
+        narration.doing(f"starting the stand-ins for {others} and posthog")
         stood_in = await running.enter_async_context(vendors(pace=PACE, models=OTHERS))
         stood_in.posthog.flags[COST_CONTROLS] = True
-        say("starting Postgres, applying the migrations, starting the service")
+        narration.doing("starting Postgres, applying the migrations, starting the service")
         running.enter_context(environment_of(stood_in.environment))
         settings = Settings(**NO_DATABASE, data_dir=folder, products_file=_products(folder))
         async with (
             served(settings) as (url, _),
             _customer(url, stood_in.api_key) as (http, clients),
         ):
-            say(f"asking {url}")
+            narration.step(f"asking {url}")
             ledger: list[Row] = []
             for step in STEPS:
                 if step.upset is not None:
                     step.upset(stood_in)
                 await step.send(clients)
                 rows = await _rows(http, len(ledger) + step.rows)
-                told(step.what, rows[len(ledger) :])
+                narration.step(tell(step.what, rows[len(ledger) :]))
                 ledger = rows
             report = (await get(http, "/api/usage?group_by=source"))["rows"]
         billed = await stood_in.billed()

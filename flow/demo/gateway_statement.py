@@ -15,11 +15,10 @@ from flow.demo.tables import Row, money, quantity, reconciliation, table
 def told(what: str, rows: Sequence[Row]) -> str:
     """A request on one line, with an attempt's outcome, usage and cost each."""
     attempts = (
-        f"{_model(row)} [bold]{_outcome(row)}[/bold], {quantity([row]) or 'nothing used'},"
-        f" ${money([row])}"
+        f"{_model(row)} {_outcome(row)}, {quantity([row]) or 'nothing used'}, ${money([row])}"
         for row in rows
     )
-    return f"[cyan]{what}[/cyan]: {'; then '.join(attempts)}"
+    return f"{what}: {'; then '.join(attempts)}"
 
 
 def show(account: GatewayAccount, console: Console) -> None:

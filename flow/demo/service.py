@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -19,8 +19,6 @@ from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.service import Service
 from flow.errors import FlowError
 from flow.settings import Settings
-
-Progress = Callable[[str], None]
 
 NO_DATABASE: Mapping[str, Any] = {
     "database_url": None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -47,7 +47,7 @@ def money(rows: Sequence[Row]) -> str:
     return f"{sum(priced):.6f}" + (f" + {unpriced} unpriced" if unpriced else "")
 
 
-def reconciliation(comparisons: Sequence[Comparison], checks: Mapping[str, bool]) -> Table:
+def reconciliation(comparisons: Sequence[Comparison], checks: Mapping[str, bool]) -> RenderableType:
     """The ledger beside the vendors' bills, and beside whatever else repeats it."""
     made = table("Reconciliation", "what", "ledger", "vendor's bill", "may differ by", "")
     for one in comparisons:
@@ -58,10 +58,10 @@ def reconciliation(comparisons: Sequence[Comparison], checks: Mapping[str, bool]
             f"{one.tolerance.normalize():f}",
             mark(one.agrees),
         )
-    made.add_section()
+    others = Table.grid(padding=(0, 1))
     for name, holds in checks.items():
-        made.add_row(name, "", "", "", mark(holds))
-    return made
+        others.add_row(mark(holds), name)
+    return Group(made, others)
 
 
 def mark(good: bool) -> Text:

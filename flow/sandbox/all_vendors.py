@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from flow.domain.limits.permissions import ADMIN, CONTENT, TEAM_LIMITS
 from flow.sandbox.bill import Line
 from flow.sandbox.model_vendors import MODEL_VENDORS, Acting
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import SMALL_TALK, Script
 from flow.sandbox.openai.transcription import hear_something
-from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.projects import PERSONAL_KEY, PROJECT_ID
 from flow.sandbox.server import Served
 from flow.sandbox.speech.recognition import Ears
 from flow.sandbox.stand_in import ModelStandIn
@@ -57,6 +59,8 @@ class Vendors:
             "UNKEY_BASE_URL": self.unkey_url,
             "POSTHOG_API_KEY": PROJECT_KEY,
             "POSTHOG_HOST": self.posthog_url,
+            "POSTHOG_PERSONAL_API_KEY": PERSONAL_KEY,
+            "POSTHOG_PROJECT_ID": str(PROJECT_ID),
         }
         for name, url in self.model_urls.items():
             found |= MODEL_VENDORS[name].environment(url)
@@ -85,7 +89,9 @@ async def vendors(
     acting = Acting(replies, hear, pace)
     made = {name: MODEL_VENDORS[name].make(acting) for name in dict.fromkeys(["openai", *models])}
     unkey, posthog = UnkeySandbox(), PostHogSandbox()
-    unkey.add_key(API_KEY, name="sandbox", team_id=TEAM)
+    # Whoever has the stand-ins is the operator of their machine.
+    operator = (ADMIN, CONTENT, TEAM_LIMITS)
+    unkey.add_key(API_KEY, name="sandbox", team_id=TEAM, permissions=operator)
     async with AsyncExitStack() as stack:
         urls = {name: await stack.enter_async_context(Served(app)) for name, app in made.items()}
         others = [await stack.enter_async_context(Served(app)) for app in (unkey, posthog)]

@@ -27,7 +27,7 @@ from flow.sandbox.bill import Line
 from flow.sandbox.model_vendors import MODEL_VENDORS
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Reply
-from flow.sandbox.posthog import Event
+from flow.sandbox.posthog.events import Event
 from flow.sandbox.reconcile import reconcile_all
 from flow.settings import Settings
 from tests.calls.conftest import _listening

@@ -12,6 +12,7 @@ from flow.kit.tls import trusted
 from flow.metering.vendor_apis import GOOGLE_APIS
 from flow.metering.wires.gemini_generate import GeminiGenerate
 from flow.metering.wires.gemini_live import GeminiLive
+from flow.vendors.key_requests import get
 
 # As the SDKs of OpenAI and Anthropic do it: two more attempts. Google's makes none by itself.
 _ATTEMPTS = 3
@@ -63,4 +64,5 @@ VENDOR = Vendor(
     extra="google",
     package="google.genai",
     apis=GOOGLE_APIS,
+    key_request=get("/v1beta/models?pageSize=1", "x-goog-api-key", ""),
 )
