@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 TOP_LEVEL = {
     ".ci", ".dockerignore", ".gitattributes", ".gitignore", "Dockerfile", "LICENSE", "Makefile",
-    "README.md", "compose.yaml", "docs", "env.example", "flow", "pyproject.toml",
+    "README.md", "compose.yaml", "docs", "env.example", "flow", "mkdocs.yml", "pyproject.toml",
     "requirements.lock", "supabase", "tests",
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import call_connections as connect
-from flow.api import health, products, requests, threads, usage
+from flow.api import api_pages, health, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.auth import Auth
@@ -54,6 +54,7 @@ _ROUTERS = (
     limits.router,
     products.router,
     health.router,
+    api_pages.router,
 )
 
 
@@ -78,6 +79,9 @@ def create_app(services: Services) -> FastAPI:
         version=API_VERSION,
         description="Voice bots whose every call has an exact account.",
         redirect_slashes=False,
+        # Those of FastAPI have scripts of another host.
+        docs_url=None,
+        redoc_url=None,
         # FastAPI would trace every request by itself where a process has a tracer, with the query
         # in "url.query": that of a WebSocket holds the token of its join.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -149,6 +153,9 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
         for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "thread_id":
+                    parameter["description"] = "The call's id, as its join answered it."
             if path.startswith("/api/"):
                 operation["security"] = [{scheme: []} for scheme in schemes]
                 # FastAPI's own form of a 422, which this API never sends.

@@ -165,7 +165,11 @@ def budget(
 
 
 @keys.command("save-mode")
-def save_mode(key: Key, mode: Mode, as_json: AsJson = False) -> None:
+def save_mode(
+    key: Key,
+    mode: Annotated[Mode, typer.Argument(help="When its calls are made cheaper.")],
+    as_json: AsJson = False,
+) -> None:
     """Set when a key's calls are made cheaper; ``default`` leaves it to the product."""
     from flow.operate import json_output, tables
 

@@ -1,0 +1,39 @@
+"""Every metric, from the definitions themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from flow.telemetry.metric_definitions import Metrics
+from generate.markdown import Descriptions, code, page, table
+
+_INTRO = """\
+`/metrics` shows them in Prometheus' text format. [Watching it](../guides/watching.md) says how
+processes are added up, and what is worth an alert. Counters are floats, of money too: for graphs
+and alerts, not for invoices. What is not among the configured products and vendors counts as
+`other`."""
+
+
+def metrics_page(descriptions: Descriptions) -> str:
+    """The reference of the metrics, in the order in which they are defined."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    rows = [_row(one, descriptions) for one in _collectors(registry)]
+    return page("Metrics", _INTRO, table(["metric", "kind", "labels", "meaning"], rows))
+
+
+def _collectors(registry: CollectorRegistry) -> list[Any]:
+    return list(dict.fromkeys(registry._names_to_collectors.values()))
+
+
+def _row(metric: Any, descriptions: Descriptions) -> list[str]:
+    name = f"{metric._name}_total" if isinstance(metric, Counter) else metric._name
+    kinds = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
+    return [
+        code(name),
+        kinds[type(metric)],
+        ", ".join(map(code, metric._labelnames)),
+        descriptions.of(f"metric {name}", metric._documentation),
+    ]
