@@ -103,14 +103,14 @@ def test_no_file_holds_a_secret(pattern: str, lines: list[tuple[str, str]]) -> N
 def test_env_example_lists_each_setting_once_with_a_comment_and_no_value() -> None:
     rows = (ROOT / "env.example").read_text("utf-8").splitlines()
     assignments = [(above, row) for above, row in pairwise(rows) if re.match(r"[A-Z_]+=", row)]
-    assert sorted(row for _, row in assignments) == sorted(f"{v}=" for v in _variables())
+    assert sorted(row for _, row in assignments) == sorted(f"{v}=" for v in variables())
     assert [row for above, row in assignments if not above.startswith("# ")] == []
 
 
-def test_readme_has_a_row_for_every_vendor() -> None:
+def test_the_docs_have_a_row_for_every_vendor() -> None:
     """Its parts, its key and its extra; of those that share a row not every key is told."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (table,) = re.findall(r"^\| vendor \| STT .*\n\|[-|]+\n((?:\|.*\n)+)", readme, re.MULTILINE)
+    page = (ROOT / "docs" / "guides" / "vendors.md").read_text("utf-8")
+    (table,) = re.findall(r"^\| vendor \| STT .*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
     parts = (BotPart.STT, BotPart.LLM, BotPart.TTS, BotPart.REALTIME)
     told = {}
     for row in table.splitlines():
@@ -259,7 +259,7 @@ def _imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-def _variables() -> list[str]:
+def variables() -> list[str]:
     """The environment variables that are read, by the name that is documented."""
     vendors = [vendor for name, vendor in VENDORS.items() if name != "openai"]
     prefix = Settings.model_config["env_prefix"]

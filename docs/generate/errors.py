@@ -15,7 +15,8 @@ An error is answered as problem details (RFC 9457), `application/problem+json`:
 
 ```json
 {"type": "about:blank", "title": "Unprocessable Content", "status": 422,
- "detail": "The request is not valid.", "code": "invalid_request", "request_id": "5f0c7b0e9d5c4f0f8a54d4f4a5a7c6de",
+ "detail": "The request is not valid.", "code": "invalid_request",
+ "request_id": "5f0c7b0e9d5c4f0f8a54d4f4a5a7c6de",
  "errors": [{"field": "bot.llm.temperature", "message": "Input should be less than or equal to 2"}]}
 ```
 

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import call_connections as connect
 from flow.api import api_pages, health, products, requests, threads, usage
+from flow.api import call_connections as connect
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.auth import Auth

@@ -327,7 +327,7 @@ class ProductTable(_Table):
     )
     on_exceeded: OnExceeded = Field(
         default="finish",
-        description="When the budget is gone: `finish` running calls, or `wrap_up`, which ends them.",
+        description="When the budget is gone: `finish` running calls, or `wrap_up` and end them.",
     )
     wrap_up_secs: Annotated[int, Field(ge=1, le=120)] = Field(
         default=0, description="Seconds from the goodbye to the end, 1 to 120."
