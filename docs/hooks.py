@@ -76,7 +76,9 @@ def _asked(path: Path) -> list[str]:
         text = path.read_text("utf-8")
         tags = [found for found in _FETCHED.finditer(text) if not _NOT_FETCHED.search(found[0])]
         styles = _CSS.findall(text) if "<style" in text else []
-        return [found[1] for found in tags] + styles
+        # The theme fetches what draws them from elsewhere.
+        diagrams = ["a Mermaid diagram"] if 'class="mermaid"' in text else []
+        return [found[1] for found in tags] + styles + diagrams
     if path.suffix == ".css":
         return list(_CSS.findall(path.read_text("utf-8")))
     return []

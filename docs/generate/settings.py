@@ -33,7 +33,9 @@ def settings_page(descriptions: Descriptions) -> str:
     sections = list(_sections(Path("env.example").read_text("utf-8"), descriptions))
     parts = [_INTRO]
     for section in sections:
-        parts += [f"## {section.title}", table(["variable", "default", "meaning"], section.rows)]
+        title, _, more = section.title.replace(",", ":", 1).partition(":")
+        about = f"{more.strip()[:1].upper()}{more.strip()[1:]}." if more else ""
+        parts += [f"## {title}", about, table(["variable", "default", "meaning"], section.rows)]
     return page("Settings", *parts)
 
 
@@ -64,8 +66,16 @@ def _row(name: str, meaning: str) -> list[str]:
     return [
         code(name),
         code(default) or "none",
-        f"{meaning[:1].upper()}{meaning[1:]}{_values(info, meaning) if info else ''}",
+        f"{_sentence(meaning)}{_values(info, meaning) if info else ''}",
     ]
+
+
+def _sentence(meaning: str) -> str:
+    """The meaning; a value that it begins with is code."""
+    value, colon, rest = meaning.partition(":")
+    if colon and value in {"true", "false"}:
+        return f"{code(value)}:{rest}"
+    return meaning[:1].upper() + meaning[1:]
 
 
 def _field_of(name: str) -> FieldInfo | None:
