@@ -38,6 +38,8 @@ from flow.domain.calls.join_request import JoinRequest
 from flow.domain.pricing.price_file import read_lines
 from flow.sandbox.all_vendors import vendors
 from flow.sandbox.server import Served
+from generate.markdown import Descriptions
+from generate.pages import PAGES as PAGES_OF_REFERENCE
 from tests.calls.conftest import Serve, serving
 from tests.documents import PAGES, ROOT, Block, blocks
 from tests.operate.conftest import SHELL
@@ -105,6 +107,13 @@ def test_a_page_that_says_what_a_command_answers_shows_its_words(
                 check=False,
             )
             assert done.stdout + done.stderr == answer
+
+
+def test_everything_in_the_reference_has_a_description() -> None:
+    descriptions = Descriptions()
+    pages = {path: write(descriptions) for path, write in PAGES_OF_REFERENCE.items()}
+    assert descriptions.missing == []
+    assert min(len(page.splitlines()) for page in pages.values()) > 20
 
 
 def test_shell_is_called_bash_in_every_page() -> None:

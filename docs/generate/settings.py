@@ -15,6 +15,7 @@ from flow.bot.vendors import VENDORS
 from flow.settings import Settings
 from generate.markdown import Descriptions, code, one_line, page, table
 
+_EXAMPLE = Path(__file__).parents[2] / "env.example"
 _INTRO = """\
 `flow serve`, `flow worker`, `flow migrate`, `flow dev` and the operator commands read the
 environment once. An empty variable counts as not set. `env.example` in the repository has every
@@ -30,7 +31,7 @@ class _Section:
 
 def settings_page(descriptions: Descriptions) -> str:
     """The reference of the environment."""
-    sections = list(_sections(Path("env.example").read_text("utf-8"), descriptions))
+    sections = list(_sections(_EXAMPLE.read_text("utf-8"), descriptions))
     parts = [_INTRO]
     for section in sections:
         title, _, more = section.title.replace(",", ":", 1).partition(":")
