@@ -69,7 +69,7 @@ schema: $(SYNCED) ## write supabase/schema.sql from the migrations
 	@.venv/bin/python -m flow.db.schema_dump supabase/schema.sql
 
 docs: .venv/.docs ## the documentation, into site/; ARGS=serve for http://127.0.0.1:8001
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs --quiet $(if $(filter serve,$(ARGS)),serve --dev-addr 127.0.0.1:8001,build --strict --clean)
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs $(if $(filter serve,$(ARGS)),serve --dev-addr 127.0.0.1:8001,build --strict --clean)
 
 # All that any install may need: every extra, what builds the package, and uv.
 lock: .uv/bin/uv ## write requirements.lock; ARGS=--upgrade for the newest versions

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from flow.api.app import create_app
 from flow.api.dependencies import MediaStreamCalls, Services, Transports
 from flow.bot.transports import TRANSPORTS
+from flow.bot.transports.spec import MediaStreamSpec
 from generate.markdown import Descriptions, code, page, paragraphs, table
 
 _INTRO = """\
@@ -29,8 +30,6 @@ _TITLES = {
     "gateway": "Gateway",
     "operations": "Health and metrics",
 }
-
-
 _PHRASES = {"Successful Response", *(status.phrase for status in HTTPStatus)}
 
 
@@ -52,7 +51,7 @@ def document() -> dict[str, Any]:
     streams = {
         name: cast(MediaStreamCalls, _Stream(name, spec.webhook, spec.webhook_openapi))
         for name, spec in TRANSPORTS.items()
-        if getattr(spec, "webhook", None)
+        if isinstance(spec, MediaStreamSpec)
     }
     services = Services(
         database=nobody,
@@ -75,7 +74,7 @@ def api_page(descriptions: Descriptions) -> str:
     for tag, operations in _by_tag(described["paths"]).items():
         parts.append(f"## {_TITLES.get(tag, tag.replace('-', ' ').capitalize())}")
         for method, path, operation in operations:
-            parts += _operation(method, path, operation, schemas, descriptions)
+            parts += _operation(method, path, operation, descriptions)
     parts.append("## Models")
     for name in sorted(schemas):
         parts += _model(name, schemas[name], descriptions)
@@ -91,9 +90,7 @@ def _by_tag(paths: Mapping[str, Any]) -> dict[str, list[tuple[str, str, Any]]]:
     return found
 
 
-def _operation(
-    method: str, path: str, operation: Any, schemas: Any, descriptions: Descriptions
-) -> Iterator[str]:
+def _operation(method: str, path: str, operation: Any, descriptions: Descriptions) -> Iterator[str]:
     name = f"{method} {path}"
     yield f"### {method} `{path}`"
     text = operation.get("description")
@@ -104,8 +101,7 @@ def _operation(
             [
                 code(one["name"]),
                 one["in"],
-                _type(one.get("schema", {}), schemas)
-                + (", required" if one.get("required") else ""),
+                _type(one.get("schema", {})) + (", required" if one.get("required") else ""),
                 descriptions.of(f"{name}: {one['name']}", one.get("description")),
             ]
             for one in parameters
@@ -113,17 +109,17 @@ def _operation(
         yield table(["parameter", "in", "type", "meaning"], rows)
     if body := operation.get("requestBody"):
         kinds = [
-            f"{code(kind)}: {_type(content.get('schema', {}), schemas)}"
+            f"{code(kind)}: {_type(content.get('schema', {}))}"
             for kind, content in body["content"].items()
         ]
         yield f"**Body** {'; '.join(kinds)}."
         yield from _examples(body["content"].get("application/json", {}))
-    yield _answers(operation["responses"], schemas)
+    yield _answers(operation["responses"])
 
 
-def _answers(responses: Mapping[str, Any], schemas: Any) -> str:
+def _answers(responses: Mapping[str, Any]) -> str:
     said = {
-        status: (_answer_type(answer, schemas), answer.get("description", ""))
+        status: (_answer_type(answer), answer.get("description", ""))
         for status, answer in sorted(responses.items())
     }
     problems = [status for status, (kind, _) in said.items() if kind.startswith("[Problem]")]
@@ -144,9 +140,9 @@ def _examples(content: Any) -> Iterator[str]:
             yield f"{example['summary']}:\n\n```json\n{shown}\n```"
 
 
-def _answer_type(answer: Any, schemas: Any) -> str:
+def _answer_type(answer: Any) -> str:
     kinds = [
-        f"{_type(content.get('schema', {}), schemas)}" or code(kind)
+        f"{_type(content.get('schema', {}))}" or code(kind)
         for kind, content in answer.get("content", {}).items()
     ]
     return ", ".join(kinds)
@@ -164,7 +160,7 @@ def _model(name: str, schema: Any, descriptions: Descriptions) -> Iterator[str]:
         rows = [
             [
                 code(field),
-                _type(one, {}) + ("" if field in required else _default(one)),
+                _type(one) + ("" if field in required else _default(one)),
                 descriptions.of(f"model {name}: {field}", one.get("description")),
             ]
             for field, one in properties.items()
@@ -179,20 +175,20 @@ def _default(schema: Any) -> str:
     return f", {code(json.dumps(default))} if left out"
 
 
-def _type(schema: Any, schemas: Any) -> str:
+def _type(schema: Any) -> str:
     """A type in a few words, with a link where it is a model."""
     if reference := schema.get("$ref"):
         name = reference.rpartition("/")[2]
         return f"[{name}](#{_anchor(name)})"
     if choices := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
-        return " or ".join(dict.fromkeys(_type(one, schemas) for one in choices))
+        return " or ".join(dict.fromkeys(_type(one) for one in choices))
     if "enum" in schema:
         return " or ".join(code(value) for value in schema["enum"])
     if "const" in schema:
         return code(schema["const"])
     kind = schema.get("type", "")
     if kind == "array":
-        return f"list of {_type(schema.get('items', {}), schemas) or 'anything'}"
+        return f"list of {_type(schema.get('items', {})) or 'anything'}"
     return (schema.get("format") or kind or "").replace("date-time", "time") + _limits(schema)
 
 

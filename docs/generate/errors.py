@@ -57,8 +57,10 @@ def errors_page(descriptions: Descriptions) -> str:
 
 def _raised() -> Iterator[str]:
     """The codes of the errors that a request may meet."""
-    inside = {errors.FlowError, errors.ConfigurationError, errors.ContradictoryUsage}
-    inside |= {errors.BotFailed, errors.CallTakenOver, errors.Refused, errors.Unavailable}
+    inside: set[type[errors.FlowError]] = {
+        errors.FlowError, errors.ConfigurationError, errors.ContradictoryUsage, errors.BotFailed,
+        errors.CallTakenOver, errors.Refused, errors.Unavailable,
+    }  # fmt: skip
     for one in vars(errors).values():
         if inspect.isclass(one) and issubclass(one, errors.FlowError) and one not in inside:
             yield one.code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter
 
 from flow.telemetry.metric_definitions import Metrics
 from generate.markdown import Descriptions, code, page, table
@@ -30,10 +30,9 @@ def _collectors(registry: CollectorRegistry) -> list[Any]:
 
 def _row(metric: Any, descriptions: Descriptions) -> list[str]:
     name = f"{metric._name}_total" if isinstance(metric, Counter) else metric._name
-    kinds = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
     return [
         code(name),
-        kinds[type(metric)],
+        type(metric).__name__.lower(),
         ", ".join(map(code, metric._labelnames)),
         descriptions.of(f"metric {name}", metric._documentation),
     ]
