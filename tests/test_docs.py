@@ -69,7 +69,10 @@ async def test_the_commands_of_every_page_run(
 ) -> None:
     scripts = _scripts()
     assert len(scripts) >= 4
+    described = PAGES_OF_REFERENCE["reference/metrics.md"](Descriptions())
     async with vendors() as running, serving(running) as served:
+        counted = {metric.name for metric in served.service.registry.collect()}
+        assert {name for name in counted if f"`{name}" not in described} == set()
         environment = running.environment | {
             "DATABASE_URL": url_of(postgres_url),
             "PATH": os.environ["PATH"],

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry, Counter
 
 from flow.telemetry.metric_definitions import Metrics
+from flow.vendors.key_verification_cache import KeyVerifier
+from flow.vendors.posthog_flags import FeatureFlag
+from flow.vendors.quota_cache import QuotaSource
+from flow.workflows.webhook_delivery import Deliverer
 from generate.markdown import Descriptions, code, page, table
 
 _INTRO = """\
@@ -18,13 +22,19 @@ and alerts, not for invoices. What is not among the configured products and vend
 
 def metrics_page(descriptions: Descriptions) -> str:
     """The reference of the metrics, in the order in which they are defined."""
-    registry = CollectorRegistry()
-    Metrics(registry)
-    rows = [_row(one, descriptions) for one in _collectors(registry)]
+    rows = [_row(one, descriptions) for one in _collectors()]
     return page("Metrics", _INTRO, table(["metric", "kind", "labels", "meaning"], rows))
 
 
-def _collectors(registry: CollectorRegistry) -> list[Any]:
+def _collectors() -> list[Any]:
+    """All that a service counts in; nobody is asked for anything."""
+    registry = CollectorRegistry()
+    nobody = cast(Any, None)
+    Metrics(registry)
+    KeyVerifier("no root key", registry=registry)
+    QuotaSource("http://127.0.0.1", registry=registry)
+    FeatureFlag(None, registry=registry)
+    Deliverer(nobody, nobody, registry=registry)
     return list(dict.fromkeys(registry._names_to_collectors.values()))
 
 
