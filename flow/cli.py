@@ -1,4 +1,5 @@
-"""The command line: ``flow demo | dev | serve | worker | migrate | keys | webhooks | usage``.
+"""The command line: ``flow demo | dev | serve | worker | migrate | keys | webhooks | posthog |
+usage``.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """
@@ -14,7 +15,7 @@ import typer
 
 from flow.errors import FlowError, InvalidInput
 from flow.operate import key_commands as commands
-from flow.operate import webhook_commands
+from flow.operate import posthog_commands, webhook_commands
 
 cli = typer.Typer(
     name="flow",
@@ -147,6 +148,7 @@ def migrate() -> None:
 
 cli.add_typer(commands.keys)
 cli.add_typer(webhook_commands.webhooks)
+cli.add_typer(posthog_commands.posthog)
 cli.command()(commands.usage)
 
 

@@ -25,7 +25,10 @@ DATA_DIR = Path(".flow-dev")
 
 _VARIABLES = {
     "unkey": ("UNKEY_ROOT_KEY", "UNKEY_API_ID", "UNKEY_BASE_URL"),
-    "posthog": ("POSTHOG_API_KEY", "POSTHOG_HOST"),
+    "posthog": (
+        *("POSTHOG_API_KEY", "POSTHOG_HOST"),
+        *("POSTHOG_PERSONAL_API_KEY", "POSTHOG_PROJECT_ID"),
+    ),
     **{name: (vendor.key, vendor.base_url) for name, vendor in MODEL_VENDORS.items()},
 }
 

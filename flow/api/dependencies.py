@@ -225,6 +225,7 @@ class Services:
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
+    ``on_key`` is told of the keys that make requests.
     Without a ``gateway`` the paths of its protocols are not served.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
@@ -250,6 +251,7 @@ class Services:
     join_token_secs: int = 300
     allow_private_webhooks: bool = False
     checker: Checker = field(default_factory=Checker)
+    on_key: Callable[[ApiKey], None] = lambda _key: None
     now: Callable[[], datetime] = utc_now
 
     def __post_init__(self) -> None:

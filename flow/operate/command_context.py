@@ -1,4 +1,4 @@
-"""What all operator commands share: settings, database and Unkey, and the output of one result."""
+"""What all operator commands share: settings, outside services, and the output of one result."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from flow.db.database import Database
     from flow.settings import Settings
+    from flow.vendors.posthog_api import PosthogProject
     from flow.vendors.unkey_admin import UnkeyAdmin
 
 
@@ -72,6 +73,36 @@ async def unkey_of(settings: Settings) -> AsyncIterator[UnkeyAdmin]:
         yield unkey
     finally:
         await unkey.aclose()
+
+
+@asynccontextmanager
+async def posthog_of(settings: Settings) -> AsyncIterator[PosthogProject]:
+    """PostHog's project, to make dashboards in.
+
+    Raises:
+        ConfigurationError: the personal key or the project is not set.
+    """
+    from flow.vendors.posthog_api import PosthogProject, api_host
+
+    if settings.posthog_personal_api_key is None:
+        raise ConfigurationError(
+            "POSTHOG_PERSONAL_API_KEY is missing: make a personal API key in PostHog under"
+            " Settings, Personal API keys, with the scopes dashboard:write and insight:write."
+        )
+    if settings.posthog_project_id is None:
+        raise ConfigurationError(
+            "POSTHOG_PROJECT_ID is missing: it is the number in the address of the project's pages"
+            " at PostHog."
+        )
+    project = PosthogProject(
+        settings.posthog_personal_api_key.get_secret_value(),
+        settings.posthog_project_id,
+        api_host(settings.posthog_host),
+    )
+    try:
+        yield project
+    finally:
+        await project.aclose()
 
 
 def say(told: Any, as_json: bool, shown: Callable[[], RenderableType]) -> None:
