@@ -11,10 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import api_pages, health, products, requests, threads, usage
+from flow.api import api_pages, health, keys, products, requests, threads, usage
 from flow.api import call_connections as connect
 from flow.api import joins as bot
 from flow.api import key_limits as limits
+from flow.api.admin import routes as admin
 from flow.api.auth import Auth
 from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders
@@ -53,9 +54,20 @@ _ROUTERS = (
     usage.router,
     limits.router,
     products.router,
+    keys.router,
+    admin.router,
     health.router,
     api_pages.router,
 )
+
+
+_IN_PATHS = {
+    "thread_id": "The call's id, as its join answered it.",
+    "api_key_id": "The key's id here.",
+    "team_id": "The team.",
+    "resource": "What is limited, such as `ai_credits`.",
+    "event_id": "The id in the header `webhook-id`.",
+}
 
 
 class FlowApi(FastAPI):
@@ -141,7 +153,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
     _, models = models_json_schema(
         [
             (model, "validation")
-            for model in (Problem, JoinRequest, connect.Offer, connect.Candidates)
+            for model in (Problem, JoinRequest, connect.Offer, connect.Candidates, *admin.BODIES)
         ],
         ref_template="#/components/schemas/{model}",
     )
@@ -155,8 +167,8 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
             schemes = ["join_token"]
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
-                if parameter["name"] == "thread_id":
-                    parameter["description"] = "The call's id, as its join answered it."
+                if parameter["name"] in _IN_PATHS and parameter["in"] == "path":
+                    parameter["description"] = _IN_PATHS[parameter["name"]]
             if path.startswith("/api/"):
                 operation["security"] = [{scheme: []} for scheme in schemes]
                 # FastAPI's own form of a 422, which this API never sends.

@@ -38,6 +38,9 @@ REFUSED: Mapping[str, ErrorCode] = {
     "quota_exceeded": ErrorCode(429, "The team has used up a quota; `limit` says which."),
     "budget_exceeded": ErrorCode(429, "The key's budget for the month does not allow it."),
     "concurrency_exceeded": ErrorCode(429, "As many calls are running as may run at once."),
+    "unkey_not_set_up": ErrorCode(501, "The service has no root key of Unkey's, or no API there."),
+    "root_key_unknown": ErrorCode(503, "Unkey does not know the service's root key."),
+    "root_key_permission": ErrorCode(503, "The root key lacks a permission at Unkey."),
     "at_capacity": ErrorCode(503, "This process has no room for another call, or request."),
     "shutting_down": ErrorCode(503, "This process is being stopped: another one takes the call."),
 }
