@@ -5,7 +5,7 @@ Any call may raise `DatabaseUnavailable`; each documents its other errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ from uuid import UUID
 from flow.db import rows
 from flow.db.rows import KeyAccount
 from flow.db.transport import TypedCalls
-from flow.domain.limits.quota import LimitState, Terms
+from flow.domain.limits.quota import RATES, LimitState, Terms
 from flow.domain.products.save_mode import SaveMode
 
 
@@ -94,6 +94,17 @@ class Operating(TypedCalls):
         row = await self._call(
             "set_save_mode", p_api_key_id=str(api_key_id), p_save_mode=mode and mode.value
         )
+        return rows.key_account(row)
+
+    async def set_key_rates(self, api_key_id: UUID, rates: Mapping[str, int]) -> KeyAccount:
+        """Set the key's own limits of requests to the gateway, by resource; others are lifted.
+
+        Raises:
+            NotFound: there is no such key.
+            InvalidInput: a limit is not positive.
+        """
+        limits = {f"p_{name}": rates.get(name) for name in RATES}
+        row = await self._call("set_key_rates", p_api_key_id=str(api_key_id), **limits)
         return rows.key_account(row)
 
     async def revoke_api_key(self, api_key_id: UUID) -> KeyAccount:

@@ -14,6 +14,10 @@ BUDGET = "budget_usd"
 CALL_SECONDS = "call_seconds"
 CONCURRENT_CALLS = "concurrent_calls"
 CREDITS = "ai_credits"
+REQUESTS_PER_MINUTE = "requests_per_minute"
+TOKENS_PER_MINUTE = "tokens_per_minute"
+CONCURRENT_REQUESTS = "concurrent_requests"
+RATES = (REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE, CONCURRENT_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +25,20 @@ class Terms:
     """What the operator's products say about limits.
 
     ``buckets`` names the products whose billable cost counts against each kind of credits (1
-    credit is 1 cent); ``concurrency`` how many calls of a product one key may have at once.
+    credit is 1 cent); ``concurrency`` how many calls of a product one key may have at once;
+    ``rates`` the limits of a product's requests to the gateway, by resource.
     """
 
     buckets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     concurrency: Mapping[str, int] = field(default_factory=dict)
+    rates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The terms as the SQL functions take them."""
         return {
             "buckets": {name: list(products) for name, products in self.buckets.items()},
             "concurrency": dict(self.concurrency),
+            "rates": {name: dict(limits) for name, limits in self.rates.items()},
         }
 
 

@@ -14,6 +14,9 @@
     reservation_usd = "0.10"             # held from the key's budget while a call has used less
     reservation_secs = 60                # held from the team's call seconds likewise
     concurrency_per_key = 10             # calls one key may have at once; left out: no limit
+    requests_per_minute = 600            # to the gateway with one key; left out: no limit
+    tokens_per_minute = 200_000          # likewise, input and output together
+    concurrent_requests = 20             # likewise, at once
     on_exceeded = "finish"               # or "wrap_up": end running calls when the budget is gone
     wrap_up_secs = 15                    # 1 to 120, from the goodbye to the end
     goodbye = "I have to end our call here."

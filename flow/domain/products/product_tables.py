@@ -28,6 +28,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from flow.domain.limits.quota import RATES
 from flow.domain.products.product import (
     CALL_FIELDS,
     GATEWAY_FIELDS,
@@ -273,6 +274,9 @@ class ProductTable(_Table):
     reservation_usd: Usd = Decimal(0)
     reservation_secs: Annotated[int, Field(ge=0, le=_LONGEST_CALL_SECS)] = 0
     concurrency_per_key: Annotated[int, Field(ge=1, le=1_000_000)] = 0
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000)] = 0
+    tokens_per_minute: Annotated[int, Field(ge=1, le=100_000_000_000)] = 0
+    concurrent_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 0
     on_exceeded: OnExceeded = "finish"
     wrap_up_secs: Annotated[int, Field(ge=1, le=120)] = 0
     goodbye: Annotated[
@@ -296,9 +300,12 @@ class ProductTable(_Table):
         return value
 
     @model_validator(mode="after")
-    def _fallbacks_are_of_use(self) -> Self:
+    def _gateway_fields_are_of_use(self) -> Self:
         if self.fallbacks and not self.gateway:
             raise mistake("fallbacks are for the gateway, which does not serve this product")
+        for rate in RATES:
+            if getattr(self, rate) and not self.gateway:
+                raise mistake(f"{rate} is for the gateway, which does not serve this product")
         models = self.llm.models()
         for name in self.fallbacks:
             if not models.allows(name.provider, name.model):
