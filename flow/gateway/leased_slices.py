@@ -83,6 +83,7 @@ class LeasedSlices:
         self._concurrency = self._slices[Resource.CONCURRENCY]
         self._done_requests = 0
         self._done_tokens = 0
+        self._is_used_up = False
 
     @property
     def is_limited(self) -> bool:
@@ -108,6 +109,16 @@ class LeasedSlices:
     def is_empty(self) -> bool:
         """Whether no request is under way or unsettled."""
         return not any(one.held for one in self._slices.values())
+
+    @property
+    def held_usd(self) -> Decimal:
+        """What is held for requests that are not settled."""
+        return self._usd.held
+
+    @property
+    def held_tokens(self) -> int:
+        """The same in tokens."""
+        return int(self._tokens.held)
 
     def fits(self, hold: Hold) -> bool:
         """Whether a request can be let in."""
@@ -144,6 +155,8 @@ class LeasedSlices:
         self._usd.settle(hold.usd, usd)
         self._tokens.settle(Decimal(hold.tokens), Decimal(tokens))
         self._done_tokens += tokens
+        if self._is_used_up:
+            self._usd.give_back(ZERO)
 
     def end(self) -> None:
         """A request is no longer under way."""
@@ -190,7 +203,8 @@ class LeasedSlices:
             more = answer.granted[resource]
             one.free = None if more is None else (one.free or ZERO) + more
             one.taken = ZERO
-        if answer.is_used_up:
+        self._is_used_up = answer.is_used_up
+        if self._is_used_up:
             self._usd.give_back(ZERO)
 
     def _missing(self, hold: Hold) -> Mapping[Resource, Decimal]:

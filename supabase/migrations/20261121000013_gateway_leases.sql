@@ -257,6 +257,7 @@ begin
       end if;
       if v_need > 0 and not flow.fits(v_state, v_need) then
         v_refused := coalesce(v_refused, flow.gateway_refusal(p_api_key_id, v_state, v_need, v_now));
+        v_granted := v_granted || jsonb_build_object(v_slice, 0);
         continue;
       end if;
       v_room := flow.room(v_state);

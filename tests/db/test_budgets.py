@@ -270,6 +270,7 @@ async def test_an_event_says_how_the_budget_stood(
                 "team_id": "team_1",
                 "period": "2026-12",
                 "tier": "warn",
+                "scope": "key",
                 "cap_usd": "10",
                 "spent_usd": "8.6",
                 "resets_at": "2027-01-01T00:00:00+00:00",
