@@ -32,9 +32,9 @@ from flow.gateway.leased_slices import LeasedSlices
 
 log = structlog.get_logger(__name__)
 
-FRESH_SECS = 2.0
+FRESH_SECS = 1.0
 """For how long an answer of the database is relied on while the database can be asked."""
-RENEW_SECS = 1.0
+RENEW_SECS = 0.5
 """How old an answer is when the next request has a new one asked for, beside."""
 LOW_SECS = 0.05
 """The same where little is left of a slice, or of the limit itself."""

@@ -24,11 +24,13 @@ class Slice:
             have cost more than was held for them.
         held: what is held for requests that are not settled.
         taken: what was taken since the process last asked for more.
+        leased: what the database holds for the process since then.
     """
 
     free: Decimal | None = None
     held: Decimal = ZERO
     taken: Decimal = ZERO
+    leased: Decimal = ZERO
 
     def has(self, amount: Decimal) -> bool:
         """Whether so much is free."""
@@ -100,10 +102,11 @@ class LeasedSlices:
 
     @property
     def is_to_be_told(self) -> bool:
-        """Whether the database holds what is free here, or does not know of all that was done."""
+        """Whether the database has more held for this process than its requests need, or does not
+        know of all that was done."""
         is_counted = self._requests.free is not None or self._tokens.free is not None
         is_behind = is_counted and bool(self._done_requests or self._done_tokens)
-        return is_behind or any(one.free for one in self._slices.values())
+        return is_behind or any(one.leased > one.held for one in self._slices.values())
 
     @property
     def is_empty(self) -> bool:
@@ -202,6 +205,7 @@ class LeasedSlices:
         for resource, one in self._slices.items():
             more = answer.granted[resource]
             one.free = None if more is None else (one.free or ZERO) + more
+            one.leased = ZERO if more is None else question.kept[resource] + more
             one.taken = ZERO
         self._is_used_up = answer.is_used_up
         if self._is_used_up:

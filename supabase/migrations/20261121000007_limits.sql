@@ -324,8 +324,9 @@ begin
     coalesce((select sum(s.total_cost_usd) from spent s), 0),
     coalesce((select sum(l.held_usd) from live l), 0)
     + coalesce((select sum(l.held_usd) from leased l), 0),
-    (select q.quota from quotas q where q.resource = 'budget_usd' and q.quota > 0),
+    q.quota,
     flow.month_end(p_now)
+  from quotas q where q.resource = 'budget_usd' and q.quota > 0
   union all
   select
     b.name, 'team', null,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -149,10 +150,8 @@ async def test_what_is_spent_and_held_is_never_more_than_the_budget(
             excess += sum((hold.usd for hold in process.open), Decimal(0))
             processes[place % 3] = Process(direct, key)
         elif op == "join":
-            try:
+            with suppress(Refused):
                 threads.append((await a_join(direct, key, str(number))).thread)
-            except Refused:
-                pass
         elif op == "record" and threads:
             before = await direct.get_budget(key.id)
             await spend(direct, threads[place % len(threads)], str(number))

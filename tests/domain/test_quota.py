@@ -52,34 +52,40 @@ REFUSALS = [
     (
         state("budget_usd", "50.0100", "0", "50", "key"),
         "This key's monthly budget of $50.00 is used up: $50.01 spent. It starts anew at"
-        " 2027-01-01T00:00:00Z; an operator can raise it with `flow keys budget`.",
+        " 2027-01-01T00:00:00Z.",
     ),
     (
-        state("budget_usd", "49.5", "0.5", "50", "key"),
-        "This key's monthly budget of $50.00 has no room for another call now: $49.50 spent, and"
-        " running calls hold $0.50. Try again when one of them has ended; an operator can raise"
-        " it with `flow keys budget`.",
+        state("budget_usd", "49.5", "0.5", "50"),
+        "This team's monthly budget of $50.00 has no room for more now: $49.50 spent, and"
+        " running calls and requests hold $0.50. Try again when one of them has ended.",
     ),
     (
         state("ai_credits", "0", "0", "0"),
         "This team's monthly quota of 0 ai credits is used up: 0 used. It starts anew at"
-        " 2027-01-01T00:00:00Z; an operator can raise it with `flow keys quota`.",
+        " 2027-01-01T00:00:00Z.",
     ),
     (
         state("call_seconds", "3000.250", "600", "3600"),
-        "This team's monthly quota of 3600 call seconds has no room for another call now: 3000.25"
-        " used, and running calls hold 600. Try again when one of them has ended; an operator can"
-        " raise it with `flow keys quota`.",
+        "This team's monthly quota of 3600 call seconds has no room for more now: 3000.25"
+        " used, and running calls and requests hold 600. Try again when one of them has ended.",
     ),
     (
         state("concurrent_calls", "5", "0", "5"),
-        "This team may have 5 calls at once and has 5. Try again when one of them has ended; an"
-        " operator can raise the quota with `flow keys quota`.",
+        "This team may have 5 calls at once and has 5. Try again when one of them has ended.",
     ),
     (
         state("concurrent_calls", "2", "0", "2", "key"),
         "This key may have 2 calls of voice_bot at once and has 2. Try again when one of them has"
-        " ended; an operator can raise it in the products file.",
+        " ended.",
+    ),
+    (
+        state("concurrent_requests", "2", "1", "3", "key"),
+        "This key may have 3 requests of voice_bot at once and has 3. Try again when one of them"
+        " has ended.",
+    ),
+    (
+        state("tokens_per_minute", "900", "100", "1000", "key"),
+        "This key may use 1000 tokens of voice_bot a minute and has used 900 in the last one.",
     ),
 ]
 

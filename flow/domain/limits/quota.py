@@ -114,38 +114,46 @@ def dollars(amount: Decimal) -> str:
 
 
 def _sentence(limit: LimitState) -> str:
-    if limit.resource == CONCURRENT_CALLS:
+    if limit.resource in (CONCURRENT_CALLS, CONCURRENT_REQUESTS):
         return _concurrency_sentence(limit)
     assert limit.limit is not None
+    if limit.resource in (REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE):
+        return _rate_sentence(limit)
     if limit.resource == BUDGET:
-        what, unit = f"This key's monthly budget of ${dollars(limit.limit)}", dollars
-        said_used, said_held = f"${unit(limit.used)} spent", f"${unit(limit.reserved)}"
-        raised = "an operator can raise it with `flow keys budget`"
+        what = f"This {limit.scope}'s monthly budget of ${dollars(limit.limit)}"
+        said_used, said_held = f"${dollars(limit.used)} spent", f"${dollars(limit.reserved)}"
     else:
         name = limit.resource.replace("_", " ")
         what = f"This team's monthly quota of {plain(limit.limit)} {name}"
         said_used, said_held = f"{plain(limit.used)} used", plain(limit.reserved)
-        raised = "an operator can raise it with `flow keys quota`"
     if limit.used >= limit.limit:
         assert limit.resets_at is not None
         return (
             f"{what} is used up: {said_used}. It starts anew at"
-            f" {limit.resets_at:%Y-%m-%dT%H:%M:%SZ}; {raised}."
+            f" {limit.resets_at:%Y-%m-%dT%H:%M:%SZ}."
         )
     return (
-        f"{what} has no room for another call now: {said_used}, and running calls hold"
-        f" {said_held}. Try again when one of them has ended; {raised}."
+        f"{what} has no room for more now: {said_used}, and running calls and requests hold"
+        f" {said_held}. Try again when one of them has ended."
     )
 
 
 def _concurrency_sentence(limit: LimitState) -> str:
     assert limit.limit is not None
-    if limit.scope == "team":
-        whose, raised = "This team", "an operator can raise the quota with `flow keys quota`"
-    else:
-        whose, raised = "This key", "an operator can raise it in the products file"
+    what = limit.resource.removeprefix("concurrent_")
+    of = f" of {limit.product}" if limit.product else ""
+    has = plain(min(limit.used + limit.reserved, limit.limit))
+    return (
+        f"This {limit.scope} may have {plain(limit.limit)} {what}{of} at once and has {has}."
+        " Try again when one of them has ended."
+    )
+
+
+def _rate_sentence(limit: LimitState) -> str:
+    assert limit.limit is not None
+    what = limit.resource.removesuffix("_per_minute")
     of = f" of {limit.product}" if limit.product else ""
     return (
-        f"{whose} may have {plain(limit.limit)} calls{of} at once and has {plain(limit.used)}."
-        f" Try again when one of them has ended; {raised}."
+        f"This {limit.scope} may use {plain(limit.limit)} {what}{of} a minute and has used"
+        f" {plain(limit.used)} in the last one."
     )
