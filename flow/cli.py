@@ -14,7 +14,7 @@ import typer
 
 from flow.errors import FlowError, InvalidInput
 from flow.operate import key_commands as commands
-from flow.operate import webhook_commands
+from flow.operate import team_commands, webhook_commands
 
 cli = typer.Typer(
     name="flow",
@@ -144,6 +144,7 @@ def migrate() -> None:
 
 
 cli.add_typer(commands.keys)
+cli.add_typer(team_commands.teams)
 cli.add_typer(webhook_commands.webhooks)
 cli.command()(commands.usage)
 

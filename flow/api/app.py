@@ -86,7 +86,7 @@ def create_app(services: Services) -> FastAPI:
             Middleware(RequestContexts),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
-            Middleware(Problems),
+            Middleware(Problems, billing_url=services.billing_url),
             Middleware(RequestSize),
             Middleware(
                 Auth,

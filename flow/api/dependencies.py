@@ -225,6 +225,7 @@ class Services:
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
+    ``billing_url`` is where customers can raise their limits.
     Without a ``gateway`` the paths of its protocols are not served.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
@@ -247,6 +248,7 @@ class Services:
     rooms: Rooms | None = None
     gateway: Gateway | None = None
     public_url: str | None = None
+    billing_url: str | None = None
     join_token_secs: int = 300
     allow_private_webhooks: bool = False
     checker: Checker = field(default_factory=Checker)

@@ -129,6 +129,7 @@ async def run_service(
             metrics=resources.metrics,
             traces=resources.tracing,
             public_url=settings.public_url,
+            billing_url=settings.billing_url,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
         )

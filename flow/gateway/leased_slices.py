@@ -11,8 +11,10 @@ from flow.gateway.cost_estimates import Hold
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
-AHEAD = 2
-"""How many times of what it has used since it last asked a process wants to have in hand."""
+AHEAD = 3
+"""How many times of what it uses between two questions a process wants to have in hand."""
+LEAST_AHEAD = 8
+"""How many requests it wants to have in hand at least, while there are any."""
 
 
 @dataclass(slots=True)
@@ -24,12 +26,14 @@ class Slice:
             have cost more than was held for them.
         held: what is held for requests that are not settled.
         taken: what was taken since the process last asked for more.
+        demand: what is taken between two questions of late, and at least some requests' worth.
         leased: what the database holds for the process since then.
     """
 
     free: Decimal | None = None
     held: Decimal = ZERO
     taken: Decimal = ZERO
+    demand: Decimal = ZERO
     leased: Decimal = ZERO
 
     def has(self, amount: Decimal) -> bool:
@@ -40,6 +44,7 @@ class Slice:
         """Hold it for a request, free or not."""
         self.held += amount
         self.taken += amount
+        self.demand = max(self.demand, self.taken, amount * LEAST_AHEAD / AHEAD)
         if self.free is not None:
             self.free -= amount
 
@@ -55,9 +60,9 @@ class Slice:
             self.free = min(max(self.free, ZERO), most)
 
     @property
-    def surplus_from(self) -> Decimal:
-        """What is more than the last requests say will be needed begins here."""
-        return self.taken * AHEAD
+    def in_hand(self) -> Decimal:
+        """What the process wants to have free: nothing, when nobody asks."""
+        return self.demand * AHEAD if self.taken else ZERO
 
     @property
     def kept(self) -> Decimal:
@@ -67,7 +72,7 @@ class Slice:
     @property
     def wanted(self) -> Decimal:
         """How much more the process would like to have in hand."""
-        return max(self.surplus_from - (self.free or ZERO), ZERO)
+        return max(self.in_hand - (self.free or ZERO), ZERO)
 
 
 class LeasedSlices:
@@ -94,9 +99,9 @@ class LeasedSlices:
 
     @property
     def is_low(self) -> bool:
-        """Whether less is free than was taken since the process last asked."""
+        """Whether less is free than is used until an answer has come, and then some."""
         return any(
-            one.free is not None and one.taken and one.free < one.taken
+            one.free is not None and one.taken and one.free < one.demand
             for one in self._slices.values()
         )
 
@@ -185,7 +190,7 @@ class LeasedSlices:
         for one in self._slices.values():
             # Where nothing else is held, a request may have whatever is left: all of it, then.
             is_alone = needed is not None and not one.held
-            one.give_back(ZERO if is_leaving or is_alone else one.surplus_from)
+            one.give_back(ZERO if is_leaving or is_alone else one.in_hand)
         return LeaseQuestion(
             kept={resource: one.kept for resource, one in self._slices.items()},
             needed={} if needed is None else self._missing(needed),
@@ -206,6 +211,7 @@ class LeasedSlices:
             more = answer.granted[resource]
             one.free = None if more is None else (one.free or ZERO) + more
             one.leased = ZERO if more is None else question.kept[resource] + more
+            one.demand = (one.demand + one.taken) / 2 if one.taken else ZERO
             one.taken = ZERO
         self._is_used_up = answer.is_used_up
         if self._is_used_up:

@@ -21,7 +21,7 @@ def state(
     return LimitState(
         resource=resource,
         scope=scope,
-        product="voice_bot" if (resource, scope) == ("concurrent_calls", "key") else None,
+        product="voice_bot" if scope == "key" and resource != "budget_usd" else None,
         used=Decimal(used),
         reserved=Decimal(held),
         limit=None if limit is None else Decimal(limit),
@@ -125,8 +125,10 @@ def test_an_amount_keeps_every_digit(amount: Decimal) -> None:
 
 
 def test_terms_are_plain_json() -> None:
-    assert Terms({"ai_credits": ("voice_bot",)}, {"voice_bot": 2}).to_json() == {
+    rates = {"gateway": {"requests_per_minute": 60}}
+    assert Terms({"ai_credits": ("voice_bot",)}, {"voice_bot": 2}, rates).to_json() == {
         "buckets": {"ai_credits": ["voice_bot"]},
         "concurrency": {"voice_bot": 2},
+        "rates": rates,
     }
-    assert Terms().to_json() == {"buckets": {}, "concurrency": {}}
+    assert Terms().to_json() == {"buckets": {}, "concurrency": {}, "rates": {}}
