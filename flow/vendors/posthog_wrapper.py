@@ -12,6 +12,9 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+# The wrapper reads `client.beta`, which takes half a second to import: not on the loop on which the
+# first call of a process ends, beside others that go on.
+import openai.resources.beta.beta  # noqa: F401
 import structlog
 from posthog import Posthog, new_context
 from posthog.ai.openai import AsyncOpenAI as CapturingAsyncOpenAI
