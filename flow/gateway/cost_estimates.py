@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from uuid import UUID, uuid4
 
 from cachetools import LRUCache, TTLCache
@@ -27,6 +27,9 @@ and take a quarter more for what they are to cache (docs.claude.com, "Prompt cac
 PRICE_SECS = 600.0
 """For how long a price is remembered: one with times of the week may change."""
 MAX_KNOWN = 10_000
+
+USD_STEP = Decimal("1e-12")
+"""The smallest amount that is held."""
 
 _MEASURED = 1_000
 _LARGE = 100_000
@@ -62,9 +65,9 @@ class CostEstimates:
             amounts["input_tokens"] = int(amounts.get("input_tokens", 0) * INPUT_MARGIN)
             amounts["output_tokens"] = self._reply_tokens(request)
         quantities = Quantities(amounts)
-        return Hold(
-            self._usd(request.operation.kind, request.model, quantities), quantities.total_tokens
-        )
+        usd = self._usd(request.operation.kind, request.model, quantities)
+        # Few digits, so that what is taken and given back always comes out even.
+        return Hold(usd.quantize(USD_STEP, ROUND_UP), quantities.total_tokens)
 
     def learn(self, event: UsageEvent) -> None:
         """Take note of an answer."""

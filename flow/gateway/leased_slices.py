@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 
 from flow.domain.limits.lease import LeaseAnswer, LeaseQuestion, Resource
-from flow.gateway.cost_estimates import Hold
+from flow.gateway.cost_estimates import USD_STEP, Hold
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
@@ -22,6 +22,7 @@ class Slice:
     """A slice of one limit.
 
     Args:
+        step: the smallest amount that is leased.
         free: what requests may still be let in for; ``None``: there is no limit. Negative: they
             have cost more than was held for them.
         held: what is held for requests that are not settled.
@@ -30,6 +31,7 @@ class Slice:
         leased: what the database holds for the process since then.
     """
 
+    step: Decimal
     free: Decimal | None = None
     held: Decimal = ZERO
     taken: Decimal = ZERO
@@ -62,7 +64,8 @@ class Slice:
     @property
     def in_hand(self) -> Decimal:
         """What the process wants to have free: nothing, when nobody asks."""
-        return self.demand * AHEAD if self.taken else ZERO
+        ahead = self.demand * AHEAD if self.taken else ZERO
+        return ahead.quantize(self.step, ROUND_DOWN)
 
     @property
     def kept(self) -> Decimal:
@@ -83,7 +86,8 @@ class LeasedSlices:
     """
 
     def __init__(self) -> None:
-        self._slices = {resource: Slice() for resource in Resource}
+        steps = {Resource.USD: USD_STEP}
+        self._slices = {resource: Slice(steps.get(resource, ONE)) for resource in Resource}
         self._usd = self._slices[Resource.USD]
         self._requests = self._slices[Resource.REQUESTS]
         self._tokens = self._slices[Resource.TOKENS]

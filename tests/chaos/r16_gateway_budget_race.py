@@ -16,7 +16,7 @@ import httpx
 from flow.db.database import Database
 from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.faults import Fault
-from tests.chaos.conservation import conserved
+from flow.sandbox.reconcile import reconcile_all
 from tests.chaos.experiment import Findings, Scale
 from tests.chaos.world import World, customer
 
@@ -49,7 +49,7 @@ async def run(world: World, scale: Scale, found: Findings) -> None:
             limit = chance.choice([None, _tokens(first), 20 * _tokens(first)])
             room = chance.randint(5, 60)
             await _a_round(database, key_id, clients, found, cost=cost, room=room, limit=limit)
-        await conserved(found, world.postgres, standing, [host.folder for host in hosts])
+        await _conserved(database, key_id, standing, found)
         await _a_death(database, key_id, standing, hosts, clients, found, cost)
 
 
@@ -84,6 +84,20 @@ async def _a_round(
     spent = await _recorded(database, key_id, spent + len(served) * cost)
     # A request that may have all that is left is let in alone: that is all there is to overshoot.
     found.within(f"spent {what}, in USD", float(cap + cost), float(spent))
+
+
+async def _conserved(database: Database, key_id: UUID, standing: Vendors, found: Findings) -> None:
+    """Every request has one row, which says what the vendor's bill says, and all are in the sum."""
+    rows: list[dict[str, Any]] = []
+    cursor = None
+    while not rows or cursor is not None:
+        page = await database.list_requests(key_id, limit=200, cursor=cursor)
+        rows += page.items
+        cursor = page.next_cursor
+    compared = reconcile_all(rows, await standing.billed())
+    found.none("rows that are not as billed", [str(one) for one in compared if not one.agrees])
+    spent = sum((Decimal(row["total_cost_usd"]) for row in rows), Decimal(0))
+    found.holds("the sum of the rows is what was spent", await _spent(database, key_id), spent)
 
 
 async def _a_death(
