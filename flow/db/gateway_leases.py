@@ -45,6 +45,10 @@ class GatewayLeases(TypedCalls):
         )
         return _answer(row)
 
+    async def forget(self) -> None:
+        """Remove the leases of processes that are gone, and what was counted longer ago."""
+        await self._call("forget_gateway_leases")
+
 
 def _answer(row: Mapping[str, Any]) -> LeaseAnswer:
     mode, budget, refused = row["save_mode"], row["budget"], row["refused"]

@@ -60,14 +60,20 @@ class CostEstimates:
 
     def hold(self, request: AdmissionRequest) -> Hold:
         """What to hold for a request; without a price it costs nothing."""
-        amounts = dict(request.estimate)
-        if request.operation.kind is Kind.LLM:
-            amounts["input_tokens"] = int(amounts.get("input_tokens", 0) * INPUT_MARGIN)
-            amounts["output_tokens"] = self._reply_tokens(request)
-        quantities = Quantities(amounts)
-        usd = self._usd(request.operation.kind, request.model, quantities)
+        kind, model, estimate = request.operation.kind, request.model, request.estimate
+        if kind is Kind.LLM:
+            sent = int(estimate.count("input_tokens") * INPUT_MARGIN)
+            answered = self._reply_tokens(request)
+            tokens = sent + answered
+            if tokens <= _LARGE and len(estimate) <= ("input_tokens" in estimate):
+                # Nearly every request; the rest is the same at length.
+                usd = self._unit(kind, model, "input_tokens") * sent
+                usd += self._unit(kind, model, "output_tokens") * answered
+                return Hold(usd.quantize(USD_STEP, ROUND_UP), tokens)
+            estimate = estimate.replaced(input_tokens=sent, output_tokens=answered)
+        usd = self._usd(kind, model, estimate)
         # Few digits, so that what is taken and given back always comes out even.
-        return Hold(usd.quantize(USD_STEP, ROUND_UP), quantities.total_tokens)
+        return Hold(usd.quantize(USD_STEP, ROUND_UP), estimate.total_tokens)
 
     def learn(self, event: UsageEvent) -> None:
         """Take note of an answer."""

@@ -61,6 +61,10 @@ class Leases(Protocol):
         """Renew the lease; raises `Unavailable`, `NotFound` or `Refused`."""
         ...
 
+    async def forget(self) -> None:
+        """Remove leases and counts that are over; raises `Unavailable`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Leasing:

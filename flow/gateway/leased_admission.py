@@ -22,7 +22,7 @@ from flow.domain.limits.lease import Rates
 from flow.domain.limits.quota import Terms
 from flow.domain.products.product import Product
 from flow.domain.usage.events import UsageEvent
-from flow.errors import Refused, UnpricedModel
+from flow.errors import DatabaseUnavailable, Refused, UnpricedModel
 from flow.gateway.admission import AdmissionRequest
 from flow.gateway.cost_estimates import CostEstimates, Hold
 from flow.gateway.key_lease import KeyLease, Leases, Leasing, again, is_lasting
@@ -34,6 +34,8 @@ WAIT_FOR_RATES_SECS = 2.0
 PAUSE_SECS = 0.02
 LONGEST_PAUSE_SECS = 0.25
 KEEP_SECS = 0.5
+FORGET_SECS = 300.0
+"""How often what dead processes and idle keys have left in the database is removed."""
 RENEWALS_AT_ONCE = 4
 FORGOTTEN_SECS = 3600.0
 """After this an event will not be recorded any more: it lies in quarantine."""
@@ -237,8 +239,13 @@ class LeasedAdmission:
         return hold
 
     async def _run(self) -> None:
+        forgets_at = self._clock() + FORGET_SECS
         while True:
             await asyncio.sleep(KEEP_SECS)
+            if self._clock() > forgets_at:
+                forgets_at = self._clock() + FORGET_SECS
+                with suppress(DatabaseUnavailable):
+                    await self._leasing.leases.forget()
             turns = asyncio.Semaphore(RENEWALS_AT_ONCE)
             await asyncio.gather(*(_kept(lease, turns) for lease in self._leases.values()))
             self._leases = {

@@ -218,9 +218,25 @@ async def test_what_a_silent_process_held_is_usable_after_a_minute(
     assert await other.request(Hold(Decimal(5), 1)) is None
 
 
-async def test_what_a_process_wants_besides_is_a_tenth_of_what_is_left(direct: Database) -> None:
+async def test_what_is_over_is_forgotten(direct: Database, sql: psycopg.Connection) -> None:
+    terms = Terms(rates={"gateway": {"requests_per_minute": 9}})
     key = await a_capped_key(direct, 100)
-    process = Process(direct, key)
+    dead, other = Process(direct, key, terms), Process(direct, key, terms)
+    for process in (dead, other):
+        await process.request(ONE)
+        await process.renew()
+    fall_silent(sql, dead, 601)
+    sql.execute("update gateway_counts set second = second - interval '11 minutes'")
+    await direct.gateway_leases.forget()
+    left = "select (select count(*) from gateway_leases), (select count(*) from gateway_counts)"
+    assert sql.execute(left).fetchone() == (1, 0)
+
+
+async def test_what_a_process_wants_besides_is_a_tenth_of_what_is_left(
+    database: Database,
+) -> None:
+    key = await a_capped_key(database, 100)
+    process = Process(database, key)
     wanting = LeaseQuestion({}, {Resource.USD: Decimal(1)}, {Resource.USD: Decimal(90)})
     answer = await process.ask(wanting)
     assert answer.granted[Resource.USD] == 10

@@ -157,6 +157,9 @@ async def test_most_requests_ask_nobody(postgres_url: str) -> None:
 class _Renewing:
     renew: Any
 
+    async def forget(self) -> None:
+        """Nothing is left."""
+
 
 async def test_a_key_without_limits_holds_nothing(postgres_url: str) -> None:
     async with processes(postgres_url, 1) as (one,):
@@ -251,3 +254,6 @@ class _Away:
         if self.is_away:
             raise DatabaseUnavailable
         return await self.ask(*args, **given)
+
+    async def forget(self) -> None:
+        """Nothing is left."""
