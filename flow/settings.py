@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     unkey_base_url: str | None = Field(None, validation_alias=_env("UNKEY_BASE_URL"))
     posthog_api_key: SecretStr | None = Field(None, validation_alias=_env("POSTHOG_API_KEY"))
     posthog_host: str = Field("https://us.i.posthog.com", validation_alias=_env("POSTHOG_HOST"))
+    posthog_personal_api_key: SecretStr | None = Field(
+        None, validation_alias=_env("POSTHOG_PERSONAL_API_KEY")
+    )
+    posthog_project_id: Annotated[int, Field(ge=1)] | None = Field(
+        None, validation_alias=_env("POSTHOG_PROJECT_ID")
+    )
     openai_api_key: SecretStr | None = Field(None, validation_alias=_env("OPENAI_API_KEY"))
     openai_base_url: str | None = Field(None, validation_alias=_env("OPENAI_BASE_URL"))
     twilio_account_sid: str | None = Field(None, validation_alias=_env("TWILIO_ACCOUNT_SID"))

@@ -93,6 +93,7 @@ def create_app(services: Services) -> FastAPI:
                 keys=services.keys,
                 database=services.database,
                 token_routes=["offer", *webhooks],
+                on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),
         ],

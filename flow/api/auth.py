@@ -31,6 +31,8 @@ MAX_ROWS = 10_000
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _TOKEN = re.compile(rb"(?:^|&)token=")
 
+OnKey = Callable[[ApiKey], None]
+
 
 class Auth:
     """Puts the key and its permissions into the request's context, and ``api_key_id`` and
@@ -38,14 +40,21 @@ class Auth:
 
     Args:
         token_routes: the last parts of the paths of a call where a join's token will do.
+        on_key: told of the row of a key whenever it was read; must neither wait nor raise.
     """
 
     def __init__(
-        self, app: ASGIApp, *, keys: Keys, database: Database, token_routes: Iterable[str]
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        database: Database,
+        token_routes: Iterable[str],
+        on_key: OnKey,
     ) -> None:
         self._app = app
         self._keys = keys
-        self._rows = KeyRows(database)
+        self._rows = KeyRows(database, on_key)
         names = "|".join(map(re.escape, token_routes))
         self._by_token = re.compile(rf"/api/bot/[^/]+/(?:{names})")
 
@@ -78,8 +87,11 @@ class Auth:
 class KeyRows:
     """The rows of verified keys, asked of the database once a minute or when they change."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, database: Database, on_key: OnKey, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
+        self._on_key = on_key
         self._clock = clock
         self._rows: OrderedDict[str, tuple[ApiKey, float]] = OrderedDict()
 
@@ -96,6 +108,7 @@ class KeyRows:
         self._rows.move_to_end(verified.unkey_key_id)
         if len(self._rows) > MAX_ROWS:
             self._rows.popitem(last=False)
+        self._on_key(key)
         return key
 
 

@@ -131,10 +131,9 @@ class Transports:
         """Raise `InvalidInput` for a transport without rooms that is not set up here."""
         if any(transport.type in kind for kind in (self.sockets, self.offers, self.streams)):
             return
-        problem = self.specs[transport.type].absence(())
+        said, hint = f"'{transport.type}' is not set up here", self.specs[transport.type].needed
         raise InvalidInput(
-            "The call cannot be connected.",
-            [FieldProblem("transport.type", problem or f"'{transport.type}' is not set up here")],
+            "The call cannot be connected.", [FieldProblem("transport.type", said, hint)]
         )
 
 
@@ -226,6 +225,7 @@ class Services:
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
     ``billing_url`` is where customers can raise their limits.
+    ``on_key`` is told of the keys that make requests.
     Without a ``gateway`` the paths of its protocols are not served.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
@@ -252,6 +252,7 @@ class Services:
     join_token_secs: int = 300
     allow_private_webhooks: bool = False
     checker: Checker = field(default_factory=Checker)
+    on_key: Callable[[ApiKey], None] = lambda _key: None
     now: Callable[[], datetime] = utc_now
 
     def __post_init__(self) -> None:

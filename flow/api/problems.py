@@ -119,8 +119,10 @@ class Problems:
 
 
 def problem_response(scope: Scope, error: Exception) -> Response:
-    """The answer to ``error`` on the request of ``scope``."""
+    """The answer to ``error`` on the request of ``scope``; its hint is logged, not answered."""
     status = _status(error)
+    if isinstance(error, FlowError) and error.hint:
+        log_of(scope).warning("operator_hint", code=error.code, hint=error.hint)
     retry_after = _retry_after(error, status)
     code = error.code if isinstance(error, FlowError) and status != 500 else "internal_error"
     context_of(scope).problem = code
@@ -171,8 +173,9 @@ def _with_billing(error: Exception, url: str) -> Exception:
     """The error, saying where its limit can be raised if it is of one that can be."""
     if not isinstance(error, Refused) or error.code not in BILLED:
         return error
-    said = f"{error} It can be raised at {url}"
-    return Refused(error.code, said, error.retry_after_secs, error.limit)
+    said = f"{error} See {url}"
+    secs, limit = error.retry_after_secs, error.limit
+    return Refused(error.code, said, secs, limit, hint=error.hint)
 
 
 async def _answer(scope: Scope, error: Exception, receive: Receive, send: Send) -> None:

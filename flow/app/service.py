@@ -31,6 +31,7 @@ from flow.ledger.recorder import Recorder
 from flow.settings import Settings
 from flow.telemetry import logs as log
 from flow.telemetry.prometheus_exposition import exposed
+from flow.vendors.posthog_identities import PosthogIdentities
 
 if TYPE_CHECKING:
     from flow.bot.calls.registry import CallRegistry
@@ -132,6 +133,7 @@ async def run_service(
             billing_url=settings.billing_url,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
+            on_key=PosthogIdentities(resources.posthog),
         )
         # Only a reply that is cut off needs the tokenizer, later than it takes to load.
         tokenizer = asyncio.create_task(asyncio.to_thread(warm_up), name="tokenizer")

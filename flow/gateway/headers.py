@@ -11,7 +11,14 @@ from urllib.parse import unquote
 
 from flow.domain.gateway.request import GatewayRequest, RawHeaders
 from flow.domain.usage.events import RequestIds
-from flow.domain.usage.owner_labels import PREFIX, PROPERTIES_HEADER
+from flow.domain.usage.owner_labels import (
+    DISTINCT_ID_HEADER,
+    ID_HEADERS,
+    PREFIX,
+    PROPERTIES_HEADER,
+    SESSION_ID_HEADER,
+    TRACE_ID_HEADER,
+)
 from flow.metering.taps.answer import EVENT_ID_HEADER
 
 SAVE_MODE_HEADER = b"x-flow-save-mode"
@@ -26,14 +33,7 @@ _PASSED_ON = frozenset(
      b"anthropic-dangerous-direct-browser-access", b"openai-beta", b"accept-language"}
 )  # fmt: skip
 _PASSED_ON_PREFIX = b"x-stainless-"
-_ANALYTICS = frozenset(
-    {
-        PROPERTIES_HEADER.encode(),
-        b"x-posthog-trace-id",
-        b"x-posthog-session-id",
-        b"x-posthog-distinct-id",
-    }
-)
+_ANALYTICS = frozenset(name.encode() for name in (PROPERTIES_HEADER, *ID_HEADERS))
 
 # Of one connection (RFC 9110, section 7.6.1), of the vendor's own website and accounts, or Flow's.
 _KEPT_BACK = frozenset(
@@ -88,12 +88,12 @@ def _readable_encoding(request: GatewayRequest) -> str:
 
 def ids_of(request: GatewayRequest) -> RequestIds:
     """The ids that the caller gave; one that is too long or not printable counts as not given."""
-    trace_id = request.header(b"x-posthog-trace-id")
+    trace_id = request.header(TRACE_ID_HEADER.encode())
     return RequestIds(
         request_id=request.request_id,
         trace_id=trace_id if trace_id and _TRACE_ID.fullmatch(trace_id) else None,
-        session_id=_id(request.header(b"x-posthog-session-id")),
-        distinct_id=_id(request.header(b"x-posthog-distinct-id")),
+        session_id=_id(request.header(SESSION_ID_HEADER.encode())),
+        distinct_id=_id(request.header(DISTINCT_ID_HEADER.encode())),
     )
 
 

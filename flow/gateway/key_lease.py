@@ -235,7 +235,8 @@ class KeyLease:
 
 def again(refused: Refused) -> Refused:
     """The same refusal for somebody else."""
-    return Refused(refused.code, str(refused), refused.retry_after_secs, refused.limit)
+    code, said, secs = refused.code, str(refused), refused.retry_after_secs
+    return Refused(code, said, secs, refused.limit, hint=refused.hint)
 
 
 def is_used_up(refused: Refused) -> bool:

@@ -20,6 +20,7 @@ from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
 from flow.domain.limits.lease import Rates
 from flow.domain.limits.quota import Terms
+from flow.domain.pricing.unpriced_models import price_hint
 from flow.domain.products.product import Product
 from flow.domain.usage.events import UsageEvent
 from flow.errors import DatabaseUnavailable, Refused, UnpricedModel
@@ -268,5 +269,6 @@ async def _kept(lease: KeyLease, turns: asyncio.Semaphore) -> None:
 def _unpriced(request: AdmissionRequest) -> UnpricedModel:
     return UnpricedModel(
         f"No price is known for {request.model}, and this key has a budget, which cannot hold what"
-        " has no price. Use a model that has one."
+        " has no price. Use a model that has one.",
+        hint=price_hint(request.product.name),
     )

@@ -12,7 +12,8 @@ from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import SMALL_TALK, Script
 from flow.sandbox.openai.transcription import hear_something
-from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.projects import PERSONAL_KEY, PROJECT_ID
 from flow.sandbox.server import Served
 from flow.sandbox.speech.recognition import Ears
 from flow.sandbox.stand_in import ModelStandIn
@@ -57,6 +58,8 @@ class Vendors:
             "UNKEY_BASE_URL": self.unkey_url,
             "POSTHOG_API_KEY": PROJECT_KEY,
             "POSTHOG_HOST": self.posthog_url,
+            "POSTHOG_PERSONAL_API_KEY": PERSONAL_KEY,
+            "POSTHOG_PROJECT_ID": str(PROJECT_ID),
         }
         for name, url in self.model_urls.items():
             found |= MODEL_VENDORS[name].environment(url)

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from flow.api.app import create_app
 from flow.api.auth import KeyRows
 from flow.db.database import Database
+from flow.domain.limits.api_key import ApiKey
 from flow.sandbox.faults import Fault
 from flow.vendors.key_verification_cache import DebugKeys, VerifiedKey
 from tests.api.conftest import Api, ServeApi
@@ -238,7 +239,8 @@ class Counting:
 
 async def test_a_keys_row_is_read_again_when_unkey_moves_it_or_after_a_minute() -> None:
     transport, now = Counting(), [0.0]
-    rows = KeyRows(Database(transport), clock=lambda: now[0])
+    told: list[ApiKey] = []
+    rows = KeyRows(Database(transport), told.append, clock=lambda: now[0])
     team_a = VerifiedKey("key_1", "team_a", "n", frozenset(), {}, 0)
     team_b = VerifiedKey("key_1", "team_b", "n", frozenset(), {}, 0)
     for verified, at, calls in (
@@ -250,4 +252,4 @@ async def test_a_keys_row_is_read_again_when_unkey_moves_it_or_after_a_minute() 
     ):
         now[0] = at
         assert (await rows.of(verified)).team_id == verified.team_id
-        assert transport.calls == calls
+        assert transport.calls == len(told) == calls

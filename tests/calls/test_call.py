@@ -17,7 +17,7 @@ from flow.sandbox.callers.caller import call
 from flow.sandbox.callers.script import AfterBot, Insights, Interrupt, Line, Script
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai.chat import Pace
-from flow.sandbox.posthog import Event
+from flow.sandbox.posthog.events import Event
 from flow.sandbox.speech.synthesis import recordings
 from tests.calls.conftest import Serve, quantity
 from tests.calls.own_bots import OWN, by_bot, by_each_bot
@@ -105,6 +105,9 @@ async def _posthog_agrees(events: list[Event], thread: Thread, rows: list[dict[s
             assert properties["ai_product"] == thread.product
             assert properties["$ai_trace_id"] == str(thread.id)
     assert [e.name for e in events].count("$ai_trace") == 1
+    (person,) = [e for e in events if e.name == "$set"]
+    assert person.distinct_id == str(thread.api_key_id)
+    assert person.properties["$set"]["team_id"] == thread.team_id
     everything = str([event.to_json() for event in events])
     assert "open until six" not in everything
     assert SHORT.system_prompt not in everything

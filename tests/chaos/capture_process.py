@@ -13,7 +13,7 @@ import psutil
 from pydantic import SecretStr
 
 from flow.domain.usage.events import Cost, Quantities
-from flow.sandbox.posthog import PROJECT_KEY
+from flow.sandbox.posthog.app import PROJECT_KEY
 from flow.telemetry import logs as log
 from flow.vendors.posthog import capture_llm_generation, get_posthog_client, shutdown_posthog
 from tests.events import an_event, an_owner

@@ -49,6 +49,10 @@ def test_a_gateway_is_told_all_that_our_own_events_say_so_that_its_can_be_billed
         "x-posthog-property-save_mode": "true",
         "x-posthog-property-save_mode_reason": "budget_engage",
         "x-posthog-property-budget_tier": "engage",
+        "x-posthog-trace-id": str(UUID(int=1)),
+        "x-posthog-session-id": str(UUID(int=1)),
+        "x-posthog-distinct-id": str(UUID(int=2)),
+        "x-posthog-product": "voice_bot",
     }
     assert tuple(SAID) == PROPERTY_NAMES
     assert attribution_properties(OWNER) | control_properties(SAVED) == SAID
@@ -66,7 +70,31 @@ def test_what_is_not_known_is_not_said():
     headers = attribution_headers(replace(OWNER, workflow_thread_id=None), CostControl())
     said = (*PROPERTY_NAMES[:4], "save_mode")
     assert tuple(json.loads(headers.pop(PROPERTIES_HEADER))) == said
-    assert tuple(headers) == tuple(f"x-posthog-property-{name}" for name in said)
+    assert tuple(headers) == (
+        *(f"x-posthog-property-{name}" for name in said),
+        *("x-posthog-distinct-id", "x-posthog-product"),
+    )
+
+
+def test_the_ids_of_what_belongs_to_a_call_are_the_servers_and_of_another_request_its_senders():
+    named = {
+        "X-PostHog-Trace-Id": "mine",
+        "x-posthog-session-id": " se\r\nssion\u00e9 ",
+        "x-posthog-distinct-id": " ",
+        "x-posthog-product": "free",
+    }
+    of_a_call = with_attribution(named, OWNER, SAVED)
+    assert of_a_call == attribution_headers(OWNER, SAVED)
+    without = replace(OWNER, workflow_thread_id=None)
+    alone = with_attribution(named, without, SAVED)
+    assert alone == {
+        **attribution_headers(without, SAVED),
+        "x-posthog-trace-id": "mine",
+        "x-posthog-session-id": "se%0D%0Assion%C3%A9",
+    }
+    assert alone["x-posthog-distinct-id"] == str(UUID(int=2))
+    assert alone["x-posthog-product"] == "voice_bot"
+    assert with_attribution(named, None, SAVED) == {}
 
 
 @pytest.mark.parametrize("unset", [None, "", "   ", "\t"])
@@ -74,7 +102,7 @@ def test_a_value_that_is_unset_has_no_header(unset):
     headers = attribution_headers(replace(OWNER, team_id=unset), CostControl())
     assert "x-posthog-property-team_id" not in headers
     assert "team_id" not in json.loads(headers[PROPERTIES_HEADER])
-    assert len(headers) == 6
+    assert len(headers) == 10
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from flow.domain.limits.api_key import ApiKey
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.bill import Line
 from flow.sandbox.openai.chat import Pace
-from flow.sandbox.posthog import Event
+from flow.sandbox.posthog.events import Event
 from flow.sandbox.reconcile import reconcile_all
 from flow.settings import Settings
 from tests.calls.conftest import _listening

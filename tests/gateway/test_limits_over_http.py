@@ -81,4 +81,4 @@ async def test_a_teams_budget_that_is_tighter_than_the_keys(
     error = refused.value.response.json()["error"]
     assert (error["code"], error["limit"]["scope"]) == ("budget_exceeded", "team")
     assert SETTINGS["billing_url"] in error["message"]
-    assert "flow " not in error["message"]
+    assert "flow teams" not in error["message"]

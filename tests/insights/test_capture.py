@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from flow.domain.usage.events import Cost, Outcome, Quantities, UsageEvent
 from flow.sandbox.faults import Fault
-from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.events import Event
 from flow.sandbox.server import Served
 from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog

@@ -25,7 +25,7 @@ from flow.sandbox.openai.pattern import matching
 from flow.sandbox.openai.replies import SMALL_TALK, Reply, ToolCall
 from flow.sandbox.openai.schema import example
 from flow.sandbox.openai.speech import as_wav
-from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
 from tests.sandbox.conftest import Server, count_bytes, ramp
 
 HELLO: Any = [{"role": "user", "content": "hello"}]

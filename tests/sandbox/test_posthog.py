@@ -14,7 +14,7 @@ import pytest
 from posthog import Posthog
 
 from flow.sandbox.faults import Fault
-from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
 from tests.sandbox.conftest import Server
 
 MakeClient = Callable[..., Any]

@@ -26,7 +26,7 @@ from flow.domain.usage.events import (
 )
 from flow.domain.usage.posthog_properties import Content, generation_properties
 from flow.sandbox.faults import Fault
-from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors.posthog import (
     QUEUED_EVENTS,

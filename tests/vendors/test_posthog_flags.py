@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from flow.sandbox.faults import Fault
-from flow.sandbox.posthog import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
 from flow.sandbox.server import Served
 from flow.vendors import posthog_flags
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog

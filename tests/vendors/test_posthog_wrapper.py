@@ -30,7 +30,8 @@ from flow.domain.usage.owner_labels import attribution_properties, control_prope
 from flow.domain.usage.posthog_properties import generation_properties
 from flow.sandbox.faults import Fault
 from flow.sandbox.openai.app import OpenAISandbox
-from flow.sandbox.posthog import PROJECT_KEY, Event, PostHogSandbox
+from flow.sandbox.posthog.app import PROJECT_KEY, PostHogSandbox
+from flow.sandbox.posthog.events import Event
 from flow.sandbox.server import Served
 from flow.vendors.posthog import get_posthog_client, shutdown_posthog
 from flow.vendors.posthog_wrapper import LedgerCapture, PosthogWrapper

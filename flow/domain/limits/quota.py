@@ -98,7 +98,8 @@ class LimitState:
 def refused(code: str, limit: LimitState, retry_after_secs: int) -> Refused:
     """A join that was not admitted, as the error that says what was reached, until when, and what
     to do about it."""
-    return Refused(code, _sentence(limit), retry_after_secs, limit.to_json())
+    sentence, hint = _sentence(limit), _hint(limit)
+    return Refused(code, sentence, retry_after_secs, limit.to_json(), hint=hint)
 
 
 def plain(amount: Decimal) -> str:
@@ -126,15 +127,16 @@ def _sentence(limit: LimitState) -> str:
         name = limit.resource.replace("_", " ")
         what = f"This team's monthly quota of {plain(limit.limit)} {name}"
         said_used, said_held = f"{plain(limit.used)} used", plain(limit.reserved)
+    raised = "whoever issued the key can raise it"
     if limit.used >= limit.limit:
         assert limit.resets_at is not None
         return (
             f"{what} is used up: {said_used}. It starts anew at"
-            f" {limit.resets_at:%Y-%m-%dT%H:%M:%SZ}."
+            f" {limit.resets_at:%Y-%m-%dT%H:%M:%SZ}; {raised}."
         )
     return (
         f"{what} has no room for more now: {said_used}, and running calls and requests hold"
-        f" {said_held}. Try again when one of them has ended."
+        f" {said_held}. Try again when one of them has ended; {raised}."
     )
 
 
@@ -145,7 +147,7 @@ def _concurrency_sentence(limit: LimitState) -> str:
     has = plain(min(limit.used + limit.reserved, limit.limit))
     return (
         f"This {limit.scope} may have {plain(limit.limit)} {what}{of} at once and has {has}."
-        " Try again when one of them has ended."
+        " Try again when one of them has ended; whoever issued the key can raise the limit."
     )
 
 
@@ -155,5 +157,17 @@ def _rate_sentence(limit: LimitState) -> str:
     of = f" of {limit.product}" if limit.product else ""
     return (
         f"This {limit.scope} may use {plain(limit.limit)} {what}{of} a minute and has used"
-        f" {plain(limit.used)} in the last one."
+        f" {plain(limit.used)} in the last one; whoever issued the key can raise the limit."
     )
+
+
+def _hint(limit: LimitState) -> str:
+    """How the operator raises a limit."""
+    if limit.resource == BUDGET:
+        group = "teams" if limit.scope == "team" else "keys"
+        return f"`flow {group} budget` raises it."
+    if limit.scope == "team":
+        return "`flow keys quota` raises it."
+    if limit.resource in RATES and limit.product is None:
+        return "`flow keys rates` raises it."
+    return f"The product's {limit.resource.replace('_', ' ')} in FLOW_PRODUCTS_FILE raise it."

@@ -14,6 +14,9 @@ has both:
   what PostHog's usage report looks for, and the names survive proxies that drop headers with
   ``$`` or ``_`` in their names, as nginx does unless told otherwise.
 
+The ``ai-gateway`` takes what its events are found by from headers of their own too:
+``X-PostHog-Trace-Id``, ``-Session-Id``, ``-Distinct-Id`` and ``-Product``.
+
 PostHog's own gateways keep ``$ai_billable`` to themselves (the first writes that of its product
 over ours, the second strips names that begin with ``$ai_``); others take ours.
 """
@@ -35,8 +38,18 @@ PROPERTY_NAMES = (
 )
 """The properties that only the server sets."""
 
-HEADER_NAMES = (*(PREFIX + name for name in PROPERTY_NAMES), PROPERTIES_HEADER)
-"""The headers that carry them, in lower case."""
+TRACE_ID_HEADER = "x-posthog-trace-id"
+SESSION_ID_HEADER = "x-posthog-session-id"
+DISTINCT_ID_HEADER = "x-posthog-distinct-id"
+PRODUCT_HEADER = "x-posthog-product"
+ID_HEADERS = (TRACE_ID_HEADER, SESSION_ID_HEADER, DISTINCT_ID_HEADER)
+"""The headers that a caller may set of a request that belongs to no call."""
+
+HEADER_NAMES = (
+    *(PREFIX + name for name in PROPERTY_NAMES),
+    *(PROPERTIES_HEADER, *ID_HEADERS, PRODUCT_HEADER),
+)
+"""The headers that carry all of this, in lower case."""
 
 # RFC 9110 allows more in a field value; what is left out here has been used to split headers
 # (control characters) or is read differently by different servers (anything beyond ASCII).
@@ -79,7 +92,7 @@ def attribution_headers(owner: Owner, control: CostControl) -> dict[str, str]:
     header line nor lose information: ``urllib.parse.unquote`` gives it back. ``true`` and
     ``false`` are booleans.
     """
-    return _headers(_properties(owner, control))
+    return _headers(owner, control)
 
 
 def with_attribution(
@@ -88,14 +101,20 @@ def with_attribution(
     """``existing`` headers, then the owner's attribution in place of any that was there.
 
     Names are compared without case. Other headers are kept as they are, and so are other
-    properties in ``X-PostHog-Properties``, if that can be read. ``owner=None`` only removes,
+    properties in ``X-PostHog-Properties``, if that can be read. The ids of what belongs to no
+    call are the existing ones, as they are in Flow's own events. ``owner=None`` only removes,
     which is what a vendor that is no gateway is to see.
     """
     kept = {name: value for name, value in existing.items() if name.lower() not in HEADER_NAMES}
     others = _others(existing)
     if owner is None:
         return kept | ({PROPERTIES_HEADER: _one_line(others)} if others else {})
-    return kept | _headers(_properties(owner, control), others)
+    headers = kept | _headers(owner, control, others)
+    if owner.workflow_thread_id is None:
+        named = ((name.lower(), value.strip()) for name, value in existing.items())
+        ids = {name: value for name, value in named if name in ID_HEADERS and value}
+        headers |= {name: quote(value, safe=_AS_IS + "%") for name, value in ids.items()}
+    return headers
 
 
 def _properties(owner: Owner, control: CostControl) -> dict[str, Any]:
@@ -108,10 +127,20 @@ def _properties(owner: Owner, control: CostControl) -> dict[str, Any]:
     return {name: value for name, value in texts.items() if value != ""}
 
 
-def _headers(ours: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> dict[str, str]:
+def _headers(
+    owner: Owner, control: CostControl, others: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    ours = _properties(owner, control)
+    ids = {
+        TRACE_ID_HEADER: ours.get("workflow_thread_id"),
+        SESSION_ID_HEADER: ours.get("workflow_thread_id"),
+        DISTINCT_ID_HEADER: ours.get("api_key_id"),
+        PRODUCT_HEADER: ours.get("ai_product"),
+    }
     return {
         **{PREFIX + name: _header_value(value) for name, value in ours.items()},
         PROPERTIES_HEADER: _one_line({**(others or {}), **ours}),
+        **{name: _header_value(value) for name, value in _known(ids).items()},
     }
 
 

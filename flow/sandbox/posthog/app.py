@@ -1,4 +1,5 @@
-"""A stand-in for PostHog: it takes events in every way PostHog's SDK sends them."""
+"""A stand-in for PostHog: it takes events in every way PostHog's SDK sends them, and serves the
+REST API of a project (`flow.sandbox.posthog.projects`)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import json
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from flow.sandbox.posthog.events import BadEvent, Event, read_event
+from flow.sandbox.posthog.projects import Projects
 from flow.sandbox.stand_in import OWN_PAGES, StandIn, exchange_of
 
 # The stand-in's own; a real one starts with "phc_".
@@ -27,40 +29,19 @@ Flag = bool | str
 """On or off, or the variant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event as it arrived; ``path`` is the way it took."""
-
-    uuid: str
-    name: str
-    distinct_id: str
-    timestamp: str | None
-    properties: Mapping[str, Any]
-    path: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The event as ``/_sandbox/events`` shows it."""
-        return {
-            "uuid": self.uuid,
-            "event": self.name,
-            "distinct_id": self.distinct_id,
-            "timestamp": self.timestamp,
-            "properties": dict(self.properties),
-            "path": self.path,
-        }
-
-
 class PostHogSandbox(StandIn):
     """The app; an SDK takes its URL as ``host`` and ``api_key`` as its project key.
 
     ``events`` is all that arrived, repeats too; ``unique_events`` what PostHog shows in the end.
     ``flags`` are everybody's; ``flags_of`` has those of one ``distinct_id``, in their place.
+    ``projects`` has the dashboards.
     """
 
     def __init__(
         self, *, api_key: str = PROJECT_KEY, flags: Mapping[str, Flag] | None = None
     ) -> None:
         self.events: list[Event] = []
+        self.projects = Projects(lambda: self.unique_events)
         self.flags: dict[str, Flag] = dict(flags or {})
         self.flags_of: dict[str, dict[str, Flag]] = {}
         self._api_key = api_key
@@ -75,6 +56,7 @@ class PostHogSandbox(StandIn):
                 Route("/flags", flags_of_user, methods=["POST"]),
                 Route("/flags/definitions", self._definitions),
                 Route(f"{OWN_PAGES}/events", self._list_events),
+                *self.projects.routes,
             ],
             refuse,
         )
@@ -94,7 +76,7 @@ class PostHogSandbox(StandIn):
                 return refuse(401, "The project key is not valid.", exchange_of(request).request_id)
             try:
                 return take(body, request)
-            except _BadEvent as error:
+            except BadEvent as error:
                 return refuse(400, str(error), exchange_of(request).request_id)
 
         return serve
@@ -121,8 +103,8 @@ class PostHogSandbox(StandIn):
         """All of a batch or, when one event in it is wrong, none."""
         batch = body.get("batch", [body]) if isinstance(body, dict) else body
         if not isinstance(batch, list):
-            raise _BadEvent("The batch is not a list.")
-        arrived = [_event(raw, request.url.path) for raw in batch]
+            raise BadEvent("The batch is not a list.")
+        arrived = [read_event(raw, request.url.path) for raw in batch]
         self.events += arrived
         return arrived
 
@@ -159,34 +141,11 @@ class PostHogSandbox(StandIn):
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
-class _BadEvent(ValueError):
-    """An event without what every event has."""
-
-
 def _decompressed(request: Request, body: bytes) -> bytes:
     how = request.headers.get("content-encoding") or request.query_params.get("compression") or ""
     if how in ("gzip", "gzip-js"):
         return gzip.decompress(body)
     return zlib.decompress(body) if how == "deflate" else body
-
-
-def _event(raw: Any, path: str) -> Event:
-    if not isinstance(raw, dict) or not isinstance(raw.get("event"), str):
-        raise _BadEvent("An event has no name.")
-    properties = raw.get("properties") or {}
-    if not isinstance(properties, dict):
-        raise _BadEvent(f"The properties of the event {raw['event']!r} are no object.")
-    distinct_id = raw.get("distinct_id") or properties.get("distinct_id")
-    if not distinct_id:
-        raise _BadEvent(f"The event {raw['event']!r} has no distinct_id.")
-    return Event(
-        uuid=str(raw.get("uuid") or uuid4()),
-        name=raw["event"],
-        distinct_id=str(distinct_id),
-        timestamp=raw.get("timestamp"),
-        properties=properties,
-        path=path,
-    )
 
 
 def _evaluated(number: int, name: str, value: Flag, *, typed: bool) -> dict[str, Any]:
