@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, Self
 from uuid import UUID
 
 import structlog
@@ -41,6 +41,8 @@ LOW_SECS = 0.05
 COALESCE_SECS = 0.01
 HEARTBEAT_SECS = 15.0
 """How often the lease of requests that take long is renewed."""
+FORGOTTEN_SECS = 300.0
+"""How long after the last request a lease of nothing is kept in memory."""
 VALID_SECS = 50.0
 """For how long a lease is relied on while the database is away; it counts for 60 s."""
 
@@ -93,6 +95,7 @@ class KeyLease:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._asked_at = float("-inf")
+        self._sought_at = leasing.clock()
         self._kept: Amounts = {}
         self._beside: asyncio.Task[None] | None = None
         self._is_tight = False
@@ -111,7 +114,14 @@ class KeyLease:
     def is_forgettable(self) -> bool:
         """Whether the database holds nothing for this process, and nobody asks."""
         is_over = self.slices.is_empty and not self.slices.is_to_be_told
-        return is_over and self.age_secs > VALID_SECS and not self.queue.locked()
+        is_idle = self._leasing.clock() - self._sought_at > FORGOTTEN_SECS
+        return is_over and is_idle and not (self.queue.locked() or self._turn.locked())
+
+    def sought(self) -> Self:
+        """Note that somebody is about to ask it: a second one of the same key and product, made
+        while this is in use, would share its row of the database."""
+        self._sought_at = self._leasing.clock()
+        return self
 
     def refusal(self) -> Refused | None:
         """Why the last one who asked was refused, while that is sure to be so still."""

@@ -16,6 +16,8 @@ from decimal import Decimal
 from typing import Protocol
 from uuid import UUID, uuid4
 
+import structlog
+
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
 from flow.domain.limits.lease import Rates
@@ -28,7 +30,9 @@ from flow.gateway.admission import AdmissionRequest
 from flow.gateway.cost_estimates import CostEstimates, Hold
 from flow.gateway.key_lease import KeyLease, Leases, Leasing, again, is_lasting
 
-WAIT_SECS = 10.0
+log = structlog.get_logger(__name__)
+
+WAIT_SECS = 30.0
 """How long a request waits at most for those before it to be settled."""
 WAIT_FOR_RATES_SECS = 2.0
 """The same for what other processes hold of limits a minute and of requests at once."""
@@ -184,7 +188,7 @@ class LeasedAdmission:
         lease = self._leases.get(place)
         if lease is None:
             lease = self._leases[place] = KeyLease(self._leasing, key, product)
-        return lease
+        return lease.sought()
 
     def _hold(self, lease: KeyLease, request: AdmissionRequest) -> Hold:
         return self._estimates.hold(request) if lease.slices.is_limited else _NOTHING
@@ -243,16 +247,24 @@ class LeasedAdmission:
         forgets_at = self._clock() + FORGET_SECS
         while True:
             await asyncio.sleep(KEEP_SECS)
-            if self._clock() > forgets_at:
-                forgets_at = self._clock() + FORGET_SECS
-                with suppress(DatabaseUnavailable):
+            try:
+                await self._keep()
+                if self._clock() > forgets_at:
+                    forgets_at = self._clock() + FORGET_SECS
                     await self._leasing.leases.forget()
-            turns = asyncio.Semaphore(RENEWALS_AT_ONCE)
-            await asyncio.gather(*(_kept(lease, turns) for lease in self._leases.values()))
-            self._leases = {
-                place: lease for place, lease in self._leases.items() if not lease.is_forgettable
-            }
-            self._forget(self._clock() - FORGOTTEN_SECS)
+            except DatabaseUnavailable as error:
+                log.warning("leases_not_forgotten", error=str(error))
+            except Exception:
+                # Without signs of life, every lease of the process would lapse.
+                log.exception("leases_not_kept")
+
+    async def _keep(self) -> None:
+        turns = asyncio.Semaphore(RENEWALS_AT_ONCE)
+        await asyncio.gather(*(_kept(lease, turns) for lease in self._leases.values()))
+        self._leases = {
+            place: lease for place, lease in self._leases.items() if not lease.is_forgettable
+        }
+        self._forget(self._clock() - FORGOTTEN_SECS)
 
     def _forget(self, began_before: float) -> None:
         old = [id_ for id_, one in self._unsettled.items() if one.began_at < began_before]

@@ -124,6 +124,24 @@ async def test_a_hundred_clients_on_a_budget_with_room_for_some(
         assert len(refused) == 100 - room
 
 
+async def test_a_first_question_that_takes_long_is_not_asked_twice(postgres_url: str) -> None:
+    async with processes(postgres_url, 1, "1") as (one,):
+        leasing = one.admission._leasing
+        ask = leasing.leases.renew
+
+        async def slow(*args: Any, **given: Any) -> Any:
+            await asyncio.sleep(1.2)  # longer than it takes to look for leases of nothing
+            return await ask(*args, **given)
+
+        one.admission._leasing = replace(leasing, leases=_Renewing(slow))
+        first = asyncio.create_task(one.serve(100, most_output=100))
+        await asyncio.sleep(0.8)
+        leases = list(one.admission._leases.values())
+        assert len(leases) == 1
+        await first
+        assert list(one.admission._leases.values()) == leases
+
+
 async def test_a_client_after_the_other_on_either_process_gets_all_there_is(
     postgres_url: str,
 ) -> None:
