@@ -29,6 +29,7 @@ from flow.insights.schema_checker import Checker
 from flow.telemetry.metric_definitions import Metrics
 from flow.vendors.key_verification_cache import VerifiedKey
 from flow.vendors.quota_cache import QuotaState
+from flow.vendors.unkey_admin import UnkeyAdmin
 
 MIN_SECRET_BYTES = 16
 
@@ -222,11 +223,13 @@ class Services:
 
     ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
     callers reach this API, without a trailing slash; left out, it is the host they used.
+    ``cors_origins`` are those whose pages may use the routes of a call.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
     ``billing_url`` is where customers can raise their limits.
     ``on_key`` is told of the keys that make requests.
     Without a ``gateway`` the paths of its protocols are not served.
+    Without ``unkey`` no keys are made or revoked here.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
 
@@ -247,8 +250,10 @@ class Services:
     quotas: Quotas | None = None
     rooms: Rooms | None = None
     gateway: Gateway | None = None
+    unkey: UnkeyAdmin | None = None
     public_url: str | None = None
     billing_url: str | None = None
+    cors_origins: tuple[str, ...] = ()
     join_token_secs: int = 300
     allow_private_webhooks: bool = False
     checker: Checker = field(default_factory=Checker)
