@@ -6,16 +6,13 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import psutil
 
-from flow.db.database import Database
-from flow.db.postgres_transport import PostgresTransport
 from tests.bench import processes, world
 from tests.bench.cpu import cpu_secs
-from tests.bench.join import Found, load, numbers, ratio, request
+from tests.bench.join import Found, cap, load, numbers, ratio, request
 from tests.bench.measure import Measure, Options, at_least, at_most, middle
 
 KEYS = 8
@@ -58,7 +55,7 @@ async def requests(options: Options) -> list[Measure]:
         }
         for target in targets.values():
             await load(target.port, target.whole, connections=4, secs=1.0)
-        await _cap(url)
+        await cap(url, f"team_{KEYS}")
         found = await _rounds(targets, options)
         count = options.pick(STREAMS, 50)
         kilobytes = await _memory(flow, capped[0], count)
@@ -79,15 +76,6 @@ def _leading_to(vendor: Mapping[str, Any]) -> dict[str, str]:
 
 def _asked(keys: Sequence[str | None]) -> tuple[list[str], list[str]]:
     return [request(PATH, key, BODY) for key in keys], [request(PATH, key, PIECES) for key in keys]
-
-
-async def _cap(url: str) -> None:
-    """Give each key of the second half a budget that it will not reach."""
-    database = Database(await PostgresTransport.open(url))
-    for account in await database.operating.list_api_keys():
-        if int(account.key.team_id.removeprefix("team_")) >= KEYS:
-            await database.operating.set_budget(account.key.id, Decimal(1_000_000))
-    await database.close()
 
 
 async def _rounds(targets: Mapping[str, Target], options: Options) -> Found:

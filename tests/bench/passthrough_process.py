@@ -3,16 +3,13 @@ on, and passes the answer back as it comes. It does nothing else."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
 from typing import Any
 
 import aiohttp
-import uvicorn
 import uvloop
 
-from tests.bench.processes import say, task_given, until_dismissed
+from tests.bench.asgi_server import serve
+from tests.bench.processes import task_given
 
 
 class Passthrough:
@@ -51,19 +48,7 @@ class Passthrough:
 
 async def main() -> None:
     """Serve until nobody needs it any more."""
-    app = Passthrough(task_given()["url"])
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, lifespan="off", log_config=None, server_header=False)
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve([listening]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        say({"port": listening.getsockname()[1], "pid": os.getpid()})
-        await until_dismissed()
-        server.should_exit = True
-        await serving
+    await serve(Passthrough(task_given()["url"]), lifespan="off", server_header=False)
 
 
 if __name__ == "__main__":

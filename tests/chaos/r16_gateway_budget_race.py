@@ -141,7 +141,7 @@ def _tokens(answer: httpx.Response) -> int:
 
 async def _first_row(database: Database) -> tuple[UUID, Decimal]:
     """The key's id, and what a request costs."""
-    (account,) = await database.operating.list_api_keys()
+    (account,) = (await database.operating.list_api_keys()).items
     spent = await _recorded(database, account.key.id, Decimal("0.0000001"))
     return account.key.id, spent
 
