@@ -106,7 +106,7 @@ def create_app(services: Services) -> FastAPI:
             *_cross_origin(services),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
-            Middleware(Problems),
+            Middleware(Problems, billing_url=services.billing_url),
             Middleware(RequestSize),
             Middleware(
                 Auth,
