@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.gateway_leases import GatewayLeases
 from flow.db.operator import Operating
 from flow.db.pages import Page, check_limit, page, place
 from flow.db.postgres_json import text_array
@@ -47,6 +48,11 @@ class Database(TypedCalls):
     def operating(self) -> Operating:
         """What an operator sets and sees."""
         return Operating(self._transport)
+
+    @property
+    def gateway_leases(self) -> GatewayLeases:
+        """The calls about what the gateway's processes hold of limits."""
+        return GatewayLeases(self._transport)
 
     @property
     def room_calls(self) -> RoomCalls:

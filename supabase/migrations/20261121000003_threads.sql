@@ -36,6 +36,7 @@ create table public.workflow_threads (
   recorded_call_secs numeric
     generated always as ((usage_stats ->> 'call_seconds')::numeric) stored,
   budget_override boolean not null default false,
+  buckets jsonb not null default '{}',
   -- Ledger rows refer to all of it, so that none can name another owner than its thread's. Not to
   -- billable: a product's insights may be free of charge although its calls are not.
   constraint workflow_threads_owner_key unique (id, api_key_id, team_id, product)
@@ -52,6 +53,10 @@ comment on column public.workflow_threads.lease_until is
   'Until then the thread counts as live without another sign of life.';
 comment on column public.workflow_threads.reserved_usd is
   'Held of the budget and of credits while the thread is live, less what it has recorded.';
+
+comment on column public.workflow_threads.buckets is
+  'The credits that its billable cost counts against, with all products that do: {"ai_credits": '
+  '["voice_bot"]}.';
 
 create index idx_workflow_threads_api_key_id
   on public.workflow_threads (api_key_id, created_at desc, id desc);

@@ -152,6 +152,25 @@ async def test_a_key_that_is_not_good_is_refused_in_words_and_not_kept(api: Api)
         assert await shown.page.evaluate(kept) == 0
 
 
+async def test_an_operator_sets_a_budget_and_is_told_what_is_wrong_with_one(api: Api) -> None:
+    customer = await api.key_of(api.client)
+    async with console(api) as shown:
+        page = shown.page
+        await shown.sign_in(api.new_key(TEAM, permissions=["flow.admin"]))
+        await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        await shown.show(f"/operator/keys/{customer.id}")
+        budget = page.get_by_label("Budget a month")
+        await budget.fill("-5")
+        await page.get_by_role("button", name="Save").click()
+        await expect(page.get_by_role("alert")).to_contain_text("greater than 0")
+        assert "422" in shown.errors.pop()
+        await budget.fill("7.5")
+        await page.get_by_role("button", name="Save").click()
+        await expect(page.get_by_text("of $7.50")).to_be_visible()
+    account = await api.database.operating.get_api_key(str(customer.id))
+    assert account.budget.cap_usd == Decimal("7.5")
+
+
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
 async def test_every_page_can_be_read_by_everybody(
     api: Api,

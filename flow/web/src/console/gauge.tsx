@@ -89,6 +89,12 @@ export function limitAmount(limit: Limit, amount: string | null): string {
   return (UNITS[limit.resource] ?? count)(amount);
 }
 
+/** How much a limit allows; none where it is not set. */
+export function Most({ limit }: { limit: Limit }) {
+  if (limit.limit === null) return <span class="muted">none</span>;
+  return <>{limitAmount(limit, limit.limit)}</>;
+}
+
 /** A quota with what is used of it. */
 export function LimitGauge({ limit }: { limit: Limit }) {
   const cap = Number(limit.limit);

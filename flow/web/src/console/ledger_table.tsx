@@ -1,7 +1,8 @@
 import type { ComponentChildren } from "preact";
 import { clock, count, decimal, moment, seconds, usdExact, words } from "../shared/format";
 import type { LedgerLine, LedgerRow } from "../shared/types";
-import { Badge, Table } from "./parts";
+import { Badge } from "./parts";
+import { Table } from "./table";
 
 /** Rows of the ledger, each with all of its lines. `total` is what the API says they cost. */
 export function LedgerTable(props: {
@@ -11,78 +12,61 @@ export function LedgerTable(props: {
   total?: ComponentChildren;
 }) {
   return (
-    <Table label={props.label}>
-      <thead>
-        <tr>
-          <th scope="col">Time</th>
-          <th scope="col">Work</th>
-          <th scope="col">Used</th>
-          <th scope="col">How known</th>
-          <th scope="col" class="number wide-only">
-            First token
-          </th>
-          <th scope="col" class="number wide-only">
-            Took
-          </th>
-          <th scope="col" class="number">
-            Cost
-          </th>
-        </tr>
-      </thead>
-      <tbody>
-        {props.rows.map((row) => (
-          <Row row={row} withDay={props.withDay ?? false} key={row.id} />
-        ))}
-      </tbody>
-      {props.total !== undefined && (
-        <tfoot>
-          <tr>
-            <th scope="row" colSpan={4}>
-              Total
-            </th>
-            <td class="wide-only" colSpan={2} />
-            <td class="number">{props.total}</td>
-          </tr>
-        </tfoot>
-      )}
-    </Table>
+    <Table
+      label={props.label}
+      rows={props.rows}
+      keyOf={(row) => row.id}
+      columns={[
+        {
+          head: "Time",
+          cell: (row) => (props.withDay ? moment(row.occurred_at) : clock(row.occurred_at)),
+          look: "nowrap",
+        },
+        { head: "Work", cell: (row) => <Work row={row} /> },
+        { head: "Used", cell: (row) => <Lines lines={row.lines} />, look: "lines" },
+        { head: "How known", cell: (row) => <Provenance row={row} /> },
+        {
+          head: "First token",
+          cell: (row) => seconds(row.time_to_first_token_secs),
+          isNumber: true,
+          wideOnly: true,
+        },
+        { head: "Took", cell: (row) => seconds(row.latency_secs), isNumber: true, wideOnly: true },
+        { head: "Cost", cell: (row) => <Cost row={row} />, isNumber: true, total: props.total },
+      ]}
+    />
   );
 }
 
-function Row({ row, withDay }: { row: LedgerRow; withDay: boolean }) {
+function Work({ row }: { row: LedgerRow }) {
   return (
-    <tr>
-      <td class="nowrap">{withDay ? moment(row.occurred_at) : clock(row.occurred_at)}</td>
-      <td>
-        <div class="work">
-          <span class={`kind kind-${row.kind}`}>{row.kind.toUpperCase()}</span>
-          <span>{row.model || words(row.kind)}</span>
-        </div>
-        <span class="muted small nowrap">
-          {row.provider}
-          {row.source !== "bot" && row.source !== "gateway" && ` · ${row.source}`}
-          {row.save_mode && " · save mode"}
-        </span>
-      </td>
-      <td class="lines">
-        {row.lines.length === 0 && <span class="muted">Not measured</span>}
-        {row.lines.map((line) => (
-          <Line line={line} key={line.unit} />
-        ))}
-      </td>
-      <td>
-        <Provenance row={row} />
-      </td>
-      <td class="number wide-only">{seconds(row.time_to_first_token_secs)}</td>
-      <td class="number wide-only">{seconds(row.latency_secs)}</td>
-      <td class="number">
-        {row.total_cost_usd === null ? (
-          <Badge tone="warn">No price</Badge>
-        ) : (
-          usdExact(row.total_cost_usd)
-        )}
-      </td>
-    </tr>
+    <>
+      <div class="work">
+        <span class={`kind kind-${row.kind}`}>{row.kind.toUpperCase()}</span>
+        <span>{row.model || words(row.kind)}</span>
+      </div>
+      <span class="muted small nowrap">
+        {row.provider}
+        {row.source !== "bot" && row.source !== "gateway" && ` · ${row.source}`}
+        {row.save_mode && " · save mode"}
+      </span>
+    </>
+  );
+}
+
+function Cost({ row }: { row: LedgerRow }) {
+  if (row.total_cost_usd === null) return <Badge tone="warn">No price</Badge>;
+  return <>{usdExact(row.total_cost_usd)}</>;
+}
+
+function Lines({ lines }: { lines: LedgerLine[] }) {
+  if (lines.length === 0) return <span class="muted">Not measured</span>;
+  return (
+    <>
+      {lines.map((line) => (
+        <Line line={line} key={line.unit} />
+      ))}
+    </>
   );
 }
 

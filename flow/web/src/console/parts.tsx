@@ -63,15 +63,6 @@ export function Shown<T>(props: {
   );
 }
 
-/** A table that scrolls sideways by itself, by keyboard too. */
-export function Table(props: { label: string; children: ComponentChildren }) {
-  return (
-    <div class="table-wrap" role="region" aria-label={props.label} tabIndex={0}>
-      <table class="table">{props.children}</table>
-    </div>
-  );
-}
-
 const TONES: Record<string, string> = {
   completed: "good",
   in_call: "info",

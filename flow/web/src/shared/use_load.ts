@@ -2,7 +2,7 @@ import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { Problem } from "./problem";
 
 export interface Loaded<T> {
-  /** What was loaded last for the same inputs; stays while it is loaded again. */
+  /** What was loaded last for the same inputs; stays while it is loaded again, or cannot be. */
   data: T | null;
   problem: Problem | null;
   isLoading: boolean;
@@ -32,7 +32,9 @@ export function useLoad<T>(
     const ending = new AbortController();
     const isSame = loaded.current === identity;
     loaded.current = identity;
-    setState((before) => ({ data: isSame ? before.data : null, problem: null, isLoading: true }));
+    setState((before) =>
+      isSame ? { ...before, isLoading: true } : { data: null, problem: null, isLoading: true },
+    );
     load(ending.signal)
       .then((data) => {
         if (!ending.signal.aborted) setState({ data, problem: null, isLoading: false });

@@ -1,10 +1,9 @@
-import { duration, moment, usdColumn } from "../../shared/format";
-import { Empty } from "../../shared/states";
-import { callSeconds } from "../call_table";
+import { LENGTH_AND_COST, whichCall } from "../call_table";
 import { useGet } from "../load";
-import { Card, DayField, PageHead, Pager, Select, Shown, StatusBadge, Table, usePages } from "../parts";
 import { STATUS_OPTIONS } from "../pages/calls";
+import { DayField, PageHead, Select, usePages } from "../parts";
 import { useFilters } from "../query";
+import { ListCard, Table } from "../table";
 import type { OperatorThread } from "./types";
 
 const DEFAULTS = {
@@ -59,18 +58,14 @@ export function AllCallsPage() {
             </button>
           ))}
         </div>
-        <Card flush>
-          <Shown of={list} rows={10}>
-            {(page) =>
-              page.threads.length ? (
-                <ThreadTable threads={page.threads} />
-              ) : (
-                <Empty title={isRunning ? "No call is running now" : "No call is like that"} />
-              )
-            }
-          </Shown>
-          <Pager pages={pages} next={list.data?.next_cursor ?? null} />
-        </Card>
+        <ListCard
+          of={list}
+          pages={pages}
+          rows={(page) => page.threads}
+          empty={{ title: isRunning ? "No call is running now" : "No call is like that" }}
+        >
+          {(threads) => <ThreadTable threads={threads} />}
+        </ListCard>
       </div>
     </>
   );
@@ -78,44 +73,26 @@ export function AllCallsPage() {
 
 function ThreadTable({ threads }: { threads: OperatorThread[] }) {
   return (
-    <Table label="Calls of all keys">
-      <thead>
-        <tr>
-          <th scope="col">Joined</th>
-          <th scope="col">Status</th>
-          <th scope="col">Key</th>
-          <th scope="col">Host</th>
-          <th scope="col">Over</th>
-          <th scope="col" class="number">
-            Length
-          </th>
-          <th scope="col" class="number">
-            Cost
-          </th>
-        </tr>
-      </thead>
-      <tbody>
-        {threads.map((thread) => (
-          <tr key={thread.workflow_thread_id}>
-            <td class="nowrap">
-              <a href={`/console/operator/calls/${thread.workflow_thread_id}`}>
-                {moment(thread.created_at)}
-              </a>
-            </td>
-            <td>
-              <StatusBadge status={thread.status} />
-            </td>
-            <td>
-              <a href={`/console/operator/keys/${thread.api_key_id}`}>{thread.key_name ?? "Unnamed"}</a>
-              <div class="muted small break">{thread.team_id}</div>
-            </td>
-            <td class="muted break">{thread.host ?? "–"}</td>
-            <td>{thread.transport}</td>
-            <td class="number">{duration(callSeconds(thread))}</td>
-            <td class="number">{usdColumn(thread.usage_stats.total_cost_usd)}</td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Calls of all keys"
+      rows={threads}
+      keyOf={(thread) => thread.workflow_thread_id}
+      columns={[
+        ...whichCall<OperatorThread>("/console/operator/calls"),
+        { head: "Key", cell: (thread) => <Owner of={thread} /> },
+        { head: "Host", cell: (thread) => thread.host ?? "–", look: "muted break" },
+        { head: "Over", cell: (thread) => thread.transport },
+        ...LENGTH_AND_COST,
+      ]}
+    />
+  );
+}
+
+function Owner({ of: thread }: { of: OperatorThread }) {
+  return (
+    <>
+      <a href={`/console/operator/keys/${thread.api_key_id}`}>{thread.key_name ?? "Unnamed"}</a>
+      <div class="muted small break">{thread.team_id}</div>
+    </>
   );
 }

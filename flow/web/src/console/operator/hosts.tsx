@@ -2,7 +2,8 @@ import { ago, count, duration, moment } from "../../shared/format";
 import { Empty } from "../../shared/states";
 import { Gauge } from "../gauge";
 import { useGet } from "../load";
-import { Badge, Card, PageHead, Shown, Table } from "../parts";
+import { Badge, Card, PageHead, Shown } from "../parts";
+import { Table } from "../table";
 import type { Host } from "./types";
 
 const TONES = { alive: "good", silent: "bad", stopped: "" } as const;
@@ -28,43 +29,33 @@ export function HostsPage() {
 
 function HostTable({ hosts }: { hosts: Host[] }) {
   return (
-    <Table label="Hosts">
-      <thead>
-        <tr>
-          <th scope="col">Host</th>
-          <th scope="col">State</th>
-          <th scope="col">Calls</th>
-          <th scope="col">Usage waiting in its spool</th>
-          <th scope="col">Version</th>
-          <th scope="col">Started</th>
-          <th scope="col">Last sign of life</th>
-        </tr>
-      </thead>
-      <tbody>
-        {hosts.map((host) => (
-          <tr key={host.name}>
-            <td class="nowrap">
-              <a href={`/console/operator/calls?host=${encodeURIComponent(host.name)}`}>{host.name}</a>
-            </td>
-            <td>
-              <div class="stack-badges">
-                <Badge tone={TONES[host.state]}>{host.state}</Badge>
-                {host.report?.draining && <Badge tone="warn">draining</Badge>}
-              </div>
-            </td>
-            <td class="budget-cell">
-              <Calls host={host} />
-            </td>
-            <td>
-              <Spool host={host} />
-            </td>
-            <td>{host.report?.version ?? "–"}</td>
-            <td class="nowrap muted">{moment(host.started_at)}</td>
-            <td class="nowrap muted">{ago(host.heartbeat_at)}</td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Hosts"
+      rows={hosts}
+      keyOf={(host) => host.name}
+      columns={[
+        { head: "Host", cell: (host) => <HostLink name={host.name} />, look: "nowrap" },
+        { head: "State", cell: (host) => <State host={host} /> },
+        { head: "Calls", cell: (host) => <Calls host={host} />, look: "budget-cell" },
+        { head: "Usage waiting in its spool", cell: (host) => <Spool host={host} /> },
+        { head: "Version", cell: (host) => host.report?.version ?? "–" },
+        { head: "Started", cell: (host) => moment(host.started_at), look: "nowrap muted" },
+        { head: "Last sign of life", cell: (host) => ago(host.heartbeat_at), look: "nowrap muted" },
+      ]}
+    />
+  );
+}
+
+function HostLink({ name }: { name: string }) {
+  return <a href={`/console/operator/calls?host=${encodeURIComponent(name)}`}>{name}</a>;
+}
+
+function State({ host }: { host: Host }) {
+  return (
+    <div class="stack-badges">
+      <Badge tone={TONES[host.state]}>{host.state}</Badge>
+      {host.report?.draining && <Badge tone="warn">draining</Badge>}
+    </div>
   );
 }
 

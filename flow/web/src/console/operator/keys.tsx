@@ -1,9 +1,9 @@
 import { moment, usd } from "../../shared/format";
-import { Empty } from "../../shared/states";
 import { Gauge } from "../gauge";
 import { useGet } from "../load";
-import { Badge, Card, PageHead, Pager, Select, Shown, Table, usePages } from "../parts";
+import { Badge, PageHead, Select, usePages } from "../parts";
 import { useFilters } from "../query";
+import { ListCard, Table } from "../table";
 import { SearchField } from "./search_field";
 import type { OperatorKey } from "./types";
 
@@ -55,14 +55,14 @@ export function KeysPage() {
             onChange={(revoked) => change({ revoked })}
           />
         </div>
-        <Card flush>
-          <Shown of={list} rows={10}>
-            {(page) =>
-              page.keys.length ? <KeyTable keys={page.keys} /> : <Empty title="No key is like that" />
-            }
-          </Shown>
-          <Pager pages={pages} next={list.data?.next_cursor ?? null} />
-        </Card>
+        <ListCard
+          of={list}
+          pages={pages}
+          rows={(page) => page.keys}
+          empty={{ title: "No key is like that" }}
+        >
+          {(keys) => <KeyTable keys={keys} />}
+        </ListCard>
       </div>
     </>
   );
@@ -70,41 +70,29 @@ export function KeysPage() {
 
 function KeyTable({ keys }: { keys: OperatorKey[] }) {
   return (
-    <Table label="Keys">
-      <thead>
-        <tr>
-          <th scope="col">Key</th>
-          <th scope="col">Team</th>
-          <th scope="col" class="number">
-            Spent
-          </th>
-          <th scope="col">Budget</th>
-          <th scope="col" class="number">
-            Calls now
-          </th>
-          <th scope="col">Save mode</th>
-          <th scope="col">Seen first</th>
-        </tr>
-      </thead>
-      <tbody>
-        {keys.map((key) => (
-          <tr key={key.api_key_id}>
-            <td>
-              <a href={`/console/operator/keys/${key.api_key_id}`}>{key.name ?? "Unnamed"}</a>{" "}
-              {key.revoked_at && <Badge tone="bad">revoked</Badge>}
-            </td>
-            <td class="break">{key.team_id}</td>
-            <td class="number">{usd(key.budget.spent_usd)}</td>
-            <td class="budget-cell">
-              <BudgetCell budget={key.budget} />
-            </td>
-            <td class="number">{key.running_calls}</td>
-            <td class="muted">{key.save_mode ?? "as the product says"}</td>
-            <td class="nowrap muted">{moment(key.created_at)}</td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Keys"
+      rows={keys}
+      keyOf={(key) => key.api_key_id}
+      columns={[
+        { head: "Key", cell: (key) => <KeyName of={key} /> },
+        { head: "Team", cell: (key) => key.team_id, look: "break" },
+        { head: "Spent", cell: (key) => usd(key.budget.spent_usd), isNumber: true },
+        { head: "Budget", cell: (key) => <BudgetCell budget={key.budget} />, look: "budget-cell" },
+        { head: "Calls now", cell: (key) => key.running_calls, isNumber: true },
+        { head: "Save mode", cell: (key) => key.save_mode ?? "as the product says", look: "muted" },
+        { head: "Seen first", cell: (key) => moment(key.created_at), look: "nowrap muted" },
+      ]}
+    />
+  );
+}
+
+function KeyName({ of: key }: { of: OperatorKey }) {
+  return (
+    <>
+      <a href={`/console/operator/keys/${key.api_key_id}`}>{key.name ?? "Unnamed"}</a>{" "}
+      {key.revoked_at && <Badge tone="bad">revoked</Badge>}
+    </>
   );
 }
 

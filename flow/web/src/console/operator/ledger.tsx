@@ -1,8 +1,9 @@
 import { count, isoDay, moment, shortDay } from "../../shared/format";
 import { Empty } from "../../shared/states";
 import { useGet } from "../load";
-import { Card, DayField, PageHead, Pager, Shown, Table, usePages } from "../parts";
+import { Card, DayField, PageHead, Shown, usePages } from "../parts";
 import { useFilters } from "../query";
+import { ListCard, Table } from "../table";
 import type { RejectedEvent, UnpricedModel } from "./types";
 
 /** What the ledger lacks: prices, and events that it could not take. */
@@ -33,18 +34,15 @@ export function LedgerGapsPage() {
             }
           </Shown>
         </Card>
-        <Card title="Events that the ledger could not take" flush>
-          <Shown of={rejected}>
-            {(page) =>
-              page.rejected.length ? (
-                <RejectedTable events={page.rejected} />
-              ) : (
-                <Empty title="Nothing was rejected" />
-              )
-            }
-          </Shown>
-          <Pager pages={pages} next={rejected.data?.next_cursor ?? null} />
-        </Card>
+        <h2>Events that the ledger could not take</h2>
+        <ListCard
+          of={rejected}
+          pages={pages}
+          rows={(page) => page.rejected}
+          empty={{ title: "Nothing was rejected" }}
+        >
+          {(events) => <RejectedTable events={events} />}
+        </ListCard>
       </div>
     </>
   );
@@ -52,67 +50,47 @@ export function LedgerGapsPage() {
 
 function UnpricedTable({ models }: { models: UnpricedModel[] }) {
   return (
-    <Table label="Models without a price">
-      <thead>
-        <tr>
-          <th scope="col">Model</th>
-          <th scope="col">Vendor</th>
-          <th scope="col">Kind</th>
-          <th scope="col" class="number">
-            Events
-          </th>
-          <th scope="col" class="number">
-            Not measured
-          </th>
-          <th scope="col" class="number">
-            Keys
-          </th>
-          <th scope="col">Days</th>
-        </tr>
-      </thead>
-      <tbody>
-        {models.map((one) => (
-          <tr key={`${one.provider} ${one.model} ${one.kind}`}>
-            <td class="break">{one.model || "–"}</td>
-            <td>{one.provider}</td>
-            <td>{one.kind.toUpperCase()}</td>
-            <td class="number">{count(one.unpriced_events)}</td>
-            <td class="number">{count(one.unmetered_events)}</td>
-            <td class="number">{count(one.keys)}</td>
-            <td class="nowrap muted">
-              {shortDay(one.first_day)} – {shortDay(one.last_day)}
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Models without a price"
+      rows={models}
+      keyOf={(one) => `${one.provider} ${one.model} ${one.kind}`}
+      columns={[
+        { head: "Model", cell: (one) => one.model || "–", look: "break" },
+        { head: "Vendor", cell: (one) => one.provider },
+        { head: "Kind", cell: (one) => one.kind.toUpperCase() },
+        { head: "Events", cell: (one) => count(one.unpriced_events), isNumber: true },
+        { head: "Not measured", cell: (one) => count(one.unmetered_events), isNumber: true },
+        { head: "Keys", cell: (one) => count(one.keys), isNumber: true },
+        {
+          head: "Days",
+          cell: (one) => `${shortDay(one.first_day)} – ${shortDay(one.last_day)}`,
+          look: "nowrap muted",
+        },
+      ]}
+    />
   );
 }
 
 function RejectedTable({ events }: { events: RejectedEvent[] }) {
   return (
-    <Table label="Rejected events">
-      <thead>
-        <tr>
-          <th scope="col">Time</th>
-          <th scope="col">Why</th>
-          <th scope="col">Event</th>
-        </tr>
-      </thead>
-      <tbody>
-        {events.map((one) => (
-          <tr key={one.id}>
-            <td class="nowrap">{moment(one.rejected_at)}</td>
-            <td class="break">{one.reason}</td>
-            <td>
-              <details>
-                <summary>As it came</summary>
-                <pre class="json json-cell">{JSON.stringify(one.event, null, 2)}</pre>
-              </details>
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Rejected events"
+      rows={events}
+      keyOf={(one) => one.id}
+      columns={[
+        { head: "Time", cell: (one) => moment(one.rejected_at), look: "nowrap" },
+        { head: "Why", cell: (one) => one.reason, look: "break" },
+        { head: "Event", cell: (one) => <AsItCame event={one.event} /> },
+      ]}
+    />
+  );
+}
+
+function AsItCame({ event }: { event: RejectedEvent["event"] }) {
+  return (
+    <details>
+      <summary>As it came</summary>
+      <pre class="json json-cell">{JSON.stringify(event, null, 2)}</pre>
+    </details>
   );
 }

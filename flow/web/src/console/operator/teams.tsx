@@ -1,13 +1,13 @@
 import { useRoute } from "preact-iso";
 import { useState } from "preact/hooks";
 import { usd } from "../../shared/format";
-import { Empty } from "../../shared/states";
 import type { Limit } from "../../shared/types";
-import { limitAmount, limitName } from "../gauge";
+import { limitAmount, limitName, Most } from "../gauge";
 import { useGet } from "../load";
-import { Badge, Card, PageHead, Pager, Shown, Table, usePages } from "../parts";
+import { Badge, Card, PageHead, Shown, usePages } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
+import { ListCard, Table } from "../table";
 import { ActionProblem, useAction } from "./action";
 import { SearchField } from "./search_field";
 import type { Team } from "./types";
@@ -26,14 +26,14 @@ export function TeamsPage() {
         <div class="filters">
           <SearchField label="Team" value={filters.search} onSearch={(search) => change({ search })} />
         </div>
-        <Card flush>
-          <Shown of={list} rows={10}>
-            {(page) =>
-              page.teams.length ? <TeamTable teams={page.teams} /> : <Empty title="No team is like that" />
-            }
-          </Shown>
-          <Pager pages={pages} next={list.data?.next_cursor ?? null} />
-        </Card>
+        <ListCard
+          of={list}
+          pages={pages}
+          rows={(page) => page.teams}
+          empty={{ title: "No team is like that" }}
+        >
+          {(teams) => <TeamTable teams={teams} />}
+        </ListCard>
       </div>
     </>
   );
@@ -41,45 +41,24 @@ export function TeamsPage() {
 
 function TeamTable({ teams }: { teams: Team[] }) {
   return (
-    <Table label="Teams">
-      <thead>
-        <tr>
-          <th scope="col">Team</th>
-          <th scope="col" class="number">
-            Spent
-          </th>
-          <th scope="col" class="number">
-            Billable
-          </th>
-          <th scope="col" class="number">
-            Keys
-          </th>
-          <th scope="col" class="number">
-            Calls now
-          </th>
-          <th scope="col">Quotas</th>
-        </tr>
-      </thead>
-      <tbody>
-        {teams.map((team) => (
-          <tr key={team.team_id}>
-            <td class="break">
-              <a href={`/console/operator/teams/${encodeURIComponent(team.team_id)}`}>
-                {team.team_id}
-              </a>
-            </td>
-            <td class="number">{usd(team.spent_usd)}</td>
-            <td class="number">{usd(team.billable_usd)}</td>
-            <td class="number">{team.keys}</td>
-            <td class="number">{team.running_calls}</td>
-            <td>
-              <Quotas limits={team.limits} />
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Teams"
+      rows={teams}
+      keyOf={(team) => team.team_id}
+      columns={[
+        { head: "Team", cell: (team) => <TeamLink id={team.team_id} />, look: "break" },
+        { head: "Spent", cell: (team) => usd(team.spent_usd), isNumber: true },
+        { head: "Billable", cell: (team) => usd(team.billable_usd), isNumber: true },
+        { head: "Keys", cell: (team) => team.keys, isNumber: true },
+        { head: "Calls now", cell: (team) => team.running_calls, isNumber: true },
+        { head: "Quotas", cell: (team) => <Quotas limits={team.limits} /> },
+      ]}
+    />
   );
+}
+
+function TeamLink({ id }: { id: string }) {
+  return <a href={`/console/operator/teams/${encodeURIComponent(id)}`}>{id}</a>;
 }
 
 function Quotas({ limits }: { limits: Limit[] }) {
@@ -140,36 +119,18 @@ function Fact({ label, value }: { label: string; value: string }) {
 }
 
 function QuotaTable(props: { team: Team; path: string; onChange: () => void }) {
-  const ofTeam = props.team.limits.filter((limit) => limit.product === null);
   return (
-    <Table label="Quotas">
-      <thead>
-        <tr>
-          <th scope="col">Quota</th>
-          <th scope="col" class="number">
-            Used
-          </th>
-          <th scope="col" class="number">
-            Limit now
-          </th>
-          <th scope="col">New limit</th>
-        </tr>
-      </thead>
-      <tbody>
-        {ofTeam.map((limit) => (
-          <tr key={limit.resource}>
-            <td>{limitName(limit)}</td>
-            <td class="number">{limitAmount(limit, limit.used)}</td>
-            <td class="number">
-              {limit.limit === null ? <span class="muted">none</span> : limitAmount(limit, limit.limit)}
-            </td>
-            <td>
-              <QuotaForm limit={limit} {...props} />
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Quotas"
+      rows={props.team.limits.filter((limit) => limit.product === null)}
+      keyOf={(limit) => limit.resource}
+      columns={[
+        { head: "Quota", cell: limitName },
+        { head: "Used", cell: (limit) => limitAmount(limit, limit.used), isNumber: true },
+        { head: "Limit now", cell: (limit) => <Most limit={limit} />, isNumber: true },
+        { head: "New limit", cell: (limit) => <QuotaForm limit={limit} {...props} /> },
+      ]}
+    />
   );
 }
 

@@ -1,9 +1,9 @@
 import { moment } from "../../shared/format";
-import { Empty } from "../../shared/states";
 import { useGet } from "../load";
-import { Badge, Card, PageHead, Pager, Select, Shown, Table, usePages } from "../parts";
+import { Badge, PageHead, Select, usePages } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
+import { ListCard, Table } from "../table";
 import { ActionProblem, Confirmed, useAction } from "./action";
 import type { Webhook } from "./types";
 
@@ -43,22 +43,20 @@ export function WebhooksPage() {
           <Select label="Show" value={filters.dead} options={WHICH} onChange={(dead) => change({ dead })} />
         </div>
         <ActionProblem problem={problem} />
-        <Card flush>
-          <Shown of={list} rows={10}>
-            {(page) =>
-              page.webhooks.length ? (
-                <WebhookTable
-                  webhooks={page.webhooks}
-                  isBusy={isBusy}
-                  onReplay={(id) => replay(`${id}/replay`)}
-                />
-              ) : (
-                <Empty title={filters.dead === "true" ? "Nothing was given up" : "No webhooks yet"} />
-              )
-            }
-          </Shown>
-          <Pager pages={pages} next={list.data?.next_cursor ?? null} />
-        </Card>
+        <ListCard
+          of={list}
+          pages={pages}
+          rows={(page) => page.webhooks}
+          empty={{ title: filters.dead === "true" ? "Nothing was given up" : "No webhooks yet" }}
+        >
+          {(webhooks) => (
+            <WebhookTable
+              webhooks={webhooks}
+              isBusy={isBusy}
+              onReplay={(id) => replay(`${id}/replay`)}
+            />
+          )}
+        </ListCard>
       </div>
     </>
   );
@@ -70,57 +68,54 @@ function WebhookTable(props: {
   onReplay: (id: string) => void;
 }) {
   return (
-    <Table label="Webhooks">
-      <thead>
-        <tr>
-          <th scope="col">Time</th>
-          <th scope="col">Event</th>
-          <th scope="col">State</th>
-          <th scope="col">Receiver</th>
-          <th scope="col" class="number">
-            Attempts
-          </th>
-          <th scope="col">Last answer</th>
-          <th scope="col">
-            <span class="visually-hidden">Action</span>
-          </th>
-        </tr>
-      </thead>
-      <tbody>
-        {props.webhooks.map((one) => (
-          <tr key={one.event_id}>
-            <td class="nowrap">{moment(one.created_at)}</td>
-            <td class="nowrap">
-              {one.workflow_thread_id ? (
-                <a href={`/console/operator/calls/${one.workflow_thread_id}`}>{one.type}</a>
-              ) : (
-                one.type
-              )}
-            </td>
-            <td>
-              <Badge tone={TONES[one.state] ?? ""}>{one.state}</Badge>
-            </td>
-            <td class="break url-cell">
-              {one.url}
-              <div class="muted small">{one.team_id}</div>
-            </td>
-            <td class="number">{one.attempts}</td>
-            <td class="break">{one.last_error ?? one.last_status ?? "–"}</td>
-            <td>
-              {(one.state === "dead" || one.state === "delivered") && (
-                <button
-                  type="button"
-                  class="button button-small"
-                  disabled={props.isBusy}
-                  onClick={() => props.onReplay(one.event_id)}
-                >
-                  Send again
-                </button>
-              )}
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Webhooks"
+      rows={props.webhooks}
+      keyOf={(one) => one.event_id}
+      columns={[
+        { head: "Time", cell: (one) => moment(one.created_at), look: "nowrap" },
+        { head: "Event", cell: (one) => <EventName of={one} />, look: "nowrap" },
+        {
+          head: "State",
+          cell: (one) => <Badge tone={TONES[one.state] ?? ""}>{one.state}</Badge>,
+        },
+        { head: "Receiver", cell: (one) => <Receiver of={one} />, look: "break url-cell" },
+        { head: "Attempts", cell: (one) => one.attempts, isNumber: true },
+        {
+          head: "Last answer",
+          cell: (one) => one.last_error ?? one.last_status ?? "–",
+          look: "break",
+        },
+        { head: <span class="visually-hidden">Action</span>, cell: (one) => again(one, props) },
+      ]}
+    />
+  );
+}
+
+function EventName({ of: one }: { of: Webhook }) {
+  if (one.workflow_thread_id === null) return <>{one.type}</>;
+  return <a href={`/console/operator/calls/${one.workflow_thread_id}`}>{one.type}</a>;
+}
+
+function Receiver({ of: one }: { of: Webhook }) {
+  return (
+    <>
+      {one.url}
+      <div class="muted small">{one.team_id}</div>
+    </>
+  );
+}
+
+function again(one: Webhook, on: { isBusy: boolean; onReplay: (id: string) => void }) {
+  if (one.state !== "dead" && one.state !== "delivered") return null;
+  return (
+    <button
+      type="button"
+      class="button button-small"
+      disabled={on.isBusy}
+      onClick={() => on.onReplay(one.event_id)}
+    >
+      Send again
+    </button>
   );
 }

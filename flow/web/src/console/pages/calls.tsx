@@ -1,10 +1,10 @@
 import { words } from "../../shared/format";
-import { Empty } from "../../shared/states";
 import type { Product, ThreadPage } from "../../shared/types";
 import { CallTable } from "../call_table";
 import { useGet } from "../load";
-import { Card, DayField, PageHead, Pager, Select, Shown, usePages } from "../parts";
+import { DayField, PageHead, Select, usePages } from "../parts";
 import { useFilters } from "../query";
+import { ListCard } from "../table";
 
 const STATUSES = [
   "created",
@@ -22,6 +22,10 @@ export const STATUS_OPTIONS = [
   ["running", "Running now"],
   ...STATUSES.map((each) => [each, words(each)] as const),
 ] as const;
+export const NO_CALLS = {
+  title: "No calls yet",
+  text: "The first call made with this key will appear here while it runs.",
+};
 const DEFAULTS = { status: "", product: "", from: "", to: "" };
 
 export function CallsPage() {
@@ -65,22 +69,18 @@ export function CallsPage() {
             </button>
           )}
         </div>
-        <Card flush>
-          <Shown of={list} rows={12}>
-            {(page) =>
-              page.threads.length ? (
-                <CallTable threads={page.threads} label="Calls" />
-              ) : (
-                <Empty title={isFiltered ? "No call is like that" : "No calls yet"}>
-                  {isFiltered
-                    ? "Change the filters, or clear them."
-                    : "The first call made with this key will appear here while it runs."}
-                </Empty>
-              )
-            }
-          </Shown>
-          <Pager pages={pages} next={list.data?.next_cursor ?? null} />
-        </Card>
+        <ListCard
+          of={list}
+          pages={pages}
+          rows={(page) => page.threads}
+          empty={
+            isFiltered
+              ? { title: "No call is like that", text: "Change the filters, or clear them." }
+              : NO_CALLS
+          }
+        >
+          {(threads) => <CallTable threads={threads} label="Calls" />}
+        </ListCard>
       </div>
     </>
   );

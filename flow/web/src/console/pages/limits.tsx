@@ -1,8 +1,9 @@
 import { moment } from "../../shared/format";
 import type { Limit, Limits } from "../../shared/types";
-import { BudgetGauge, LimitGauge, limitAmount, limitName } from "../gauge";
+import { BudgetGauge, LimitGauge, limitAmount, limitName, Most } from "../gauge";
 import { useGet } from "../load";
-import { Badge, Card, PageHead, Shown, Table } from "../parts";
+import { Badge, Card, PageHead, Shown } from "../parts";
+import { Table } from "../table";
 
 export function LimitsPage() {
   const limits = useGet<Limits>("/api/limits", {}, 15);
@@ -43,48 +44,30 @@ export function LimitsPage() {
 const keyOf = (limit: Limit) => `${limit.resource} ${limit.scope} ${limit.product} ${limit.source}`;
 const isQuota = (limit: Limit) => limit.limit !== null && limit.resource !== "budget_usd";
 
-export function LimitTable({ limits }: { limits: Limit[] }) {
+function LimitTable({ limits }: { limits: Limit[] }) {
   return (
-    <Table label="Every limit">
-      <thead>
-        <tr>
-          <th scope="col">Limit</th>
-          <th scope="col">Of</th>
-          <th scope="col" class="number">
-            Used
-          </th>
-          <th scope="col" class="number">
-            Held by calls
-          </th>
-          <th scope="col" class="number">
-            Limit
-          </th>
-          <th scope="col">Now</th>
-          <th scope="col">Starts anew</th>
-        </tr>
-      </thead>
-      <tbody>
-        {limits.map((limit) => (
-          <tr key={keyOf(limit)}>
-            <td class="nowrap">{limitName(limit)}</td>
-            <td>{limit.scope}</td>
-            <td class="number">{limitAmount(limit, limit.used)}</td>
-            <td class="number">{limitAmount(limit, limit.reserved)}</td>
-            <td class="number">
-              {limit.limit === null ? (
-                <span class="muted">none</span>
-              ) : (
-                limitAmount(limit, limit.limit)
-              )}
-            </td>
-            <td>
-              <Standing limit={limit} />
-            </td>
-            <td class="nowrap muted">{limit.resets_at ? moment(limit.resets_at) : "as calls end"}</td>
-          </tr>
-        ))}
-      </tbody>
-    </Table>
+    <Table
+      label="Every limit"
+      rows={limits}
+      keyOf={keyOf}
+      columns={[
+        { head: "Limit", cell: limitName, look: "nowrap" },
+        { head: "Of", cell: (limit) => limit.scope },
+        { head: "Used", cell: (limit) => limitAmount(limit, limit.used), isNumber: true },
+        {
+          head: "Held by calls",
+          cell: (limit) => limitAmount(limit, limit.reserved),
+          isNumber: true,
+        },
+        { head: "Limit", cell: (limit) => <Most limit={limit} />, isNumber: true },
+        { head: "Now", cell: (limit) => <Standing limit={limit} /> },
+        {
+          head: "Starts anew",
+          cell: (limit) => (limit.resets_at ? moment(limit.resets_at) : "as calls end"),
+          look: "nowrap muted",
+        },
+      ]}
+    />
   );
 }
 

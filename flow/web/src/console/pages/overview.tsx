@@ -1,13 +1,15 @@
 import { componentsOf } from "../../shared/components";
-import { count, duration, isoDay, percent, shortDay, usd } from "../../shared/format";
+import { count, duration, isoDay, percent, shortDay, usd, usdColumn } from "../../shared/format";
 import { Empty } from "../../shared/states";
 import type { Limits, ThreadPage, UsageReport, UsageRow } from "../../shared/types";
+import { CallTable } from "../call_table";
 import { StackedDays } from "../charts";
 import { BudgetGauge, LimitGauge } from "../gauge";
 import { useGet } from "../load";
-import { Card, PageHead, Select, Shown, Table } from "../parts";
+import { Card, PageHead, Select, Shown } from "../parts";
 import { useFilters } from "../query";
-import { CallTable } from "../call_table";
+import { Table } from "../table";
+import { NO_CALLS } from "./calls";
 
 const PERIODS = [
   ["7", "Last 7 days"],
@@ -62,9 +64,7 @@ export function OverviewPage() {
               page.threads.length ? (
                 <CallTable threads={page.threads} label="Latest calls" />
               ) : (
-                <Empty title="No calls yet">
-                  The first call made with this key will appear here while it runs.
-                </Empty>
+                <Empty title={NO_CALLS.title}>{NO_CALLS.text}</Empty>
               )
             }
           </Shown>
@@ -138,30 +138,19 @@ function SpendByDay({ rows, from, days }: { rows: UsageRow[]; from: string; days
       <StackedDays label="Spend by day, stacked by component" days={all} series={series} />
       <details class="as-table">
         <summary>Show as a table</summary>
-        <Table label="Spend by day">
-          <thead>
-            <tr>
-              <th scope="col">Day</th>
-              {series.map((each) => (
-                <th scope="col" class="number" key={each.name}>
-                  {each.label}
-                </th>
-              ))}
-            </tr>
-          </thead>
-          <tbody>
-            {all.map((day, index) => (
-              <tr key={day}>
-                <td class="nowrap">{shortDay(day)}</td>
-                {series.map((each) => (
-                  <td class="number" key={each.name}>
-                    {usd(each.values[index])}
-                  </td>
-                ))}
-              </tr>
-            ))}
-          </tbody>
-        </Table>
+        <Table
+          label="Spend by day"
+          rows={all.map((day, index) => ({ day, index }))}
+          keyOf={({ day }) => day}
+          columns={[
+            { head: "Day", cell: ({ day }) => shortDay(day), look: "nowrap" },
+            ...series.map((each) => ({
+              head: each.label,
+              cell: ({ index }: { index: number }) => usdColumn(each.values[index]),
+              isNumber: true,
+            })),
+          ]}
+        />
       </details>
     </>
   );

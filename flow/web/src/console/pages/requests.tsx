@@ -1,9 +1,16 @@
-import { Empty } from "../../shared/states";
 import type { Product, RequestPage } from "../../shared/types";
 import { LedgerTable } from "../ledger_table";
 import { useGet } from "../load";
-import { Card, PageHead, Pager, Select, Shown, usePages } from "../parts";
+import { PageHead, Select, usePages } from "../parts";
 import { useFilters } from "../query";
+import { ListCard } from "../table";
+
+const NO_REQUESTS = {
+  title: "No requests yet",
+  text:
+    "Point an OpenAI or Anthropic client at this server, with this key, and what it asks for " +
+    "appears here.",
+};
 
 export function RequestsPage() {
   const [filters, change] = useFilters({ product: "" });
@@ -30,21 +37,9 @@ export function RequestsPage() {
             onChange={(product) => change({ product })}
           />
         </div>
-        <Card flush>
-          <Shown of={list} rows={12}>
-            {(page) =>
-              page.requests.length ? (
-                <LedgerTable rows={page.requests} label="Gateway requests" withDay />
-              ) : (
-                <Empty title="No requests yet">
-                  Point an OpenAI or Anthropic client at this server, with this key, and what it
-                  asks for appears here.
-                </Empty>
-              )
-            }
-          </Shown>
-          <Pager pages={pages} next={list.data?.next_cursor ?? null} />
-        </Card>
+        <ListCard of={list} pages={pages} rows={(page) => page.requests} empty={NO_REQUESTS}>
+          {(rows) => <LedgerTable rows={rows} label="Gateway requests" withDay />}
+        </ListCard>
       </div>
     </>
   );

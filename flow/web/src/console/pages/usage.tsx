@@ -5,9 +5,10 @@ import { Problem } from "../../shared/problem";
 import { Empty, Failure } from "../../shared/states";
 import type { UsageReport, UsageRow } from "../../shared/types";
 import { useGet } from "../load";
-import { Card, DayField, PageHead, Shown, Table } from "../parts";
+import { Card, DayField, PageHead, Shown } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
+import { Table } from "../table";
 
 const GROUPS = ["day", "model", "provider", "product", "kind", "source"];
 const OPERATOR_GROUPS = ["team", "key", ...GROUPS];
@@ -110,7 +111,11 @@ function Usage(props: { path: string; groups: string[]; title: string; text: str
           <Shown of={report} rows={10}>
             {(data) =>
               data.rows.length ? (
-                <UsageTable report={data} total={total.data?.rows[0] ?? null} />
+                <UsageTable
+                  report={data}
+                  total={total.data?.rows[0] ?? null}
+                  title={props.title}
+                />
               ) : (
                 <Empty title="Nothing was used in this period" />
               )
@@ -122,7 +127,8 @@ function Usage(props: { path: string; groups: string[]; title: string; text: str
   );
 }
 
-function UsageTable({ report, total }: { report: UsageReport; total: UsageRow | null }) {
+function UsageTable(props: { report: UsageReport; total: UsageRow | null; title: string }) {
+  const { report, total, title } = props;
   const { rows, group_by: groups } = report;
   const shown = (columns: string[]) =>
     columns.filter((column) => rows.some((row) => Number(row[column] ?? 0) !== 0));
@@ -131,59 +137,27 @@ function UsageTable({ report, total }: { report: UsageReport; total: UsageRow | 
   const units = shown(
     Object.keys(first).filter((name) => !NOT_UNITS.has(name) && !name.endsWith("_cost_usd")),
   );
-  const columns = ["events", ...units, ...shown(OUTCOMES), ...costs];
+  const sum = (column: string) => (total && groups.length ? cell(column, total[column]) : undefined);
   return (
-    <Table label="Usage">
-      <thead>
-        <tr>
-          {groups.map((group) => (
-            <th scope="col" key={group}>
-              {words(group)}
-            </th>
-          ))}
-          <th scope="col" class="number">
-            Total cost
-          </th>
-          {columns.map((column) => (
-            <th scope="col" class="number" key={column}>
-              {heading(column)}
-            </th>
-          ))}
-        </tr>
-      </thead>
-      <tbody>
-        {rows.map((row) => (
-          <tr key={groups.map((group) => groupOf(row, group)).join(" ")}>
-            {groups.map((group) => (
-              <td class="nowrap" key={group}>
-                {groupOf(row, group) || <span class="muted">none</span>}
-              </td>
-            ))}
-            <td class="number strong">{usdColumn(row.total_cost_usd)}</td>
-            {columns.map((column) => (
-              <td class="number" key={column}>
-                {cell(column, row[column])}
-              </td>
-            ))}
-          </tr>
-        ))}
-      </tbody>
-      {total !== null && groups.length > 0 && (
-        <tfoot>
-          <tr>
-            <th scope="row" colSpan={groups.length}>
-              Total
-            </th>
-            <td class="number">{usdColumn(total.total_cost_usd)}</td>
-            {columns.map((column) => (
-              <td class="number" key={column}>
-                {cell(column, total[column])}
-              </td>
-            ))}
-          </tr>
-        </tfoot>
-      )}
-    </Table>
+    <Table
+      label={title}
+      rows={rows}
+      keyOf={(row) => groups.map((group) => groupOf(row, group)).join(" ")}
+      columns={[
+        ...groups.map((group) => ({
+          head: words(group),
+          cell: (row: UsageRow) => groupOf(row, group) || <span class="muted">none</span>,
+          look: "nowrap",
+        })),
+        ...["total_cost_usd", "events", ...units, ...shown(OUTCOMES), ...costs].map((column) => ({
+          head: column === "total_cost_usd" ? "Total cost" : heading(column),
+          cell: (row: UsageRow) => cell(column, row[column]),
+          isNumber: true,
+          look: column === "total_cost_usd" ? "strong" : "",
+          total: sum(column),
+        })),
+      ]}
+    />
   );
 }
 
@@ -199,7 +173,8 @@ function heading(column: string): string {
   return `${componentsOf({ [column]: null })[0]?.label ?? column} cost`;
 }
 
-function cell(column: string, value: string | number | null | undefined): string {
+function cell(column: string, value: string | number | null | undefined) {
+  if (value != null && Number(value) === 0) return <span class="muted">0</span>;
   if (column.endsWith("_cost_usd")) return usdColumn(value);
   return column.endsWith("_seconds") ? decimal(value) : count(value);
 }
