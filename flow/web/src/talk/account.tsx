@@ -16,6 +16,11 @@ import { TroubleNote } from "./trouble_note";
 
 const FINAL: readonly Status[] = ["completed", "failed", "expired", "cancelled"];
 const POLL_SECS = 1;
+const ENDINGS: Record<string, string> = {
+  caller_hung_up: "You hung up",
+  ended_by_api: "It was ended from elsewhere",
+  pipeline_ended: "The bot hung up",
+};
 
 interface Ended {
   thread: Thread;
@@ -91,7 +96,7 @@ function stateOf({ data }: Loaded<Ended>): string {
   if (data === null) return "Fetching its account…";
   if (!FINAL.includes(data.thread.status)) return "Its account is being settled…";
   const reason = data.thread.end_reason;
-  const ending = reason === "caller_hung_up" ? "You hung up" : words(reason ?? "ended");
+  const ending = ENDINGS[reason ?? ""] ?? words(reason ?? "ended");
   return `${ending}. Its account is settled.`;
 }
 
@@ -107,7 +112,7 @@ function Settled({ thread, events }: Ended) {
         <Stat
           label="Typical reply"
           value={seconds(thread.latency?.p50_secs)}
-          note={replies === 1 ? "1 reply timed" : `${replies} replies timed`}
+          note={replies ? `median of ${replies}` : "none was timed"}
         />
         <Stat
           label="Pieces of vendor work"

@@ -8,6 +8,8 @@ import { Announcer, LiveTranscript } from "./transcript";
 /** A call that is being connected; `call` is null until the bot is ready. */
 export function Live(props: {
   call: Call | null;
+  /** Whether the browser is asking for the microphone. */
+  isAsking: boolean;
   conversation: Conversation;
   takesText: boolean;
   onHangUp: () => void;
@@ -84,8 +86,12 @@ export function Live(props: {
   );
 }
 
-function stateOf(props: { call: Call | null; conversation: Conversation }, isMuted: boolean): string {
+function stateOf(
+  props: { call: Call | null; isAsking: boolean; conversation: Conversation },
+  isMuted: boolean,
+): string {
   const { callerSpeaks, botSpeaks, botThinks, lines } = props.conversation;
+  if (props.isAsking) return "Allow the microphone…";
   if (props.call === null) return "Connecting…";
   if (botSpeaks) return "The bot speaks";
   if (isMuted) return "You are muted";

@@ -9,7 +9,7 @@ import "../shared/styles.css";
 import { applyTheme } from "../shared/theme";
 import { ThemeSwitch } from "../shared/theme_switch";
 import { CallAccount } from "./account";
-import { Call, NotConnected, takesText } from "./call";
+import { Call, type CallEvents, NotConnected, takesText } from "./call";
 import { type Choices, firstChoices, settingsOf } from "./choices";
 import { type Conversation, NOTHING_SAID } from "./conversation";
 import { Live } from "./live";
@@ -20,7 +20,7 @@ import { NOT_CONNECTED, ofMicrophone, ofProblem, type Trouble } from "./trouble"
 
 type View =
   | { name: "setup"; trouble: Trouble | null }
-  | { name: "call"; call: Call | null }
+  | { name: "call"; call: Call | null; isAsking: boolean }
   | { name: "ended"; threadId: string; isLost: boolean };
 
 /** The key that `flow dev` gives its own page. */
@@ -79,8 +79,9 @@ function WithKey({ secret, forget }: { secret: string; forget: (why: string | nu
     const ending = new AbortController();
     starting.current = ending;
     setConversation(NOTHING_SAID);
-    setView({ name: "call", call: null });
+    setView({ name: "call", call: null, isAsking: true });
     const call = await begin(api, choices, ending.signal, {
+      onMicrophone: () => setView({ name: "call", call: null, isAsking: false }),
       onConversation: setConversation,
       onLost: (threadId) => setView({ name: "ended", threadId, isLost: true }),
     });
@@ -88,7 +89,7 @@ function WithKey({ secret, forget }: { secret: string; forget: (why: string | nu
       if (call instanceof Call) void call.hangUp();
       return;
     }
-    setView(call instanceof Call ? { name: "call", call } : { name: "setup", trouble: call });
+    setView(call instanceof Call ? { name: "call", call, isAsking: false } : { name: "setup", trouble: call });
   };
   const hangUp = () => {
     if (view.name !== "call") return;
@@ -136,6 +137,7 @@ function WithKey({ secret, forget }: { secret: string; forget: (why: string | nu
         {view.name === "call" && (
           <Live
             call={view.call}
+            isAsking={view.isAsking}
             conversation={conversation}
             takesText={takesText(settingsOf(choices).join.bot)}
             onHangUp={hangUp}
@@ -159,7 +161,7 @@ async function begin(
   api: Api,
   choices: Choices,
   signal: AbortSignal,
-  events: { onConversation: (now: Conversation) => void; onLost: (threadId: string) => void },
+  events: CallEvents & { onMicrophone: () => void },
 ): Promise<Call | Trouble | null> {
   try {
     await askForMicrophone(choices.microphone);
@@ -167,6 +169,7 @@ async function begin(
     return ofMicrophone(error);
   }
   if (signal.aborted) return null;
+  events.onMicrophone();
   try {
     return await Call.start(api, settingsOf(choices), events, signal);
   } catch (error) {
