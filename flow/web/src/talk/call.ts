@@ -21,7 +21,9 @@ interface JoinAnswer {
   connection: { connect_params: Record<string, unknown> };
 }
 
-const CONNECT_MS = 12_000;
+/** How long a way may take: the last one, and one that another follows. */
+const CONNECT_MS = 15_000;
+const TRY_MS = 5_000;
 // How fast the level of sound that is played from a socket falls when nothing more comes.
 const FADE_MS = 250;
 
@@ -85,13 +87,17 @@ export class Call {
     events: CallEvents,
     signal: AbortSignal,
   ): Promise<Call> {
-    for (const way of settings.ways) {
+    for (const [tried, way] of settings.ways.entries()) {
       const body = { ...settings.join, transport: { type: way, rtvi: rtviOf(settings.join.bot) } };
       const joined = await api.post<JoinAnswer>("/api/bot/join", body);
       const call = Call.over(way, joined.workflow_thread_id, events);
       try {
         signal.throwIfAborted();
-        await call.connect(joined.connection.connect_params, settings.microphone, signal);
+        const isLast = tried === settings.ways.length - 1;
+        await call.connect(joined.connection.connect_params, settings.microphone, {
+          within: isLast ? CONNECT_MS : TRY_MS,
+          signal,
+        });
         return call;
       } catch (error) {
         await call.giveUp(api);
@@ -140,9 +146,9 @@ export class Call {
   private async connect(
     params: Record<string, unknown>,
     microphone: string,
-    signal: AbortSignal,
+    limits: { within: number; signal: AbortSignal },
   ): Promise<void> {
-    const late = AbortSignal.any([signal, AbortSignal.timeout(CONNECT_MS)]);
+    const late = AbortSignal.any([limits.signal, AbortSignal.timeout(limits.within)]);
     const aborted = new Promise<never>((_, reject) => {
       late.addEventListener("abort", () => reject(late.reason), { once: true });
     });
