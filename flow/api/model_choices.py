@@ -23,35 +23,36 @@ router = APIRouter(prefix="/api/models", tags=["limits"])
 class DefaultModel(BaseModel):
     """What is used where a join names nothing for a part."""
 
-    provider: str = Field(examples=["openai"])
-    model: str = Field(examples=["gpt-4.1"])
-    voice: str | None = None
+    provider: str = Field(examples=["openai"], description="The vendor.")
+    model: str = Field(examples=["gpt-4.1"], description="The vendor's model.")
+    voice: str | None = Field(default=None, description="Of a part that speaks.")
 
 
 class VendorModels(BaseModel):
-    """A vendor that can be named for a part.
+    """A vendor that can be named for a part."""
 
-    ``models`` are those whose price is known; the vendor may have others. ``voices`` are all that
-    it has, where that is known.
-    """
-
-    provider: str = Field(examples=["openai"])
-    models: list[str] = Field(examples=[["gpt-4.1", "gpt-4.1-mini"]])
-    voices: list[str] | None
+    provider: str = Field(examples=["openai"], description="The vendor.")
+    models: list[str] = Field(
+        examples=[["gpt-4.1", "gpt-4.1-mini"]],
+        description="Those whose price is known; the vendor may have others.",
+    )
+    voices: list[str] | None = Field(description="All that it has, where that is known.")
 
 
 class PartModels(BaseModel):
-    """What can be named for one part of a bot; without a ``default`` the part cannot be had."""
+    """What can be named for one part of a bot."""
 
-    default: DefaultModel | None
-    vendors: list[VendorModels]
+    default: DefaultModel | None = Field(
+        description="What a join gets that says nothing of the part; without it there is none."
+    )
+    vendors: list[VendorModels] = Field(description="Those that are set up, by name.")
 
 
 class ModelList(BaseModel):
-    """What a join for ``product`` can name for each part of its ``bot``."""
+    """What a join can name for each part of its ``bot``."""
 
-    product: str = Field(examples=["voice_bot"])
-    parts: dict[BotPart, PartModels]
+    product: str = Field(examples=["voice_bot"], description="The product of the join.")
+    parts: dict[BotPart, PartModels] = Field(description="By the part of the bot.")
 
 
 @router.get("", response_model=ModelList, responses=documented(403))
