@@ -11,6 +11,8 @@ export type Way = "webrtc" | "websocket";
 
 export interface CallSettings {
   join: { bot: Record<string, unknown>; [field: string]: unknown };
+  /** Whether text is to be a turn like a spoken one. */
+  takesText: boolean;
   /** The ways to try, one after the other. */
   ways: readonly Way[];
   microphone: string;
@@ -88,7 +90,8 @@ export class Call {
     signal: AbortSignal,
   ): Promise<Call> {
     for (const [tried, way] of settings.ways.entries()) {
-      const body = { ...settings.join, transport: { type: way, rtvi: rtviOf(settings.join.bot) } };
+      const rtvi = { metrics: true, allow: settings.takesText ? ["text"] : [] };
+      const body = { ...settings.join, transport: { type: way, rtvi } };
       const joined = await api.post<JoinAnswer>("/api/bot/join", body);
       const call = Call.over(way, joined.workflow_thread_id, events);
       try {
@@ -219,13 +222,4 @@ export class Call {
     this.conversation = after(this.conversation, told);
     this.events.onConversation(this.conversation);
   }
-}
-
-/** Text is a turn of a bot that reads; one that only hears takes none. */
-function rtviOf(bot: Record<string, unknown>): Record<string, unknown> {
-  return { metrics: true, allow: takesText(bot) ? ["text"] : [] };
-}
-
-export function takesText(bot: Record<string, unknown>): boolean {
-  return bot["realtime"] === undefined;
 }

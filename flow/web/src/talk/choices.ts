@@ -20,6 +20,8 @@ export interface PartChoice {
 
 export interface Choices {
   agent: string;
+  /** A speech-to-speech model takes no text. */
+  agentTakesText: boolean;
   product: string;
   greeting: string;
   systemPrompt: string;
@@ -37,6 +39,7 @@ const DEFAULT: PartChoice = { provider: "", model: "", voice: "" };
 export function firstChoices(microphone: string): Choices {
   return {
     agent: "",
+    agentTakesText: true,
     product: "",
     greeting: "",
     systemPrompt: "",
@@ -61,6 +64,7 @@ export function settingsOf(choices: Choices): CallSettings {
   if (Object.keys(variables).length) join["variables"] = variables;
   return {
     join,
+    takesText: !choices.isSpeechToSpeech && choices.agentTakesText,
     ways: way === "either" ? ["webrtc", "websocket"] : [way],
     microphone: choices.microphone,
   };

@@ -9,7 +9,7 @@ import "../shared/styles.css";
 import { applyTheme } from "../shared/theme";
 import { ThemeSwitch } from "../shared/theme_switch";
 import { CallAccount } from "./account";
-import { Call, type CallEvents, NotConnected, takesText } from "./call";
+import { Call, type CallEvents, NotConnected } from "./call";
 import { type Choices, firstChoices, settingsOf } from "./choices";
 import { type Conversation, NOTHING_SAID } from "./conversation";
 import { Live } from "./live";
@@ -139,7 +139,7 @@ function WithKey({ secret, forget }: { secret: string; forget: (why: string | nu
             call={view.call}
             isAsking={view.isAsking}
             conversation={conversation}
-            takesText={takesText(settingsOf(choices).join.bot)}
+            takesText={settingsOf(choices).takesText}
             onHangUp={hangUp}
           />
         )}

@@ -1,18 +1,18 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import type { Api } from "../shared/api";
 import { Problem } from "../shared/problem";
 import type { Product } from "../shared/types";
 import { useLoad } from "../shared/use_load";
-import { CASCADE, type Choices, type Part, type PartChoice } from "./choices";
+import type { Choices } from "./choices";
 import { MicrophoneIcon } from "./icons";
-import { type Microphone, microphones } from "./microphone";
-import { type ModelList, PartFields } from "./stack_fields";
+import { ConnectionFields, Models } from "./setup_details";
 import type { Trouble } from "./trouble";
 import { TroubleNote } from "./trouble_note";
 
 interface Agent {
   id: string;
   name: string;
+  bot?: { realtime?: unknown };
 }
 
 /** What can be chosen here; agents are null where the service has none of them. */
@@ -89,7 +89,11 @@ export function Setup(props: {
             <select
               class="input"
               value={choices.agent}
-              onChange={(event) => set("agent", event.currentTarget.value)}
+              onChange={(event) => {
+                const agent = event.currentTarget.value;
+                const bot = agents.find((one) => one.id === agent)?.bot;
+                onChange({ ...choices, agent, agentTakesText: !bot?.realtime });
+              }}
             >
               <option value="">{agents.length ? "None: a bot made here" : "None yet"}</option>
               {agents.map((agent) => (
@@ -192,116 +196,5 @@ function Text(props: {
         onInput={(event) => props.onChange(event.currentTarget.value)}
       />
     </label>
-  );
-}
-
-interface Fields {
-  choices: Choices;
-  onChange: (choices: Choices) => void;
-}
-
-/** What the bot is made of, loaded when somebody wants to change it. */
-function Models({ api, choices, onChange }: Fields & { api: Api }) {
-  const [isOpen, setOpen] = useState(false);
-  return (
-    <details class="more" onToggle={(event) => setOpen(event.currentTarget.open)}>
-      <summary>
-        Models <span class="muted">{isChanged(choices) ? "as chosen" : "the defaults"}</span>
-      </summary>
-      {isOpen && <ModelFields api={api} choices={choices} onChange={onChange} />}
-    </details>
-  );
-}
-
-function isChanged(choices: Choices): boolean {
-  const isNamed = Object.values(choices.parts).some((part) => part.provider || part.voice);
-  return choices.isSpeechToSpeech || isNamed;
-}
-
-function ModelFields({ api, choices, onChange }: Fields & { api: Api }) {
-  const product = choices.product || "voice_bot";
-  const models = useLoad((signal) => api.get<ModelList>("/api/models", { product }, signal), [product]);
-  if (models.problem) return <p class="form-message">{models.problem.message}</p>;
-  if (models.data === null) return <p class="muted">Loading…</p>;
-  const { parts } = models.data;
-  const shown: readonly Part[] = choices.isSpeechToSpeech ? ["realtime"] : CASCADE;
-  const setPart = (part: Part, choice: PartChoice) =>
-    onChange({ ...choices, parts: { ...choices.parts, [part]: choice } });
-  return (
-    <div class="stack more-body">
-      {parts.realtime.default !== null && (
-        <fieldset class="choices">
-          <legend class="label">Made of</legend>
-          {([false, true] as const).map((isSpeechToSpeech) => (
-            <label class="check" key={String(isSpeechToSpeech)}>
-              <input
-                type="radio"
-                name="kind"
-                checked={choices.isSpeechToSpeech === isSpeechToSpeech}
-                onChange={() => onChange({ ...choices, isSpeechToSpeech })}
-              />
-              {isSpeechToSpeech
-                ? "One model that hears and speaks"
-                : "Speech to text, language model, voice"}
-            </label>
-          ))}
-        </fieldset>
-      )}
-      {shown.map((part) => (
-        <PartFields
-          part={part}
-          models={parts[part]}
-          choice={choices.parts[part]}
-          onChange={(choice) => setPart(part, choice)}
-          key={part}
-        />
-      ))}
-    </div>
-  );
-}
-
-function ConnectionFields({ choices, onChange }: Fields) {
-  const [found, setFound] = useState<Microphone[]>([]);
-  useEffect(() => {
-    const look = () => void microphones().then(setFound);
-    look();
-    navigator.mediaDevices?.addEventListener("devicechange", look);
-    return () => navigator.mediaDevices?.removeEventListener("devicechange", look);
-  }, []);
-  return (
-    <details class="more">
-      <summary>Microphone and connection</summary>
-      <div class="form-grid more-body">
-        <label class="field">
-          <span>Microphone</span>
-          <select
-            class="input"
-            value={choices.microphone}
-            onChange={(event) => onChange({ ...choices, microphone: event.currentTarget.value })}
-          >
-            <option value="">The system's own choice</option>
-            {found.map((one) => (
-              <option value={one.id} key={one.id}>
-                {one.label}
-              </option>
-            ))}
-          </select>
-        </label>
-        <label class="field">
-          <span>Connection</span>
-          <select
-            class="input"
-            value={choices.way}
-            onChange={(event) =>
-              onChange({ ...choices, way: event.currentTarget.value as Choices["way"] })
-            }
-          >
-            <option value="either">WebRTC, else WebSocket</option>
-            <option value="webrtc">WebRTC</option>
-            <option value="websocket">WebSocket</option>
-          </select>
-        </label>
-      </div>
-    </details>
   );
 }
