@@ -96,7 +96,12 @@ export function after(before: Conversation, told: Told): Conversation {
 export function textOf(line: Line): string {
   return line.who === "caller"
     ? line.text
-    : line.segments.map((segment) => segment.spoken || segment.text).join(" ");
+    : line.segments.map((one, index) => gap(one, index) + (one.spoken || one.text)).join("");
+}
+
+/** What stands before a piece: some models tell theirs word by word, and marks by themselves. */
+export function gap(segment: Segment, index: number): string {
+  return index === 0 || /^[\s,.!?;:…)’]/.test(segment.text) ? "" : " ";
 }
 
 function newCallerLine(lines: readonly Line[]): CallerLine {

@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { seconds } from "../shared/format";
 import type { BotLine, CallerLine, Line } from "./conversation";
-import { textOf } from "./conversation";
+import { gap, textOf } from "./conversation";
 
 /** Both sides' words as they come; the newest is kept in sight. */
 export function LiveTranscript({ lines, children }: { lines: readonly Line[]; children?: preact.ComponentChildren }) {
@@ -59,12 +59,13 @@ function BotSaid({ line }: { line: BotLine }) {
           const rest = segment.text.slice(segment.spoken.length);
           return (
             <span key={segment.id ?? index}>
+              {gap(segment, index)}
               {segment.spoken}
-              {rest && <span class="unspoken">{rest}</span>}{" "}
+              {rest && <span class="unspoken">{rest}</span>}
             </span>
           );
         })}
-        {line.interrupted && "—"}
+        {line.interrupted && " —"}
       </p>
     </>
   );
