@@ -220,9 +220,12 @@ create table public.workflow_threads (
 -- reserved_usd: Held of the budget and of credits while the thread is live, less what it has
 --   recorded.
 CREATE INDEX idx_workflow_threads_api_key_id ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC);
+CREATE INDEX workflow_threads_created ON workflow_threads USING btree (created_at DESC, id DESC) WHERE created_at > '-infinity'::timestamp with time zone;
 CREATE UNIQUE INDEX workflow_threads_idempotency_key ON workflow_threads USING btree (api_key_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX workflow_threads_live ON workflow_threads USING btree (api_key_id) WHERE status = ANY (ARRAY['created'::text, 'connecting'::text, 'in_call'::text, 'ended'::text, 'extracting'::text]);
+CREATE INDEX workflow_threads_team_created ON workflow_threads USING btree (team_id, created_at DESC, id DESC) WHERE created_at > '-infinity'::timestamp with time zone;
 CREATE INDEX workflow_threads_team_live ON workflow_threads USING btree (team_id) WHERE (status <> ALL (ARRAY['completed'::text, 'failed'::text, 'expired'::text, 'cancelled'::text])) AND team_id IS NOT NULL;
+CREATE INDEX workflow_threads_unfinished ON workflow_threads USING btree (status, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE TRIGGER workflow_threads_billable BEFORE UPDATE OF billable ON workflow_threads FOR EACH ROW WHEN (new.billable IS DISTINCT FROM old.billable) EXECUTE FUNCTION flow.refuse_change_of_billable();
 CREATE TRIGGER workflow_threads_move BEFORE UPDATE OF status ON workflow_threads FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status) EXECUTE FUNCTION flow.check_move();
 CREATE CONSTRAINT TRIGGER workflow_threads_over AFTER UPDATE OF status ON workflow_threads DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status AND (new.status = ANY (ARRAY['completed'::text, 'failed'::text])) AND (new."join" ->> 'webhook_url'::text) IS NOT NULL) EXECUTE FUNCTION flow.note_thread_over();
@@ -915,7 +918,7 @@ return jsonb_build_object(
   'api_key_id', (p_event).api_key_id,
   'team_id', (p_event).team_id,
   'workflow_thread_id', (p_event).workflow_thread_id,
-  'created_at', (p_event).created_at,
+  'created_at', (p_delivery).created_at,
   'url', (p_delivery).url,
   'state', case
     when (p_delivery).delivered_at is not null then 'delivered'
@@ -937,7 +940,9 @@ return jsonb_build_object(
 create function public.list_webhook_deliveries(
   p_api_key_id uuid default NULL::uuid,
   p_dead boolean default false,
-  p_limit integer default 100
+  p_limit integer default 100,
+  p_before_created_at timestamp with time zone default NULL::timestamp with time zone,
+  p_before_id uuid default NULL::uuid
 ) returns jsonb
 language sql stable
 set search_path = ''
@@ -946,6 +951,10 @@ as $$
     select d as delivery from public.webhook_deliveries d
     where (p_api_key_id is null or d.api_key_id = p_api_key_id)
       and (not p_dead or d.dead_at is not null)
+      and (d.created_at, d.event_id) < (
+        coalesce(p_before_created_at, 'infinity'),
+        coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+      )
     order by d.created_at desc, d.event_id desc
     limit p_limit
   )
@@ -1837,7 +1846,7 @@ begin
 end
 $$;
 
-create function public.end_thread(p_thread_id uuid, p_api_key_id uuid) returns jsonb
+create function public.end_thread(p_thread_id uuid, p_api_key_id uuid default NULL::uuid) returns jsonb
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
@@ -1847,7 +1856,8 @@ declare
 begin
   -- Whoever connects waits for this or was before it: a thread is never both.
   select * into v_thread from public.workflow_threads t
-  where t.id = p_thread_id and t.api_key_id = p_api_key_id for no key update;
+  where t.id = p_thread_id and (p_api_key_id is null or t.api_key_id = p_api_key_id)
+  for no key update;
   if not found then
     perform flow.refuse_missing_thread(p_thread_id);
   end if;
@@ -1904,6 +1914,7 @@ create table public.usage_daily (
 ) with (fillfactor=70);
 -- The ledger summed by key and UTC day of occurred_at. Unpriced events, of which unmetered ones are
 --   some, add nothing to the cost.
+CREATE INDEX usage_daily_unpriced ON usage_daily USING btree (day) WHERE unpriced_events > 0;
 
 create table public.usage_daily_lines (
   usage_daily_id bigint not null,
@@ -2301,7 +2312,8 @@ return jsonb_build_object(
   'cap_usd', trim_scale((p_state).quota)::text,
   'spent_usd', trim_scale((p_state).used)::text,
   'reserved_usd', trim_scale((p_state).reserved)::text,
-  'remaining_usd', trim_scale(greatest((p_state).quota - (p_state).used, 0))::text,
+  'remaining_usd', case when (p_state).quota is not null
+    then trim_scale(greatest((p_state).quota - (p_state).used, 0))::text end,
   'resets_at', (p_state).resets_at
 );
 
@@ -3221,7 +3233,9 @@ create table public.workflow_executors (
   id text collate "C" not null,
   home text not null,
   instance uuid,
+  started_at timestamp with time zone not null default now(),
   heartbeat_at timestamp with time zone not null,
+  report jsonb not null default '{}'::jsonb,
   constraint workflow_executors_pkey PRIMARY KEY (id),
   constraint workflow_executors_home_check CHECK (octet_length(home) >= 1 AND octet_length(home) <= 255),
   constraint workflow_executors_id_check CHECK (octet_length(id) >= 1 AND octet_length(id) <= 255)
@@ -3229,6 +3243,8 @@ create table public.workflow_executors (
 -- The processes that have calls or run workflows, by their names, each with its last sign of life.
 -- home: The id of the data folder whose lock the process holds.
 -- instance: The run of the process that has the name; null once it has stopped by itself.
+-- report: What the process last said of itself: its calls and how many it may run, its spool, its
+--   version.
 
 -- A process holds the lock of its data folder, so whoever had the name there is gone. One of another
 -- folder may be alive as long as it was heard of lately.
@@ -3242,7 +3258,8 @@ begin
   insert into public.workflow_executors as e (id, home, instance, heartbeat_at)
   values (p_id, p_home, p_instance, now())
   on conflict (id) do update
-  set home = excluded.home, instance = excluded.instance, heartbeat_at = excluded.heartbeat_at
+  set home = excluded.home, instance = excluded.instance, heartbeat_at = excluded.heartbeat_at,
+    started_at = excluded.heartbeat_at, report = '{}'
   where e.home = excluded.home or e.instance is null
     or e.heartbeat_at < now() - make_interval(secs => p_dead_secs);
   if found then
@@ -3268,14 +3285,20 @@ as $$
 $$;
 -- A process has stopped: its name is free. What it left is taken up when it would count as dead.
 
-create function public.beat_executor(p_id text, p_home text, p_instance uuid, p_dead_secs integer) returns jsonb
+create function public.beat_executor(
+  p_id text,
+  p_home text,
+  p_instance uuid,
+  p_dead_secs integer,
+  p_report jsonb default '{}'::jsonb
+) returns jsonb
 language plpgsql
 set search_path = ''
 as $$
 begin
-  insert into public.workflow_executors as e (id, home, instance, heartbeat_at)
-  values (p_id, p_home, p_instance, now())
-  on conflict (id) do update set heartbeat_at = excluded.heartbeat_at
+  insert into public.workflow_executors as e (id, home, instance, heartbeat_at, report)
+  values (p_id, p_home, p_instance, now(), p_report)
+  on conflict (id) do update set heartbeat_at = excluded.heartbeat_at, report = excluded.report
   where e.instance = excluded.instance;
   if not found then
     return null;
@@ -3391,7 +3414,7 @@ $$;
 -- The same for the threads of a process that is known to be gone, whatever their leases say.
 
 -- Operator ----------------------------------------------------------------------------------------
--- What an operator sets and sees of keys and teams.
+-- What an operator sets and sees: keys, teams, all threads, hosts, and what the ledger lacks.
 
 create function flow.key_account(p_key api_keys, p_now timestamp with time zone) returns jsonb
 language sql stable
@@ -3417,15 +3440,48 @@ as $$
   from flow.key_limits(p_key, '{}', p_now) s
 $$;
 
-create function public.list_api_keys(p_team_id text default NULL::text) returns jsonb
+create function public.list_api_keys(
+  p_team_id text default NULL::text,
+  p_search text default NULL::text,
+  p_tier text default NULL::text,
+  p_revoked boolean default NULL::boolean,
+  p_limit integer default NULL::integer,
+  p_before_created_at timestamp with time zone default NULL::timestamp with time zone,
+  p_before_id uuid default NULL::uuid
+) returns jsonb
 language sql stable
 set search_path = ''
 as $$
-  select coalesce(
-    jsonb_agg(flow.key_account(k, now()) order by k.team_id, k.created_at, k.id), '[]'
+  with page as (
+    select k as key from public.api_keys k
+    where (p_team_id is null or k.team_id = p_team_id)
+      and (p_revoked is null or (k.revoked_at is not null) = p_revoked)
+      and (
+        p_search is null
+        or position(lower(p_search) in lower(k.name)) > 0
+        or k.unkey_key_id = p_search or k.id::text = lower(p_search)
+      )
+      and (p_tier is null or p_tier = flow.budget_tier(
+        flow.month_spent(k.id, flow.month_of(now())),
+        k.budget_usd,
+        coalesce(k.budget_override_until > now(), false)
+      ))
+      and (k.created_at, k.id) < (
+        coalesce(p_before_created_at, 'infinity'),
+        coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+      )
+    order by k.created_at desc, k.id desc
+    limit p_limit
   )
-  from public.api_keys k where p_team_id is null or k.team_id = p_team_id
+  select coalesce(
+    jsonb_agg(
+      flow.key_account(p.key, now()) order by (p.key).created_at desc, (p.key).id desc
+    ),
+    '[]'
+  )
+  from page p
 $$;
+-- Keys, the newest first: of a team, by a part of the name or by an id, of a tier of the budget.
 
 create function public.get_api_key(p_reference text) returns jsonb
 language plpgsql stable
@@ -3562,6 +3618,243 @@ as $$
     t.team_id, jsonb_build_object('buckets', p_buckets), now()
   ) s
   where s.quota is not null
+$$;
+
+create function public.get_team_limits(p_team_id text, p_terms jsonb default '{}'::jsonb) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select jsonb_agg(flow.limit_json(s)) from flow.team_limits(p_team_id, p_terms, now()) s
+$$;
+
+create function public.list_teams(
+  p_terms jsonb default '{}'::jsonb,
+  p_team_id text default NULL::text,
+  p_search text default NULL::text,
+  p_limit integer default NULL::integer,
+  p_after text default NULL::text
+) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  with known as (
+    select k.team_id, count(*) filter (where k.revoked_at is null) as keys
+    from public.api_keys k
+    group by k.team_id
+  ), page as (
+    select t.team_id, coalesce(n.keys, 0) as keys
+    from (select team_id from known union select q.team_id from public.team_quotas q) t
+    left join known n on n.team_id = t.team_id
+    where (p_team_id is null or t.team_id = p_team_id)
+      and (p_search is null or position(lower(p_search) in lower(t.team_id)) > 0)
+      and (p_after is null or t.team_id > p_after)
+    order by t.team_id
+    limit p_limit
+  )
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object(
+        'team_id', p.team_id,
+        'keys', p.keys,
+        'spent_usd', trim_scale(coalesce(m.spent, 0))::text,
+        'billable_usd', trim_scale(coalesce(m.billable, 0))::text,
+        'resets_at', flow.month_end(now()),
+        'limits', public.get_team_limits(p.team_id, p_terms)
+      )
+      order by p.team_id
+    ),
+    '[]'
+  )
+  from page p
+  cross join lateral (
+    select sum(u.total_cost_usd) as spent, sum(u.billable_cost_usd) as billable
+    from public.usage_monthly u
+    where u.team_id = p.team_id and u.month = flow.month_of(now())
+  ) m
+$$;
+-- Teams that have a key or a quota, by name, with what they spent this month (UTC) and every limit.
+
+-- A claim is the name of a process and, after the last slash, of what it runs.
+create function flow.host_of(p_claimed_by text) returns text
+language sql immutable
+return regexp_replace(p_claimed_by, '/[^/]*$', '');
+
+-- Without what was said and asked for: an operator sees accounts.
+create function flow.thread_overview(p_thread workflow_threads, p_key_name text) returns jsonb
+language sql stable
+return jsonb_build_object(
+  'id', (p_thread).id,
+  'api_key_id', (p_thread).api_key_id,
+  'key_name', p_key_name,
+  'team_id', (p_thread).team_id,
+  'product', (p_thread).product,
+  'billable', (p_thread).billable,
+  'status', (p_thread).status,
+  'transport', (p_thread)."join" #>> '{transport,type}',
+  'host', flow.host_of((p_thread).claimed_by),
+  'heartbeat_at', (p_thread).heartbeat_at,
+  'created_at', (p_thread).created_at,
+  'connected_at', (p_thread).connected_at,
+  'ended_at', (p_thread).ended_at,
+  'completed_at', (p_thread).completed_at,
+  'end_reason', (p_thread).end_reason,
+  'end_requested', (p_thread).end_requested_at is not null,
+  'error', (p_thread).error,
+  'usage_stats', (p_thread).usage_stats
+);
+
+-- Planned for just the filters that are given, each with the index that serves it.
+create function public.list_threads(
+  p_limit integer,
+  p_before_created_at timestamp with time zone default NULL::timestamp with time zone,
+  p_before_id uuid default NULL::uuid,
+  p_api_key_id uuid default NULL::uuid,
+  p_team_id text default NULL::text,
+  p_product text default NULL::text,
+  p_status text default NULL::text,
+  p_running boolean default false,
+  p_host text default NULL::text,
+  p_from date default NULL::date,
+  p_to date default NULL::date
+) returns jsonb
+language plpgsql stable
+set search_path = ''
+set jit = off
+as $$
+declare
+  v_conditions text := concat_ws(
+    ' and ',
+    $sql$t.created_at > '-infinity'$sql$,
+    case when p_before_id is not null then '(t.created_at, t.id) < ($2, $3)' end,
+    case when p_api_key_id is not null then 't.api_key_id = $4' end,
+    case when p_team_id is not null then 't.team_id = $5' end,
+    case when p_product is not null then 't.product = $6' end,
+    case when p_status is not null then format('t.status = %L', p_status) end,
+    case when p_running or p_host is not null
+      then $sql$t.status in ('connecting', 'in_call')$sql$ end,
+    case when p_host is not null then 'flow.host_of(t.claimed_by) = $7' end,
+    case when p_from is not null then $sql$t.created_at >= $8::timestamp at time zone 'UTC'$sql$ end,
+    case when p_to is not null
+      then $sql$t.created_at < ($9 + 1)::timestamp at time zone 'UTC'$sql$ end
+  );
+  v_found jsonb;
+begin
+  execute format(
+    $sql$
+      with page as (
+        select t as thread from public.workflow_threads t
+        where %s
+        order by t.created_at desc, t.id desc
+        limit $1
+      )
+      select coalesce(
+        jsonb_agg(
+          flow.thread_overview(p.thread, k.name)
+          order by (p.thread).created_at desc, (p.thread).id desc
+        ),
+        '[]'
+      )
+      from page p join public.api_keys k on k.id = (p.thread).api_key_id
+    $sql$,
+    v_conditions
+  )
+  into v_found
+  using p_limit, p_before_created_at, p_before_id, p_api_key_id, p_team_id, p_product, p_host,
+    p_from, p_to;
+  return v_found;
+end
+$$;
+-- Threads of all keys, the newest first, without their content. Running are those that a process
+--   holds, or is being connected to. Days are of UTC, the last one included.
+
+create function public.get_thread_overview(p_thread_id uuid) returns jsonb
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_found jsonb;
+begin
+  select flow.thread_overview(t, k.name) into v_found
+  from public.workflow_threads t join public.api_keys k on k.id = t.api_key_id
+  where t.id = p_thread_id;
+  if not found then
+    raise exception 'There is no thread %.', p_thread_id using errcode = 'PT404';
+  end if;
+  return v_found;
+end
+$$;
+
+create function public.list_hosts() returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  with held as (
+    select flow.host_of(t.claimed_by) as host, count(*) as calls from public.workflow_threads t
+    where t.status in ('connecting', 'in_call') and t.claimed_by is not null
+    group by 1
+  )
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object(
+        'name', e.id,
+        'is_stopped', e.instance is null,
+        'started_at', e.started_at,
+        'heartbeat_at', e.heartbeat_at,
+        'silent_secs', extract(epoch from now() - e.heartbeat_at)::double precision,
+        'report', e.report,
+        'held_calls', coalesce(h.calls, 0)
+      )
+      order by e.id
+    ),
+    '[]'
+  )
+  from public.workflow_executors e left join held h on h.host = e.id
+$$;
+-- The processes that run calls or workflows, each with what it last said of itself and how many
+--   threads it holds.
+
+create function public.list_unpriced(
+  p_from date,
+  p_to date,
+  p_api_key_id uuid default NULL::uuid,
+  p_team_id text default NULL::text
+) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select coalesce(
+    jsonb_agg(to_jsonb(f) order by f.unpriced_events desc, f.provider, f.model, f.kind), '[]'
+  )
+  from (
+    select
+      d.provider, d.model, d.kind,
+      sum(d.unpriced_events) as unpriced_events,
+      sum(d.unmetered_events) as unmetered_events,
+      count(distinct d.api_key_id) as keys,
+      min(d.day) as first_day,
+      max(d.day) as last_day
+    from public.usage_daily d
+    where d.unpriced_events > 0 and d.day between p_from and p_to
+      and (p_api_key_id is null or d.api_key_id = p_api_key_id)
+      and (p_team_id is null or d.team_id = p_team_id)
+    group by d.provider, d.model, d.kind
+  ) f
+$$;
+-- Models with usage that has no price, by provider, model and kind; unmetered events are some of
+--   the unpriced ones.
+
+create function public.list_rejected_usage(p_limit integer, p_before_id bigint default NULL::bigint) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(f) order by f.id desc), '[]')
+  from (
+    select r.id, r.rejected_at, r.reason, r.event from public.rejected_usage_events r
+    where p_before_id is null or r.id < p_before_id
+    order by r.id desc
+    limit p_limit
+  ) f
 $$;
 
 -- Grants ------------------------------------------------------------------------------------------

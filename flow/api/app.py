@@ -12,9 +12,10 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import call_connections as connect
-from flow.api import health, products, requests, threads, usage
+from flow.api import health, keys, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
+from flow.api.admin import routes as admin
 from flow.api.auth import Auth
 from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders
@@ -53,6 +54,8 @@ _ROUTERS = (
     usage.router,
     limits.router,
     products.router,
+    keys.router,
+    admin.router,
     health.router,
 )
 
@@ -137,7 +140,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
     _, models = models_json_schema(
         [
             (model, "validation")
-            for model in (Problem, JoinRequest, connect.Offer, connect.Candidates)
+            for model in (Problem, JoinRequest, connect.Offer, connect.Candidates, *admin.BODIES)
         ],
         ref_template="#/components/schemas/{model}",
     )

@@ -20,6 +20,7 @@ from flow.api.request_context import context_of
 from flow.db.database import Database
 from flow.domain.gateway.operations import protocol_of
 from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.permissions import ADMIN
 from flow.errors import Refused
 from flow.vendors.key_verification_cache import VerifiedKey
 
@@ -27,6 +28,7 @@ READ_MAX_AGE_SECS = 30.0
 WRITE_MAX_AGE_SECS = 10.0
 ROW_SECS = 60.0
 MAX_ROWS = 10_000
+OPERATORS_PATH = "/api/admin/"
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _TOKEN = re.compile(rb"(?:^|&)token=")
@@ -74,6 +76,9 @@ class Auth:
             context = context_of(scope)
             context.api_key, context.permissions = key, frozenset(verified.permissions)
             scope["state"].update(api_key_id=key.id, unkey_key_id=key.unkey_key_id)
+            if scope["path"].startswith(OPERATORS_PATH):
+                # Before routing, so that nobody else learns what there is.
+                require_permission(HTTPConnection(scope), ADMIN)
         await self._app(scope, receive, send)
 
     def _needs_key(self, scope: Scope) -> bool:

@@ -29,6 +29,7 @@ from flow.insights.schema_checker import Checker
 from flow.telemetry.metric_definitions import Metrics
 from flow.vendors.key_verification_cache import VerifiedKey
 from flow.vendors.quota_cache import QuotaState
+from flow.vendors.unkey_admin import UnkeyAdmin
 
 MIN_SECRET_BYTES = 16
 
@@ -131,10 +132,9 @@ class Transports:
         """Raise `InvalidInput` for a transport without rooms that is not set up here."""
         if any(transport.type in kind for kind in (self.sockets, self.offers, self.streams)):
             return
-        problem = self.specs[transport.type].absence(())
+        said, hint = f"'{transport.type}' is not set up here", self.specs[transport.type].needed
         raise InvalidInput(
-            "The call cannot be connected.",
-            [FieldProblem("transport.type", problem or f"'{transport.type}' is not set up here")],
+            "The call cannot be connected.", [FieldProblem("transport.type", said, hint)]
         )
 
 
@@ -227,6 +227,7 @@ class Services:
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
     ``on_key`` is told of the keys that make requests.
     Without a ``gateway`` the paths of its protocols are not served.
+    Without ``unkey`` no keys are made or revoked here.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
 
@@ -247,6 +248,7 @@ class Services:
     quotas: Quotas | None = None
     rooms: Rooms | None = None
     gateway: Gateway | None = None
+    unkey: UnkeyAdmin | None = None
     public_url: str | None = None
     join_token_secs: int = 300
     allow_private_webhooks: bool = False

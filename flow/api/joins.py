@@ -163,15 +163,25 @@ async def end(request: Request, thread_id: UUID) -> Response:
 
     Ending a call that is over changes nothing.
     """
-    services, key = services_of(request), caller_of(request)
-    thread = await services.database.end_thread(thread_id, key.id)
+    key = caller_of(request)
+    return ExactJSONResponse(await end_call(services_of(request), thread_id, key.id))
+
+
+async def end_call(
+    services: Services, thread_id: UUID, api_key_id: UUID | None = None
+) -> EndAnswer:
+    """Hang up a call; with ``api_key_id``, only if it is that key's.
+
+    Raises:
+        NotFound: there is no such thread, or it is another key's.
+    """
+    thread = await services.database.end_thread(thread_id, api_key_id)
     if not _is_over(thread):
         # Here at once; elsewhere with the call's next sign of life.
         await services.calls.end(thread_id)
-    answer = EndAnswer(
+    return EndAnswer(
         workflow_thread_id=thread.id, status=thread.status, end_requested=not _is_over(thread)
     )
-    return ExactJSONResponse(answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +234,9 @@ def _model_unpriced(without_price: Mapping[str, ModelName], product: Product) ->
     named = ", ".join(f"{name} ({field})" for field, name in without_price.items())
     return UnpricedModel(
         f"No price is known for {named}, and this key has a budget, which cannot hold what has no"
-        " price. Use a model that has one, or have the operator add it to the price file"
-        f' (FLOW_PRICES_FILE) or set unpriced = "allow" for the product {product.name}.',
+        " price. Use a model that has one.",
         [FieldProblem(field, f"has no price: {name}") for field, name in without_price.items()],
+        hint=unpriced.price_hint(product.name),
     )
 
 

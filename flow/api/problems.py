@@ -24,6 +24,7 @@ from flow.api.protocol_errors import protocol_error
 from flow.api.request_bodies import invalid
 from flow.api.request_context import context_of, log_of
 from flow.domain.gateway.operations import protocol_of
+from flow.domain.limits.permissions import TEAM_LIMITS
 from flow.errors import (
     Conflict,
     DatabaseUnavailable,
@@ -62,6 +63,9 @@ _REFUSED_STATUS: Mapping[str, int] = {
     "quota_exceeded": 429,
     "budget_exceeded": 429,
     "concurrency_exceeded": 429,
+    "unkey_not_set_up": 501,
+    "root_key_unknown": 503,
+    "root_key_permission": 503,
     "at_capacity": 503,
     "shutting_down": 503,
 }
@@ -109,8 +113,10 @@ class Problems:
 
 
 def problem_response(scope: Scope, error: Exception) -> Response:
-    """The answer to ``error`` on the request of ``scope``."""
+    """The answer to ``error`` on the request of ``scope``; its hint is logged, not answered."""
     status = _status(error)
+    if isinstance(error, FlowError) and error.hint:
+        log_of(scope).warning("operator_hint", code=error.code, hint=error.hint)
     retry_after = _retry_after(error, status)
     code = error.code if isinstance(error, FlowError) and status != 500 else "internal_error"
     context_of(scope).problem = code
@@ -122,7 +128,7 @@ def problem_response(scope: Scope, error: Exception) -> Response:
         request_id=context_of(scope).request_id,
         retry_after=retry_after,
         errors=_errors(error),
-        limit=dict(error.limit) if isinstance(error, Refused) and error.limit else None,
+        limit=_limit(scope, error),
     )
     return _render(scope, problem, _headers(status, retry_after))
 
@@ -233,6 +239,15 @@ def _detail(status: int) -> str:
     if status == 500:
         return "Something went wrong in Flow; it was logged under this request id."
     return HTTPStatus(status).description or HTTPStatus(status).phrase
+
+
+def _limit(scope: Scope, error: Exception) -> dict[str, Any] | None:
+    """The limit that was reached; of a team's, what others of the team used is not told."""
+    limit = error.limit if isinstance(error, Refused) else None
+    if not limit:
+        return None
+    may_see = limit.get("scope") == "key" or TEAM_LIMITS in context_of(scope).permissions
+    return dict(limit) if may_see else {**limit, "used": None, "reserved": None}
 
 
 def _errors(error: Exception) -> list[FieldError] | None:

@@ -17,7 +17,7 @@ from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
 from flow.domain.calls.latency import CallLatency
-from flow.domain.calls.thread import Status, Thread
+from flow.domain.calls.thread import Status, Thread, Turn
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
 
@@ -46,14 +46,19 @@ LEDGER_ROW = {
 }
 
 
-class TurnView(BaseModel):
-    """One utterance."""
+class Utterance(BaseModel):
+    """When somebody spoke, and who."""
 
     seq: int
     role: str = Field(examples=["assistant"])
-    content: str = Field(examples=["Good evening! For how many people?"])
     started_at: datetime
     interrupted: bool = Field(description="The caller spoke over it; the content is what was said.")
+
+
+class TurnView(Utterance):
+    """One utterance."""
+
+    content: str = Field(examples=["Good evening! For how many people?"])
 
 
 class ReplyLatency(BaseModel):
@@ -158,22 +163,13 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
     thread = await services_of(request).database.get_workflow_thread_data(
         thread_id, caller_of(request).id
     )
-    transcript = [
-        TurnView(
-            seq=turn.seq,
-            role=turn.role,
-            content=turn.content,
-            started_at=turn.started_at,
-            interrupted=turn.interrupted,
-        )
-        for turn in thread.transcript
-    ]
+    transcript = [TurnView(**turn_fields(turn)) for turn in thread.transcript]
     return ExactJSONResponse(
         ThreadView(
             **_summary(thread),
             request=thread.join.to_json(),
             transcript=transcript,
-            latency=_latency(thread),
+            latency=latency_of(thread),
         )
     )
 
@@ -189,7 +185,19 @@ async def get_thread_usage(request: Request, thread_id: UUID) -> Response:
     return ExactJSONResponse(ThreadUsage(workflow_thread_id=thread_id, events=events))
 
 
-def _latency(thread: Thread) -> LatencyView | None:
+def turn_fields(turn: Turn) -> dict[str, Any]:
+    """The fields of a `TurnView`."""
+    return {
+        "seq": turn.seq,
+        "role": turn.role,
+        "content": turn.content,
+        "started_at": turn.started_at,
+        "interrupted": turn.interrupted,
+    }
+
+
+def latency_of(thread: Thread) -> LatencyView | None:
+    """How long the caller waited for the replies of a thread; ``None`` without any."""
     replies = [(turn.seq, turn.latency) for turn in thread.transcript if turn.latency is not None]
     summary = CallLatency.of([latency for _, latency in replies])
     if summary is None:

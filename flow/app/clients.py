@@ -20,6 +20,7 @@ from flow.vendors.meeting_rooms import MeetingRooms
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.quota_cache import QuotaSource
+from flow.vendors.unkey_admin import UnkeyAdmin
 from flow.workflows.process_identity import made_once
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Clients:
 
     models: dict[str, Endpoint]
     keys: KeyVerifier | DebugKeys
+    unkey: UnkeyAdmin | None
     quotas: QuotaSource | None
     carriers: dict[str, Carrier]
     rooms: MeetingRooms
@@ -66,10 +68,13 @@ async def open_clients(resources: Resources) -> AsyncIterator[Clients]:
         with suppress(AuthUnavailable):
             # The SDK is slow at its first call: better now than in a customer's join.
             await keys.check()
+        unkey = _unkey(settings)
+        if unkey is not None:
+            stack.push_async_callback(unkey.aclose)
         quotas = _quotas(resources)
         if quotas is not None:
             stack.push_async_callback(quotas.aclose)
-        yield Clients(models, keys, quotas, carriers, rooms)
+        yield Clients(models, keys, unkey, quotas, carriers, rooms)
 
 
 def secret_of(settings: Settings) -> bytes:
@@ -88,20 +93,41 @@ def secret_of(settings: Settings) -> bytes:
     return secret.encode()
 
 
-def _model_endpoints(resources: Resources) -> dict[str, Endpoint]:
-    """The endpoints of OpenAI and of every other vendor whose key is in the environment."""
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account at a vendor of models: its API key, and where its API is."""
+
+    key: SecretStr
+    url: str
+
+
+def openai_key(settings: Settings) -> SecretStr:
+    """The key for OpenAI; a server of the operator's own may need none."""
+    return settings.openai_api_key or SecretStr(NO_KEY)
+
+
+def other_accounts() -> dict[str, Account]:
+    """The accounts that the environment has at vendors beside OpenAI, by the vendor's name."""
     from flow.bot.vendors import VENDORS
 
-    settings = resources.settings
-    key = settings.openai_api_key or SecretStr(NO_KEY)
-    openai = openai_endpoint(key, settings.openai_base_url)
-    endpoints = {"openai": openai}
+    found = {}
     for name, vendor in VENDORS.items():
         api_key = os.environ.get(vendor.key, "")
         url = os.environ.get(vendor.base_url_variable) or vendor.base_url
         if api_key and url and name != "openai":
-            endpoints[name] = openai.elsewhere(SecretStr(api_key), url)
-    return endpoints
+            found[name] = Account(SecretStr(api_key), url)
+    return found
+
+
+def _model_endpoints(resources: Resources) -> dict[str, Endpoint]:
+    """The endpoints of OpenAI and of every other vendor whose key is in the environment."""
+    settings = resources.settings
+    openai = openai_endpoint(openai_key(settings), settings.openai_base_url)
+    others = {
+        name: openai.elsewhere(account.key, account.url)
+        for name, account in other_accounts().items()
+    }
+    return {"openai": openai, **others}
 
 
 def _keys(resources: Resources) -> KeyVerifier | DebugKeys:
@@ -110,6 +136,14 @@ def _keys(resources: Resources) -> KeyVerifier | DebugKeys:
         root_key = settings.unkey_root_key.get_secret_value()
         return KeyVerifier(root_key, base_url=settings.unkey_base_url, registry=resources.registry)
     return DebugKeys(settings.debug_api_key.get_secret_value())
+
+
+def _unkey(settings: Settings) -> UnkeyAdmin | None:
+    """Where operators' keys make and revoke others."""
+    if settings.unkey_root_key is None:
+        return None
+    root_key = settings.unkey_root_key.get_secret_value()
+    return UnkeyAdmin(root_key, settings.unkey_api_id, settings.unkey_base_url)
 
 
 def _quotas(resources: Resources) -> QuotaSource | None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,7 +19,7 @@ from flow.domain.limits.key_standing import KeyStanding
 from flow.domain.limits.quota import LimitState, refused
 from flow.domain.products.save_mode import SaveMode
 from flow.domain.usage.events import Line, Owner, RequestIds, UsageEvent
-from flow.errors import FieldProblem, InvalidInput, Refused
+from flow.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +92,18 @@ def thread(row: Mapping[str, Any]) -> Thread:
         product=row["product"],
         billable=row["billable"],
         status=Status(row["status"]),
-        join=JoinRequest.from_json(_floats(row["join"])),
+        join=JoinRequest.from_json(floats(row["join"])),
         transcript=tuple(_turn(turn) for turn in row["transcript"]),
-        insights=_floats(row["insights"]),
+        insights=floats(row["insights"]),
         usage_stats=row["usage_stats"],
-        metadata=_floats(row["metadata"]),
-        error=_floats(row["error"]),
+        metadata=floats(row["metadata"]),
+        error=floats(row["error"]),
         end_reason=row["end_reason"],
         end_requested=row["end_requested_at"] is not None,
-        created_at=_utc(row["created_at"]),
-        connected_at=_maybe_utc(row["connected_at"]),
-        ended_at=_maybe_utc(row["ended_at"]),
-        completed_at=_maybe_utc(row["completed_at"]),
+        created_at=utc(row["created_at"]),
+        connected_at=maybe_utc(row["connected_at"]),
+        ended_at=maybe_utc(row["ended_at"]),
+        completed_at=maybe_utc(row["completed_at"]),
     )
 
 
@@ -159,7 +156,7 @@ def newly_joined(
         error=None,
         end_reason=None,
         end_requested=False,
-        created_at=_utc(row["created_at"]),
+        created_at=utc(row["created_at"]),
         connected_at=None,
         ended_at=None,
         completed_at=None,
@@ -191,7 +188,7 @@ def budget(row: Mapping[str, Any]) -> Budget:
         spent_usd=Decimal(row["spent_usd"]),
         reserved_usd=Decimal(row["reserved_usd"]),
         remaining_usd=_maybe_decimal(row["remaining_usd"]),
-        resets_at=_utc(row["resets_at"]),
+        resets_at=utc(row["resets_at"]),
     )
 
 
@@ -204,7 +201,7 @@ def limit_state(row: Mapping[str, Any]) -> LimitState:
         used=Decimal(row["used"]),
         reserved=Decimal(row["reserved"]),
         limit=_maybe_decimal(row["limit"]),
-        resets_at=_maybe_utc(row["resets_at"]),
+        resets_at=maybe_utc(row["resets_at"]),
     )
 
 
@@ -220,10 +217,10 @@ def key_account(row: Mapping[str, Any]) -> KeyAccount:
         key=api_key(row),
         budget=budget(row["budget"]),
         save_mode=mode and SaveMode(mode),
-        override_until=_maybe_utc(row["override_until"]),
+        override_until=maybe_utc(row["override_until"]),
         running_calls=row["running_calls"],
-        created_at=_utc(row["created_at"]),
-        revoked_at=_maybe_utc(row["revoked_at"]),
+        created_at=utc(row["created_at"]),
+        revoked_at=maybe_utc(row["revoked_at"]),
     )
 
 
@@ -296,49 +293,30 @@ def _line_json(line: Line) -> dict[str, Any]:
     return data
 
 
-def write_cursor(time: str, id_: str) -> str:
-    """An opaque cursor for the page after what has this time and id."""
-    place = json.dumps([datetime.fromisoformat(time).isoformat(), id_])
-    return base64.urlsafe_b64encode(place.encode()).decode()
-
-
-def read_cursor(cursor: str) -> tuple[str, str]:
-    """The time and id a cursor stands for.
-
-    Raises:
-        InvalidInput: `write_cursor` did not make it.
-    """
-    try:
-        created_at, thread_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return datetime.fromisoformat(created_at).isoformat(), str(UUID(thread_id))
-    except (ValueError, TypeError, AttributeError, binascii.Error):
-        problem = FieldProblem("cursor", "is not a cursor from an earlier page")
-        raise InvalidInput("The cursor is not valid.", [problem]) from None
-
-
 def _turn(row: Mapping[str, Any]) -> Turn:
     return Turn(
         seq=row["seq"],
         role=row["role"],
         content=row["content"],
-        started_at=_utc(row["started_at"]),
+        started_at=utc(row["started_at"]),
         interrupted=row["interrupted"],
         latency=row["latency"] and TurnLatency.from_json(row["latency"]),
     )
 
 
-def _floats(value: Any) -> Any:
+def floats(value: Any) -> Any:
     """A customer's JSON with ordinary numbers; only an account needs exact ones."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, dict):
-        return {name: _floats(item) for name, item in value.items()}
+        return {name: floats(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_floats(item) for item in value]
+        return [floats(item) for item in value]
     return value
 
 
-def _utc(text: str) -> datetime:
+def utc(text: str) -> datetime:
+    """The time in UTC."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
@@ -346,5 +324,6 @@ def _maybe_decimal(text: str | None) -> Decimal | None:
     return None if text is None else Decimal(text)
 
 
-def _maybe_utc(text: str | None) -> datetime | None:
-    return None if text is None else _utc(text)
+def maybe_utc(text: str | None) -> datetime | None:
+    """The time in UTC, where there is one."""
+    return None if text is None else utc(text)

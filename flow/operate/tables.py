@@ -17,13 +17,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from flow.admin.keys import Described, Issued
+from flow.admin.usage import Report
 from flow.db.rows import KeyAccount
 from flow.domain.limits.budget import Tier
 from flow.domain.limits.quota import LimitState, dollars, plain
 from flow.domain.usage.reports import UNIT_COLUMNS
 from flow.domain.usage.units import Measure
-from flow.operate.key_admin import Described, Issued
-from flow.operate.usage_report import Report
 
 # Wide enough for every table where nobody says how wide it may be.
 _PIPE_WIDTH = 100

@@ -66,6 +66,16 @@ create index workflow_threads_live on public.workflow_threads (api_key_id)
 create index workflow_threads_team_live on public.workflow_threads (team_id)
   where status not in ('completed', 'failed', 'expired', 'cancelled') and team_id is not null;
 
+-- For lists over all keys, which say so. Nothing else can be served by these: an index by age would
+-- seem as good to a plan that is made while there are few threads.
+create index workflow_threads_created on public.workflow_threads (created_at desc, id desc)
+  where created_at > '-infinity';
+create index workflow_threads_team_created
+  on public.workflow_threads (team_id, created_at desc, id desc) where created_at > '-infinity';
+-- The few that are looked for among many.
+create index workflow_threads_unfinished on public.workflow_threads (status, created_at desc, id desc)
+  where status in ('failed', 'expired', 'cancelled');
+
 create table public.workflow_thread_turns (
   workflow_thread_id uuid not null references public.workflow_threads (id) on delete cascade,
   seq integer not null check (seq >= 0),

@@ -280,7 +280,8 @@ return jsonb_build_object(
   'cap_usd', trim_scale((p_state).quota)::text,
   'spent_usd', trim_scale((p_state).used)::text,
   'reserved_usd', trim_scale((p_state).reserved)::text,
-  'remaining_usd', trim_scale(greatest((p_state).quota - (p_state).used, 0))::text,
+  'remaining_usd', case when (p_state).quota is not null
+    then trim_scale(greatest((p_state).quota - (p_state).used, 0))::text end,
   'resets_at', (p_state).resets_at
 );
 

@@ -100,7 +100,7 @@ async def _cap(url: str, first_team: str) -> None:
     """Give each key of the second half a budget that it will not reach."""
     database = Database(await PostgresTransport.open(url))
     teams = int(first_team.removeprefix("team_"))
-    for account in await database.operating.list_api_keys():
+    for account in (await database.operating.list_api_keys()).items:
         if int(account.key.team_id.removeprefix("team_")) >= teams:
             await database.operating.set_budget(account.key.id, Decimal(1_000_000))
     await database.close()

@@ -1,0 +1,160 @@
+"""Threads of all keys: which run, where, at what cost; and ending one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flow.admin import json_forms
+from flow.api.admin.operators import (
+    Cursor,
+    Limit,
+    OfKey,
+    OfTeam,
+    may_see_content,
+    note_change,
+)
+from flow.api.dependencies import services_of
+from flow.api.exact_json import ExactJSONResponse
+from flow.api.joins import EndAnswer, end_call
+from flow.api.problems import documented
+from flow.api.threads import LatencyView, ThreadUsage, Utterance, latency_of, turn_fields
+from flow.api.usage import FirstDay, LastDay
+from flow.domain.calls.thread import Status
+from flow.domain.calls.thread_overview import ThreadFilter
+from flow.domain.usage.reports import period
+
+router = APIRouter(prefix="/threads")
+
+
+class OperatorThread(BaseModel):
+    """A thread of any key, without its content."""
+
+    workflow_thread_id: UUID
+    api_key_id: UUID
+    key_name: str | None
+    team_id: str
+    product: str
+    billable: bool
+    status: Status
+    transport: str = Field(examples=["webrtc"])
+    host: str | None = Field(description="The process that runs the call, or ran it.")
+    heartbeat_at: datetime | None
+    created_at: datetime
+    connected_at: datetime | None
+    ended_at: datetime | None
+    completed_at: datetime | None
+    end_reason: str | None
+    end_requested: bool
+    error: dict[str, Any] | None
+    usage_stats: dict[str, Any] = Field(description="As in the owner's view of the thread.")
+
+
+class OperatorTurn(Utterance):
+    """One utterance; its words are null where the content is not shown."""
+
+    content: str | None
+
+
+class OperatorThreadDetails(OperatorThread):
+    """A thread as its owner sees it.
+
+    The content is for keys with ``flow.content`` beside ``flow.admin``. To others the request,
+    insights and metadata are null, and so are the words of each turn.
+    """
+
+    content_shown: bool
+    request: dict[str, Any] | None = Field(description="The join as accepted.")
+    insights: dict[str, Any] | None
+    metadata: dict[str, Any] | None
+    transcript: list[OperatorTurn]
+    latency: LatencyView | None
+
+
+class OperatorThreadPage(BaseModel):
+    """Threads, newest first. Give ``next_cursor`` back as ``cursor`` for the following page."""
+
+    threads: list[OperatorThread]
+    next_cursor: str | None
+
+
+@router.get("", response_model=OperatorThreadPage, responses=documented(422))
+async def list_threads(
+    request: Request,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    api_key_id: OfKey = None,
+    team_id: OfTeam = None,
+    product: Annotated[str | None, Query(max_length=128)] = None,
+    status: Status | None = None,
+    running: Annotated[
+        bool, Query(description="Only those that a process holds, or is connecting to.")
+    ] = False,
+    host: Annotated[
+        str | None, Query(max_length=255, description="Only the running ones of this process.")
+    ] = None,
+    from_: FirstDay = None,
+    to: LastDay = None,
+) -> Response:
+    """Threads of all keys, newest first, with the process that holds each."""
+    if from_ is not None and to is not None:
+        period(from_, to, from_)
+    page = await services_of(request).database.operating.list_threads(
+        ThreadFilter(
+            api_key_id=api_key_id,
+            team_id=team_id,
+            product=product,
+            status=status,
+            running=running,
+            host=host,
+            first=from_,
+            last=to,
+        ),
+        limit=limit,
+        cursor=cursor,
+    )
+    threads = [OperatorThread(**json_forms.thread(one)) for one in page.items]
+    return ExactJSONResponse(OperatorThreadPage(threads=threads, next_cursor=page.next_cursor))
+
+
+@router.get("/{thread_id:uuid}", response_model=OperatorThreadDetails, responses=documented(404))
+async def get_thread(request: Request, thread_id: UUID) -> Response:
+    """One thread of any key; its content only for keys that may see it."""
+    database = services_of(request).database
+    overview = await database.operating.get_thread_overview(thread_id)
+    thread = await database.get_workflow_thread_data(thread_id)
+    shown = may_see_content(request)
+    turns = [turn_fields(turn) for turn in thread.transcript]
+    told = OperatorThreadDetails(
+        **json_forms.thread(overview),
+        content_shown=shown,
+        request=thread.join.to_json() if shown else None,
+        insights=thread.insights if shown else None,
+        metadata=thread.metadata if shown else None,
+        transcript=[
+            OperatorTurn(**(turn if shown else {**turn, "content": None})) for turn in turns
+        ],
+        latency=latency_of(thread),
+    )
+    return ExactJSONResponse(told)
+
+
+@router.get("/{thread_id:uuid}/usage", response_model=ThreadUsage, responses=documented(404))
+async def get_thread_usage(request: Request, thread_id: UUID) -> Response:
+    """Everything a thread was charged for, one row per piece of vendor work."""
+    events = await services_of(request).database.get_thread_usage(thread_id)
+    return ExactJSONResponse(ThreadUsage(workflow_thread_id=thread_id, events=events))
+
+
+@router.post("/{thread_id:uuid}/end", response_model=EndAnswer, responses=documented(404))
+async def end_thread(request: Request, thread_id: UUID) -> Response:
+    """Hang up, wherever the call runs, or cancel one that nobody has connected to."""
+    answer = await end_call(services_of(request), thread_id)
+    note_change(request, "thread_ended", workflow_thread_id=str(thread_id))
+    return ExactJSONResponse(answer)
