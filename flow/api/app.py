@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from flow.api import agents, health, keys, products, requests, threads, usage
 from flow.api import call_connections as connect
-from flow.api import health, keys, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.admin import routes as admin
@@ -27,6 +27,7 @@ from flow.api.media_streams import media_stream_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
+from flow.domain.agents.agent import AgentDefinition
 from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
@@ -49,6 +50,7 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
+    agents.router,
     threads.router,
     requests.router,
     usage.router,
@@ -140,7 +142,14 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
     _, models = models_json_schema(
         [
             (model, "validation")
-            for model in (Problem, JoinRequest, connect.Offer, connect.Candidates, *admin.BODIES)
+            for model in (
+                Problem,
+                JoinRequest,
+                AgentDefinition,
+                connect.Offer,
+                connect.Candidates,
+                *admin.BODIES,
+            )
         ],
         ref_template="#/components/schemas/{model}",
     )

@@ -36,6 +36,7 @@ from flow.errors import (
     Unavailable,
     UpstreamTimeout,
     UpstreamUnavailable,
+    VersionMismatch,
 )
 
 _MAX_TEXT = 300
@@ -54,6 +55,7 @@ _REFUSED_STATUS: Mapping[str, int] = {
     "model_not_allowed": 403,
     "unknown_product": 403,
     "model_not_found": 404,
+    "unknown_agent": 404,
     "not_acceptable": 406,
     "request_timeout": 408,
     "payload_too_large": 413,
@@ -199,7 +201,7 @@ def _status(error: Exception) -> int:
     if isinstance(error, NotFound):
         return 404
     if isinstance(error, Conflict):
-        return 409
+        return 412 if isinstance(error, VersionMismatch) else 409
     if isinstance(error, UpstreamUnavailable):
         return 504 if isinstance(error, UpstreamTimeout) else 502
     if isinstance(error, Unavailable):

@@ -88,6 +88,13 @@ class LatencyView(BaseModel):
     max_secs: float
 
 
+class AgentUsed(BaseModel):
+    """A stored agent, in the version that a call has."""
+
+    id: UUID
+    version: int = Field(examples=[1])
+
+
 class ThreadSummary(BaseModel):
     """A thread without its transcript."""
 
@@ -95,6 +102,7 @@ class ThreadSummary(BaseModel):
     status: Status
     product: str = Field(examples=["voice_bot"])
     billable: bool
+    agent: AgentUsed | None = Field(description="What the call was made with; null without one.")
     created_at: datetime
     connected_at: datetime | None
     ended_at: datetime | None
@@ -113,7 +121,11 @@ class ThreadSummary(BaseModel):
 class ThreadView(ThreadSummary):
     """A thread with its transcript, and the request it was made by."""
 
-    request: dict[str, Any] = Field(description="The join as accepted, defaults filled in.")
+    request: dict[str, Any] = Field(
+        description="The join as accepted: what its agent and product say and its variables mean"
+        " is filled in."
+    )
+    variables: dict[str, str | int | float | bool] = Field(examples=[{"name": "Ada"}])
     transcript: list[TurnView]
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
 
@@ -137,17 +149,22 @@ class ThreadUsage(BaseModel):
     events: list[dict[str, Any]] = Field(examples=[[LEDGER_ROW]])
 
 
-@router.get("", response_model=ThreadPage, responses=documented(422))
+@router.get("", response_model=ThreadPage, responses=documented(404, 422))
 async def list_threads(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=512)] = None,
     status: Status | None = None,
     product: Annotated[str | None, Query(max_length=128)] = None,
+    agent: Annotated[
+        str | None, Query(min_length=1, max_length=128, description="The agent's id or name.")
+    ] = None,
 ) -> Response:
     """The key's threads, newest first."""
-    page = await services_of(request).database.list_workflow_threads(
-        caller_of(request).id, limit=limit, cursor=cursor, status=status, product=product
+    database, key = services_of(request).database, caller_of(request)
+    made_with = None if agent is None else (await database.agents.get(key.team_id, agent)).id
+    page = await database.list_workflow_threads(
+        key.id, limit=limit, cursor=cursor, status=status, product=product, agent_id=made_with
     )
     summaries = [ThreadSummary(**_summary(thread)) for thread in page.items]
     return ExactJSONResponse(ThreadPage(threads=summaries, next_cursor=page.next_cursor))
@@ -168,6 +185,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
         ThreadView(
             **_summary(thread),
             request=thread.join.to_json(),
+            variables=thread.join.variables,
             transcript=transcript,
             latency=latency_of(thread),
         )
@@ -217,6 +235,7 @@ def _summary(thread: Thread) -> dict[str, Any]:
         "status": thread.status,
         "product": thread.product,
         "billable": thread.billable,
+        "agent": thread.join.agent and thread.join.agent.model_dump(),
         "created_at": thread.created_at,
         "connected_at": thread.connected_at,
         "ended_at": thread.ended_at,

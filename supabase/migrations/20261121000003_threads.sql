@@ -13,6 +13,8 @@ create table public.workflow_threads (
     )
   ),
   "join" jsonb not null,
+  agent_id uuid,
+  agent_version integer,
   metadata jsonb not null default '{}',
   usage_stats jsonb not null,
   insights jsonb,
@@ -43,6 +45,8 @@ create table public.workflow_threads (
 ) with (fillfactor = 70, toast_tuple_target = 4080);
 comment on table public.workflow_threads is 'One call, from its join to its settled account.';
 comment on column public.workflow_threads."join" is 'The accepted join request.';
+comment on column public.workflow_threads.agent_id is
+  'The agent it was made with, whose version is agent_version; its join has all that came of that.';
 comment on column public.workflow_threads.usage_stats is
   'The running account, for reading; usage_events is the truth.';
 comment on column public.workflow_threads.completed_at is 'When it reached any final state.';
@@ -245,7 +249,8 @@ create function public.list_workflow_threads(
   p_before_created_at timestamptz default null,
   p_before_id uuid default null,
   p_status text default null,
-  p_product text default null
+  p_product text default null,
+  p_agent_id uuid default null
 ) returns jsonb
 language sql stable
 set search_path = ''
@@ -260,6 +265,7 @@ as $$
       )
       and (p_status is null or t.status = p_status)
       and (p_product is null or t.product = p_product)
+      and (p_agent_id is null or t.agent_id = p_agent_id)
     order by t.created_at desc, t.id desc
     limit p_limit
   )

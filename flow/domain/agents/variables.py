@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
@@ -68,15 +68,6 @@ def text_of(value: str | int | float | bool) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def template_problem(text: str) -> str | None:
-    """What is wrong with the placeholders of a text, whatever the variables are."""
-    try:
-        parse(text)
-    except TemplateError as error:
-        return str(error)
-    return None
-
-
 class Filling:
     """Fills the templates of one call, and keeps every problem, for one answer to all of them.
 
@@ -85,11 +76,16 @@ class Filling:
     Args:
         variables: the values by name, those that Flow gives (``flow.date``) among them.
         reserved: the names that Flow gives values to, whether or not it has one for this call.
+        assumed: the value of whatever has none, to judge templates before there are any values.
     """
 
     def __init__(
-        self, variables: Mapping[str, str | int | float | bool], reserved: tuple[str, ...] = ()
+        self,
+        variables: Mapping[str, str | int | float | bool],
+        reserved: Collection[str] = (),
+        assumed: str | None = None,
     ) -> None:
+        self._assumed = assumed
         self._values = {name: text_of(value) for name, value in variables.items()}
         self._reserved = reserved
         self._problems: dict[FieldProblem, None] = {}
@@ -150,6 +146,8 @@ class Filling:
         self, field: str, wanted: Placeholder, before: str, escaped: Callable[[str, str], str]
     ) -> str | None:
         value = self._values.get(wanted.name, wanted.default)
+        if value is None and (wanted.name in self._reserved or not _is_reserved(wanted.name)):
+            value = self._assumed
         if value is None:
             self._add(field, self._missing(wanted.name))
             return None
@@ -161,7 +159,7 @@ class Filling:
 
     def _missing(self, name: str) -> str:
         default = f"{{{{{name}|default}}}}"
-        if not name.startswith(RESERVED):
+        if not _is_reserved(name):
             return f"needs the variable {name!r}: give it in variables, or write {default}"
         if name in self._reserved:
             return f"needs {name!r}, which is not known of this call: write {default}"
@@ -169,6 +167,10 @@ class Filling:
 
     def _add(self, field: str, message: str) -> None:
         self._problems[FieldProblem(field, message)] = None
+
+
+def _is_reserved(name: str) -> bool:
+    return name.startswith(RESERVED)
 
 
 def _for_header(_before: str, value: str) -> str:

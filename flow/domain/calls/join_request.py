@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import re
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from flow.domain.agents.variables import Variables
 from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.room import token_problem
 from flow.domain.calls.transport_spec import TransportSpecs, listed, names_with_rooms
@@ -138,6 +142,16 @@ class Bot(Part):
     tts: Tts = Tts()
     realtime: Realtime | None = None
     turn_detection: TurnDetection | None = None
+    timezone: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="Of `{{flow.date}}` and `{{flow.time}}`, as in `Europe/Berlin`."
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_timezone(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not _is_stored(info) and value not in available_timezones():
+            raise ValueError("is not a time zone: write one such as Europe/Berlin, or UTC")
+        return value
 
     @model_validator(mode="after")
     def _has_one_kind_of_model(self, info: ValidationInfo) -> Self:
@@ -179,11 +193,12 @@ class Insights(Part):
         return value
 
 
-class JoinRequest(Part):
-    """Body of ``POST /api/bot/join``. Every field may be left out."""
+class CallSettings(Part):
+    """What a call may be set to, in its join or in the agent that the join names.
 
-    product: Name = "voice_bot"
-    transport: Transport = Transport()
+    Texts may hold placeholders for variables: see `flow.domain.agents.templates`.
+    """
+
     bot: Bot = Bot()
     insights: Insights = Insights()
     max_duration_secs: Annotated[int, Field(ge=5, le=14_400)] | None = None
@@ -206,6 +221,56 @@ class JoinRequest(Part):
     def _is_small(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         return value if _is_stored(info) else _bounded(value, MAX_METADATA_BYTES)
 
+
+class AgentRef(Part):
+    """An agent by its id or its name, and the version of it: the newest unless said.
+
+    A string alone is the id or name. Of a thread it is the id and the version that were used.
+    """
+
+    id: Name
+    version: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+
+
+def _agent_ref(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+_AGENT_REF_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": 128},
+        {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string", "minLength": 1, "maxLength": 128},
+                "version": {"type": ["integer", "null"], "minimum": 1, "maximum": 2_147_483_647},
+            },
+            "required": ["id"],
+            "additionalProperties": False,
+        },
+        {"type": "null"},
+    ]
+}
+
+
+class JoinRequest(CallSettings):
+    """Body of ``POST /api/bot/join``. Every field may be left out.
+
+    What the body says goes before what its agent says: see `flow.domain.agents.agent`.
+    """
+
+    product: Name = "voice_bot"
+    transport: Transport = Transport()
+    agent: Annotated[
+        AgentRef | None, BeforeValidator(_agent_ref), WithJsonSchema(_AGENT_REF_SCHEMA)
+    ] = Field(
+        default=None,
+        description="A stored agent: its id or name, or the id and version as an object.",
+    )
+    variables: Variables = Field(
+        default={}, description="What `{{name}}` stands for in the texts and tools of the call."
+    )
+
     @property
     def longest_secs(self) -> int:
         """How long the call may last; known once the join is resolved."""
@@ -220,6 +285,10 @@ class JoinRequest(Part):
     def to_json(self) -> dict[str, Any]:
         """The request as stored on the thread and hashed for idempotency."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def said(self) -> dict[str, Any]:
+        """The request without what it leaves to its agent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def _transports(info: ValidationInfo) -> TransportSpecs | None:
