@@ -9,12 +9,14 @@ SHELL := /bin/sh
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
 # Of tests, in the order they run in; which folders are in which is said in tests/conftest.py.
-LANES := unit contract db calls system
+LANES := unit contract db calls system browser
 # Most tests wait for something, and those in real time for most of it: more test processes than
 # processors finish sooner.
 WORKERS := 5
 WAITING_LANES := contract calls
 WAITING_WORKERS := 8
+# One browser is enough for all its tests.
+ALONE_LANES := browser
 SYNCED := .venv/.synced
 
 # Neither another environment nor another install target of the caller's shell may leak in here.
@@ -43,10 +45,11 @@ demo: $(SYNCED) ## one whole call on this machine, without any account
 dev: $(SYNCED) ## the service with reloading and stand-ins
 	@.venv/bin/flow dev $(ARGS)
 
-test: $(SYNCED) node ## all tests; LANE="unit contract db calls system" and ARGS="-k join" for some
+test: $(SYNCED) node ## all tests; LANE="unit contract db calls system browser" and ARGS="-k join" for some
 	@status=0; for lane in $(or $(LANE),$(LANES)); do \
 	  workers=$(WORKERS); \
 	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \
+	  case " $(ALONE_LANES) " in *" $$lane "*) workers=1;; esac; \
 	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers $(ARGS); \
 	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
 	done; exit $$status

@@ -11,7 +11,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import agents, health, keys, products, requests, threads, usage
+from flow.api import (
+    agents,
+    health,
+    keys,
+    pipecat_runner,
+    products,
+    requests,
+    threads,
+    usage,
+)
 from flow.api import call_connections as connect
 from flow.api import joins as bot
 from flow.api import key_limits as limits
@@ -19,6 +28,7 @@ from flow.api.admin import routes as admin
 from flow.api.auth import Auth
 from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders
+from flow.api.cross_origin import CrossOrigin
 from flow.api.dependencies import Calls, Keys, Quotas, Services, Transports
 from flow.api.gateway_routes import GatewayRoutes, gateway_routes
 from flow.api.http_metrics import Measured
@@ -51,6 +61,7 @@ _ROUTERS = (
     bot.router,
     connect.router,
     agents.router,
+    pipecat_runner.router,
     threads.router,
     requests.router,
     usage.router,
@@ -89,6 +100,7 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(Measured, metrics=services.metrics),
             Middleware(RequestContexts),
+            *_cross_origin(services),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
             Middleware(Problems),
@@ -97,7 +109,7 @@ def create_app(services: Services) -> FastAPI:
                 Auth,
                 keys=services.keys,
                 database=services.database,
-                token_routes=["offer", *webhooks],
+                token_routes=["offer", "end", *webhooks],
                 on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),
@@ -132,6 +144,12 @@ def create_operations_app(services: Services) -> FastAPI:
     return app
 
 
+def _cross_origin(services: Services) -> list[Middleware]:
+    """Nothing stands there where no page of another origin may use the API."""
+    origins = services.cors_origins
+    return [Middleware(CrossOrigin, origins=origins)] if origins else []
+
+
 def _tracing(services: Services) -> list[Middleware]:
     return [Middleware(TracedJoin, traces=services.traces)] if services.traces is not None else []
 
@@ -146,6 +164,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
                 Problem,
                 JoinRequest,
                 AgentDefinition,
+                pipecat_runner.StartRequest,
                 connect.Offer,
                 connect.Candidates,
                 *admin.BODIES,
@@ -158,11 +177,12 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         components["schemas"][model]["properties"]["type"]["enum"] = [*transports.specs]
     webhooks = {calls.webhook for calls in transports.streams.values()}
     for path, operations in schema["paths"].items():
-        schemes = ["bearer", "api_key"] + (["join_token"] if path.endswith("/offer") else [])
+        by_token = path.startswith("/api/bot/") and path.endswith(("/offer", "/end"))
+        schemes = ["bearer", "api_key"] + (["join_token"] if by_token else [])
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
         for operation in operations.values():
-            if path.startswith("/api/"):
+            if path.startswith(("/api/", "/start", "/sessions/")):
                 operation["security"] = [{scheme: []} for scheme in schemes]
                 # FastAPI's own form of a 422, which this API never sends.
                 answers = operation["responses"]

@@ -1,8 +1,8 @@
 """Who is calling: the API key of a request, verified, and the row it belongs to.
 
-Everything under ``/api`` and on the paths of the gateway needs a key, except a connection that
-brings the token of its join: the route checks that. A route also asks for its `caller_of`, so that
-a path this middleware never saw is refused and not served.
+Everything under ``/api``, on the paths of Pipecat's runner and on those of the gateway needs a
+key, except a connection that brings the token of its join: the route checks that. A route also
+asks for its `caller_of`, so that a path this middleware never saw is refused and not served.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ MAX_ROWS = 10_000
 OPERATORS_PATH = "/api/admin/"
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_PIPECAT = re.compile(r"/start|/sessions/.*")
 _TOKEN = re.compile(rb"(?:^|&)token=")
 
 OnKey = Callable[[ApiKey], None]
@@ -84,7 +85,7 @@ class Auth:
     def _needs_key(self, scope: Scope) -> bool:
         path: str = scope["path"]
         if not path.startswith("/api/"):
-            return protocol_of(path) is not None
+            return protocol_of(path) is not None or _PIPECAT.fullmatch(path) is not None
         query = scope.get("query_string", b"")
         return not (self._by_token.fullmatch(path) and _TOKEN.search(query))
 

@@ -223,6 +223,7 @@ class Services:
 
     ``secret`` signs join tokens and must be the same in every process. ``public_url`` is where
     callers reach this API, without a trailing slash; left out, it is the host they used.
+    ``cors_origins`` are those whose pages may use the routes of a call.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
     ``on_key`` is told of the keys that make requests.
@@ -250,6 +251,7 @@ class Services:
     gateway: Gateway | None = None
     unkey: UnkeyAdmin | None = None
     public_url: str | None = None
+    cors_origins: tuple[str, ...] = ()
     join_token_secs: int = 300
     allow_private_webhooks: bool = False
     checker: Checker = field(default_factory=Checker)

@@ -15,7 +15,14 @@ from starlette.responses import Response
 from flow.api.agents import agent_of
 from flow.api.auth import caller_of, require_permission
 from flow.api.budget_headers import Budget, note_budget, shown
-from flow.api.call_connections import Connection, connection
+from flow.api.call_connections import (
+    Connection,
+    Token,
+    Way,
+    connect_params,
+    connection,
+    thread_of,
+)
 from flow.api.call_settings import require_public_webhook, require_usable_schema
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
@@ -119,9 +126,32 @@ async def join(request: Request) -> Response:
 
     Nothing runs until somebody connects, but for a bot that waits in a room for its caller.
     """
+    body = await read(request, JoinRequest, join_context(services_of(request)))
+    joined, way = await begin(request, body)
+    name = str(joined.thread.id)
+    answer = {
+        "workflow_thread_id": name,
+        "status": joined.thread.status,
+        "product": joined.thread.product,
+        "connection": way,
+        "budget": shown(joined.budget).model_dump(),
+        "posthog_trace_id": name,
+    }
+    return joined_answer(answer, joined)
+
+
+def join_context(services: Services) -> dict[str, Any]:
+    """What the validators of a `JoinRequest` are given."""
+    return {"transports": services.transports.specs}
+
+
+async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None]:
+    """Make the thread of a join, with every check, and the way to its bot.
+
+    There is no way where a repeated join finds its call under way or over.
+    """
     services, key = services_of(request), caller_of(request)
     override, repeat_key = _override(request), idempotency_key(request)
-    body = await read(request, JoinRequest, {"transports": services.transports.specs})
     await require_usable_schema(services, body)
     check_transport(services, body.transport)
     asked = _Asked(body, override, repeat_key, _content(body) if repeat_key is not None else "")
@@ -129,22 +159,19 @@ async def join(request: Request) -> Response:
     if joined is None:
         joined = await _joined(services, key, await _accepted(request, services, key, asked))
     note_budget(request, joined.budget)
-    thread = joined.thread
     context = context_of(request.scope)
-    context.workflow_thread_id = thread.id
-    name = str(thread.id)
+    context.workflow_thread_id = joined.thread.id
     if services.transports.has_rooms(body.transport):
         way = await begin_in_room(services, joined, body.transport, context.trace)
     else:
-        way = connection(request, services, thread)
-    answer = {
-        "workflow_thread_id": name,
-        "status": thread.status,
-        "product": thread.product,
-        "connection": way,
-        "budget": shown(joined.budget).model_dump(),
-        "posthog_trace_id": name,
-    }
+        way = connection(request, services, joined.thread)
+    if way is None or body.transport.rtvi is None:
+        return joined, way
+    return joined, way | {"connect_params": connect_params(services, body.transport, way)}
+
+
+def joined_answer(answer: dict[str, Any], joined: Joined) -> Response:
+    """The answer to a join, which says whether the thread is new."""
     if joined.replayed:
         return ExactJSONResponse(answer, headers={"idempotent-replayed": "true"})
     return ExactJSONResponse(answer, status_code=201)
@@ -155,13 +182,14 @@ async def join(request: Request) -> Response:
     response_model=EndAnswer,
     responses=documented(404),
 )
-async def end(request: Request, thread_id: UUID) -> Response:
+async def end(request: Request, thread_id: UUID, token: Token = None) -> Response:
     """Hang up, wherever the call runs, or cancel one that nobody has connected to.
 
     Ending a call that is over changes nothing.
     """
-    key = caller_of(request)
-    return ExactJSONResponse(await end_call(services_of(request), thread_id, key.id))
+    services = services_of(request)
+    thread = await thread_of(request, thread_id, token)
+    return ExactJSONResponse(await end_call(services, thread_id, thread.api_key_id))
 
 
 async def end_call(

@@ -129,6 +129,7 @@ async def run_service(
             metrics=resources.metrics,
             traces=resources.tracing,
             public_url=settings.public_url,
+            cors_origins=settings.cors_origins,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
             on_key=PosthogIdentities(resources.posthog),

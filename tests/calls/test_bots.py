@@ -158,6 +158,7 @@ FAILING = (
     ("gives_a_number", "ConfigurationError", "it gave int, not a pipeline"),
     ("gives_a_name", "ConfigurationError", "its pipeline has a str in it"),
     ("deaf", "ConfigurationError", "call.transport.input() is not in its pipeline"),
+    ("speaks_rtvi_itself", "ConfigurationError", "its pipeline has an RTVIProcessor"),
     ("unmetered", "ConfigurationError", "Nothing meters Voice"),
     ("unmetered_when_run", "ConfigurationError", "Nothing meters Voice"),
     ("one_name_twice", "ConfigurationError", "Two services are called 'tts'"),

@@ -22,7 +22,13 @@ from pydantic import (
 from flow.domain.agents.variables import Variables
 from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.room import token_problem
-from flow.domain.calls.transport_spec import TransportSpecs, listed, names_with_rooms
+from flow.domain.calls.rtvi import Rtvi, RtviOption
+from flow.domain.calls.transport_spec import (
+    TransportSpecs,
+    listed,
+    names_with_rooms,
+    names_with_rtvi,
+)
 from flow.domain.insights.insight_schema import schema_problem
 from flow.domain.products.save_mode import SaveMode
 from flow.domain.webhooks import public_url
@@ -53,6 +59,9 @@ class Transport(Part):
     ``room_url``, with a ``token`` that lets the bot in. The token opens somebody's room: it is no
     part of what is stored or shown.
 
+    ``rtvi`` is for Pipecat's own clients (JavaScript, React, iOS, Android), which wait for a
+    bot that speaks RTVI: ``true``, or what the client may send and see.
+
     Which transports there are, and what they take, is judged by the `TransportSpecs` that the
     context of the validation has under ``transports``; without them any name passes.
     """
@@ -62,6 +71,7 @@ class Transport(Part):
     token: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = Field(
         default=None, exclude=True
     )
+    rtvi: RtviOption = None
 
     @field_validator("type")
     @classmethod
@@ -89,6 +99,14 @@ class Transport(Part):
         if value is not None and (problem := token_problem(value.get_secret_value())):
             raise ValueError(problem)
         return value
+
+    @field_validator("rtvi")
+    @classmethod
+    def _is_spoken(cls, value: Rtvi | None, info: ValidationInfo) -> Rtvi | None:
+        specs, name = _transports(info), info.data.get("type")
+        if value is None or specs is None or name is None or specs[name].speaks_rtvi:
+            return value
+        raise ValueError(f"is for {names_with_rtvi(specs)}, not for {name}")
 
 
 class Llm(Part):
