@@ -53,33 +53,34 @@ _IF_MATCH_HEADER = {
     ),
     "schema": {"type": "string", "pattern": rf"^({_IF_MATCH.pattern}|\*)$"},
 }
-Version = Annotated[int | None, Query(ge=1, le=2_147_483_647)]
+Version = Annotated[
+    int | None, Query(ge=1, le=2_147_483_647, description="The newest unless said.")
+]
 
 
 class AgentView(BaseModel):
     """A version of an agent: what was said of it, and nothing that was not."""
 
-    id: UUID
-    version: int = Field(examples=[1])
-    created_at: datetime
+    id: UUID = Field(description="The agent's id.")
+    version: int = Field(examples=[1], description="Which of its versions this is.")
+    created_at: datetime = Field(description="When the agent was made.")
     updated_at: datetime = Field(description="When this version was made.")
-    archived_at: datetime | None
-    name: str = Field(examples=["reservations"])
-    product: str | None = None
+    archived_at: datetime | None = Field(description="When it was archived, if it was.")
+    name: str = Field(examples=["reservations"], description="What joins may call it.")
+    product: str | None = Field(default=None, description="As in a join.")
     bot: dict[str, Any] = Field(default={}, description="As in a join.")
-    insights: dict[str, Any] = {}
-    max_duration_secs: int | None = None
-    save_mode: str | None = None
-    webhook_url: str | None = None
-    metadata: dict[str, Any] = {}
+    insights: dict[str, Any] = Field(default={}, description="As in a join.")
+    max_duration_secs: int | None = Field(default=None, description="As in a join.")
+    save_mode: str | None = Field(default=None, description="As in a join.")
+    webhook_url: str | None = Field(default=None, description="As in a join.")
+    metadata: dict[str, Any] = Field(default={}, description="As in a join.")
 
 
 class AgentPage(BaseModel):
-    """The team's agents in their newest versions, the one made last first. Give ``next_cursor``
-    back as ``cursor`` for the following page."""
+    """The team's agents in their newest versions, the one made last first."""
 
-    agents: list[AgentView]
-    next_cursor: str | None
+    agents: list[AgentView] = Field(description="The agents.")
+    next_cursor: str | None = Field(description="For the following page; null on the last.")
 
 
 @router.post(
@@ -114,8 +115,10 @@ async def create_agent(request: Request) -> Response:
 @router.get("", response_model=AgentPage, responses=documented(422))
 async def list_agents(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=512, description="`next_cursor` of the page before.")
+    ] = None,
     archived: Annotated[bool, Query(description="Also those that were archived.")] = False,
 ) -> Response:
     """The team's agents."""

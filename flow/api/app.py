@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from flow.api import (
     agents,
+    api_pages,
     health,
     keys,
     pipecat_runner,
@@ -70,7 +71,18 @@ _ROUTERS = (
     keys.router,
     admin.router,
     health.router,
+    api_pages.router,
 )
+
+
+_IN_PATHS = {
+    "thread_id": "The call's id, as its join answered it.",
+    "agent_id": "The agent's id.",
+    "api_key_id": "The key's id here.",
+    "team_id": "The team.",
+    "resource": "What is limited, such as `ai_credits`.",
+    "event_id": "The id in the header `webhook-id`.",
+}
 
 
 class FlowApi(FastAPI):
@@ -94,6 +106,9 @@ def create_app(services: Services) -> FastAPI:
         version=API_VERSION,
         description="Voice bots whose every call has an exact account.",
         redirect_slashes=False,
+        # Those of FastAPI have scripts of another host.
+        docs_url=None,
+        redoc_url=None,
         # FastAPI would trace every request by itself where a process has a tracer, with the query
         # in "url.query": that of a WebSocket holds the token of its join.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -182,6 +197,9 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
         for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] in _IN_PATHS and parameter["in"] == "path":
+                    parameter["description"] = _IN_PATHS[parameter["name"]]
             if path.startswith(("/api/", "/start", "/sessions/")):
                 operation["security"] = [{scheme: []} for scheme in schemes]
                 # FastAPI's own form of a 422, which this API never sends.

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.join_request import AgentRef, CallSettings, JoinRequest, Name
@@ -20,8 +20,8 @@ class AgentDefinition(CallSettings):
     """Body of ``POST /api/agents``: the settings of an agent's calls. All but ``name`` may be
     left out: a call then has what its join says, or else its product."""
 
-    name: Name
-    product: Name | None = None
+    name: Name = Field(description="What joins may call it; the team has no other of that name.")
+    product: Name | None = Field(default=None, description="What its calls are sold as.")
 
     @field_validator("name")
     @classmethod
