@@ -40,8 +40,8 @@ CALL_SECS = 10
 # Stated refusals: this process, or this service, can take no more at the moment.
 STATED_503 = {"at_capacity", "auth_unavailable", "database_unavailable", "transport_unavailable"}
 
-# Left out: what an OpenAPI schema cannot say (a cursor that is one, days that are in order; an agent
-# that was archived by DELETE can still be read).
+# Left out: what an OpenAPI schema cannot say (a cursor that is one, days that are in order; that an
+# agent archived by DELETE can still be read).
 CHECKS = "all"
 NOT_CHECKED = "positive_data_acceptance,response_headers_conformance,use_after_free"
 # Whatever it asks of a thread or an agent is about one that there is. Too large is a refusal like
