@@ -171,7 +171,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
     return ExactJSONResponse(
         ThreadView(
             **_summary(thread),
-            request=thread.join.to_json(),
+            request=thread.join.shown(),
             transcript=transcript,
             latency=_latency(thread),
         )

@@ -41,6 +41,8 @@ class TransportSpec:
         connection: what the caller is told beside the type: fields of the answer by their name.
             ``None`` for rooms, which say it themselves.
         has_rooms: whether the bot waits for its caller in a room.
+        controls: the types of tools that act on the call (`flow.domain.calls.tools.CALL_CONTROLS`)
+            and that this transport can do, by the `CallControl` of its calls.
         room_url_problem: what is wrong with the URL of a room that the caller names, or ``None``.
     """
 
@@ -49,6 +51,7 @@ class TransportSpec:
     options: tuple[str, ...] = ()
     connection: Callable[[CallAddress], dict[str, str]] | None = None
     has_rooms: bool = False
+    controls: frozenset[str] = frozenset()
     room_url_problem: Callable[[str], str | None] = lambda _: None
 
     def absence(self, given: Collection[str]) -> str | None:
