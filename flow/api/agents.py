@@ -69,6 +69,9 @@ class AgentView(BaseModel):
     name: str = Field(examples=["reservations"], description="What joins may call it.")
     product: str | None = Field(default=None, description="As in a join.")
     bot: dict[str, Any] = Field(default={}, description="As in a join.")
+    tools: list[dict[str, Any]] = Field(
+        default=[], description="As in a join's `bot`; values of headers are hidden."
+    )
     insights: dict[str, Any] = Field(default={}, description="As in a join.")
     max_duration_secs: int | None = Field(default=None, description="As in a join.")
     save_mode: str | None = Field(default=None, description="As in a join.")
@@ -105,7 +108,7 @@ async def create_agent(request: Request) -> Response:
         definition,
         api_key_id=key.id,
         idempotency_key=idempotency_key(request),
-        fingerprint=fingerprint(definition.to_json()),
+        fingerprint=fingerprint(definition.said()),
     )
     if replayed:
         return _answer(agent, headers={"idempotent-replayed": "true"})
@@ -209,7 +212,7 @@ def _view(agent: Agent) -> dict[str, Any]:
         "created_at": agent.created_at,
         "updated_at": agent.updated_at,
         "archived_at": agent.archived_at,
-        **agent.definition,
+        **agent.shown(),
     }
 
 

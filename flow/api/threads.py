@@ -199,7 +199,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
     return ExactJSONResponse(
         ThreadView(
             **_summary(thread),
-            request=thread.join.to_json(),
+            request=thread.join.shown(),
             variables=thread.join.variables,
             transcript=transcript,
             latency=latency_of(thread),

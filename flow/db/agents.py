@@ -39,7 +39,7 @@ class Agents(TypedCalls):
             "create_agent",
             p_id=str(uuid4()),
             p_team_id=team_id,
-            p_definition=definition.to_json(),
+            p_definition=definition.said(),
             p_api_key_id=api_key_id and str(api_key_id),
             p_idempotency_key=idempotency_key,
             p_fingerprint=fingerprint,
@@ -65,7 +65,7 @@ class Agents(TypedCalls):
             "change_agent",
             p_team_id=team_id,
             p_reference=reference,
-            p_definition=definition.to_json(),
+            p_definition=definition.said(),
             p_if_version=if_version,
         )
         return rows.agent(row)

@@ -53,6 +53,9 @@ def list_(
 def show(
     agent: AgentName,
     version: Annotated[int | None, typer.Option(min=1, help="Not the newest but this.")] = None,
+    secrets: Annotated[
+        bool, typer.Option("--secrets", help="With the values of its tools' headers.")
+    ] = False,
     team: Team = None,
     key: OfKey = None,
     as_json: AsJson = False,
@@ -65,8 +68,11 @@ def show(
             of_team = await _team(database, team, key)
             found = await database.agents.get(of_team, agent, version)
         # As it is: a line that is cut or folded to the terminal could not be pushed.
-        told = agent_tables.form(found)
-        typer.echo(json_output.document(told) if as_json else agent_tables.agent(found).rstrip())
+        if as_json:
+            text = json_output.document(agent_tables.form(found, secrets=secrets))
+        else:
+            text = agent_tables.agent(found, secrets=secrets)
+        typer.echo(text.rstrip())
 
     run(work)
 

@@ -12,12 +12,13 @@ from flow.operate.agent_files import difference
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What came of it; ``difference`` has no lines where nothing changed.
+    """What came of it: whether anything changed, and the lines that did, without secrets.
 
     ``agent`` is ``None`` where it would be made first and nothing was stored.
     """
 
     agent: Agent | None
+    changed: bool
     difference: list[str]
 
 
@@ -30,15 +31,16 @@ async def push(
         VersionMismatch: somebody else has changed it since.
     """
     before = await _in_use(agents, team_id, definition.name)
-    after = definition.to_json()
-    lines = difference({} if before is None else {**before.definition}, after)
-    if dry_run or not lines:
-        return Pushed(before, lines)
+    lines = difference({} if before is None else before.shown(), definition.shown())
+    changed = before is None or before.definition != definition.said()
+    if dry_run or not changed:
+        return Pushed(before, changed, lines)
     if before is None:
         made, _ = await agents.create(team_id, definition)
-        return Pushed(made, lines)
+        return Pushed(made, changed, lines)
     reference, version = str(before.id), before.version
-    return Pushed(await agents.change(team_id, reference, definition, if_version=version), lines)
+    after = await agents.change(team_id, reference, definition, if_version=version)
+    return Pushed(after, changed, lines)
 
 
 async def _in_use(agents: Agents, team_id: str, name: str) -> Agent | None:

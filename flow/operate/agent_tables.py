@@ -16,8 +16,8 @@ from flow.operate.tables import moment, new_table, plain_text
 _STYLES = {"+": "green", "-": "red", "@": "dim"}
 
 
-def form(one: Agent) -> dict[str, Any]:
-    """An agent as JSON."""
+def form(one: Agent, *, secrets: bool = False) -> dict[str, Any]:
+    """An agent as JSON; with the ``secrets`` of its tools, or without."""
     return {
         "id": one.id,
         "team_id": one.team_id,
@@ -25,7 +25,7 @@ def form(one: Agent) -> dict[str, Any]:
         "created_at": one.created_at,
         "updated_at": one.updated_at,
         "archived_at": one.archived_at,
-        **one.definition,
+        **(one.definition if secrets else one.shown()),
     }
 
 
@@ -50,12 +50,12 @@ def agents(page: Page[Agent]) -> RenderableType:
     return lines
 
 
-def agent(one: Agent) -> str:
+def agent(one: Agent, *, secrets: bool) -> str:
     """A version as YAML, which can be pushed again; what it is stands in comments."""
     comments = [f"# agent {one.id}, version {one.version}, of team {one.team_id!r}"]
     if one.archived_at is not None:
         comments.append(f"# archived {one.archived_at:%Y-%m-%d %H:%M} UTC")
-    return "\n".join([*comments, text_of({**one.definition})])
+    return "\n".join([*comments, text_of({**one.definition} if secrets else one.shown())])
 
 
 def pushed(one: Pushed, name: str, *, dry_run: bool) -> RenderableType:
@@ -63,6 +63,8 @@ def pushed(one: Pushed, name: str, *, dry_run: bool) -> RenderableType:
     lines: list[Text] = [
         plain_text(line, style=_STYLES.get(line[:1], "")) for line in one.difference
     ]
+    if one.changed and not lines:
+        lines = [Text("Only values of headers have changed, which are not shown.")]
     return Group(*lines, plain_text(_outcome(one, name, dry_run=dry_run)))
 
 
@@ -72,8 +74,8 @@ def archived(one: Agent) -> RenderableType:
 
 
 def _outcome(one: Pushed, name: str, *, dry_run: bool) -> str:
-    if not one.difference:
-        assert one.agent is not None, "there is a difference from nothing"
+    if not one.changed:
+        assert one.agent is not None, "there is one that it is like"
         return f"{name} is as it was: version {one.agent.version}."
     if dry_run:
         return f"{name} would be {'made' if one.agent is None else 'changed'}."
@@ -87,6 +89,6 @@ def pushed_form(one: Pushed, name: str) -> dict[str, Any]:
         "id": one.agent and one.agent.id,
         "name": name,
         "version": one.agent and one.agent.version,
-        "changed": bool(one.difference),
+        "changed": one.changed,
         "difference": one.difference,
     }

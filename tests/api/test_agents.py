@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -132,6 +132,25 @@ async def test_an_agent_is_judged_as_a_join_is(
         if field:
             assert field in [problem["field"] for problem in answer.json()["errors"]]
     assert (await api.client.get("/api/agents")).json()["agents"] == [kept]
+
+
+async def test_no_reader_is_shown_the_headers_of_tools(api: Api) -> None:
+    tool = {"type": "mcp", "url": "https://mcp.example.com/x", "headers": {"X-Key": "{{secret}}"}}
+    agent = await made(api, tools=[tool])
+    hidden = tool | {"headers": {"X-Key": "*" * 10}}
+    url = f"/api/agents/{agent['id']}"
+    [listed] = (await api.client.get("/api/agents")).json()["agents"]
+    for shown in (agent, (await api.client.get(url)).json(), listed):
+        assert shown["tools"] == [hidden]
+    refused = await api.client.put(url, json={"name": "x", "tools": [hidden]})
+    assert refused.status_code == 422
+    assert "send the value itself" in refused.json()["errors"][0]["message"]
+    joined = await api.join({"agent": agent["id"], "variables": {**GIVEN, "secret": "s3cret"}})
+    thread_id = joined["workflow_thread_id"]
+    shown = (await api.client.get(f"/api/threads/{thread_id}")).json()
+    assert shown["request"]["bot"]["tools"][0]["headers"] == {"X-Key": "*" * 10}
+    stored = await api.database.get_workflow_thread_data(UUID(thread_id))
+    assert stored.join.to_json()["bot"]["tools"][0]["headers"] == {"X-Key": "s3cret"}
 
 
 async def test_a_repeat_makes_no_second_agent(api: Api) -> None:

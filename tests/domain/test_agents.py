@@ -21,7 +21,7 @@ FACTS = CallFacts(UUID(int=7), NOW, "table")
 
 def agent_of(said: dict[str, Any]) -> Agent:
     definition = AgentDefinition.model_validate({"name": "table", **said})
-    return Agent(UUID(int=1), "team", "table", 3, definition.to_json(), NOW, NOW, None)
+    return Agent(UUID(int=1), "team", "table", 3, definition.said(), NOW, NOW, None)
 
 
 def settled(agent: dict[str, Any], join: dict[str, Any]) -> dict[str, Any]:
@@ -45,6 +45,20 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 OTHER = {"type": "object", "properties": {"b": {"type": "number"}}}
 LLM = {"provider": "openai", "model": "gpt-4.1", "temperature": 0.5}
+
+HTTP = {
+    "type": "http",
+    "name": "find_booking",
+    "description": "Find the booking of {{name}}",
+    "url": "https://api.example.com/{{tenant}}/find?who={{name}}",
+    "headers": {"X-Tenant": "{{tenant}}"},
+}
+WHOLE_HTTP = HTTP | {
+    "timeout_secs": 10.0,
+    "say_while_waiting": None,
+    "parameters": {"type": "object", "properties": {}},
+    "method": "POST",
+}
 
 # What the agent says, what the join says, and what the call has.
 SETTLED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -91,6 +105,12 @@ SETTLED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"bot": {"realtime": None}},
         {},
     ),
+    "tools are one thing": (
+        {"tools": [{"type": "end_call"}, HTTP]},
+        {"bot": {"tools": [{"type": "end_call"}]}},
+        {"bot": {"tools": [{"type": "end_call"}]}},
+    ),
+    "the agent's tools": ({"bot": {"tools": [HTTP]}}, {}, {"bot": {"tools": [WHOLE_HTTP]}}),
     "insights": (
         {"insights": {"instructions": "x", "schema": SCHEMA}},
         {"insights": {"enabled": False}},
@@ -129,7 +149,7 @@ def test_the_token_of_a_room_survives_the_agent() -> None:
 
 def test_every_setting_of_a_call_can_be_an_agents() -> None:
     said = set(AgentDefinition.model_fields) - {"name"}
-    assert said == set(CallSettings.model_fields) | {"product"}
+    assert said == set(CallSettings.model_fields) | {"product", "tools"}
     assert set(JoinRequest.model_fields) - said == {"transport", "agent", "variables"}
 
 
@@ -178,6 +198,52 @@ def test_every_text_of_a_call_is_filled_in() -> None:
     assert filled.insights.instructions == "Has Ada come?"
     assert filled.metadata == {"kept": "{{name}}"}
     assert filled.variables == {"name": "Ada", "unused": 1}
+
+
+def test_the_texts_of_tools_are_filled_in_where_they_stand() -> None:
+    transfer = {"type": "transfer_call", "targets": {"sales": "+4930123456"}, "say": "Bye {{name}}"}
+    bot = {"tools": [HTTP, transfer, {"type": "end_call"}]}
+    given = {"name": "Zoë & co", "tenant": "a/b"}
+    join = JoinRequest.model_validate({"bot": bot, "variables": given})
+    http, transferred, _ = filled_in(join, FACTS).to_json()["bot"]["tools"]
+    assert http["url"] == "https://api.example.com/a%2Fb/find?who=Zo%C3%AB%20%26%20co"
+    assert http["headers"] == {"X-Tenant": "a/b"}
+    assert http["description"] == "Find the booking of Zoë & co"
+    assert transferred["say"] == "Bye Zoë & co"
+
+
+TOOL_PROBLEMS = {
+    "missing": ({"name": "x"}, {"url", "headers.X-Tenant"}),
+    "a header that breaks": ({"name": "x", "tenant": "a\r\nb"}, {"headers.X-Tenant"}),
+    "a header with blanks": ({"name": "x", "tenant": " a"}, {"headers"}),
+    "another path": ({"name": "x", "tenant": ".."}, {"url"}),
+    "a long URL": ({"name": "x" * 4000, "tenant": "x"}, {"url", "description"}),
+}
+
+
+@pytest.mark.parametrize(("given", "fields"), TOOL_PROBLEMS.values(), ids=TOOL_PROBLEMS)
+def test_what_does_not_fit_in_a_tool_is_named(given: dict[str, Any], fields: set[str]) -> None:
+    join = JoinRequest.model_validate({"bot": {"tools": [HTTP]}, "variables": given})
+    with pytest.raises(InvalidInput) as raised:
+        filled_in(join, FACTS)
+    named = {problem.field.removeprefix("bot.tools.0.") for problem in raised.value.problems}
+    assert named == fields
+
+
+def test_an_agents_tools_stand_beside_its_bot_or_in_it() -> None:
+    beside = AgentDefinition.model_validate({"name": "x", "tools": [HTTP]})
+    inside = AgentDefinition.model_validate({"name": "x", "bot": {"tools": [HTTP]}})
+    assert beside.said() == inside.said()
+    assert beside.said()["bot"]["tools"] == [HTTP]
+    [shown] = beside.shown()["tools"]
+    assert shown == HTTP | {"headers": {"X-Tenant": "**********"}}
+    with pytest.raises(ValidationError, match="given twice"):
+        AgentDefinition.model_validate({"name": "x", "bot": {"tools": []}, "tools": []})
+    with pytest.raises(ValidationError, match="two tools"):
+        AgentDefinition.model_validate({"name": "x", "tools": [HTTP, HTTP]})
+    with pytest.raises(ValidationError, match="send the value itself"):
+        AgentDefinition.model_validate({"name": "x", "tools": [shown]})
+    check_templates(beside)
 
 
 def test_what_is_missing_is_named_with_every_field_it_is_missing_in() -> None:

@@ -86,6 +86,22 @@ async def test_agents_are_listed_shown_and_archived(terminal: Terminal, file: Pa
     assert (await pushed(terminal, file))["id"] != listed[0]["id"]
 
 
+async def test_the_headers_of_tools_are_shown_where_that_is_asked(
+    terminal: Terminal, file: Path
+) -> None:
+    tool = "\ntools: [{type: mcp, url: 'https://mcp.example.com/', headers: {X-Key: first}}]\n"
+    file.write_text(AGENT + tool)
+    assert "first" not in str(await pushed(terminal, file))
+    file.write_text(AGENT + tool.replace("first", "second"))
+    changed = await pushed(terminal, file)
+    assert (changed["version"], changed["difference"]) == (2, [])
+    show = ("agents", "show", "reservations")
+    assert "second" not in (await terminal.flow(*show)).out
+    file.write_text((await terminal.flow(*show, "--secrets")).out)
+    assert "second" in file.read_text()
+    assert not (await pushed(terminal, file))["changed"]
+
+
 REFUSED = {
     "no YAML": ("{", "is no YAML or JSON"),
     "no object": ("- a", "holds no agent"),

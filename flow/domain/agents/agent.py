@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from flow.domain.calls.bot_part import CASCADE, BotPart
-from flow.domain.calls.join_request import AgentRef, CallSettings, JoinRequest, Name
+from flow.domain.calls.join_request import AgentRef, CallSettings, JoinRequest
+from flow.domain.calls.request_parts import STORED, Name
+from flow.domain.calls.tools import MAX_TOOLS, Tool, tool_problems
 
 _OWN = {*CallSettings.model_fields, "product"}
 
@@ -22,6 +24,11 @@ class AgentDefinition(CallSettings):
 
     name: Name = Field(description="What joins may call it; the team has no other of that name.")
     product: Name | None = Field(default=None, description="What its calls are sold as.")
+    tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] | None = Field(
+        default=None,
+        exclude=True,
+        description="What the bot can do beside talking; the same as `tools` in `bot`.",
+    )
 
     @field_validator("name")
     @classmethod
@@ -35,18 +42,42 @@ class AgentDefinition(CallSettings):
             return value
         raise ValueError("must not look like an id")
 
-    def to_json(self) -> dict[str, Any]:
-        """What was said, and only that: the rest is for a join or a product to say."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    @field_validator("tools")
+    @classmethod
+    def _fit_together(cls, value: tuple[Tool, ...] | None) -> tuple[Tool, ...] | None:
+        if (problem := tool_problems(value or ())) is not None:
+            raise ValueError(problem)
+        return value
+
+    @model_validator(mode="after")
+    def _has_its_tools_once(self) -> Self:
+        if self.tools is None:
+            return self
+        if "tools" in self.bot.model_fields_set:
+            raise ValueError("tools are given twice, beside the bot and in it: remove one of them")
+        bot = self.bot.model_copy(update={"tools": self.tools})
+        return self.model_copy(update={"bot": bot, "tools": None})
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """What `said` gave. It was judged when it was taken in, and is not judged again."""
+        return cls.model_validate(stored, context=STORED)
+
+    def shown(self) -> dict[str, Any]:
+        """What was said, as readers are shown it: without secrets, and the tools beside the bot."""
+        said = self.said(secrets=False)
+        if "tools" in said.get("bot", {}):
+            said["tools"] = said["bot"].pop("tools")
+        return said
 
     def as_join(self) -> JoinRequest:
         """A join that says what the agent says, and no more."""
-        return _join_of(self.to_json())
+        return _join_of(self.said())
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A version of an agent. ``definition`` is an `AgentDefinition` as JSON.
+    """A version of an agent. ``definition`` is what was said of it, as JSON, secrets and all.
 
     ``created_at`` is of the agent, ``updated_at`` of the version.
     """
@@ -65,6 +96,10 @@ class Agent:
         """What a thread says of the agent it was made with."""
         return AgentRef(id=str(self.id), version=self.version)
 
+    def shown(self) -> dict[str, Any]:
+        """The definition as readers are shown it: without secrets."""
+        return AgentDefinition.from_json(self.definition).shown()
+
     def settle(self, join: JoinRequest) -> JoinRequest:
         """The join with all that the agent says and the join does not.
 
@@ -74,7 +109,7 @@ class Agent:
         voice are not that vendor's; so it is where the join says ``realtime`` and the agent
         ``stt``, ``llm`` or ``tts``, and the other way round.
         """
-        own = join.model_dump(mode="json", by_alias=True, exclude_unset=True, include=_OWN)
+        own = {name: value for name, value in join.said().items() if name in _OWN}
         theirs = {**self.definition}
         theirs["bot"] = _without_replaced(theirs.get("bot") or {}, own.get("bot") or {})
         whole = _join_of(_merged(theirs, own))

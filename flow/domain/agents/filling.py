@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flow.domain.agents.system_variables import SYSTEM_VARIABLES, CallFacts
 from flow.domain.agents.variables import Filling
 from flow.domain.calls.join_request import CallSettings, JoinRequest
+from flow.domain.calls.tools import Remote, Tool, TransferCallTool
 
 Settings = TypeVar("Settings", bound=CallSettings)
 
@@ -36,13 +37,22 @@ def check_templates(settings: CallSettings) -> None:
 
 
 def _filled(settings: Settings, filling: Filling) -> Settings:
-    bot = {
+    bot: dict[str, Any] = {
         name: filling.text(f"bot.{name}", text)
         for name in ("system_prompt", "greeting")
         if (text := getattr(settings.bot, name)) is not None
     }
+    tools = [_tool(tool, filling, f"bot.tools.{at}") for at, tool in enumerate(settings.bot.tools)]
+    if tools:
+        bot["tools"] = tuple(tools)
     update: dict[str, object] = {"bot": settings.bot.model_copy(update=bot)}
     if (text := settings.insights.instructions) is not None:
         instructions = filling.text("insights.instructions", text)
         update["insights"] = settings.insights.model_copy(update={"instructions": instructions})
     return settings.model_copy(update=update)
+
+
+def _tool(tool: Tool, filling: Filling, field: str) -> Tool:
+    if isinstance(tool, Remote | TransferCallTool):
+        return tool.filled(filling, field)
+    return tool

@@ -110,7 +110,7 @@ class Filling:
         """
         url = self._filled(field, template, _for_url)
         if url != template and {".", ".."} & {*urlsplit(url).path.split("/")}:
-            self._add(field, "a variable makes a part of the path . or .., which leads elsewhere")
+            self.refuse(field, "a variable makes a part of the path . or .., which leads elsewhere")
         return url
 
     def json(self, field: str, template: Any) -> Any:
@@ -123,12 +123,16 @@ class Filling:
             return [self.json(f"{field}.{at}", item) for at, item in enumerate(template)]
         return template
 
+    def refuse(self, field: str, message: str) -> None:
+        """Note a problem, such as one that a filled text makes where it stands."""
+        self._problems[FieldProblem(field, message)] = None
+
     def _filled(self, field: str, template: str, escaped: Callable[[str, str], str]) -> str:
         """``escaped`` gets the literal text before a value, and the value."""
         try:
             pieces = parse(template)
         except TemplateError as error:
-            self._add(field, str(error))
+            self.refuse(field, str(error))
             return template
         filled, before = [], ""
         for piece in pieces:
@@ -138,7 +142,7 @@ class Filling:
             elif (value := self._escaped(field, piece, before, escaped)) is not None:
                 filled.append(value)
         if sum(map(len, filled)) > MAX_FILLED_CHARS:
-            self._add(field, f"is longer than {MAX_FILLED_CHARS} characters once filled in")
+            self.refuse(field, f"is longer than {MAX_FILLED_CHARS} characters once filled in")
             return template
         return "".join(filled)
 
@@ -149,12 +153,12 @@ class Filling:
         if value is None and (wanted.name in self._reserved or not _is_reserved(wanted.name)):
             value = self._assumed
         if value is None:
-            self._add(field, self._missing(wanted.name))
+            self.refuse(field, self._missing(wanted.name))
             return None
         try:
             return escaped(before, value)
         except ValueError as error:
-            self._add(field, f"the value of {{{{{wanted.name}}}}} {error}")
+            self.refuse(field, f"the value of {{{{{wanted.name}}}}} {error}")
             return None
 
     def _missing(self, name: str) -> str:
@@ -164,9 +168,6 @@ class Filling:
         if name in self._reserved:
             return f"needs {name!r}, which is not known of this call: write {default}"
         return f"there is no {name!r}; there are {', '.join(self._reserved)}"
-
-    def _add(self, field: str, message: str) -> None:
-        self._problems[FieldProblem(field, message)] = None
 
 
 def _is_reserved(name: str) -> bool:
