@@ -68,12 +68,17 @@ class Remote(Part):
     URLs and header values may hold variables (``{{name}}``), but a URL's host may not.
     """
 
-    url: Url
+    url: Url = Field(description="Where it is; may hold variables after its host.")
     headers: Annotated[dict[str, SecretStr], Field(max_length=MAX_HEADERS)] = Field(
-        default_factory=dict
+        default_factory=dict,
+        description="Sent with each request; values may hold variables, and are shown to nobody.",
     )
-    timeout_secs: TimeoutSecs = DEFAULT_TIMEOUT_SECS
-    say_while_waiting: Sentence | None = None
+    timeout_secs: TimeoutSecs = Field(
+        default=DEFAULT_TIMEOUT_SECS, description="How long its answer is waited for."
+    )
+    say_while_waiting: Sentence | None = Field(
+        default=None, description="What the bot says while that takes; empty: nothing."
+    )
 
     @field_validator("url")
     @classmethod
@@ -140,11 +145,16 @@ class HttpTool(Remote):
     of Flow's in the bot's language, where there is one.
     """
 
-    type: Literal["http"]
-    name: ToolName
-    description: Description
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
+    type: Literal["http"] = Field(description="Always `http`.")
+    name: ToolName = Field(description="By what name the model calls it.")
+    description: Description = Field(description="What it does, and when to use it.")
+    parameters: dict[str, Any] = Field(
+        default_factory=lambda: {"type": "object", "properties": {}},
+        description="A JSON Schema of the object of its arguments.",
+    )
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = Field(
+        default="POST", description="The method of the request."
+    )
 
     @field_validator("parameters")
     @classmethod
@@ -161,14 +171,16 @@ class HttpTool(Remote):
 class McpTool(Remote):
     """The tools of an MCP server, over streamable HTTP; of them, those ``allowed``, or all."""
 
-    type: Literal["mcp"]
-    allowed: Annotated[list[ToolName], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    type: Literal["mcp"] = Field(description="Always `mcp`.")
+    allowed: Annotated[list[ToolName], Field(min_length=1, max_length=MAX_TOOLS)] | None = Field(
+        default=None, description="The names of those to use; left out: all."
+    )
 
 
 class EndCallTool(Part):
     """The bot may say goodbye and hang up."""
 
-    type: Literal["end_call"]
+    type: Literal["end_call"] = Field(description="Always `end_call`.")
 
 
 class TransferCallTool(Part):
@@ -177,9 +189,11 @@ class TransferCallTool(Part):
     ``say`` is spoken before. Only where the transport can transfer calls.
     """
 
-    type: Literal["transfer_call"]
-    targets: dict[ToolName, Number] = Field(min_length=1, max_length=MAX_TARGETS)
-    say: Sentence | None = None
+    type: Literal["transfer_call"] = Field(description="Always `transfer_call`.")
+    targets: dict[ToolName, Number] = Field(
+        min_length=1, max_length=MAX_TARGETS, description="Telephone numbers by their names."
+    )
+    say: Sentence | None = Field(default=None, description="What the bot says before.")
 
     def filled(self, filling: Filling, field: str) -> Self:
         """The tool with the variables of what it says filled in."""
@@ -191,7 +205,7 @@ class TransferCallTool(Part):
 class SendDtmfTool(Part):
     """The bot may press telephone keys. Only where the transport can."""
 
-    type: Literal["send_dtmf"]
+    type: Literal["send_dtmf"] = Field(description="Always `send_dtmf`.")
 
 
 Tool = Annotated[
