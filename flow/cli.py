@@ -18,6 +18,7 @@ from flow.operate import (
     agent_commands,
     doctor_command,
     posthog_commands,
+    team_commands,
     thread_commands,
     webhook_commands,
 )
@@ -178,6 +179,7 @@ def migrate() -> None:
 
 cli.add_typer(commands.keys)
 cli.add_typer(agent_commands.agents)
+cli.add_typer(team_commands.teams)
 cli.add_typer(thread_commands.threads)
 cli.add_typer(webhook_commands.webhooks)
 cli.add_typer(posthog_commands.posthog)

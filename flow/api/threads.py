@@ -16,6 +16,7 @@ from flow.api.auth import caller_of
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
+from flow.api.usage import FirstDay, LastDay
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
 
@@ -174,12 +175,25 @@ async def list_threads(
         str | None,
         Query(min_length=1, max_length=128, description="Only this agent's: its id or name."),
     ] = None,
+    running: Annotated[
+        bool, Query(description="Only those with a call under way, or being connected.")
+    ] = False,
+    from_: FirstDay = None,
+    to: LastDay = None,
 ) -> Response:
     """The key's threads, newest first."""
     database, key = services_of(request).database, caller_of(request)
     made_with = None if agent is None else (await database.agents.get(key.team_id, agent)).id
     page = await database.list_workflow_threads(
-        key.id, limit=limit, cursor=cursor, status=status, product=product, agent_id=made_with
+        key.id,
+        limit=limit,
+        cursor=cursor,
+        status=status,
+        product=product,
+        agent_id=made_with,
+        running=running,
+        from_=from_,
+        to=to,
     )
     summaries = [ThreadSummary(**_summary(thread)) for thread in page.items]
     return ExactJSONResponse(ThreadPage(threads=summaries, next_cursor=page.next_cursor))

@@ -229,26 +229,44 @@ create function public.list_agents(
   p_before_id uuid default null,
   p_archived boolean default false
 ) returns jsonb
-language sql stable
+language plpgsql stable
 set search_path = ''
+set enable_seqscan = off
 as $$
-  with page as (
-    select a as agent, a.created_at, a.id, a.version
-    from public.agents a
-    where (p_team_id is null or a.team_id = p_team_id)
-      and (a.created_at, a.id) < (
-        coalesce(p_before_created_at, 'infinity'),
-        coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+declare
+  v_conditions text := concat_ws(
+    ' and ',
+    'true',
+    case when p_team_id is not null then 'a.team_id = $2' end,
+    case when p_before_id is not null then '(a.created_at, a.id) < ($3, $4)' end,
+    case when not p_archived then 'a.archived_at is null' end
+  );
+  v_found jsonb;
+begin
+  execute format(
+    $sql$
+      with page as (
+        select a as agent from public.agents a
+        where %s
+        order by a.created_at desc, a.id desc
+        limit $1
       )
-      and (p_archived or a.archived_at is null)
-    order by a.created_at desc, a.id desc
-    limit p_limit
+      select coalesce(
+        jsonb_agg(
+          flow.agent_json(p.agent, v) order by (p.agent).created_at desc, (p.agent).id desc
+        ),
+        '[]'
+      )
+      from page p
+      join public.agent_versions v
+        on v.agent_id = (p.agent).id and v.version = (p.agent).version
+    $sql$,
+    v_conditions
   )
-  select coalesce(
-    jsonb_agg(flow.agent_json(p.agent, v) order by p.created_at desc, p.id desc), '[]'
-  )
-  from page p
-  join public.agent_versions v on v.agent_id = p.id and v.version = p.version
+  into v_found
+  using p_limit, p_team_id, p_before_created_at, p_before_id;
+  return v_found;
+end
 $$;
 comment on function public.list_agents is 'The newest versions of a team''s agents, or of everyone''s.';
 
