@@ -98,6 +98,23 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
+# A command whose output is shown only if it fails. On a terminal one line tells meanwhile for how
+# long it has run, and what it does. In the background it would not hear of an interrupt.
+define define_quietly
+quietly() { \
+  "$$@" > .uv/install.log 2>&1 & pid=$$!; \
+  trap 'kill $$pid; exit 130' INT TERM; \
+  while kill -0 $$pid 2>/dev/null; do \
+    if [ -t 1 ]; then \
+      printf '\r\033[K%4s s  %.60s' "$$(($$(date +%s) - began))" "$$(tail -n 1 .uv/install.log)"; \
+    fi; \
+    sleep 0.2; \
+  done; \
+  if [ -t 1 ]; then printf '\r\033[K'; fi; \
+  wait $$pid || { status=$$?; cat .uv/install.log >&2; return $$status; }; \
+}
+endef
+
 # A system's own uv, or the locked one fetched into .uv: by way of a virtual environment where Python
 # can make one, or by pip alone where it cannot (Debian splits venv off).
 .uv/bin/uv:
@@ -105,11 +122,12 @@ endef
 	@sed -n '/^uv==/,/# via/p' requirements.lock > .uv/uv.lock
 	@if uv --version >/dev/null 2>&1; then ln -s "$$(command -v uv)" $@; exit; fi; \
 	$(find_python); \
-	echo "Fetching uv with $$python"; \
+	echo "Fetching uv, which installs the rest, with $$python"; \
+	began=$$(date +%s); $(define_quietly); \
 	if "$$python" -I -m venv .uv/venv >/dev/null 2>&1 \
-	    && .uv/venv/bin/python -m pip install --quiet --require-hashes --requirement .uv/uv.lock; then \
+	    && quietly .uv/venv/bin/python -m pip install --require-hashes --requirement .uv/uv.lock; then \
 	  ln -s ../venv/bin/uv $@; \
-	elif "$$python" -m pip install --quiet --target .uv/lib \
+	elif quietly "$$python" -m pip install --target .uv/lib \
 	    --require-hashes --requirement .uv/uv.lock; then \
 	  ln -s ../lib/bin/uv $@; \
 	else \
@@ -134,11 +152,14 @@ $(SYNCED): requirements.lock pyproject.toml | .uv/bin/uv
 	  rm -rf .venv; \
 	  .uv/bin/uv venv --quiet --python "$$python" .venv; \
 	fi
-	@.uv/bin/uv pip install --python .venv/bin/python --exact --require-hashes \
+	@echo "Installing Flow and what it needs into .venv: a minute or two the first time, then seconds."; \
+	began=$$(date +%s); $(define_quietly); \
+	quietly .uv/bin/uv pip install --python .venv/bin/python --exact --require-hashes \
 	  --constraint requirements.lock --requirements pyproject.toml --extra sandbox \
-	  --group dev
-	@.uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
-	  --editable .
+	  --group dev \
+	&& quietly .uv/bin/uv pip install --python .venv/bin/python --no-deps --no-build-isolation \
+	  --editable . \
+	&& echo "Installed in $$(($$(date +%s) - began)) s."
 	@echo "$(CURDIR)" > $@
 
 # Some tests run Supabase's own PostgREST and CLI, which need Node. Not `npm ci`: it refuses a lock

@@ -1,5 +1,4 @@
-"""The command line: ``flow demo | dev | serve | worker | migrate | keys | webhooks | posthog |
-usage``.
+"""The command line: ``flow demo | dev | serve | worker | migrate | doctor | keys | ...``.
 
 Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
 """
@@ -14,8 +13,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from flow.errors import FlowError, InvalidInput
+from flow.kit.installed import requirement, version
+from flow.operate import doctor_command, posthog_commands, webhook_commands
 from flow.operate import key_commands as commands
-from flow.operate import posthog_commands, webhook_commands
 
 cli = typer.Typer(
     name="flow",
@@ -35,9 +35,26 @@ def main() -> None:
     try:
         cli()
     except InvalidInput as error:
-        _fail(" ".join([str(error), *(f"{one.field}: {one.message}." for one in error.problems)]))
+        problems = [f"{one.field}: {one.message}." for one in error.problems]
+        _fail(" ".join([str(error), *problems, error.hint or ""]).rstrip())
     except FlowError as error:
-        _fail(str(error))
+        _fail(error.for_operator)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"flow {version()}")
+        raise typer.Exit
+
+
+@cli.callback()
+def everywhere(
+    _: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Hold what goes before any command."""
 
 
 @cli.command()
@@ -138,8 +155,8 @@ def migrate() -> None:
     from flow.settings import Settings
 
     applied = asyncio.run(store.migrate(Settings.read()))
-    for version in applied:
-        typer.echo(f"applied {version}")
+    for migration in applied:
+        typer.echo(f"applied {migration}")
     if not applied:
         typer.echo("The database is up to date.")
 
@@ -148,17 +165,18 @@ cli.add_typer(commands.keys)
 cli.add_typer(webhook_commands.webhooks)
 cli.add_typer(posthog_commands.posthog)
 cli.command()(commands.usage)
+cli.command()(doctor_command.doctor)
 
 
 @contextmanager
 def _extra_sandbox(command: str) -> Iterator[None]:
-    """Say what to install where an import fails for want of the extra ``flow[sandbox]``."""
+    """Say what to install where an import fails for want of the extra ``sandbox``."""
     try:
         yield
     except ModuleNotFoundError as error:
         _fail(
-            f"`flow {command}` needs the extra flow[sandbox], of which {error.name} is missing"
-            f" here: install 'flow[sandbox]', or use `make {command}`."
+            f"`flow {command}` needs the extra `sandbox`, of which {error.name} is missing here:"
+            f" pip install {requirement('sandbox')}, or, in a checkout, `make {command}`."
         )
 
 

@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import signal
+import socket
+import sys
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import uvicorn
 from rich.console import Console
 from rich.table import Table
 
 from flow.app.asgi import SERVER_OPTIONS
+from flow.errors import ConfigurationError
 from flow.sandbox.all_vendors import API_KEY, Vendors, vendors
 from flow.sandbox.model_vendors import MODEL_VENDORS
 from flow.settings import Settings
 
 DATA_DIR = Path(".flow-dev")
+HOST = "127.0.0.1"
+PAGES = ("talk", "console")
 
+_DATABASE = ("DATABASE_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY")
 _VARIABLES = {
     "unkey": ("UNKEY_ROOT_KEY", "UNKEY_API_ID", "UNKEY_BASE_URL"),
     "posthog": (
@@ -37,8 +48,12 @@ def run(*, port: int, reload: bool) -> None:
     """Serve until interrupted. What the environment already names is used instead of a stand-in.
 
     Raises:
-        ConfigurationError: the environment is wrong.
+        ConfigurationError: the environment is wrong, or the port is taken.
     """
+    port = _free(port)
+    # uvicorn raises a signal that it got once more when it has stopped; what is left here is
+    # cleared up then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     absent = frozenset(
         name
         for name, variables in _VARIABLES.items()
@@ -55,22 +70,94 @@ def run(*, port: int, reload: bool) -> None:
 
     threading.Thread(target=asyncio.run, args=(stand_in(),), name="vendors", daemon=True).start()
     ready.wait()
-    _fill_environment(running[0], absent)
-    settings = Settings.read()
-    _announce(f"http://127.0.0.1:{port}", settings, running[0], absent)
-    uvicorn.run(
-        "flow.app.asgi:application",
-        factory=True,
-        host="127.0.0.1",
-        port=port,
-        reload=reload,
-        reload_dirs=[str(Path(__file__).parent)] if reload else None,
-        **SERVER_OPTIONS,
+    found = _fill_environment(running[0], absent)
+    settings, url = Settings.read(), f"http://{HOST}:{port}"
+    key = API_KEY if "unkey" in absent else "your key at Unkey"
+    say = Console(highlight=False, soft_wrap=True)
+    say.print("Flow starts ...", style="dim")
+
+    for_shells = {**found, "FLOW_DEV_URL": url, "FLOW_DEV_KEY": key, "FLOW_PORT": str(port)}
+    # No secret of the operator's own goes to disk.
+    elsewhere = sorted(
+        name
+        for name in {*_DATABASE, *(name for names in _VARIABLES.values() for name in names)}
+        if os.environ.get(name) and name not in found
     )
+    with _environment_file(settings.data_dir, for_shells) as file:
+
+        def announce() -> None:
+            _wait_for(url)
+            # At once: the service logs meanwhile, its answer to the question above first.
+            time.sleep(0.2)
+            with say.capture() as banner:
+                _announce(say, url, settings, running[0], absent, key)
+                _announce_shell(say, file, elsewhere)
+            sys.stdout.write(banner.get())
+            sys.stdout.flush()
+
+        threading.Thread(target=announce, name="banner", daemon=True).start()
+        uvicorn.run(
+            "flow.app.asgi:application",
+            factory=True,
+            host=HOST,
+            port=port,
+            reload=reload,
+            reload_dirs=[str(Path(__file__).parent)] if reload else None,
+            **SERVER_OPTIONS,
+        )
 
 
-def _fill_environment(stood_in: Vendors, absent: Collection[str]) -> None:
-    """Name the stand-ins of the absent vendors in the environment of the service."""
+def _free(port: int) -> int:
+    """The port, or a free one for 0.
+
+    Raises:
+        ConfigurationError: somebody listens on it.
+    """
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((HOST, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Port {port} cannot be listened on ({error.strerror}): `flow dev --port 0` takes"
+                " a free one."
+            ) from None
+        bound: int = one.getsockname()[1]
+        return bound
+
+
+def _wait_for(url: str) -> None:
+    """Return when the service at ``url`` takes calls, however long its code is broken."""
+    with httpx.Client(trust_env=False, timeout=5) as http:
+        while True:
+            try:
+                if http.get(f"{url}/readyz").is_success:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.1)
+
+
+@contextmanager
+def _environment_file(folder: Path, variables: Mapping[str, str]) -> Iterator[Path]:
+    """A file for shells, to use the same database and stand-ins; it goes when they do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "env"
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    # Where this `flow` is, which need not be on everybody's path.
+    lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
+    file.touch(0o600)
+    file.chmod(0o600)
+    file.write_text("\n".join([*lines, ""]))
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _fill_environment(stood_in: Vendors, absent: Collection[str]) -> dict[str, str]:
+    """Name the stand-ins of the absent vendors in the environment of the service; what is in it
+    now, by these names."""
     found = stood_in.environment
     defaults = {
         "FLOW_LOG_FORMAT": "console",
@@ -79,12 +166,23 @@ def _fill_environment(stood_in: Vendors, absent: Collection[str]) -> None:
     }
     # An empty variable counts as not set.
     os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)})
+    return {name: os.environ[name] for name in defaults}
 
 
-def _announce(url: str, settings: Settings, stood_in: Vendors, absent: Collection[str]) -> None:
-    say = Console(highlight=False, soft_wrap=True).print
-    key = API_KEY if "unkey" in absent else "your key at Unkey"
-    say(f"[bold]Flow[/bold]  {url}   docs {url}/docs   data {settings.data_dir}")
+def _announce(
+    console: Console,
+    url: str,
+    settings: Settings,
+    stood_in: Vendors,
+    absent: Collection[str],
+    key: str,
+) -> None:
+    say = console.print
+    say(f"\n[bold]Flow[/bold]  {url}   docs {url}/docs   data {settings.data_dir}")
+    static = Path(__file__).parent / "web" / "static"
+    for page in PAGES:
+        if (static / f"{page}.html").exists():
+            say(f"{page:<7} [bold]{url}/{page}[/bold]")
     pages = {
         **{name: f"{at}/_sandbox/bill" for name, at in stood_in.model_urls.items()},
         "posthog": f"{stood_in.posthog_url}/_sandbox/events",
@@ -99,3 +197,23 @@ def _announce(url: str, settings: Settings, stood_in: Vendors, absent: Collectio
         f"  curl -s -X POST {url}/api/bot/join -H 'Authorization: Bearer {key}'"
         " -H 'Content-Type: application/json' -d '{}'"
     )
+
+
+def _announce_shell(console: Console, file: Path, elsewhere: Sequence[str]) -> None:
+    """How to use the same database and stand-ins from another terminal.
+
+    Args:
+        elsewhere: the variables that this environment has and the file has not.
+    """
+    say = console.print
+    say("On this database and these stand-ins, from another terminal:")
+    if elsewhere:
+        say(f"  # export there as here: {', '.join(elsewhere)}")
+    say(f"  . {shlex.quote(_near(file))}")
+    say("  flow keys list; flow usage; flow webhooks list; flow doctor")
+    say('  curl -s $FLOW_DEV_URL/api/limits -H "Authorization: Bearer $FLOW_DEV_KEY"\n')
+
+
+def _near(file: Path) -> str:
+    """The file as it is called from here, where that is shorter."""
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)

@@ -36,9 +36,17 @@ class FlowError(Exception):
 
     code: str = "internal_error"
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        """``message`` may reach a customer. ``hint`` is for the operator alone: commands, settings
+        and files of theirs. The command line shows it, the service logs it."""
         doc = (type(self).__doc__ or "").strip().splitlines()
         super().__init__(message or (doc[0] if doc else type(self).__name__))
+        self.hint = hint
+
+    @property
+    def for_operator(self) -> str:
+        """The message with the hint."""
+        return f"{self} {self.hint}" if self.hint else str(self)
 
 
 class ConfigurationError(FlowError):
@@ -49,10 +57,14 @@ class ConfigurationError(FlowError):
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """One thing wrong with one field; ``field`` is a dotted path such as ``bot.llm.model``."""
+    """One thing wrong with one field; ``field`` is a dotted path such as ``bot.llm.model``.
+
+    ``hint`` is for the operator alone, as `FlowError`'s.
+    """
 
     field: str
     message: str
+    hint: str | None = None
 
 
 class InvalidInput(FlowError):
@@ -60,8 +72,15 @@ class InvalidInput(FlowError):
 
     code = "invalid_request"
 
-    def __init__(self, message: str | None = None, problems: Sequence[FieldProblem] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str | None = None,
+        problems: Sequence[FieldProblem] = (),
+        *,
+        hint: str | None = None,
+    ) -> None:
+        hints = dict.fromkeys(filter(None, (hint, *(problem.hint for problem in problems))))
+        super().__init__(message, hint=" ".join(hints) or None)
         self.problems = tuple(problems)
 
 
@@ -114,9 +133,11 @@ class Refused(FlowError):
         message: str | None = None,
         retry_after_secs: int | None = None,
         limit: Mapping[str, Any] | None = None,
+        *,
+        hint: str | None = None,
     ) -> None:
         """``limit`` describes the limit that was reached, if it was one."""
-        super().__init__(message)
+        super().__init__(message, hint=hint)
         self.code = code
         self.retry_after_secs = retry_after_secs
         self.limit = limit
@@ -135,7 +156,8 @@ class BotFailed(FlowError):
         self.bot = bot
         self.error_type = type(cause).__name__
         said = str(cause) if isinstance(cause, FlowError) else self.error_type
-        super().__init__(f"the bot {bot!r} failed: {said}")
+        hint = cause.hint if isinstance(cause, FlowError) else None
+        super().__init__(f"the bot {bot!r} failed: {said}", hint=hint)
 
 
 class Unavailable(FlowError):

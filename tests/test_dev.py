@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
+import socket
+import stat
+import subprocess
 import sys
 import tempfile
 from asyncio.subprocess import PIPE
@@ -38,7 +42,8 @@ def data_dir() -> Iterator[Path]:
 
 @asynccontextmanager
 async def developing(data_dir: Path, **named: str) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
-    """``flow dev`` with the vendors ``named`` in its environment, and what it says first."""
+    """``flow dev`` with the vendors ``named`` in its environment, and its banner, at whose end it
+    listens."""
     port = free_port()
     environment = {"PATH": os.environ["PATH"], "FLOW_DATA_DIR": str(data_dir), **named}
     process = await asyncio.create_subprocess_exec(
@@ -49,23 +54,14 @@ async def developing(data_dir: Path, **named: str) -> AsyncIterator[tuple[httpx.
     assert process.stdout is not None
     try:
         async with asyncio.timeout(START_SECS):
-            said = (await process.stdout.readuntil(b"Try:")).decode()
+            said = (await process.stdout.readuntil(b"FLOW_DEV_KEY")).decode()
             url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {API_KEY}"}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
-                while not await _is_ready(client):
-                    assert process.returncode is None
-                    await asyncio.sleep(0.1)
+                assert (await client.get("/readyz")).is_success
                 yield client, said
     finally:
         process.terminate()
         await process.communicate()
-
-
-async def _is_ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/readyz")).is_success
-    except httpx.ConnectError:
-        return False
 
 
 def stood_in(said: str) -> set[str]:
@@ -86,6 +82,37 @@ async def test_every_model_that_is_stood_in_for_can_be_joined_with(data_dir: Pat
 
 async def test_a_vendor_that_the_environment_names_is_not_stood_in_for(data_dir: Path) -> None:
     named = {"DEEPGRAM_API_KEY": "a key", "AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9/openai/v1"}
-    async with developing(data_dir, **named, CARTESIA_API_KEY="") as (_, said):
-        pass
+    async with developing(data_dir, **named, CARTESIA_API_KEY="") as (client, said):
+        assert (await client.get("/api/limits")).is_success
+        # As the banner says, for another terminal.
+        environment = data_dir / "env"
+        assert f". {environment}" in said
+        assert "export there as here: AZURE_OPENAI_ENDPOINT, DEEPGRAM_API_KEY" in said
+        assert "a key" not in environment.read_text()
+        assert stat.S_IMODE(environment.stat().st_mode) == 0o600
+        keys = await _in_shell(f". {environment}; flow keys list --json")
+        called = await _in_shell(f". {environment}; echo $FLOW_DEV_URL $FLOW_DEV_KEY")
+        assert called.split() == [str(client.base_url), API_KEY]
     assert stood_in(said) == {*MODEL_VENDORS, "unkey", "posthog"} - {"deepgram", "azure"}
+    assert [key["name"] for key in json.loads(keys)["keys"]] == ["sandbox"]
+    assert not environment.exists()
+
+
+async def _in_shell(line: str) -> str:
+    """What a line says in a shell that knows nothing of Flow."""
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", line), env={"PATH": "/usr/bin:/bin"}, stdout=PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode()
+
+
+def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "flow", "dev", "--port", port], capture_output=True, text=True
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Port {port} cannot be listened on" in done.stderr

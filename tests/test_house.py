@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from packaging.utils import canonicalize_name
 
 from flow.bot.vendors import VENDORS
 from flow.domain.calls.bot_part import BotPart
+from flow.kit.installed import DISTRIBUTION
+from flow.kit.installed import version as installed_version
 from flow.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +46,15 @@ REGISTRIES = [
 # pydantic pins pydantic_core to one exact version and documents its use.
 OURS_OR_PINNED = {"flow", "pydantic_core"}
 HOME_FOLDERS = re.compile(r"(?<![\w.~$}-])/(?:work|root|home|Users)/\w")
+# Settings (a word with an underscore, in capitals) and commands, within a sentence.
+OPERATORS = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|`(?:flow|make|pip|uv|supabase) ")
+# Rooms whose sentences nobody but the operator reads.
+OPERATORS_ROOMS = {"app", "demo", "operate", "sandbox", "telemetry"}
+OPERATORS_MODULES = {
+    "flow/bot/custom/bot_functions.py",  # stops the start
+    "flow/db/schema_dump.py",
+    "flow/vendors/unkey_admin.py",
+}
 SECRETS = {
     "OpenAI key": r"\bsk-(?:proj-|svcacct-)?[A-Za-z0-9]{20,}",
     "PostHog key": r"\bph[cxs]_[A-Za-z0-9]{30,}",
@@ -149,6 +161,32 @@ def test_every_imported_distribution_is_a_declared_dependency() -> None:
     assert undeclared == set()
 
 
+def test_the_package_is_called_what_users_are_told_to_install() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["name"] == DISTRIBUTION
+    assert installed_version() == project["version"]
+
+
+def test_nobody_is_told_to_install_what_is_somebody_elses(lines: list[tuple[str, str]]) -> None:
+    """`flow` on the package index."""
+    wrong = re.compile(r"(?<![\w.-])flow\[[a-z]|pip install ['\"]?flow(?![\w-])")
+    told = [where for where, line in lines if wrong.search(line)]
+    assert [where for where in told if not where.startswith(("tests/", "README.md"))] == []
+
+
+def test_what_customers_may_read_names_nothing_of_the_operators() -> None:
+    """No sentence that may leave the service names a setting or a command: hints do, and what
+    stops the start."""
+    named = {
+        f"{path.relative_to(ROOT)}:{node.lineno}: {said}"
+        for path in sorted((ROOT / "flow").glob("*/**/*.py"))
+        if path.relative_to(ROOT / "flow").parts[0] not in OPERATORS_ROOMS
+        and str(path.relative_to(ROOT)) not in OPERATORS_MODULES
+        for node, said in _sentences_of_operators(ast.parse(path.read_text("utf-8")))
+    }
+    assert named == set()
+
+
 def test_the_extra_all_holds_every_vendors_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     (everything,) = map(Requirement, project["optional-dependencies"]["all"])
@@ -203,8 +241,8 @@ def test_without_its_extra_a_command_says_what_to_install(command: str) -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr == (
-        f"flow: `flow {command}` needs the extra flow[sandbox], of which espeakng_loader is"
-        " missing here: install 'flow[sandbox]', or use `make " + command + "`.\n"
+        f"flow: `flow {command}` needs the extra `sandbox`, of which espeakng_loader is missing"
+        " here: pip install 'flow-voice[sandbox]', or, in a checkout, `make " + command + "`.\n"
     )
 
 
@@ -277,3 +315,29 @@ def _locked_versions() -> dict[str, list[str]]:
     for name, version in found:
         versions.setdefault(canonicalize_name(name), []).append(version)
     return versions
+
+
+def _sentences_of_operators(tree: ast.Module) -> Iterator[tuple[ast.Constant, str]]:
+    """Literals of several words that name a setting or a command, but for docstrings, hints, log
+    lines and what is raised where no call can be."""
+    silent: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            silent.add(node.value)
+        elif isinstance(node, ast.FunctionDef) and node.name.endswith(("hint", "needed")):
+            silent |= set(ast.walk(node))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            is_hint = node.targets[0].id.lower().endswith("hint")
+            silent |= set(ast.walk(node)) if is_hint else set()
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            of_log = getattr(getattr(node.func, "value", None), "id", "") in {"log", "logger"}
+            # A configuration is wrong at the start; in a call it is answered without its text.
+            silent |= set(ast.walk(node)) if of_log or name == "ConfigurationError" else set()
+            for keyword in node.keywords:
+                silent |= set(ast.walk(keyword)) if keyword.arg == "hint" else set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if node not in silent and " " in node.value.strip() and OPERATORS.search(node.value):
+            yield node, node.value[:80]

@@ -131,10 +131,9 @@ class Transports:
         """Raise `InvalidInput` for a transport without rooms that is not set up here."""
         if any(transport.type in kind for kind in (self.sockets, self.offers, self.streams)):
             return
-        problem = self.specs[transport.type].absence(())
+        said, hint = f"'{transport.type}' is not set up here", self.specs[transport.type].needed
         raise InvalidInput(
-            "The call cannot be connected.",
-            [FieldProblem("transport.type", problem or f"'{transport.type}' is not set up here")],
+            "The call cannot be connected.", [FieldProblem("transport.type", said, hint)]
         )
 
 

@@ -224,9 +224,9 @@ def _model_unpriced(without_price: Mapping[str, ModelName], product: Product) ->
     named = ", ".join(f"{name} ({field})" for field, name in without_price.items())
     return UnpricedModel(
         f"No price is known for {named}, and this key has a budget, which cannot hold what has no"
-        " price. Use a model that has one, or have the operator add it to the price file"
-        f' (FLOW_PRICES_FILE) or set unpriced = "allow" for the product {product.name}.',
+        " price. Use a model that has one.",
         [FieldProblem(field, f"has no price: {name}") for field, name in without_price.items()],
+        hint=unpriced.price_hint(product.name),
     )
 
 

@@ -109,8 +109,10 @@ class Problems:
 
 
 def problem_response(scope: Scope, error: Exception) -> Response:
-    """The answer to ``error`` on the request of ``scope``."""
+    """The answer to ``error`` on the request of ``scope``; its hint is logged, not answered."""
     status = _status(error)
+    if isinstance(error, FlowError) and error.hint:
+        log_of(scope).warning("operator_hint", code=error.code, hint=error.hint)
     retry_after = _retry_after(error, status)
     code = error.code if isinstance(error, FlowError) and status != 500 else "internal_error"
     context_of(scope).problem = code

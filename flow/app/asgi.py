@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from flow.app import garbage_collection as garbage
+from flow.app.database import SUPABASE_PAIR
 from flow.app.server import DRAIN
 from flow.app.service import Service, run_service
 from flow.errors import ConfigurationError, FlowError
@@ -73,7 +74,7 @@ class Application:
                 run_service(self._settings, media=self._media)
             )
         except Exception as error:
-            reason = str(error) if isinstance(error, FlowError) else repr(error)
+            reason = error.for_operator if isinstance(error, FlowError) else repr(error)
             logger.error("start_failed", reason=reason)
             await send({"type": "lifespan.startup.failed", "message": reason})
             return
@@ -115,9 +116,7 @@ def check(settings: Settings) -> None:
             " with one local key."
         )
     if (settings.supabase_url is None) != (settings.supabase_service_role_key is None):
-        problems.append(
-            "SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY go together: set both or neither."
-        )
+        problems.append(SUPABASE_PAIR)
     if settings.openai_api_key is None and settings.openai_base_url is None:
         problems.append(
             "OPENAI_API_KEY is missing: set it, or set OPENAI_BASE_URL to a server of your own."

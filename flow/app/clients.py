@@ -88,20 +88,41 @@ def secret_of(settings: Settings) -> bytes:
     return secret.encode()
 
 
-def _model_endpoints(resources: Resources) -> dict[str, Endpoint]:
-    """The endpoints of OpenAI and of every other vendor whose key is in the environment."""
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account at a vendor of models: its API key, and where its API is."""
+
+    key: SecretStr
+    url: str
+
+
+def openai_key(settings: Settings) -> SecretStr:
+    """The key for OpenAI; a server of the operator's own may need none."""
+    return settings.openai_api_key or SecretStr(NO_KEY)
+
+
+def other_accounts() -> dict[str, Account]:
+    """The accounts that the environment has at vendors beside OpenAI, by the vendor's name."""
     from flow.bot.vendors import VENDORS
 
-    settings = resources.settings
-    key = settings.openai_api_key or SecretStr(NO_KEY)
-    openai = openai_endpoint(key, settings.openai_base_url)
-    endpoints = {"openai": openai}
+    found = {}
     for name, vendor in VENDORS.items():
         api_key = os.environ.get(vendor.key, "")
         url = os.environ.get(vendor.base_url_variable) or vendor.base_url
         if api_key and url and name != "openai":
-            endpoints[name] = openai.elsewhere(SecretStr(api_key), url)
-    return endpoints
+            found[name] = Account(SecretStr(api_key), url)
+    return found
+
+
+def _model_endpoints(resources: Resources) -> dict[str, Endpoint]:
+    """The endpoints of OpenAI and of every other vendor whose key is in the environment."""
+    settings = resources.settings
+    openai = openai_endpoint(openai_key(settings), settings.openai_base_url)
+    others = {
+        name: openai.elsewhere(account.key, account.url)
+        for name, account in other_accounts().items()
+    }
+    return {"openai": openai, **others}
 
 
 def _keys(resources: Resources) -> KeyVerifier | DebugKeys:

@@ -8,6 +8,7 @@ import structlog
 
 from flow.app import garbage_collection as garbage
 from flow.app.asgi import SERVER_OPTIONS
+from flow.app.database import require_existing
 from flow.app.run_server import serve
 from flow.app.service import run_service
 from flow.app.stop_signals import stop_signals
@@ -25,11 +26,12 @@ def run(settings: Settings, *, host: str, port: int | None) -> int:
         port: where health and metrics are answered; ``None``: nowhere.
 
     Raises:
-        ConfigurationError: the settings leave nothing to do.
+        ConfigurationError: the settings leave nothing to do, or name no database that is there.
         DatabaseUnavailable: the database cannot be reached.
     """
     if settings.workflows == "off":
         raise ConfigurationError("FLOW_WORKFLOWS=off leaves a worker nothing to do.")
+    require_existing(settings)
     if port is not None:
         app = "flow.app.asgi:operations"
         return serve(app, host=host, port=port, workers=1, options=SERVER_OPTIONS)

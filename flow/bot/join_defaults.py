@@ -137,20 +137,24 @@ class Resolver:
         """What is wrong with a part of a bot."""
         vendor = self._vendors.get(chosen.provider)
         if problem := self._vendor_problem(vendor, part, chosen.provider):
-            yield FieldProblem(f"bot.{part}.provider", problem)
+            yield FieldProblem(f"bot.{part}.provider", *problem)
         if chosen.model is None:
             yield FieldProblem(f"bot.{part}.model", f"name a model of {chosen.provider!r}")
         elif vendor is not None and part in vendor.parts:
             yield from _service_problems(vendor, part, chosen)
 
-    def _vendor_problem(self, vendor: Vendor | None, part: BotPart, name: str) -> str | None:
+    def _vendor_problem(
+        self, vendor: Vendor | None, part: BotPart, name: str
+    ) -> tuple[str, str | None] | None:
+        """What is wrong with a vendor, and the hint for the operator."""
         if vendor is None or part not in vendor.parts:
-            return (
-                f"{name!r} is not one of {', '.join(sorted(vendors_by_part(self._vendors)[part]))}"
-            )
+            able = ", ".join(sorted(vendors_by_part(self._vendors)[part]))
+            return f"{name!r} is not one of {able}", None
         if name not in self._reachable:
-            return f"{name!r} is not set up here: {vendor.needed} is missing"
-        return vendor.missing and f"{name!r} is not installed here: {vendor.missing}"
+            return f"{name!r} is not set up here", f"For {name!r} set {vendor.needed}."
+        if vendor.missing is not None:
+            return f"{name!r} is not set up here", f"For {name!r} {vendor.missing}."
+        return None
 
     def _name_problems(self, name: str | None) -> Iterator[FieldProblem]:
         if name is None or name in self._bots:
@@ -176,7 +180,9 @@ class Resolver:
         vendor = self._vendors.get(name.provider)
         if problem := self._vendor_problem(vendor, part, name.provider):
             where = f"{product.name}.{part}.default" if models.default else variables
-            yield f"{name}, the default of bot.{part}, cannot be used: {problem} (see {where})."
+            said, hint = problem
+            told = f"{name}, the default of bot.{part}, cannot be used: {said} (see {where})."
+            yield f"{told} {hint}" if hint else told
 
 
 def _require_allowed(product: Product, part: str, chosen: Any) -> None:

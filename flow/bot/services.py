@@ -135,7 +135,8 @@ class CallServices:
         if vendor is None:
             raise ConfigurationError(f"{name!r} is not one of {', '.join(sorted(self._vendors))}.")
         if name not in self._endpoints:
-            raise ConfigurationError(f"{name!r} is not set up here: {vendor.key} is missing.")
+            hint = f"For {name!r} set {vendor.needed}."
+            raise ConfigurationError(f"{name!r} is not set up here.", hint=hint)
         return vendor
 
     def _name(self, part: BotPart) -> str:

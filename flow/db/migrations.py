@@ -74,7 +74,8 @@ async def migrate(url: str) -> list[str]:
             url, autocommit=True, connect_timeout=5, application_name="flow migrate"
         )
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"The database cannot be reached: {error}") from error
+        reason = " ".join(str(error).split())
+        raise DatabaseUnavailable(f"The database cannot be reached: {reason}") from error
     async with connection:
         return [m.version for m in migrations() if await _apply(connection, m)]
 

@@ -27,7 +27,7 @@ _AWAY_CLASSES = {"08", "25", "28", "3D", "40", "53", "55", "57", "58"}
 _AWAY = {"PGRST000", "PGRST001", "PGRST002", "PGRST003"}
 _REFUSED_VALUE_CLASSES = {"22", "23"}
 
-NOT_MIGRATED = "The database lacks Flow's functions: apply the migrations with `flow migrate`."
+MIGRATE_HINT = "It lacks Flow's functions: apply the migrations with `flow migrate`."
 
 
 def error_of(code: str | None, message: str, detail: str | None) -> FlowError:
@@ -46,7 +46,7 @@ def error_of(code: str | None, message: str, detail: str | None) -> FlowError:
     if code == "PT422":
         return UnpricedModel(message) if detail == UnpricedModel.code else InvalidInput(message)
     if code in _MISSING:
-        return DatabaseUnavailable(NOT_MIGRATED)
+        return DatabaseUnavailable("The database is not set up yet.", hint=MIGRATE_HINT)
     if code in _FORBIDDEN or (not code and message == "Invalid API key"):
         return ConfigurationError("The database refuses these credentials Flow's functions.")
     if code in _AWAY or _is_server_error(code) or _class_of(code) in _AWAY_CLASSES:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,25 +18,35 @@ import uvicorn
 
 from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.service import Service
+from flow.demo.narration import Narration
 from flow.demo.savings import Saved, saved
 from flow.demo.stacks import Stack
 from flow.domain.pricing.pricer import Pricer
-from flow.errors import ConfigurationError, FlowError
+from flow.errors import ConfigurationError, FlowError, Unavailable
 from flow.kit.tls import trusted
 from flow.sandbox.all_vendors import Vendors, vendors
-from flow.sandbox.callers.caller import call
-from flow.sandbox.callers.conversation import CallerEvent
+from flow.sandbox.callers.caller import CallReport, call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.sandbox.callers.script import SUPPORT_CALL, Script
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.reconcile import Comparison, reconcile_all
+from flow.sandbox.server import Served
 from flow.sandbox.speech.synthesis import recordings
+from flow.sandbox.webhooks import Received, WebhookReceiver
 from flow.settings import Settings
 from flow.vendors.posthog_flags import COST_CONTROLS
+from flow.vendors.webhook_signing import new_secret
 
 SETTLE_SECS = 60.0
+FOLLOW_SECS = 0.3
 FINAL = {"completed", "failed", "expired", "cancelled"}
-
-Progress = Callable[[str], None]
+GOES_ON = {
+    "in_call": "the call ends",
+    "ended": "the last usage goes to the ledger",
+    "extracting": "a model extracts insights from the transcript",
+}
+"""What happens to a thread in each state after its caller has left."""
+OVER = {"thread.completed", "thread.failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +79,7 @@ class Account:
         )
 
 
-async def account_for_a_call(
-    stack: Stack, *, live: bool, say: Progress, heard: Callable[[CallerEvent], None]
-) -> Account:
+async def account_for_a_call(stack: Stack, *, live: bool, narration: Narration) -> Account:
     """Start everything, make the call, and gather its account.
 
     Raises:
@@ -82,21 +90,28 @@ async def account_for_a_call(
     async with AsyncExitStack() as running:
         folder = running.enter_context(_folder())
         others = [] if live else [*stack.vendors]
-        say(f"starting the stand-ins for {', '.join(['openai', *others, 'unkey'])} and posthog")
+        narration.doing(
+            f"starting the stand-ins for {', '.join(['openai', *others, 'unkey'])} and posthog"
+        )
         stood_in = await running.enter_async_context(_stand_ins(script, others))
-        say("starting Postgres, applying the migrations, starting the service")
+        receiver = WebhookReceiver()
+        receiver_url = await running.enter_async_context(Served(receiver))
+        narration.doing("starting Postgres, applying the migrations, starting the service")
         settings = running.enter_context(_settings(stood_in, stack, folder, live=live))
         async with _served(settings) as (url, service):
-            await _give_budget(service, stack.cap_usd, stood_in.api_key, url)
-            say(f"calling {url}, on a budget of ${stack.cap_usd} for the month")
-            report = await call(
-                url, stood_in.api_key, script, join=_join(script, stack), on_progress=heard
-            )
-            say("waiting for the account to settle")
+            secret = await _give_budget(service, stack.cap_usd, stood_in.api_key, url)
+            receiver.trust(secret)
+            narration.step(f"calling {url}, on a budget of ${stack.cap_usd} for the month")
+            join = _join(script, stack) | {"webhook_url": f"{receiver_url}/calls"}
             async with httpx.AsyncClient(
                 base_url=url, headers={"Authorization": f"Bearer {stood_in.api_key}"}, timeout=10
             ) as http:
-                thread = await _settled(http, str(report.workflow_thread_id))
+                report = await _called(url, stood_in.api_key, script, join, http, narration)
+                thread = await _settled(http, str(report.workflow_thread_id), narration)
+                narration.doing("waiting for the webhook that tells the customer")
+                told = await _told(receiver, str(report.workflow_thread_id))
+                narration.step(f"the webhook {told.type} has come, rightly signed")
+                narration.doing("holding the ledger against whatever repeats it")
                 ledger = (await _get(http, f"/api/threads/{report.workflow_thread_id}/usage"))[
                     "events"
                 ]
@@ -162,6 +177,9 @@ def _settings(stood_in: Vendors, stack: Stack, folder: Path, *, live: bool) -> I
         "database_url": None,
         "supabase_url": None,
         "supabase_service_role_key": None,
+        # The receiver of its webhooks is on this machine.
+        "debug": True,
+        "webhooks_allow_private": True,
     }
     with _environment(environment):
         yield Settings(**elsewhere, data_dir=folder)
@@ -213,21 +231,92 @@ async def _served(settings: Settings) -> AsyncIterator[tuple[str, Service]]:
         await serving
 
 
-async def _give_budget(service: Service, cap_usd: Decimal, api_key: str, url: str) -> None:
-    """A budget that the call uses up: what an operator does with ``flow keys budget``."""
+async def _give_budget(service: Service, cap_usd: Decimal, api_key: str, url: str) -> str:
+    """A budget that the call uses up: what an operator does with ``flow keys budget``. Returns the
+    secret that signs the key's webhooks."""
     async with httpx.AsyncClient(
         base_url=url, headers={"X-API-Key": api_key}, verify=trusted()
     ) as http:
         (await http.get("/api/limits")).raise_for_status()
     account = await service.database.operating.get_api_key("sandbox")
     await service.database.operating.set_budget(account.key.id, cap_usd)
+    return (await service.database.webhooks.secrets(account.key.id, new_secret())).current
 
 
-async def _settled(http: httpx.AsyncClient, thread_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(SETTLE_SECS):
+async def _called(
+    url: str,
+    api_key: str,
+    script: Script,
+    join: Mapping[str, Any],
+    http: httpx.AsyncClient,
+    narration: Narration,
+) -> CallReport:
+    """The call, with both sides' words as they are said."""
+    joined: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def heard(event: CallerEvent) -> None:
+        if event.kind is EventKind.JOINED:
+            joined.set_result(event.detail)
+        narration.heard(event)
+
+    async def follow() -> None:
+        """Tell each turn once, as soon as the service has it."""
+        path = f"/api/threads/{await joined}"
+        told = 0
+        while True:
+            turns = (await _get(http, path))["transcript"]
+            for turn in turns[told:]:
+                narration.turn(turn)
+            told = len(turns)
+            await asyncio.sleep(FOLLOW_SECS)
+
+    following = asyncio.create_task(follow(), name="transcript")
+    try:
+        return await call(url, api_key, script, join=join, on_progress=heard)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def _told(receiver: WebhookReceiver, thread_id: str) -> Received:
+    """The webhook that says that the call is over.
+
+    Raises:
+        Unavailable: it does not come.
+    """
+    async with _within("the webhook has not come"):
+        while True:
+            for received in receiver.received:
+                if received.data.get("workflow_thread_id") == thread_id and received.type in OVER:
+                    return received
+            await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def _within(problem: str) -> AsyncIterator[None]:
+    """Raise `Unavailable` with this problem if the block takes longer than a minute."""
+    try:
+        async with asyncio.timeout(SETTLE_SECS):
+            yield
+    except TimeoutError:
+        raise Unavailable(f"After {SETTLE_SECS:g} s {problem}.") from None
+
+
+async def _settled(http: httpx.AsyncClient, thread_id: str, narration: Narration) -> dict[str, Any]:
+    """The thread once nothing more happens to it; tells what does until then.
+
+    Raises:
+        Unavailable: it goes on for too long.
+    """
+    last = None
+    async with _within("the call has not settled"):
         while True:
             thread = await _get(http, f"/api/threads/{thread_id}")
-            if thread["status"] in FINAL:
+            if (status := thread["status"]) != last and status in GOES_ON:
+                narration.doing(GOES_ON[status])
+            last = status
+            if status in FINAL:
+                narration.step(f"the call is {status}")
                 return thread
             await asyncio.sleep(0.2)
 

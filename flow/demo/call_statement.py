@@ -197,7 +197,7 @@ def _events(events: Sequence[Row]) -> Table:
     return table
 
 
-def _reconciliation(account: Account) -> Table:
+def _reconciliation(account: Account) -> RenderableType:
     table = _table("Reconciliation", "what", "ledger", "vendor's bill", "may differ by", "")
     for one in account.comparisons:
         table.add_row(
@@ -207,10 +207,10 @@ def _reconciliation(account: Account) -> Table:
             f"{one.tolerance.normalize():f}",
             _mark(one.agrees),
         )
-    table.add_section()
+    checks = Table.grid(padding=(0, 1))
     for name, holds in account.checks.items():
-        table.add_row(name, "", "", "", _mark(holds))
-    return table
+        checks.add_row(_mark(holds), name)
+    return Group(table, checks)
 
 
 def _mark(good: bool) -> Text:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 
 from rich.console import Console
 
 from flow.demo.call import account_for_a_call
 from flow.demo.call_statement import one_line, show
+from flow.demo.narration import Narration
 from flow.demo.stacks import parse_stack
-from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.telemetry import logs as log
-
-SAID = {
-    EventKind.JOINED: "joined",
-    EventKind.CONNECTED: "connected",
-    EventKind.BOT_STARTED: "the bot speaks",
-    EventKind.LINE_STARTED: "the caller says:",
-    EventKind.HUNG_UP: "the caller hangs up",
-}
 
 
 def run(*, stack: str | None, live: bool, as_json: bool) -> int:
@@ -32,25 +23,10 @@ def run(*, stack: str | None, live: bool, as_json: bool) -> int:
     """
     chosen = parse_stack(stack)
     console = Console(stderr=as_json)
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - started:5.1f} s[/dim]  {text}", highlight=False)
-
-    speaking = False
-
-    def heard(event: CallerEvent) -> None:
-        nonlocal speaking
-        said = SAID.get(event.kind)
-        if speaking and event.kind is EventKind.LINE_STARTED:
-            said = "the caller interrupts:"
-        if event.kind in (EventKind.BOT_STARTED, EventKind.BOT_STOPPED):
-            speaking = event.kind is EventKind.BOT_STARTED
-        if said:
-            say(f"[cyan]{said}[/cyan] {event.detail}".rstrip())
-
-    log.set_up("warning", "console", content=False)
-    account = asyncio.run(account_for_a_call(chosen, live=live, say=say, heard=heard))
+    # A service that runs for a minute on stand-ins needs none of its warnings.
+    log.set_up("error", "console", content=False)
+    with Narration(console) as narration:
+        account = asyncio.run(account_for_a_call(chosen, live=live, narration=narration))
     show(account, console)
     if as_json:
         sys.stdout.write(one_line(account) + "\n")

@@ -15,6 +15,7 @@ from flow.domain.limits.budget import Budget, Standing, Tier
 from flow.domain.limits.key_standing import KeyStanding
 from flow.domain.limits.quota import BUDGET, CALL_SECONDS, CONCURRENT_CALLS, LimitState, Terms
 from flow.domain.limits.quota import refused as refusal_by
+from flow.domain.pricing.unpriced_models import price_hint
 from flow.domain.products.product import Product
 from flow.domain.usage.events import UsageEvent
 from flow.errors import DatabaseUnavailable, UnpricedModel
@@ -137,6 +138,6 @@ def _secs_until_room(limit: LimitState) -> int:
 def _unpriced(request: AdmissionRequest) -> UnpricedModel:
     return UnpricedModel(
         f"No price is known for {request.model}, and this key has a budget, which cannot hold what"
-        " has no price. Use a model that has one, or have the operator add it to the price file"
-        f' (FLOW_PRICES_FILE) or set unpriced = "allow" for the product {request.product.name}.'
+        " has no price. Use a model that has one.",
+        hint=price_hint(request.product.name),
     )

@@ -80,6 +80,16 @@ class Spool:
         for path, fd in _abandoned(directory, "*.jsonl"):
             yield cls(path, fd)
 
+    @classmethod
+    def left_behind(cls, directory: Path) -> tuple[int, int]:
+        """How many spools wait to be adopted, and how many bytes they hold. Adopts none."""
+        sizes = []
+        for spool in cls.orphans(directory):
+            sizes.append(spool.unsent_bytes)
+            spool.close()
+        waiting = [size for size in sizes if size]
+        return len(waiting), sum(waiting)
+
     @staticmethod
     def remove_drafts(directory: Path) -> None:
         """Remove what processes left that died while they made or replaced their spool.

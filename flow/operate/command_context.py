@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from flow.errors import ConfigurationError, InvalidInput
+from flow.errors import ConfigurationError, DatabaseUnavailable, InvalidInput
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,36 +21,54 @@ if TYPE_CHECKING:
     from flow.vendors.unkey_admin import UnkeyAdmin
 
 
+T = TypeVar("T")
+
+
 def run(work: Callable[[Settings], Awaitable[None]]) -> None:
     """Do the work with this process's settings.
 
     Raises:
         FlowError: whatever the work raises; a wrong environment too.
     """
+    from flow.settings import Settings
+
+    async def with_settings() -> None:
+        await work(Settings.read())
+
+    work_quietly(with_settings())
+
+
+def work_quietly(work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, whose log is of errors alone."""
     # Slow to import, and of no use to `flow --help`.
     import asyncio
 
-    from flow.settings import Settings
     from flow.telemetry import logs as log
 
     # A terminal is for answers; what went wrong is told once, by the error that ends the command.
     log.set_up("error", "console", content=False)
     # psycopg has a level of its own, and would tell of each attempt to connect.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
-
-    async def with_settings() -> None:
-        await work(Settings.read())
-
-    asyncio.run(with_settings())
+    return asyncio.run(work)
 
 
 @asynccontextmanager
 async def database_of(settings: Settings) -> AsyncIterator[Database]:
-    """The database the settings name; an embedded one may be in use by a running service."""
+    """The database the settings name; an embedded one may be in use by a running service.
+
+    Raises:
+        ConfigurationError: there is none; it is not made.
+        DatabaseUnavailable: it does not answer; says which one was asked.
+    """
     from flow.app import database as store
 
-    async with store.database_of(settings) as database:
-        yield database
+    store.require_existing(settings)
+    try:
+        async with store.database_of(settings) as database:
+            yield database
+    except DatabaseUnavailable as error:
+        where = f"It was looked for at {store.place_of(settings)}."
+        raise DatabaseUnavailable(f"{error} {where}", hint=error.hint) from error
 
 
 @asynccontextmanager

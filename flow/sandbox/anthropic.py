@@ -58,6 +58,7 @@ class AnthropicSandbox(ModelStandIn):
             [
                 Route("/v1/messages", self._guarded(messages), methods=["POST"]),
                 Route("/v1/messages/count_tokens", count, methods=["POST"]),
+                Route("/v1/models", self._guarded(_list_models)),
                 Route("/{path:path}", self._guarded(_unknown_url)),
             ],
             error_response,
@@ -90,6 +91,10 @@ def error_response(status: int, message: str, request_id: str) -> Response:
         "request_id": request_id,
     }
     return JSONResponse(body, status, headers={"request-id": request_id})
+
+
+async def _list_models(_request: Request) -> Response:
+    return JSONResponse({"data": [], "has_more": False, "first_id": None, "last_id": None})
 
 
 async def _unknown_url(_request: Request) -> Response:

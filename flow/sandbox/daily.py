@@ -79,6 +79,7 @@ class DailySandbox(StandIn):
         super().__init__(
             [
                 Route("/v1/rooms", self._create, methods=["POST"]),
+                Route("/v1/rooms", self._show_all, methods=["GET"]),
                 Route(one, self._show, methods=["GET"]),
                 Route(one, self._delete, methods=["DELETE"]),
                 Route(f"{one}/eject", self._eject, methods=["POST"]),
@@ -133,6 +134,10 @@ class DailySandbox(StandIn):
     async def _show(self, request: Request) -> Response:
         room = self._room(request.path_params["name"])
         return _missing(request) if room is None else JSONResponse(room.to_json())
+
+    async def _show_all(self, _request: Request) -> Response:
+        rooms = [room.to_json() for room in self.rooms.values()]
+        return JSONResponse({"total_count": len(rooms), "data": rooms})
 
     async def _delete(self, request: Request) -> Response:
         room = self._room(request.path_params["name"])

@@ -1,4 +1,4 @@
-"""A stand-in for the one part of LiveKit's server API that Flow asks: deleting a room.
+"""A stand-in for what Flow asks of LiveKit's server API: listing and deleting rooms.
 
 The protocol is Twirp, https://docs.livekit.io/reference/other/roomservice-api. Tokens are read as
 a LiveKit server reads them (`LiveKitSandbox.admits`).
@@ -27,8 +27,14 @@ class LiveKitSandbox(StandIn):
     def __init__(self) -> None:
         self.rooms: set[str] = set()
         self.deleted: list[str] = []
-        path = "/twirp/livekit.RoomService/DeleteRoom"
-        super().__init__([Route(path, self._delete, methods=["POST"])], refuse)
+        service = "/twirp/livekit.RoomService"
+        super().__init__(
+            [
+                Route(f"{service}/DeleteRoom", self._delete, methods=["POST"]),
+                Route(f"{service}/ListRooms", self._list, methods=["POST"]),
+            ],
+            refuse,
+        )
 
     def admits(self, token: str) -> dict[str, Any]:
         """What a token says; raises `jwt.InvalidTokenError` when it is none of ours, or expired."""
@@ -39,19 +45,30 @@ class LiveKitSandbox(StandIn):
 
     async def _delete(self, request: Request) -> Response:
         request_id = exchange_of(request).request_id
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        try:
-            claims = self.admits(token)
-        except jwt.InvalidTokenError:
-            return refuse(401, "invalid token", request_id)
-        if not claims.get("video", {}).get("roomCreate"):
-            return refuse(403, "permissions denied", request_id)
+        if (refusal := self._refusal(request, "roomCreate")) is not None:
+            return refusal
         name = (await request.json()).get("room")
         if name not in self.rooms:
             return refuse(404, "requested room does not exist", request_id)
         self.rooms.discard(name)
         self.deleted.append(name)
         return JSONResponse({})
+
+    async def _list(self, request: Request) -> Response:
+        refusal = self._refusal(request, "roomList")
+        return refusal or JSONResponse({"rooms": [{"name": name} for name in sorted(self.rooms)]})
+
+    def _refusal(self, request: Request, grant: str) -> Response | None:
+        """The answer to a request whose token does not grant this."""
+        request_id = exchange_of(request).request_id
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        try:
+            claims = self.admits(token)
+        except jwt.InvalidTokenError:
+            return refuse(401, "invalid token", request_id)
+        if not claims.get("video", {}).get(grant):
+            return refuse(403, "permissions denied", request_id)
+        return None
 
 
 def refuse(status: int, detail: str, _request_id: str) -> Response:

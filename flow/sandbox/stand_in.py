@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from email.utils import formatdate
 from typing import NoReturn, Protocol
 from uuid import uuid4
 
@@ -198,9 +199,18 @@ def _noting(exchange: Exchange, send: Send) -> Send:
             exchange.status = 101
         elif message["type"] in ("http.response.start", "websocket.http.response.start"):
             exchange.status = message["status"]
+            message = _dated(message)
         await send(message)
 
     return note
+
+
+def _dated(message: Message) -> Message:
+    """The message with the time, as every vendor's answers have it."""
+    others = list(message.get("headers", ()))
+    if any(name.lower() == b"date" for name, _ in others):
+        return message
+    return {**message, "headers": [*others, (b"date", formatdate(usegmt=True).encode())]}
 
 
 def _mislabelled(send: Send) -> Send:

@@ -66,15 +66,9 @@ class LiveKit:
         Raises:
             TransportUnavailable: LiveKit does not do it.
         """
-        now = datetime.now(UTC)
-        until = now + timedelta(seconds=_API_TOKEN_SECS)
-        token = self._signed(self._key, {"roomCreate": True}, now - _SKEW, until)
+        request = self._request("DeleteRoom", {"roomCreate": True}, {"room": name})
         try:
-            answer = await self._http.post(
-                "/twirp/livekit.RoomService/DeleteRoom",
-                json={"room": name},
-                headers={"Authorization": f"Bearer {token.get_secret_value()}"},
-            )
+            answer = await self._http.send(request)
         except httpx.HTTPError as error:
             raise TransportUnavailable(
                 f"LiveKit does not answer now ({type(error).__name__})."
@@ -82,9 +76,25 @@ class LiveKit:
         if not answer.is_success and answer.status_code != 404:
             raise TransportUnavailable(f"LiveKit does not delete a room ({answer.status_code}).")
 
+    def key_request(self) -> httpx.Request:
+        """A request that changes nothing, and that only a good key and secret are answered."""
+        return self._request("ListRooms", {"roomList": True}, {"names": ["none"]})
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    def _request(self, method: str, grant: dict[str, Any], body: dict[str, Any]) -> httpx.Request:
+        """A request to the server's API with a token for it alone."""
+        now = datetime.now(UTC)
+        until = now + timedelta(seconds=_API_TOKEN_SECS)
+        token = self._signed(self._key, grant, now - _SKEW, until)
+        return self._http.build_request(
+            "POST",
+            f"/twirp/livekit.RoomService/{method}",
+            json=body,
+            headers={"Authorization": f"Bearer {token.get_secret_value()}"},
+        )
 
     def _signed(
         self, identity: str, grant: dict[str, Any], since: datetime, until: datetime

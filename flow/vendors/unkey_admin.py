@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from unkey.py.models import KeyResponseData
 
 TIME_LIMIT_SECS = 15.0
+NO_API = "api_flow_doctor_there_is_none"
 
 # What Unkey takes as an identity's external id, and the database as a team's id.
 _TEAM = re.compile(r"[A-Za-z0-9_.-]{1,255}")
@@ -137,6 +139,16 @@ class UnkeyAdmin:
         if not (_KEY_ID.fullmatch(data.key_id) and data.key):
             raise AuthUnavailable(f"Unkey's answer makes no sense.{perhaps}")
         return CreatedKey(data.key_id, data.key)
+
+    async def require_create(self) -> None:
+        """Return when the root key may create keys in every API, which makes none.
+
+        Unkey looks at the permission before it looks for the API, and there is none of this id.
+        A root key that may create keys in one API alone is refused.
+        """
+        request = self._sdk.keys.create_key_async(api_id=NO_API)
+        with suppress(ConfigurationError):
+            await self._answer(request, "create_key", api_id=NO_API)
 
     async def get(self, unkey_key_id: str) -> KeyDetails:
         """What Unkey knows of a key.

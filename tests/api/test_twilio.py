@@ -80,7 +80,7 @@ async def test_twilio_may_ask_again_while_nobody_has_connected(api: Api) -> None
 async def test_what_twilio_did_not_sign_is_refused(api: Api, headers: dict[str, Any]) -> None:
     answer = await ask(api, await webhook(api), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (403, "invalid_signature")
-    assert "token" not in answer.text.lower().replace("twilio_auth_token", "")
+    assert "token" not in answer.text.lower()
 
 
 @pytest.mark.parametrize(

@@ -59,21 +59,22 @@ def problems_of(**llm: str) -> list[FieldProblem]:
 @pytest.mark.parametrize(
     ("vendor", "variable", "missing"),
     [
-        ("deepseek", "DEEPSEEK_BASE_URL", "DEEPSEEK_API_KEY is missing"),
+        ("deepseek", "DEEPSEEK_BASE_URL", "set DEEPSEEK_API_KEY."),
         (
             "azure",
             "AZURE_OPENAI_ENDPOINT",
-            "AZURE_OPENAI_API_KEY or AZURE_OPENAI_ENDPOINT is missing",
+            "set AZURE_OPENAI_API_KEY or AZURE_OPENAI_ENDPOINT.",
         ),
     ],
 )
-def test_a_vendor_that_is_not_set_up_says_what_it_needs(
+def test_a_vendor_that_is_not_set_up_tells_the_operator_what_it_needs(
     vendor: str, variable: str, missing: str
 ) -> None:
     assert VENDORS[vendor].base_url_variable == variable
     (problem,) = problems_of(provider=vendor, model="m")
     assert problem.field == "bot.llm.provider"
-    assert missing in problem.message
+    assert problem.message == f"'{vendor}' is not set up here"
+    assert missing in str(problem.hint)
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,9 @@ def test_a_further_telephone_company_is_a_spec_and_nothing_else(
     assert (values["FURTHER_ID"], values["FURTHER_KEY"]) == ("one", "two")
 
 
-def test_what_is_missing_is_named() -> None:
-    absence = "'twilio' is not set up here: TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are missing"
-    assert TWILIO.absence(["TWILIO_ACCOUNT_SID"]) == absence
-    assert TWILIO.absence(TWILIO.settings) is None
+def test_what_it_needs_is_named() -> None:
+    assert TWILIO.needed == "'twilio' needs TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN."
+    assert TRANSPORTS["websocket"].needed is None
 
 
 def test_a_caller_is_told_where_to_connect_with_the_token() -> None:

@@ -65,7 +65,7 @@ def test_a_vendor_whose_package_is_missing_says_which_extra_installs_it(
 ) -> None:
     """``google`` is a name that several packages share: that it is there says nothing."""
     vendor = Vendor("acme", "ACME_API_KEY", None, extra="no_such_extra", package=package)
-    assert vendor.missing == "install flow[no_such_extra]"
+    assert vendor.missing == "install 'flow-voice[no_such_extra]'"
     assert replace(vendor, package="google.genai").missing is None
 
 

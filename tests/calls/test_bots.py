@@ -166,7 +166,7 @@ FAILING = (
     ("no_model", "ConfigurationError", "name a model of 'anthropic'"),
     ("no_realtime", "ConfigurationError", "the join names no realtime model"),
     ("no_part", "ConfigurationError", "'ears' is not one of stt, llm, tts, realtime"),
-    ("no_key", "ConfigurationError", "'groq' is not set up here: GROQ_API_KEY is missing"),
+    ("no_key", "ConfigurationError", "'groq' is not set up here"),
 )
 """Bots, the type of the error that their calls end with, and how its message begins."""
 

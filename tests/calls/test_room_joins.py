@@ -140,19 +140,23 @@ NO_LIVEKIT = dict.fromkeys(("livekit_url", "livekit_api_key", "livekit_api_secre
 @pytest.mark.parametrize(
     ("settings", "kind", "said"),
     [
-        ({"daily_api_key": None}, "daily", "DAILY_API_KEY is missing"),
-        (NO_LIVEKIT, "livekit", "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET are missing"),
-        ({"building": {"absent": "install flow[daily]"}}, "daily", "install flow[daily]"),
+        ({"daily_api_key": None}, "daily", "DAILY_API_KEY"),
+        (NO_LIVEKIT, "livekit", "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET"),
+        ({"building": {"absent": "install 'x[daily]'"}}, "daily", "install 'x[daily]'"),
     ],
 )
-async def test_a_room_that_is_not_set_up_here_is_refused_with_what_to_do(
+async def test_a_room_that_is_not_set_up_here_is_refused_and_the_log_says_what_to_do(
     settings: dict[str, Any], kind: str, said: str, serving: Serve
 ) -> None:
     async with stood_in(QUIET) as standing, house(serving, standing, kind, **settings) as at:
-        answer = await at.served.http.post("/api/bot/join", json={"transport": {"type": kind}})
+        with capture_logs() as logs:
+            answer = await at.served.http.post("/api/bot/join", json={"transport": {"type": kind}})
         (error,) = answer.json()["errors"]
         assert (answer.status_code, error["field"]) == (422, "transport.type")
-        assert said in error["message"]
+        assert f"'{kind}' is not set up here" in error["message"]
+        assert said not in answer.text
+        (logged,) = (line for line in logs if line["event"] == "operator_hint")
+        assert said in logged["hint"]
         assert await threads(at) == []
 
 

@@ -52,34 +52,34 @@ REFUSALS = [
     (
         state("budget_usd", "50.0100", "0", "50", "key"),
         "This key's monthly budget of $50.00 is used up: $50.01 spent. It starts anew at"
-        " 2027-01-01T00:00:00Z; an operator can raise it with `flow keys budget`.",
+        " 2027-01-01T00:00:00Z; whoever issued the key can raise it.",
     ),
     (
         state("budget_usd", "49.5", "0.5", "50", "key"),
         "This key's monthly budget of $50.00 has no room for another call now: $49.50 spent, and"
-        " running calls hold $0.50. Try again when one of them has ended; an operator can raise"
-        " it with `flow keys budget`.",
+        " running calls hold $0.50. Try again when one of them has ended; whoever issued the"
+        " key can raise it.",
     ),
     (
         state("ai_credits", "0", "0", "0"),
         "This team's monthly quota of 0 ai credits is used up: 0 used. It starts anew at"
-        " 2027-01-01T00:00:00Z; an operator can raise it with `flow keys quota`.",
+        " 2027-01-01T00:00:00Z; whoever issued the key can raise it.",
     ),
     (
         state("call_seconds", "3000.250", "600", "3600"),
         "This team's monthly quota of 3600 call seconds has no room for another call now: 3000.25"
-        " used, and running calls hold 600. Try again when one of them has ended; an operator can"
-        " raise it with `flow keys quota`.",
+        " used, and running calls hold 600. Try again when one of them has ended; whoever issued"
+        " the key can raise it.",
     ),
     (
         state("concurrent_calls", "5", "0", "5"),
-        "This team may have 5 calls at once and has 5. Try again when one of them has ended; an"
-        " operator can raise the quota with `flow keys quota`.",
+        "This team may have 5 calls at once and has 5. Try again when one of them has ended;"
+        " whoever issued the key can raise the limit.",
     ),
     (
         state("concurrent_calls", "2", "0", "2", "key"),
         "This key may have 2 calls of voice_bot at once and has 2. Try again when one of them has"
-        " ended; an operator can raise it in the products file.",
+        " ended; whoever issued the key can raise the limit.",
     ),
 ]
 
@@ -89,6 +89,21 @@ def test_a_refusal_says_what_was_reached_and_what_to_do(limit: LimitState, sente
     error = refused("some_code", limit, 7)
     assert str(error) == sentence
     assert (error.code, error.retry_after_secs, error.limit) == ("some_code", 7, limit.to_json())
+
+
+@pytest.mark.parametrize(
+    ("resource", "scope", "means"),
+    [
+        ("budget_usd", "key", "flow keys budget"),
+        ("ai_credits", "team", "flow keys quota"),
+        ("concurrent_calls", "team", "flow keys quota"),
+        ("concurrent_calls", "key", "FLOW_PRODUCTS_FILE"),
+    ],
+)
+def test_the_hint_of_a_refusal_tells_the_operator_how_to_raise_the_limit(
+    resource: str, scope: str, means: str
+) -> None:
+    assert means in str(refused("some_code", state(resource, "5", "0", "5", scope), 7).hint)
 
 
 @pytest.mark.parametrize(

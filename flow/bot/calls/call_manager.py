@@ -203,7 +203,8 @@ class CallManager:
                 ending = Ending(EndReason.SHUTDOWN)  # what it is if this is cancelled
                 ending = await session.run()
         except BotFailed as error:
-            log.error("bot_failed", workflow_thread_id=str(lease.thread.id), exc_info=error)
+            thread_id = str(lease.thread.id)
+            log.error("bot_failed", workflow_thread_id=thread_id, exc_info=error, hint=error.hint)
             ending = ending_of(error)
         except Exception:
             log.exception("call_failed", workflow_thread_id=str(lease.thread.id))

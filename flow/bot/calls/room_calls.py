@@ -108,13 +108,13 @@ class RoomCalls:
     def _problems(self, transport: Transport) -> Iterator[FieldProblem]:
         yield from self._rooms.problems(transport)
         spec = self._specs[transport.type]
+        absent = f"'{spec.name}' is not set up here"
         if transport.room_url is None or not spec.enters_without_settings:
             remedy = "; name a room_url" if spec.enters_without_settings else ""
             if not self._rooms.has(spec.name):
-                yield FieldProblem("transport.type", f"{spec.absence(())}{remedy}")
+                yield FieldProblem("transport.type", f"{absent}{remedy}", spec.needed)
         if (missing := self._media.missing(spec.name)) is not None:
-            message = f"'{spec.name}' is not set up here: {missing}"
-            yield FieldProblem("transport.type", message)
+            yield FieldProblem("transport.type", absent, f"For '{spec.name}' {missing}.")
 
     async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
         """Have the bot wait for its caller in the thread's room, and say how to get there.

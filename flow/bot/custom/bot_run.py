@@ -77,8 +77,9 @@ class BotRun:
             if task.cancelled() or (error := task.exception()) is None:
                 end(EndReason.PIPELINE_ENDED, None)
                 return
-            self._log.error("bot_failed", exc_info=error)
-            ending = ending_of(BotFailed(self.name, error))
+            failed = BotFailed(self.name, error)
+            self._log.error("bot_failed", exc_info=error, hint=failed.hint)
+            ending = ending_of(failed)
             end(ending.reason, ending.error)
 
         self._task.add_done_callback(done)

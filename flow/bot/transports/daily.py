@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
+import httpx
 from pydantic import SecretStr
 
 from flow.bot.transports.room import BOT_NAME, RoomTransport
@@ -15,6 +16,7 @@ from flow.domain.calls.join_request import Transport
 from flow.domain.calls.room import Meeting, Room
 from flow.errors import FieldProblem
 from flow.vendors.daily import API_URL, BOT, Daily
+from flow.vendors.key_requests import get
 
 # What Daily allows in a room's name: https://docs.daily.co/reference/rest-api/rooms/create-room
 _ROOM = re.compile(r"https://[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.daily\.co/[A-Za-z0-9_-]{1,128}")
@@ -87,6 +89,11 @@ def _provider(settings: Mapping[str, str]) -> DailyRooms:
     return DailyRooms(Daily(key, settings.get("DAILY_API_URL", API_URL)))
 
 
+def _list_rooms(settings: Mapping[str, str]) -> httpx.Request:
+    url = settings.get("DAILY_API_URL", API_URL)
+    return get("/rooms?limit=1")(url, settings["DAILY_API_KEY"])
+
+
 TRANSPORT = RoomSpec(
     name="daily",
     settings=("DAILY_API_KEY",),
@@ -98,4 +105,5 @@ TRANSPORT = RoomSpec(
     pipecat_module="pipecat.transports.daily.transport",
     transport=daily_transport,
     provider=_provider,
+    key_request=_list_rooms,
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from urllib.parse import SplitResult, urlsplit
 
+import httpx
 from pydantic import SecretStr
 
 from flow.bot.transports.room import RoomTransport
@@ -26,7 +27,7 @@ def livekit_problem(url: str, own: str) -> str | None:
         same = plain and url.isprintable() and _place(given) == _place(ours)
     except ValueError:
         same = False
-    return None if same else "must be the LiveKit server of this service (LIVEKIT_URL)"
+    return None if same else "must be the LiveKit server of this service"
 
 
 def livekit_transport(room: Room) -> RoomTransport:
@@ -78,9 +79,17 @@ class LiveKitRooms:
         await self._livekit.aclose()
 
 
-def _provider(settings: Mapping[str, str]) -> LiveKitRooms:
+def _livekit(settings: Mapping[str, str]) -> LiveKit:
     secret = SecretStr(settings["LIVEKIT_API_SECRET"])
-    return LiveKitRooms(LiveKit(settings["LIVEKIT_URL"], settings["LIVEKIT_API_KEY"], secret))
+    return LiveKit(settings["LIVEKIT_URL"], settings["LIVEKIT_API_KEY"], secret)
+
+
+def _provider(settings: Mapping[str, str]) -> LiveKitRooms:
+    return LiveKitRooms(_livekit(settings))
+
+
+def _list_rooms(settings: Mapping[str, str]) -> httpx.Request:
+    return _livekit(settings).key_request()
 
 
 def _place(url: SplitResult) -> tuple[str, int]:
@@ -98,4 +107,5 @@ TRANSPORT = RoomSpec(
     pipecat_module="pipecat.transports.livekit.transport",
     transport=livekit_transport,
     provider=_provider,
+    key_request=_list_rooms,
 )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Protocol
 from uuid import UUID
 
+import httpx
 from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.transports.base_transport import BaseTransport
 
@@ -20,6 +20,7 @@ from flow.bot.transports.room import RoomTransport
 from flow.domain.calls.media_stream import CarrierRequest, MediaStream
 from flow.domain.calls.room import Room
 from flow.domain.calls.transport_spec import TransportSpec
+from flow.kit.installed import is_installed, requirement
 from flow.vendors.meeting_rooms import RoomProvider
 
 
@@ -43,18 +44,21 @@ class BotTransportSpec(TransportSpec):
         audio: the format of its pipelines; the transport converts what is on its wire.
         extra: the extra of Flow's package that it needs; ``None`` where nothing is needed.
         modules: the modules that the extra installs.
+        key_request: of the values of the settings and options, a cheap request that tells whether
+            they are good.
     """
 
     audio: AudioFormat = SPEECH
     extra: str | None = None
     modules: tuple[str, ...] = ()
+    key_request: Callable[[Mapping[str, str]], httpx.Request] | None = None
 
     @property
     def missing(self) -> str | None:
         """What is not installed here and has to be, in words, or ``None``."""
-        if all(map(_is_installed, self.modules)):
+        if self.extra is None or all(map(is_installed, self.modules)):
             return None
-        return f"install flow[{self.extra}]"
+        return f"install {requirement(self.extra)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,10 +172,3 @@ class RoomSpec(BotTransportSpec):
     transport: Callable[[Room], RoomTransport]
     provider: Callable[[Mapping[str, str]], RoomProvider]
     enters_without_settings: bool = False
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -10,8 +10,10 @@ import binascii
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree as Xml
 
+import httpx
 from pipecat.frames.frames import Frame
 from pipecat.serializers.twilio import TwilioFrameSerializer
 from pydantic import SecretStr
@@ -81,8 +83,9 @@ class TwilioCarrier:
         if not self._twilio.signed(signature, request.url, request.form):
             raise Refused(
                 "invalid_signature",
-                "This is not signed by Twilio for this URL; FLOW_PUBLIC_URL must be the address"
-                " that Twilio calls, and TWILIO_AUTH_TOKEN its account's.",
+                "This is not signed by Twilio for this URL.",
+                hint="FLOW_PUBLIC_URL must be the address that Twilio calls, and TWILIO_AUTH_TOKEN"
+                " its account's.",
             )
         call_sid = dict(request.form).get("CallSid", "")
         if not is_call_sid(call_sid):
@@ -190,6 +193,13 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _show_account(settings: Mapping[str, str]) -> httpx.Request:
+    account = settings["TWILIO_ACCOUNT_SID"]
+    url = f"{settings.get('TWILIO_BASE_URL', API_URL)}/2010-04-01/Accounts/{quote(account)}.json"
+    login = base64.b64encode(f"{account}:{settings['TWILIO_AUTH_TOKEN']}".encode()).decode()
+    return httpx.Request("GET", url, headers={"Authorization": f"Basic {login}"})
+
+
 TRANSPORT = MediaStreamSpec(
     name="twilio",
     settings=("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"),
@@ -198,6 +208,7 @@ TRANSPORT = MediaStreamSpec(
     webhook="twiml",
     webhook_openapi=_WEBHOOK_OPENAPI,
     carrier=TwilioCarrier.of_settings,
+    key_request=_show_account,
     document=twiml,
     started=started,
     serializer=TwilioCallSerializer,

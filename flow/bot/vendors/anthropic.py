@@ -8,6 +8,7 @@ from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.vendor_apis import ANTHROPIC_APIS
 from flow.metering.wires.anthropic_messages import AnthropicMessages
+from flow.vendors.key_requests import get
 
 
 def _chat(build: Build) -> FrameProcessor:
@@ -42,4 +43,5 @@ VENDOR = Vendor(
     services=(ServiceSpec(BotPart.LLM, _chat, AnthropicMessages),),
     extra="anthropic",
     apis=ANTHROPIC_APIS,
+    key_request=get("/v1/models?limit=1", "x-api-key", "", anthropic_version="2023-06-01"),
 )

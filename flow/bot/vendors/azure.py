@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
+
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Build, Vendor
 from flow.metering.vendor_apis import AZURE_APIS
+from flow.vendors.key_requests import get
 from flow.vendors.openai_client import azure_client, openai_client
 
 
@@ -27,6 +30,15 @@ def _address(build: Build) -> dict[str, Any]:
     return {"endpoint": str(build.endpoint.base_url)}
 
 
+def _list_models(base_url: str, api_key: str) -> httpx.Request:
+    """Its two surfaces have the list at different places, and the dated one wants a date."""
+    from pipecat.services.azure.llm import DATED_API_VERSION, V1_ENDPOINT_PATH
+
+    is_v1 = base_url.rstrip("/").endswith(V1_ENDPOINT_PATH)
+    path = "/models" if is_v1 else f"/openai/models?api-version={DATED_API_VERSION}"
+    return get(path, "api-key", "")(base_url, api_key)
+
+
 VENDOR = Vendor(
     name="azure",
     key="AZURE_OPENAI_API_KEY",
@@ -34,4 +46,5 @@ VENDOR = Vendor(
     own_base_url_variable="AZURE_OPENAI_ENDPOINT",
     services=(compatible_chat("azure.llm:AzureLLMService", client=_client, extra=_address),),
     apis=AZURE_APIS,
+    key_request=_list_models,
 )

@@ -11,6 +11,7 @@ from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_cl
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.cartesia_speech import CartesiaSpeech
 from flow.metering.wires.cartesia_transcription import CartesiaTranscription
+from flow.vendors.key_requests import get
 
 USUAL_VOICE = "f786b574-daa5-4673-aa0c-cbe3e8534c02"
 """Katie, which the vendor recommends for agents
@@ -80,4 +81,5 @@ VENDOR = Vendor(
         ),
         ServiceSpec(BotPart.STT, _transcription, socket_wire=CartesiaTranscription),
     ),
+    key_request=get("/voices?limit=1", "X-API-Key", "", Cartesia_Version="2025-04-16"),
 )

@@ -16,6 +16,7 @@ from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, spoken_lan
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.deepgram_listen import DeepgramFlux, DeepgramListen
 from flow.metering.wires.deepgram_speak import DeepgramSpeak
+from flow.vendors.key_requests import get
 
 _AURA = re.compile(r"(?P<family>aura(?:-2)?)(?:-(?P<name>[a-z]+)-(?P<language>[a-z]{2}))?")
 _NAME = re.compile(r"[a-z]+")
@@ -169,4 +170,5 @@ VENDOR = Vendor(
         ServiceSpec(BotPart.TTS, _speech, socket_wire=DeepgramSpeak, serves=_is_aura),
     ),
     extra="deepgram",
+    key_request=get("/v1/projects", scheme="Token "),
 )

@@ -14,6 +14,7 @@ from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_cl
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.wires.elevenlabs_realtime import ElevenLabsRealtime
 from flow.metering.wires.elevenlabs_speech import ElevenLabsSpeech
+from flow.vendors.key_requests import get
 
 USUAL_VOICE = "JBFqnCBsd6RMkjVDRZzb"
 """The voice of ElevenLabs' quickstart, which every account has."""
@@ -110,4 +111,5 @@ VENDOR = Vendor(
         ServiceSpec(BotPart.TTS, _dialogue, socket_wire=ElevenLabsSpeech, serves=_is_dialogue),
         ServiceSpec(BotPart.STT, _transcription, socket_wire=ElevenLabsRealtime),
     ),
+    key_request=get("/v1/models", "xi-api-key", ""),
 )

@@ -11,6 +11,7 @@ from flow.domain.calls.bot_part import BotPart
 from flow.kit.tls import trusted
 from flow.metering.wires.gemini_generate import GeminiGenerate
 from flow.metering.wires.gemini_live import GeminiLive
+from flow.vendors.key_requests import get
 
 # As the SDKs of OpenAI and Anthropic do it: two more attempts. Google's makes none by itself.
 _ATTEMPTS = 3
@@ -61,4 +62,5 @@ VENDOR = Vendor(
     ),
     extra="google",
     package="google.genai",
+    key_request=get("/v1beta/models?pageSize=1", "x-goog-api-key", ""),
 )

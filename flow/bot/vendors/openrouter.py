@@ -5,6 +5,7 @@ from __future__ import annotations
 from flow.bot.vendors.openai import compatible_chat
 from flow.bot.vendors.spec import Vendor
 from flow.metering.vendor_apis import CHAT_API
+from flow.vendors.key_requests import get
 
 VENDOR = Vendor(
     name="openrouter",
@@ -12,4 +13,6 @@ VENDOR = Vendor(
     base_url="https://openrouter.ai/api/v1",
     services=(compatible_chat("openrouter.llm:OpenRouterLLMService"),),
     apis=CHAT_API,
+    # Its list of models is open to everybody.
+    key_request=get("/key"),
 )

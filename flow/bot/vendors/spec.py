@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import httpx2
@@ -13,10 +12,12 @@ from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.domain.calls.bot_part import BotPart
 from flow.errors import ConfigurationError
+from flow.kit.installed import is_installed, requirement
 from flow.metering.taps.socket import SocketTap
 from flow.metering.vendor_apis import NO_APIS, VendorApis
 from flow.metering.wires.reader import HttpWire
 from flow.metering.wires.socket import SocketWire
+from flow.vendors.key_requests import LIST_MODELS, KeyRequest
 from flow.vendors.model_endpoint import Endpoint
 
 
@@ -107,6 +108,7 @@ class Vendor:
         key: the environment variable of its API key.
         base_url: where its API is; ``None`` where only the environment says so.
         apis: what of its API the LLM gateway passes requests on to.
+        key_request: a cheap request that tells whether a key is good.
         own_base_url_variable: the environment variable that puts its API elsewhere, where the
             vendor has a name of its own for it.
         extra: the extra of Flow's package that its services need; ``None`` where nothing is needed.
@@ -121,6 +123,7 @@ class Vendor:
     own_base_url_variable: str | None = None
     package: str | None = None
     apis: VendorApis = NO_APIS
+    key_request: KeyRequest = LIST_MODELS
 
     @property
     def parts(self) -> frozenset[BotPart]:
@@ -139,9 +142,9 @@ class Vendor:
     @property
     def missing(self) -> str | None:
         """What is not installed here and has to be, in words, or ``None``."""
-        if self.extra is None or _is_installed(self.package or self.extra):
+        if self.extra is None or is_installed(self.package or self.extra):
             return None
-        return f"install flow[{self.extra}]"
+        return f"install {requirement(self.extra)}"
 
     def require_extra(self) -> None:
         """Refuse to make a service without the packages that it needs.
@@ -150,7 +153,8 @@ class Vendor:
             ConfigurationError: names the extra.
         """
         if self.missing is not None:
-            raise ConfigurationError(f"{self.name!r} needs a package: {self.missing}.")
+            hint = f"For {self.name!r} {self.missing}."
+            raise ConfigurationError(f"{self.name!r} is not set up here.", hint=hint)
 
     @property
     def base_url_variable(self) -> str:
@@ -179,10 +183,3 @@ def spoken_language(choice: Choice) -> dict[str, Any]:
 
     language = choice.options.get("language")
     return {"language": Language(language)} if language else {}
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # what it is in is missing
-        return False

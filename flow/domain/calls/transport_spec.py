@@ -54,12 +54,10 @@ class TransportSpec:
     controls: frozenset[str] = frozenset()
     room_url_problem: Callable[[str], str | None] = lambda _: None
 
-    def absence(self, given: Collection[str]) -> str | None:
-        """Which of its settings are missing from those ``given``, in words, or ``None``."""
-        if set(self.settings) <= set(given):
-            return None
-        verb = "is" if len(self.settings) == 1 else "are"
-        return f"'{self.name}' is not set up here: {listed(self.settings)} {verb} missing"
+    @property
+    def needed(self) -> str | None:
+        """The hint to an operator who has not set it up, or ``None`` if it needs no settings."""
+        return f"'{self.name}' needs {listed(self.settings)}." if self.settings else None
 
     def contradiction(self, given: Collection[str]) -> str | None:
         """What is wrong with settings of which some are ``given`` and some are not, or ``None``."""

@@ -91,7 +91,8 @@ class LimitState:
 def refused(code: str, limit: LimitState, retry_after_secs: int) -> Refused:
     """A join that was not admitted, as the error that says what was reached, until when, and what
     to do about it."""
-    return Refused(code, _sentence(limit), retry_after_secs, limit.to_json())
+    sentence, hint = _sentence(limit), _hint(limit)
+    return Refused(code, sentence, retry_after_secs, limit.to_json(), hint=hint)
 
 
 def plain(amount: Decimal) -> str:
@@ -113,12 +114,11 @@ def _sentence(limit: LimitState) -> str:
     if limit.resource == BUDGET:
         what, unit = f"This key's monthly budget of ${dollars(limit.limit)}", dollars
         said_used, said_held = f"${unit(limit.used)} spent", f"${unit(limit.reserved)}"
-        raised = "an operator can raise it with `flow keys budget`"
     else:
         name = limit.resource.replace("_", " ")
         what = f"This team's monthly quota of {plain(limit.limit)} {name}"
         said_used, said_held = f"{plain(limit.used)} used", plain(limit.reserved)
-        raised = "an operator can raise it with `flow keys quota`"
+    raised = "whoever issued the key can raise it"
     if limit.used >= limit.limit:
         assert limit.resets_at is not None
         return (
@@ -133,12 +133,18 @@ def _sentence(limit: LimitState) -> str:
 
 def _concurrency_sentence(limit: LimitState) -> str:
     assert limit.limit is not None
-    if limit.scope == "team":
-        whose, raised = "This team", "an operator can raise the quota with `flow keys quota`"
-    else:
-        whose, raised = "This key", "an operator can raise it in the products file"
+    whose = "This team" if limit.scope == "team" else "This key"
     of = f" of {limit.product}" if limit.product else ""
     return (
         f"{whose} may have {plain(limit.limit)} calls{of} at once and has {plain(limit.used)}."
-        f" Try again when one of them has ended; {raised}."
+        " Try again when one of them has ended; whoever issued the key can raise the limit."
     )
+
+
+def _hint(limit: LimitState) -> str:
+    """How the operator raises a limit."""
+    if limit.resource == BUDGET:
+        return "`flow keys budget` raises it."
+    if limit.scope == "team":
+        return "`flow keys quota` raises it."
+    return "The product's concurrent calls in FLOW_PRODUCTS_FILE raise it."

@@ -34,6 +34,14 @@ def remembered(has_price: HasPrice, now: Callable[[], float] = time.time) -> Has
     return lambda kind, provider, model: within(int(now() // 60), kind, provider, model)
 
 
+def price_hint(product: str) -> str:
+    """How the operator lets a model without a price be used where there is a budget."""
+    return (
+        "Add the model to the file in FLOW_PRICES_FILE, or set"
+        f' unpriced = "allow" for the product {product} in FLOW_PRODUCTS_FILE.'
+    )
+
+
 def of_join(join: JoinRequest, has_price: HasPrice) -> dict[str, ModelName]:
     """The models of a resolved join that have no price, by the fields that name them."""
     found = {}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -67,6 +67,7 @@ class CartesiaSandbox(ModelStandIn):
             bill,
             [
                 *(WebSocketRoute(path, self._served(begin)) for path, begin in sessions.items()),
+                Route("/voices", self._list_voices),
                 Route("/{path:path}", _unknown_url, methods=["GET", "POST", "PUT", "DELETE"]),
             ],
             _refusal,
@@ -90,7 +91,12 @@ class CartesiaSandbox(ModelStandIn):
 
         return serve
 
-    def _problem(self, asked: WebSocket) -> Problem | None:
+    async def _list_voices(self, request: Request) -> Response:
+        if (problem := self._problem(request)) is not None:
+            return problem.response(exchange_of(request).request_id)
+        return JSONResponse({"data": [], "has_more": False, "next_page": None})
+
+    def _problem(self, asked: HTTPConnection) -> Problem | None:
         scheme, _, bearer = asked.headers.get("authorization", "").partition(" ")
         key = asked.headers.get("x-api-key") or (bearer if scheme.lower() == "bearer" else "")
         is_known = self._api_keys is None or key.strip() in self._api_keys

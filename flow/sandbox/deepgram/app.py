@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -70,6 +70,7 @@ class DeepgramSandbox(ModelStandIn):
                     "/v1/speak",
                     self._served(lambda c: Speaking(c, bill, speak, pace)),
                 ),
+                Route("/v1/projects", self._list_projects),
                 Route("/{path:path}", _unknown_url, methods=["GET", "POST", "PUT", "DELETE"]),
             ],
             refusal,
@@ -89,8 +90,15 @@ class DeepgramSandbox(ModelStandIn):
 
         return serve
 
-    def _check_key(self, socket: WebSocket) -> None:
-        scheme, _, key = socket.headers.get("authorization", "").partition(" ")
+    async def _list_projects(self, request: Request) -> Response:
+        try:
+            self._check_key(request)
+        except Refused as refused:
+            return refusal(refused.status, str(refused), exchange_of(request).request_id)
+        return JSONResponse({"projects": [{"project_id": "sandbox", "name": "sandbox"}]})
+
+    def _check_key(self, asked: HTTPConnection) -> None:
+        scheme, _, key = asked.headers.get("authorization", "").partition(" ")
         is_known = self._api_keys is None or key.strip() in self._api_keys
         if scheme.lower() not in ("token", "bearer") or not key.strip() or not is_known:
             raise Refused(401, "Invalid credentials.")

@@ -79,6 +79,7 @@ class ElevenLabsSandbox(ModelStandIn):
                     "/v1/speech-to-text/realtime",
                     self._served(transcription, "auth_error", transcription_error),
                 ),
+                Route("/v1/models", self._list_models),
                 Route("/{path:path}", _unknown_url, methods=["GET", "POST", "PUT", "DELETE"]),
             ],
             refusal,
@@ -99,6 +100,11 @@ class ElevenLabsSandbox(ModelStandIn):
                 await connection.close(POLICY_VIOLATION, str(failure))
 
         return served
+
+    async def _list_models(self, request: Request) -> Response:
+        if not self._is_known(request.headers.get("xi-api-key")):
+            return refusal(401, "Invalid API key", exchange_of(request).request_id)
+        return JSONResponse([])
 
     def _is_known(self, key: str | None) -> bool:
         return bool(key) and (self._api_keys is None or key in self._api_keys)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -60,6 +60,7 @@ class GoogleSandbox(ModelStandIn):
             bill,
             [
                 Route("/{version}/models/{method:path}", self._serve_model, methods=["POST"]),
+                Route("/{version}/models", self._list_models),
                 WebSocketRoute(f"/ws/{_SERVICE}.BidiGenerateContent", self._serve_live),
                 Route("/{path:path}", _unknown_url),
             ],
@@ -77,6 +78,13 @@ class GoogleSandbox(ModelStandIn):
             return await self._generate(request, model, stream=method != "generateContent")
         except ApiError as error:
             return error_response(error.status, str(error), exchange_of(request).request_id)
+
+    async def _list_models(self, request: Request) -> Response:
+        try:
+            self._check_key(request)
+        except ApiError as error:
+            return error_response(error.status, str(error), exchange_of(request).request_id)
+        return JSONResponse({"models": []})
 
     async def _serve_live(self, socket: WebSocket) -> None:
         try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flow.sandbox.bill import Bill
@@ -69,10 +69,12 @@ class AzureOpenAISandbox(ModelStandIn):
         super().__init__(
             bill,
             [
-                Route(path, guarded(handler, _check_key), methods=["POST"])
-                for path, handler in (
-                    ("/openai/v1/chat/completions", chat),
-                    ("/openai/deployments/{deployment}/chat/completions", dated),
+                Route(path, guarded(handler, _check_key), methods=[method])
+                for method, path, handler in (
+                    ("POST", "/openai/v1/chat/completions", chat),
+                    ("POST", "/openai/deployments/{deployment}/chat/completions", dated),
+                    ("GET", "/openai/v1/models", _list_models),
+                    ("GET", "/openai/models", _list_models),
                 )
             ],
             error_response,
@@ -83,6 +85,10 @@ class AzureOpenAISandbox(ModelStandIn):
             refused = "The API deployment for this resource does not exist."
             raise ApiError(404, refused, code="DeploymentNotFound")
         return served_model(self._deployments[deployment])
+
+
+async def _list_models(_request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": []})
 
 
 def _check_key(request: Request) -> None:

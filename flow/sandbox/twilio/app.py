@@ -68,10 +68,11 @@ class TwilioSandbox(StandIn):
     def __init__(self, *, auth_token: str = AUTH_TOKEN) -> None:
         self.calls: dict[str, TwilioCall] = {}
         self._auth_token = auth_token
-        path = f"/2010-04-01/Accounts/{ACCOUNT_SID}/Calls/{{sid}}.json"
+        account = f"/2010-04-01/Accounts/{ACCOUNT_SID}"
         super().__init__(
             [
-                Route(path, self._update, methods=["POST"]),
+                Route(f"{account}/Calls/{{sid}}.json", self._update, methods=["POST"]),
+                Route(f"{account}.json", self._show_account),
                 Route(f"{OWN_PAGES}/calls", self._list_calls),
             ],
             refuse,
@@ -118,6 +119,11 @@ class TwilioSandbox(StandIn):
             return refuse(404, "The requested resource was not found", request_id)
         call.hung_up.set()
         return JSONResponse({"sid": call.sid, "status": "completed"})
+
+    async def _show_account(self, request: Request) -> Response:
+        if not self._is_authorized(request):
+            return refuse(401, "Authenticate", exchange_of(request).request_id)
+        return JSONResponse({"sid": ACCOUNT_SID, "status": "active"})
 
     def _is_authorized(self, request: Request) -> bool:
         expected = b64encode(f"{ACCOUNT_SID}:{self._auth_token}".encode())

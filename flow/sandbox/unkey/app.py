@@ -27,6 +27,7 @@ from flow.sandbox.unkey.wire import (
 )
 
 ROOT_KEY = "sandbox_root_key"
+API_IDS = frozenset({"api_sandbox", "api_1"})
 KEPT_VERIFICATIONS = 10_000
 
 
@@ -143,6 +144,8 @@ class UnkeySandbox(StandIn):
                 return problem(400, str(error), request_id)
             except KeyError:
                 return problem(404, "The key does not exist.", request_id)
+            except LookupError as error:
+                return problem(404, str(error), request_id)
             except PermissionError as error:
                 return problem(403, str(error), request_id)
             return JSONResponse({"meta": {"requestId": request_id}, "data": data})
@@ -168,6 +171,8 @@ class UnkeySandbox(StandIn):
 
     def _create(self, body: bytes, _request_id: str) -> dict[str, Any]:
         asked = CreateKey.model_validate_json(body)
+        if asked.api_id not in API_IDS:
+            raise LookupError("The API does not exist.")
         prefix = f"{asked.prefix}_" if asked.prefix else ""
         secret = prefix + secrets.token_urlsafe(asked.byte_length)
         key_id = self.add_key(

@@ -1,0 +1,97 @@
+"""This machine: the disk of the spool, the port to listen on, and the address for callers."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from flow.ledger.spool import Spool
+from flow.operate.doctor.answers import Asker, NoAnswer
+from flow.operate.doctor.finding import Finding, ok, problem, skipped, warning
+from flow.settings import Settings
+
+LITTLE_BYTES = 1 << 30
+TOO_LITTLE_BYTES = 100 << 20
+
+
+def disk_findings(data_dir: Path) -> Iterator[Finding]:
+    """Whether the spool can be written, has room, and holds what killed processes left."""
+    name, folder = "spool", data_dir.expanduser().resolve()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    cure = "Set FLOW_DATA_DIR to a folder of this user's that outlives the process."
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
+    except OSError as error:
+        yield problem(name, f"{there} cannot be written: {error.strerror}", cure)
+        return
+    yield _room(name, there, free, is_there=there == folder)
+    left, size = Spool.left_behind(folder / "spool")
+    if left:
+        said = f"{left} left by killed processes hold {_size(size)} of usage not in the ledger"
+        yield warning(name, said, "A service or worker that starts on this folder records it.")
+    if (kept := folder / "spool" / "quarantine.ndjson").exists():
+        said = f"{kept} holds {_size(kept.stat().st_size)} that the database refused"
+        yield warning(name, said, "Read it: each line says why. Then remove the file.")
+
+
+def _room(name: str, there: Path, free: int, *, is_there: bool) -> Finding:
+    said = f"{there} has {_size(free)} free"
+    cure = "Free some: usage that the database has not taken waits here."
+    if free < TOO_LITTLE_BYTES:
+        return problem(name, said, cure)
+    if free < LITTLE_BYTES:
+        return warning(name, said, cure)
+    return ok(name, said if is_there else f"{said}; the folder will be made in it")
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+async def port_finding(settings: Settings, asker: Asker) -> Finding:
+    """Whether the port is free, or Flow itself listens on it."""
+    name, host, port = "port", settings.host, settings.port
+    where = f"{host}:{port}"
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((host, port))
+        return ok(name, f"{where} is free")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            cure = "Set FLOW_HOST to an address of this machine, and FLOW_PORT to a port."
+            return problem(name, f"{where} cannot be listened on: {error.strerror}", cure)
+    at = "127.0.0.1" if host in ("0.0.0.0", "") else "[::1]" if host == "::" else host  # noqa: S104
+    if await _is_flow(asker, f"http://{at}:{port}"):
+        return ok(name, f"Flow listens on {where}")
+    return problem(name, f"another program listens on {where}", "Set FLOW_PORT to another port.")
+
+
+async def public_url_finding(settings: Settings, asker: Asker) -> Finding:
+    """Whether callers who are told ``FLOW_PUBLIC_URL`` come to a Flow."""
+    name, url = "public URL", settings.public_url
+    if url is None:
+        return skipped(name, "not set: callers are told the address that a join came to")
+    if await _is_flow(asker, url.rstrip("/")):
+        return ok(name, f"Flow answers at {url}")
+    cure = "See that `flow serve` runs, and that FLOW_PUBLIC_URL and the proxy lead to it."
+    return problem(name, f"no Flow answers at {url}/healthz", cure)
+
+
+async def _is_flow(asker: Asker, url: str) -> bool:
+    try:
+        answer = await asker.ask("the public URL", httpx.Request("GET", f"{url}/healthz"))
+        return answer.is_success and answer.json() == {"status": "ok"}
+    except (NoAnswer, ValueError):
+        return False
