@@ -18,6 +18,7 @@ from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread
+from flow.domain.calls.tool_call import ToolOutcome
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
 
@@ -83,6 +84,19 @@ class LatencyView(BaseModel):
     max_secs: float
 
 
+class ToolCallView(BaseModel):
+    """One use of a tool."""
+
+    id: UUID = Field(description="HTTP tools got it as webhook-id and Idempotency-Key.")
+    name: str = Field(examples=["find_booking"])
+    arguments: dict[str, Any]
+    outcome: ToolOutcome
+    started_at: datetime
+    seconds: float | None = Field(description="null while it runs, and where that is not known.")
+    status: int | None = Field(description="Of the tool's HTTP answer, where there was one.")
+    result: dict[str, Any] | None = Field(description="What the model was told of it.")
+
+
 class ThreadSummary(BaseModel):
     """A thread without its transcript."""
 
@@ -110,6 +124,7 @@ class ThreadView(ThreadSummary):
 
     request: dict[str, Any] = Field(description="The join as accepted, defaults filled in.")
     transcript: list[TurnView]
+    tool_calls: list[ToolCallView] = Field(description="What the bot did beside talking.")
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
 
 
@@ -173,6 +188,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
             **_summary(thread),
             request=thread.join.shown(),
             transcript=transcript,
+            tool_calls=[ToolCallView(**asdict(call)) for call in thread.tool_calls],
             latency=_latency(thread),
         )
     )
