@@ -25,6 +25,7 @@ from flow.api.raw_request_route import RawRequestRoute
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_transport, require_room_for
+from flow.api.tool_checks import require_usable_tools
 from flow.db.database import Joined
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread
@@ -123,6 +124,7 @@ async def join(request: Request) -> Response:
     body = await read(request, JoinRequest, {"transports": services.transports.specs})
     _require_public_webhook(services, body)
     await _require_usable_schema(services, body)
+    await require_usable_tools(services, body)
     accepted = services.calls.check(body)
     check_transport(services, body.transport)
     product = services.products.for_call(accepted.product)

@@ -86,17 +86,6 @@ class PublicTransport(httpx2.AsyncBaseTransport):
             self._system.close()
 
 
-class SharedTransport(httpx2.AsyncBaseTransport):
-    """A transport for a client that is closed before the transport is."""
-
-    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
-        self._inner = inner
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Pass the request on."""
-        return await self._inner.handle_async_request(request)
-
-
 def _to(request: httpx2.Request, address: Address) -> httpx2.Request:
     """The request to this address, with ``Host`` and server name of the one it was for."""
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)

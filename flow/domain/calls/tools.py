@@ -138,6 +138,13 @@ class HttpTool(Remote):
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
 
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, value: str) -> str:
+        if value in _OWN_NAMES:
+            raise ValueError(f"{value!r} is the name of a tool of Flow's own: choose another")
+        return value
+
     @field_validator("parameters")
     @classmethod
     def _is_a_schema(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
@@ -189,8 +196,14 @@ Tool = Annotated[
     Field(discriminator="type"),
 ]
 
+_OWN_NAMES = frozenset({"end_call", "transfer_call", "send_dtmf"})
 CALL_CONTROLS = frozenset({"transfer_call", "send_dtmf"})
 """The types of tools that only some transports can do."""
+
+
+def is_tool_name(name: str) -> bool:
+    """Whether every vendor's models take it for the name of a function."""
+    return re.fullmatch(_NAME, name) is not None and name not in _OWN_NAMES
 
 
 def tool_problems(tools: Sequence[Any]) -> str | None:
