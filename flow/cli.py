@@ -14,7 +14,7 @@ import typer
 
 from flow.errors import FlowError, InvalidInput
 from flow.kit.installed import requirement, version
-from flow.operate import doctor_command, posthog_commands, webhook_commands
+from flow.operate import agent_commands, doctor_command, posthog_commands, webhook_commands
 from flow.operate import key_commands as commands
 
 cli = typer.Typer(
@@ -162,6 +162,7 @@ def migrate() -> None:
 
 
 cli.add_typer(commands.keys)
+cli.add_typer(agent_commands.agents)
 cli.add_typer(webhook_commands.webhooks)
 cli.add_typer(posthog_commands.posthog)
 cli.command()(commands.usage)
