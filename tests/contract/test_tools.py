@@ -9,25 +9,22 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import pytest
 from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     Frame,
-    FunctionCallInProgressFrame,
-    LLMContextFrame,
     LLMMessagesAppendFrame,
     LLMTextFrame,
     TTSSpeakFrame,
-    TTSTextFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from starlette.responses import Response, StreamingResponse
 
 from flow.bot.pipeline import context_of, spoken_by_voice
 from flow.bot.services import CallServices
@@ -35,12 +32,11 @@ from flow.bot.tools import call_tools
 from flow.bot.tools.call_actions import EndCall, SendDtmf, TransferCall
 from flow.bot.tools.call_tools import CallTools
 from flow.bot.tools.http_tool import HttpTool
-from flow.bot.tools.mcp_tools import McpServer
 from flow.bot.tools.tool import BotTool, ToolFailed
 from flow.bot.tools.voice import HANG_UP, ToolVoice
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.tools import HttpTool as Described
-from flow.domain.calls.tools import McpTool, TransferCallTool
+from flow.domain.calls.tools import TransferCallTool
 from flow.domain.usage.events import Outcome, UsageEvent
 from flow.domain.usage.token_estimates import warm_up
 from flow.insights.schema_checker import Checker
@@ -70,10 +66,9 @@ PARAMETERS = {
 BOOKED = {"time": "18:00"}
 MODELS = [row for row in ROWS if row.part is BotPart.LLM]
 CHAT = MODELS[0]
+ANTHROPIC = next(row for row in MODELS if row.vendor == "anthropic")
 
-every_model = pytest.mark.parametrize(
-    "row", [*MODELS, *REALTIME_ROWS], ids=lambda row: row.name
-)
+every_model = pytest.mark.parametrize("row", [*MODELS, *REALTIME_ROWS], ids=lambda row: row.name)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,33 +91,18 @@ FIND = ToolCall("find_booking", json.dumps({"name": "Ada"}))
 
 
 class Spoken(FrameProcessor):
-    """Stands after the model: what it said, what contexts it was asked about, who is told."""
+    """Stands after the model: what it was asked to say by others, and how often it has begun."""
 
     def __init__(self) -> None:
         super().__init__(name="spoken")
-        self.text = ""
+        self.texts = 0
         self.said: list[str] = []
-        self.started: list[str] = []
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
-        if isinstance(frame, LLMTextFrame | TTSTextFrame) and direction is FrameDirection.DOWNSTREAM:
-            self.text += frame.text
-        elif isinstance(frame, TTSSpeakFrame):
+        self.texts += isinstance(frame, LLMTextFrame)
+        if isinstance(frame, TTSSpeakFrame):
             self.said.append(frame.text)
-        elif isinstance(frame, FunctionCallInProgressFrame):
-            self.started.append(frame.tool_call_id)
-        await self.push_frame(frame, direction)
-
-
-class Asked(FrameProcessor):
-    """Stands before the model, and counts what it is asked from below, that is after tools."""
-
-    def __init__(self) -> None:
-        super().__init__(name="asked")
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        await super().process_frame(frame, direction)
         await self.push_frame(frame, direction)
 
 
@@ -149,7 +129,13 @@ class Bot:
                 await asyncio.sleep(0.01)
 
     async def answers(self) -> None:
-        await self.until(lambda: self.spoken.text.replace(" ", "").endswith(ANSWER.replace(" ", "")))
+        """Wait until the model has said its answer, and nothing after that."""
+        await self.until(lambda: (self.last.get("content") or "").endswith(ANSWER))
+
+    @property
+    def last(self) -> Any:
+        """The last message of the conversation."""
+        return self.context.get_messages()[-1] if self.context.get_messages() else {}
 
     @property
     def outcomes(self) -> list[str]:
@@ -162,7 +148,7 @@ class Bot:
         return json.dumps(self.context.get_messages()).count("18:00")
 
 
-def tool_at(url: str, **given: Any) -> BotTool:
+def tool_at(url: str, network: PublicTransport | None = None, **given: Any) -> BotTool:
     described = Described.model_validate(
         {
             "type": "http",
@@ -178,7 +164,7 @@ def tool_at(url: str, **given: Any) -> BotTool:
         return [SECRET]
 
     assert THREAD is not None
-    client = ToolClient(PublicTransport(allow_private=True))
+    client = ToolClient(network or PublicTransport(allow_private=True))
     return HttpTool(described, client, THREAD, {"product": "voice_bot"}, secrets)
 
 
@@ -207,9 +193,7 @@ async def bot(
         services = CallServices(OWNER, notebook, {row.vendor: vendor.endpoint})
         voice, spoken = ToolVoice(spoken_by_voice, name="tool_voice"), Spoken()
         assert THREAD is not None
-        made = CallTools(
-            THREAD, tools(url, voice), voice, notebook, Checker().problems
-        )
+        made = CallTools(THREAD, tools(url, voice), voice, notebook, Checker().problems)
         is_realtime = row.part is BotPart.REALTIME
         context = context_of([], () if is_realtime else made.schemas)
         pair = LLMContextAggregatorPair(context)
@@ -249,3 +233,272 @@ async def test_a_tool_is_used_and_its_answer_spoken_of(row: Row) -> None:
     # One generation for the call, one for the answer, and both are in the ledger.
     assert len(bill.lines) == len(generations(one)) == 2
     assert_conserved(one.notebook.events, bill)
+
+
+INTERRUPTED = "Wait a moment."
+
+
+async def until_sending(one: Bot) -> None:
+    """The model is in the middle of what it calls the tool with: nothing is sent."""
+    await asyncio.sleep(0.2)
+
+
+async def until_running(one: Bot) -> None:
+    """The tool has got the request, and has not answered."""
+    await one.until(lambda: one.server.uses)
+
+
+async def until_spoken_of(one: Bot) -> None:
+    """The model speaks of the answer."""
+    await one.until(lambda: one.spoken.texts > 1)
+
+
+async def _slowly(parts: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+        await asyncio.sleep(0.3)
+
+
+def slow_answer(_: Mapping[str, Any]) -> Any:
+    return StreamingResponse(
+        _slowly([b'{"time": ', b'"18:00"', b"}"]), media_type="application/json"
+    )
+
+
+SLOW_MODEL = Fault(kind="slow_tokens", delay_secs=0.05)
+INSTANTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "before it is sent": (until_sending, {"vendor_faults": [SLOW_MODEL]}),
+    "while it runs, and is answered late": (until_running, {"answer": slow_answer}),
+    "while its answer is read": (until_running, {"answer": slow_answer, "wait": 0.4}),
+    "while the model speaks of it": (until_spoken_of, {"vendor_faults": [SLOW_MODEL]}),
+}
+
+
+@pytest.mark.parametrize("row", [CHAT, ANTHROPIC], ids=lambda row: row.name)
+@pytest.mark.parametrize("instant", INSTANTS)
+async def test_an_interruption_neither_loses_nor_doubles_a_tools_effect(
+    row: Row, instant: str
+) -> None:
+    moment, given = INSTANTS[instant]
+    wait = given.get("wait", 0.0)
+    options = {name: value for name, value in given.items() if name != "wait"}
+    async with bot(row, asks(FIND), **options) as (one, bill):
+        await one.ask()
+        await moment(one)
+        await asyncio.sleep(wait)
+        await one.run.interrupt()
+        await one.ask(INTERRUPTED)
+        await one.until(lambda: one.results_in_context)
+        await one.answers()
+        await asyncio.sleep(0.2)
+    assert len(one.server.uses) == len(one.server.effects) == 1
+    assert (one.outcomes, one.results_in_context) == (["ok"], 1)
+    cut_off = [event for event in one.notebook.events if event.outcome is Outcome.INTERRUPTED]
+    is_model_cut_off = "vendor_faults" in given
+    assert bool(cut_off) is is_model_cut_off
+    assert_conserved(one.notebook.events, bill)
+
+
+async def test_arguments_that_were_cut_off_are_counted() -> None:
+    """They are output like any other, which no report tells of."""
+    long = ToolCall("find_booking", json.dumps({"name": "a name of many words " * 20}))
+    async with bot(CHAT, asks(long), vendor_faults=[SLOW_MODEL]) as (one, bill):
+        await one.ask()
+        await asyncio.sleep(1.0)
+        await one.run.interrupt()
+        await one.until(lambda: one.notebook.events)
+    (event,) = one.notebook.events
+    assert event.outcome is Outcome.INTERRUPTED
+    assert event.quantities["output_tokens"] > 5
+    assert (one.server.uses, one.outcomes) == ([], [])
+    assert_conserved([event], bill)
+
+
+FAILURES: dict[str, tuple[Any, list[Fault], str, str]] = {
+    "slow": (None, [Fault(kind="hang")], "timeout", "no answer within 1 s"),
+    "wrong": (None, [Fault(kind="status", status=500)], "failed", "HTTP 500"),
+    "broken": (None, [Fault(kind="malformed")], "failed", "not JSON"),
+    "half-closed": (None, [Fault(kind="cut", chunks=1)], "failed", "broke off"),
+    "stalled": (None, [Fault(kind="stall", chunks=1)], "timeout", "no answer"),
+    "huge": (lambda _: "x" * 100_000, [], "failed", "more than 65536 bytes"),
+    "redirecting": (
+        lambda _: Response(status_code=307, headers={"location": "http://10.0.0.1/"}),
+        [],
+        "failed",
+        "redirect",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_a_tool_that_fails_is_told_as_such_and_the_bot_says_so(name: str) -> None:
+    answer, faults, outcome, why = FAILURES[name]
+    sorry = "I could not look it up."
+    given = {} if answer is None else {"answer": answer}
+
+    def impatient(url: str, _: ToolVoice) -> Sequence[BotTool]:
+        return [tool_at(url, timeout_secs=1.0)]
+
+    async with bot(CHAT, asks(FIND, then=sorry), *faults, tools=impatient, **given) as (one, bill):
+        await one.ask()
+        await one.until(lambda: one.last.get("content") == sorry)
+    assert one.outcomes == [outcome]
+    result = one.notebook.tool_calls[-1].result
+    assert result is not None
+    assert (result["error"], why in result["message"]) == (outcome, True)
+    assert why in json.dumps(one.context.get_messages())
+    assert_conserved(one.notebook.events, bill)
+
+
+async def test_a_private_address_is_not_reached_and_that_is_told() -> None:
+    def private(url: str, _: ToolVoice) -> Sequence[BotTool]:
+        return [tool_at(url, network=PublicTransport())]
+
+    async with bot(CHAT, asks(FIND), tools=private) as (one, _):
+        await one.ask()
+        await one.answers()
+    assert (one.server.uses, one.outcomes) == ([], ["refused"])
+
+
+@pytest.mark.parametrize("arguments", ["{}", '{"name": 5}'])
+async def test_arguments_that_do_not_fit_are_told_and_not_sent(arguments: str) -> None:
+    async with bot(CHAT, asks(ToolCall("find_booking", arguments))) as (one, _):
+        await one.ask()
+        await one.answers()
+    assert (one.server.uses, one.outcomes) == ([], ["invalid_arguments"])
+    assert "name" in json.dumps(one.notebook.tool_calls[-1].result)
+
+
+async def test_tools_that_are_called_together_are_told_together() -> None:
+    both = asks(FIND, ToolCall("find_booking", json.dumps({"name": "Bob"})))
+    async with bot(CHAT, both) as (one, bill):
+        await one.ask()
+        await one.answers()
+    assert sorted(use.arguments["name"] for use in one.server.uses) == ["Ada", "Bob"]
+    assert (len(bill.lines), one.results_in_context) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, [FILLER]),
+        ({"say_while_waiting": "Hold on."}, ["Hold on."]),
+        ({"say_while_waiting": ""}, []),
+    ],
+)
+async def test_a_slow_tool_is_spoken_over_once(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], said: list[str]
+) -> None:
+    monkeypatch.setattr(call_tools, "WAITING_SECS", 0.1)
+    both = asks(FIND, ToolCall("find_booking", json.dumps({"name": "Bob"})))
+
+    def talking(url: str, _: ToolVoice) -> Sequence[BotTool]:
+        return [tool_at(url, **given)]
+
+    async with bot(CHAT, both, Fault(kind="delay", delay_secs=0.6), tools=talking) as (one, _):
+        await one.ask()
+        await one.answers()
+    assert one.spoken.said == said
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (BotStartedSpeakingFrame, BotStoppedSpeakingFrame),
+        (UserStartedSpeakingFrame, UserStoppedSpeakingFrame),
+    ],
+)
+async def test_nobody_is_talked_over(
+    monkeypatch: pytest.MonkeyPatch, begin: type[Frame], end: type[Frame]
+) -> None:
+    monkeypatch.setattr(call_tools, "WAITING_SECS", 0.1)
+    async with bot(CHAT, asks(FIND), Fault(kind="delay", delay_secs=2.0)) as (one, _):
+        await one.ask()
+        await until_asked(one)
+        await one.run.send(begin())
+        await asyncio.sleep(0.5)
+        assert one.spoken.said == []
+        await one.run.send(end())
+        await one.until(lambda: one.spoken.said)
+        await one.answers()
+    assert one.spoken.said == [FILLER]
+
+
+async def until_asked(one: Bot) -> None:
+    """A use of the tool has begun."""
+    await one.until(lambda: one.notebook.tool_calls)
+
+
+@pytest.mark.parametrize(("delay", "outcome"), [(0.3, "ok"), (5.0, "cancelled")])
+async def test_a_tool_that_runs_when_the_caller_hangs_up_is_waited_for_within_bounds(
+    delay: float, outcome: str
+) -> None:
+    async with bot(CHAT, asks(FIND), Fault(kind="delay", delay_secs=delay)) as (one, bill):
+        await one.ask()
+        await until_asked(one)
+        await one.run.hang_up()
+    assert one.outcomes == [outcome]
+    assert (len(one.server.effects), len(bill.lines)) == (outcome == "ok", 1)
+
+
+@pytest.mark.parametrize("farewell", ["Goodbye, Ada!", ""])
+async def test_a_bot_hangs_up_with_its_last_words_and_is_asked_no_more(farewell: str) -> None:
+    call = ToolCall("end_call", json.dumps({"farewell": farewell}))
+
+    def ending(_: str, voice: ToolVoice) -> Sequence[BotTool]:
+        return [EndCall(voice)]
+
+    async with bot(CHAT, asks(call), tools=ending) as (one, bill):
+        await one.ask()
+        await one.until(lambda: one.hung_up)
+        await one.until(lambda: one.outcomes == ["ok"])
+        await asyncio.sleep(0.1)
+    assert (one.hung_up, len(bill.lines)) == ([farewell], 1)
+
+
+class Line:
+    """A telephone line that does, or does not do, what it is told."""
+
+    def __init__(self, problem: str | None = None) -> None:
+        self._problem = problem
+        self.done: list[str] = []
+
+    async def transfer(self, number: str) -> None:
+        self._do(number)
+
+    async def send_dtmf(self, digits: str) -> None:
+        self._do(digits)
+
+    def _do(self, what: str) -> None:
+        if self._problem:
+            raise ToolFailed(self._problem)
+        self.done.append(what)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "problem", "done", "outcome"),
+    [
+        ("transfer_call", {"target": "sales"}, None, ["+493012345"], "ok"),
+        ("transfer_call", {"target": "sales"}, "nobody answers", [], "failed"),
+        ("transfer_call", {"target": "+4912345678"}, None, [], "invalid_arguments"),
+        ("send_dtmf", {"digits": "1w2#"}, None, ["1w2#"], "ok"),
+        ("send_dtmf", {"digits": "call me"}, None, [], "invalid_arguments"),
+        ("send_dtmf", {"digits": "1"}, "the line is gone", [], "failed"),
+    ],
+)
+async def test_a_call_is_transferred_and_keys_are_pressed_where_the_line_can(
+    name: str, arguments: dict[str, str], problem: str | None, done: list[str], outcome: str
+) -> None:
+    line = Line(problem)
+    targets = TransferCallTool(type="transfer_call", targets={"sales": "+493012345"})
+
+    def controls(_: str, voice: ToolVoice) -> Sequence[BotTool]:
+        return [TransferCall(targets, line, voice), SendDtmf(line)]
+
+    call = ToolCall(name, json.dumps(arguments))
+    async with bot(CHAT, asks(call), tools=controls) as (one, _):
+        await one.ask()
+        await one.until(lambda: one.outcomes == [outcome])
+    assert line.done == done
+    if problem:
+        assert problem in json.dumps(one.notebook.tool_calls[-1].result)

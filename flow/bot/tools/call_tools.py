@@ -161,7 +161,7 @@ class CallTools:
             )
         )
         self._log.info(
-            "tool_used", tool=name, outcome=answer.outcome.value, seconds=seconds, tool_call=use.id
+            "tool_used", tool=name, outcome=answer.outcome.value, seconds=seconds, tool_call=str(use.id)
         )
         return answer
 
