@@ -161,7 +161,11 @@ class CallTools:
             )
         )
         self._log.info(
-            "tool_used", tool=name, outcome=answer.outcome.value, seconds=seconds, tool_call=str(use.id)
+            "tool_used",
+            tool=name,
+            outcome=answer.outcome.value,
+            seconds=seconds,
+            tool_call=str(use.id),
         )
         return answer
 

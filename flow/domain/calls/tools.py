@@ -140,8 +140,8 @@ class HttpTool(Remote):
 
     @field_validator("name")
     @classmethod
-    def _is_free(cls, value: str) -> str:
-        if value in _OWN_NAMES:
+    def _is_free(cls, value: str, info: ValidationInfo) -> str:
+        if value in _OWN_NAMES and not is_stored(info):
             raise ValueError(f"{value!r} is the name of a tool of Flow's own: choose another")
         return value
 
