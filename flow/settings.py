@@ -6,6 +6,7 @@ Vendors keep their own variable names; everything else is ``FLOW_*``. ``env.exam
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +26,9 @@ def _data_dir() -> Path:
     return Path(home) / "flow"
 
 
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+
+
 def _env(name: str) -> AliasChoices:
     return AliasChoices(name, name.lower())
 
@@ -40,6 +44,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     public_url: str | None = None
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     secret: SecretStr | None = None
     data_dir: Path = Field(default_factory=_data_dir)
     prices_file: Path | None = None
@@ -47,6 +52,8 @@ class Settings(BaseSettings):
     bots: Annotated[tuple[str, ...], NoDecode] = ()
     quota_url: str | None = None
     quota_token: SecretStr | None = None
+    quota_reuse_secs: Annotated[float, Field(ge=0, le=3600)] = 15.0
+    billing_url: str | None = None
     cost_controls: Literal["on", "off"] | None = None
     webhooks_allow_private: bool = False
     log_format: Literal["console", "json"] = "json"
@@ -115,15 +122,28 @@ class Settings(BaseSettings):
         "http/protobuf", validation_alias=_env("OTEL_EXPORTER_OTLP_PROTOCOL")
     )
 
-    @field_validator("bots", mode="before")
+    @field_validator("bots", "cors_origins", mode="before")
     @classmethod
     def _names(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
         return tuple(name.strip() for name in names if name.strip())
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: give them as a browser does, such as"
+                    " https://app.example.com or http://localhost:5173, without a path and"
+                    " separated by commas, or * for every one"
+                )
+        return value
+
     @field_validator(
         "public_url",
         "quota_url",
+        "billing_url",
         "supabase_url",
         "unkey_base_url",
         "posthog_host",

@@ -13,6 +13,7 @@ import gc
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -42,6 +43,7 @@ LANES = {
     "db": {"api", "db", "ledger", "operate", "workflows"},
     "calls": {"calls", "gateway"},
     "system": {"app", "demo", "."},
+    "browser": {"browser"},
     "smoke": {"smoke"},
 }  # fmt: skip
 """Which folders are in which lane; ``.`` are the tests that lie in no folder."""
@@ -90,10 +92,12 @@ class Scheduler(LoadScopeScheduling):
     """Gives each test to whichever process is free.
 
     But one process has all that needs a Supabase project, which takes half a minute to start; it
-    begins with them.
+    begins with them. And one has all that share a browser.
     """
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/browser/"):
+            return "browser"
         return "supabase" if "[supabase" in nodeid else nodeid
 
 
@@ -152,11 +156,18 @@ def template(postgres: str) -> str:
 @pytest.fixture
 def postgres_url(postgres: str, template: str) -> Iterator[str]:
     """URL of a migrated database that nobody else has."""
+    with copied(postgres, template) as url:
+        yield url
+
+
+@contextmanager
+def copied(postgres: str, template: str) -> Iterator[str]:
+    """URL of a database like the template, for as long as the block lasts."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         # File by file it takes less than half of the time.
-        copied = f"create database {name} template {template} strategy file_copy"
-        connection.execute(copied.encode())
+        copy = f"create database {name} template {template} strategy file_copy"
+        connection.execute(copy.encode())
         yield make_conninfo(postgres, dbname=name)
         connection.execute(f"drop database {name} with (force)".encode())
 

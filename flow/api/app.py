@@ -11,18 +11,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from flow.api import api_pages, health, keys, pipecat_runner, products, requests, threads, usage
 from flow.api import call_connections as connect
-from flow.api import health, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
+from flow.api.admin import routes as admin
 from flow.api.auth import Auth
 from flow.api.body_limits import RequestSize
 from flow.api.budget_headers import BudgetHeaders
+from flow.api.cross_origin import CrossOrigin
 from flow.api.dependencies import Calls, Keys, Quotas, Services, Transports
 from flow.api.gateway_routes import GatewayRoutes, gateway_routes
 from flow.api.http_metrics import Measured
 from flow.api.join_tracing import TracedJoin
 from flow.api.media_streams import media_stream_router
+from flow.api.pages import pages_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
@@ -48,13 +51,26 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
+    pipecat_runner.router,
     threads.router,
     requests.router,
     usage.router,
     limits.router,
     products.router,
+    keys.router,
+    admin.router,
     health.router,
+    api_pages.router,
 )
+
+
+_IN_PATHS = {
+    "thread_id": "The call's id, as its join answered it.",
+    "api_key_id": "The key's id here.",
+    "team_id": "The team.",
+    "resource": "What is limited, such as `ai_credits`.",
+    "event_id": "The id in the header `webhook-id`.",
+}
 
 
 class FlowApi(FastAPI):
@@ -70,7 +86,7 @@ class FlowApi(FastAPI):
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``; it owns none of them and closes none of them."""
     streams = services.transports.streams.values()
-    routers = (*_ROUTERS, *map(media_stream_router, streams))
+    routers = (*_ROUTERS, *map(media_stream_router, streams), pages_router(services.pages))
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(
@@ -78,21 +94,25 @@ def create_app(services: Services) -> FastAPI:
         version=API_VERSION,
         description="Voice bots whose every call has an exact account.",
         redirect_slashes=False,
+        # Those of FastAPI have scripts of another host.
+        docs_url=None,
+        redoc_url=None,
         # FastAPI would trace every request by itself where a process has a tracer, with the query
         # in "url.query": that of a WebSocket holds the token of its join.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=[
             Middleware(Measured, metrics=services.metrics),
             Middleware(RequestContexts),
+            *_cross_origin(services),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
-            Middleware(Problems),
+            Middleware(Problems, billing_url=services.billing_url),
             Middleware(RequestSize),
             Middleware(
                 Auth,
                 keys=services.keys,
                 database=services.database,
-                token_routes=["offer", *webhooks],
+                token_routes=["offer", "end", *webhooks],
                 on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),
@@ -127,6 +147,12 @@ def create_operations_app(services: Services) -> FastAPI:
     return app
 
 
+def _cross_origin(services: Services) -> list[Middleware]:
+    """Nothing stands there where no page of another origin may use the API."""
+    origins = services.cors_origins
+    return [Middleware(CrossOrigin, origins=origins)] if origins else []
+
+
 def _tracing(services: Services) -> list[Middleware]:
     return [Middleware(TracedJoin, traces=services.traces)] if services.traces is not None else []
 
@@ -137,7 +163,14 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
     _, models = models_json_schema(
         [
             (model, "validation")
-            for model in (Problem, JoinRequest, connect.Offer, connect.Candidates)
+            for model in (
+                Problem,
+                JoinRequest,
+                pipecat_runner.StartRequest,
+                connect.Offer,
+                connect.Candidates,
+                *admin.BODIES,
+            )
         ],
         ref_template="#/components/schemas/{model}",
     )
@@ -146,11 +179,15 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         components["schemas"][model]["properties"]["type"]["enum"] = [*transports.specs]
     webhooks = {calls.webhook for calls in transports.streams.values()}
     for path, operations in schema["paths"].items():
-        schemes = ["bearer", "api_key"] + (["join_token"] if path.endswith("/offer") else [])
+        by_token = path.startswith("/api/bot/") and path.endswith(("/offer", "/end"))
+        schemes = ["bearer", "api_key"] + (["join_token"] if by_token else [])
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
         for operation in operations.values():
-            if path.startswith("/api/"):
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] in _IN_PATHS and parameter["in"] == "path":
+                    parameter["description"] = _IN_PATHS[parameter["name"]]
+            if path.startswith(("/api/", "/start", "/sessions/")):
                 operation["security"] = [{scheme: []} for scheme in schemes]
                 # FastAPI's own form of a 422, which this API never sends.
                 answers = operation["responses"]

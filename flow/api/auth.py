@@ -1,8 +1,8 @@
 """Who is calling: the API key of a request, verified, and the row it belongs to.
 
-Everything under ``/api`` and on the paths of the gateway needs a key, except a connection that
-brings the token of its join: the route checks that. A route also asks for its `caller_of`, so that
-a path this middleware never saw is refused and not served.
+Everything under ``/api``, on the paths of Pipecat's runner and on those of the gateway needs a
+key, except a connection that brings the token of its join: the route checks that. A route also
+asks for its `caller_of`, so that a path this middleware never saw is refused and not served.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from flow.api.request_context import context_of
 from flow.db.database import Database
 from flow.domain.gateway.operations import protocol_of
 from flow.domain.limits.api_key import ApiKey
+from flow.domain.limits.permissions import ADMIN
 from flow.errors import Refused
 from flow.vendors.key_verification_cache import VerifiedKey
 
@@ -27,8 +28,10 @@ READ_MAX_AGE_SECS = 30.0
 WRITE_MAX_AGE_SECS = 10.0
 ROW_SECS = 60.0
 MAX_ROWS = 10_000
+OPERATORS_PATH = "/api/admin/"
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_PIPECAT = re.compile(r"/start|/sessions/.*")
 _TOKEN = re.compile(rb"(?:^|&)token=")
 
 OnKey = Callable[[ApiKey], None]
@@ -74,12 +77,15 @@ class Auth:
             context = context_of(scope)
             context.api_key, context.permissions = key, frozenset(verified.permissions)
             scope["state"].update(api_key_id=key.id, unkey_key_id=key.unkey_key_id)
+            if scope["path"].startswith(OPERATORS_PATH):
+                # Before routing, so that nobody else learns what there is.
+                require_permission(HTTPConnection(scope), ADMIN)
         await self._app(scope, receive, send)
 
     def _needs_key(self, scope: Scope) -> bool:
         path: str = scope["path"]
         if not path.startswith("/api/"):
-            return protocol_of(path) is not None
+            return protocol_of(path) is not None or _PIPECAT.fullmatch(path) is not None
         query = scope.get("query_string", b"")
         return not (self._by_token.fullmatch(path) and _TOKEN.search(query))
 

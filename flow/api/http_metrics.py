@@ -13,7 +13,8 @@ from flow.api.request_context import context_of
 from flow.telemetry.metric_definitions import OTHER, Metrics, known
 
 UNMATCHED = "unmatched"
-JOIN = "/api/bot/join"
+JOINS = frozenset({"/api/bot/join", "/start"})
+"""The paths of joins."""
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "WEBSOCKET"})
 _JOINED = {201: "created", 200: "replayed"}
@@ -64,7 +65,7 @@ class Measured:
         self._requests(route, method, str(status) if status else "none").inc()
         if scope["type"] == "http":
             self._secs(route, method).observe(secs)
-            if route == JOIN and method == "POST":
+            if route in JOINS and method == "POST":
                 self._joins(join_outcome(scope, status)).inc()
 
 

@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.api.dependencies import Traces
-from flow.api.http_metrics import JOIN, join_outcome
+from flow.api.http_metrics import JOINS, join_outcome
 from flow.api.request_context import context_of
 
 
@@ -19,7 +19,7 @@ class TracedJoin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application within a span, if this is a join."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != JOIN:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in JOINS:
             await self._app(scope, receive, send)
             return
         span = self._traces.join(Headers(scope=scope))

@@ -17,7 +17,14 @@ from starlette.responses import Response
 
 from flow.api.auth import caller_of, require_permission
 from flow.api.budget_headers import Budget, note_budget, shown
-from flow.api.call_connections import Connection, connection
+from flow.api.call_connections import (
+    Connection,
+    Token,
+    Way,
+    connect_params,
+    connection,
+    thread_of,
+)
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
@@ -60,22 +67,22 @@ _JOIN_EXAMPLES: dict[str, Any] = {
 class JoinAnswer(BaseModel):
     """A thread that was made, or the one made before under the same idempotency key."""
 
-    workflow_thread_id: UUID
-    status: Status
-    product: str = Field(examples=["voice_bot"])
+    workflow_thread_id: UUID = Field(description="The call's id, in all that follows.")
+    status: Status = Field(description="`created`, unless the join was made before.")
+    product: str = Field(examples=["voice_bot"], description="The product that the call is for.")
     connection: Connection | None = Field(
         description="How to connect; null when a repeated join finds its call under way or over."
     )
-    budget: Budget
-    posthog_trace_id: UUID
+    budget: Budget = Field(description="The key's budget, with this call's reservation in it.")
+    posthog_trace_id: UUID = Field(description="The id of the call's trace at PostHog.")
 
 
 class EndAnswer(BaseModel):
     """The thread as it is now; ``end_requested`` while the call is still hanging up."""
 
-    workflow_thread_id: UUID
-    status: Status
-    end_requested: bool
+    workflow_thread_id: UUID = Field(description="The call's id.")
+    status: Status = Field(description="Where the call is now.")
+    end_requested: bool = Field(description="Whether it is still hanging up.")
 
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
@@ -119,9 +126,32 @@ async def join(request: Request) -> Response:
 
     Nothing runs until somebody connects, but for a bot that waits in a room for its caller.
     """
+    body = await read(request, JoinRequest, join_context(services_of(request)))
+    joined, way = await begin(request, body)
+    name = str(joined.thread.id)
+    answer = {
+        "workflow_thread_id": name,
+        "status": joined.thread.status,
+        "product": joined.thread.product,
+        "connection": way,
+        "budget": shown(joined.budget).model_dump(),
+        "posthog_trace_id": name,
+    }
+    return joined_answer(answer, joined)
+
+
+def join_context(services: Services) -> dict[str, Any]:
+    """What the validators of a `JoinRequest` are given."""
+    return {"transports": services.transports.specs}
+
+
+async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None]:
+    """Make the thread of a join, with every check, and the way to its bot.
+
+    There is no way where a repeated join finds its call under way or over.
+    """
     services, key = services_of(request), caller_of(request)
     idempotency_key, override = _idempotency_key(request), _override(request)
-    body = await read(request, JoinRequest, {"transports": services.transports.specs})
     _require_public_webhook(services, body)
     await _require_usable_schema(services, body)
     await require_usable_tools(services, body)
@@ -134,22 +164,19 @@ async def join(request: Request) -> Response:
     asked = _Asked(accepted, product, override, idempotency_key, content)
     joined = await _joined(services, key, asked)
     note_budget(request, joined.budget)
-    thread = joined.thread
     context = context_of(request.scope)
-    context.workflow_thread_id = thread.id
-    name = str(thread.id)
+    context.workflow_thread_id = joined.thread.id
     if services.transports.has_rooms(body.transport):
         way = await begin_in_room(services, joined, body.transport, context.trace)
     else:
-        way = connection(request, services, thread)
-    answer = {
-        "workflow_thread_id": name,
-        "status": thread.status,
-        "product": thread.product,
-        "connection": way,
-        "budget": shown(joined.budget).model_dump(),
-        "posthog_trace_id": name,
-    }
+        way = connection(request, services, joined.thread)
+    if way is None or body.transport.rtvi is None:
+        return joined, way
+    return joined, way | {"connect_params": connect_params(services, body.transport, way)}
+
+
+def joined_answer(answer: dict[str, Any], joined: Joined) -> Response:
+    """The answer to a join, which says whether the thread is new."""
     if joined.replayed:
         return ExactJSONResponse(answer, headers={"idempotent-replayed": "true"})
     return ExactJSONResponse(answer, status_code=201)
@@ -160,20 +187,31 @@ async def join(request: Request) -> Response:
     response_model=EndAnswer,
     responses=documented(404),
 )
-async def end(request: Request, thread_id: UUID) -> Response:
+async def end(request: Request, thread_id: UUID, token: Token = None) -> Response:
     """Hang up, wherever the call runs, or cancel one that nobody has connected to.
 
     Ending a call that is over changes nothing.
     """
-    services, key = services_of(request), caller_of(request)
-    thread = await services.database.end_thread(thread_id, key.id)
+    services = services_of(request)
+    thread = await thread_of(request, thread_id, token)
+    return ExactJSONResponse(await end_call(services, thread_id, thread.api_key_id))
+
+
+async def end_call(
+    services: Services, thread_id: UUID, api_key_id: UUID | None = None
+) -> EndAnswer:
+    """Hang up a call; with ``api_key_id``, only if it is that key's.
+
+    Raises:
+        NotFound: there is no such thread, or it is another key's.
+    """
+    thread = await services.database.end_thread(thread_id, api_key_id)
     if not _is_over(thread):
         # Here at once; elsewhere with the call's next sign of life.
         await services.calls.end(thread_id)
-    answer = EndAnswer(
+    return EndAnswer(
         workflow_thread_id=thread.id, status=thread.status, end_requested=not _is_over(thread)
     )
-    return ExactJSONResponse(answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flow.api.error_codes import REFUSED
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problem_details import FieldError, Problem
 from flow.api.protocol_errors import protocol_error
 from flow.api.request_bodies import invalid
 from flow.api.request_context import context_of, log_of
 from flow.domain.gateway.operations import protocol_of
+from flow.domain.limits.permissions import TEAM_LIMITS
 from flow.errors import (
     Conflict,
     DatabaseUnavailable,
@@ -37,34 +39,11 @@ from flow.errors import (
     UpstreamUnavailable,
 )
 
+BILLED = ("budget_exceeded", "quota_exceeded")
+"""What is raised by whoever pays."""
+
 _MAX_TEXT = 300
 
-_REFUSED_STATUS: Mapping[str, int] = {
-    "malformed_request": 400,
-    "conflicting_credentials": 400,
-    "missing_api_key": 401,
-    "invalid_api_key": 401,
-    "expired_api_key": 401,
-    "invalid_token": 401,
-    "expired_token": 401,
-    "invalid_signature": 403,
-    "disabled_api_key": 403,
-    "insufficient_permissions": 403,
-    "model_not_allowed": 403,
-    "unknown_product": 403,
-    "model_not_found": 404,
-    "not_acceptable": 406,
-    "request_timeout": 408,
-    "payload_too_large": 413,
-    "unsupported_media_type": 415,
-    "headers_too_large": 431,
-    "rate_limited": 429,
-    "quota_exceeded": 429,
-    "budget_exceeded": 429,
-    "concurrency_exceeded": 429,
-    "at_capacity": 503,
-    "shutting_down": 503,
-}
 KEYED = (400, 401, 403, 429, 503)
 """What any request that needs a key may be answered."""
 
@@ -73,10 +52,15 @@ _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed"}
 
 
 class Problems:
-    """Answers every error raised further in, and logs those nobody foresaw."""
+    """Answers every error raised further in, and logs those nobody foresaw.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        billing_url: where customers can raise their budgets and quotas.
+    """
+
+    def __init__(self, app: ASGIApp, *, billing_url: str | None = None) -> None:
         self._app = app
+        self._billing_url = billing_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; an error after its answer began can only cut the connection."""
@@ -98,6 +82,8 @@ class Problems:
         except ClientDisconnect:
             log_of(scope).debug("caller_left")
         except Exception as error:
+            if self._billing_url is not None:
+                error = _with_billing(error, self._billing_url)
             if not isinstance(error, FlowError) or _status(error) == 500:
                 log_of(scope).exception("request_failed", path=scope["path"])
             if not began:
@@ -124,7 +110,7 @@ def problem_response(scope: Scope, error: Exception) -> Response:
         request_id=context_of(scope).request_id,
         retry_after=retry_after,
         errors=_errors(error),
-        limit=dict(error.limit) if isinstance(error, Refused) and error.limit else None,
+        limit=_limit(scope, error),
     )
     return _render(scope, problem, _headers(status, retry_after))
 
@@ -159,6 +145,15 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def _with_billing(error: Exception, url: str) -> Exception:
+    """The error, saying where its limit can be raised if it is of one that can be."""
+    if not isinstance(error, Refused) or error.code not in BILLED:
+        return error
+    said = f"{error} See {url}"
+    secs, limit = error.retry_after_secs, error.limit
+    return Refused(error.code, said, secs, limit, hint=error.hint)
+
+
 async def _answer(scope: Scope, error: Exception, receive: Receive, send: Send) -> None:
     # Whoever would ask the database for one more thing need not find out again.
     context_of(scope).is_database_away = isinstance(error, DatabaseUnavailable)
@@ -189,7 +184,8 @@ def _allowed(request: Request) -> str:
 
 def _status(error: Exception) -> int:
     if isinstance(error, Refused):
-        return _REFUSED_STATUS.get(error.code, 403)
+        known = REFUSED.get(error.code)
+        return 403 if known is None else known.status
     if isinstance(error, InvalidInput):
         return 422
     if isinstance(error, NotFound):
@@ -235,6 +231,15 @@ def _detail(status: int) -> str:
     if status == 500:
         return "Something went wrong in Flow; it was logged under this request id."
     return HTTPStatus(status).description or HTTPStatus(status).phrase
+
+
+def _limit(scope: Scope, error: Exception) -> dict[str, Any] | None:
+    """The limit that was reached; of a team's, what others of the team used is not told."""
+    limit = error.limit if isinstance(error, Refused) else None
+    if not limit:
+        return None
+    may_see = limit.get("scope") == "key" or TEAM_LIMITS in context_of(scope).permissions
+    return dict(limit) if may_see else {**limit, "used": None, "reserved": None}
 
 
 def _errors(error: Exception) -> list[FieldError] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any
 
@@ -31,6 +32,14 @@ def _is_a_day(text: Any) -> Any:
 
 
 _Day = Annotated[date, BeforeValidator(_is_a_day)]
+FirstDay = Annotated[_Day | None, Query(alias="from", description="First day (UTC).")]
+LastDay = Annotated[_Day | None, Query(alias="to", description="Last day (UTC), included.")]
+CSV_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/csv": {"schema": {"type": "string"}}},
+        "description": "The report, as CSV for 'Accept: text/csv'.",
+    }
+}
 _ROW = {"day": "2026-11-21", "model": "gpt-4.1", "events": 7, "total_cost_usd": "0.0213"}
 
 
@@ -43,27 +52,23 @@ class UsageReport(BaseModel):
     exact. Money is null where nothing had a price.
     """
 
-    from_: date = Field(alias="from", examples=["2026-11-01"])
-    to: date = Field(examples=["2026-11-30"])
-    group_by: list[str] = Field(examples=[["day", "model"]])
-    rows: list[dict[str, Any]] = Field(examples=[[_ROW]])
+    from_: date = Field(alias="from", examples=["2026-11-01"], description="The first day.")
+    to: date = Field(examples=["2026-11-30"], description="The last day, included.")
+    group_by: list[str] = Field(
+        examples=[["day", "model"]], description="What the rows are groups of."
+    )
+    rows: list[dict[str, Any]] = Field(examples=[[_ROW]], description="One for each group.")
 
 
 @router.get(
     "",
     response_model=UsageReport,
-    responses={
-        200: {
-            "content": {"text/csv": {"schema": {"type": "string"}}},
-            "description": "The report, as CSV for 'Accept: text/csv'.",
-        },
-        **documented(406, 422),
-    },
+    responses={**CSV_ANSWER, **documented(406, 422)},
 )
 async def get_usage(
     request: Request,
-    from_: Annotated[_Day | None, Query(alias="from", description="First day (UTC).")] = None,
-    to: Annotated[_Day | None, Query(description="Last day (UTC), included.")] = None,
+    from_: FirstDay = None,
+    to: LastDay = None,
     group_by: Annotated[
         str,
         Query(
@@ -84,15 +89,18 @@ async def get_usage(
         )
     )
     if form == "text/csv":
-        name = f"usage-{first}-{last}.csv"
-        return _csv(as_csv(table.rows, [*groups, *table.measures]), name)
+        return csv_answer(table.rows, [*groups, *table.measures], (first, last))
     report = UsageReport(**{"from": first}, to=last, group_by=groups, rows=table.rows)
     return ExactJSONResponse(report, headers={"vary": "Accept"})
 
 
-def _csv(text: str, name: str) -> Response:
+def csv_answer(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], days: tuple[date, date]
+) -> Response:
+    """A report of these days as a spreadsheet."""
+    name = f"usage-{days[0]}-{days[1]}.csv"
     return Response(
-        text,
+        as_csv(rows, columns),
         media_type="text/csv",
         headers={
             "content-disposition": f'attachment; filename="{name}"',

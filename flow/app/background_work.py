@@ -16,6 +16,7 @@ import structlog
 
 from flow.app.clients import Clients
 from flow.app.shared_resources import Resources
+from flow.domain.calls.host import HostReport
 from flow.domain.calls.room_call import Place
 from flow.domain.calls.thread import Thread
 from flow.insights.extract import ExtractInsightsStep
@@ -108,7 +109,11 @@ async def open_finishing(
 
 @asynccontextmanager
 async def run_background(
-    resources: Resources, clients: Clients, finishing: CallFinishing, hold: HoldCall | None
+    resources: Resources,
+    clients: Clients,
+    finishing: CallFinishing,
+    hold: HoldCall | None,
+    report: Callable[[], HostReport],
 ) -> AsyncIterator[None]:
     """Finish calls as long as the block lasts, those this process's predecessor left first.
 
@@ -117,6 +122,7 @@ async def run_background(
 
     Args:
         hold: holds calls from the room queue, where there is one.
+        report: what each sign of life says of this process.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached.
@@ -130,13 +136,13 @@ async def run_background(
         free = [] if queues is None else await database.room_calls.free_of(name)
         left = await database.take_over_threads_of(name)
         if queues is None:
-            _beat(stack, resources, finishing.executor)
+            _beat(stack, resources, finishing.executor, report)
             _sweep(stack, resources, InThisProcess(finishing.steps))
         elif resources.settings.workflows == "on":
             assert hold is not None, "where there is a room queue, its calls can be held"
-            await _run_workflows(stack, resources, clients, finishing, queues, hold)
+            await _run_workflows(stack, resources, clients, finishing, queues, hold, report)
         else:
-            _beat(stack, resources, finishing.executor)
+            _beat(stack, resources, finishing.executor, report)
         if queues is not None:
             for place in free:
                 await queues.rooms.put(place)
@@ -214,6 +220,7 @@ async def _run_workflows(
     finishing: CallFinishing,
     queues: DurableQueues,
     hold: HoldCall,
+    report: Callable[[], HostReport],
 ) -> None:
     from flow.workflows.executors import Heartbeat
     from flow.workflows.finish_workflow import Executor
@@ -227,7 +234,11 @@ async def _run_workflows(
     engine = await Executor.launch(queues.url, executor.name, finishing.steps.all, rooms)
     stack.push_async_callback(engine.close)
     heartbeat = Heartbeat(
-        database, executor, engine.recover, beat_secs=BEAT_OF_CALLS * settings.heartbeat_secs
+        database,
+        executor,
+        engine.recover,
+        report,
+        beat_secs=BEAT_OF_CALLS * settings.heartbeat_secs,
     )
     _run_until_left(stack, heartbeat.forever(), "heartbeat")
     _sweep(stack, resources, queues.finishing)
@@ -238,7 +249,12 @@ async def _run_workflows(
     _run_until_left(stack, watch.forever(), "room-watch")
 
 
-def _beat(stack: AsyncExitStack, resources: Resources, executor: Identity) -> None:
+def _beat(
+    stack: AsyncExitStack,
+    resources: Resources,
+    executor: Identity,
+    report: Callable[[], HostReport],
+) -> None:
     """Give signs of life of a process that runs no workflows, and so recovers none."""
     from flow.workflows.executors import FORGOTTEN_SECS, Heartbeat, nothing_to_recover
 
@@ -246,6 +262,7 @@ def _beat(stack: AsyncExitStack, resources: Resources, executor: Identity) -> No
         resources.database,
         executor,
         nothing_to_recover,
+        report,
         dead_secs=FORGOTTEN_SECS,
         beat_secs=BEAT_OF_CALLS * resources.settings.heartbeat_secs,
     )

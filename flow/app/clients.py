@@ -20,6 +20,7 @@ from flow.vendors.meeting_rooms import MeetingRooms
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
 from flow.vendors.quota_cache import QuotaSource
+from flow.vendors.unkey_admin import UnkeyAdmin
 from flow.workflows.process_identity import made_once
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Clients:
 
     models: dict[str, Endpoint]
     keys: KeyVerifier | DebugKeys
+    unkey: UnkeyAdmin | None
     quotas: QuotaSource | None
     carriers: dict[str, Carrier]
     rooms: MeetingRooms
@@ -66,10 +68,13 @@ async def open_clients(resources: Resources) -> AsyncIterator[Clients]:
         with suppress(AuthUnavailable):
             # The SDK is slow at its first call: better now than in a customer's join.
             await keys.check()
+        unkey = _unkey(settings)
+        if unkey is not None:
+            stack.push_async_callback(unkey.aclose)
         quotas = _quotas(resources)
         if quotas is not None:
             stack.push_async_callback(quotas.aclose)
-        yield Clients(models, keys, quotas, carriers, rooms)
+        yield Clients(models, keys, unkey, quotas, carriers, rooms)
 
 
 def secret_of(settings: Settings) -> bytes:
@@ -133,9 +138,24 @@ def _keys(resources: Resources) -> KeyVerifier | DebugKeys:
     return DebugKeys(settings.debug_api_key.get_secret_value())
 
 
+def _unkey(settings: Settings) -> UnkeyAdmin | None:
+    """Where operators' keys make and revoke others."""
+    if settings.unkey_root_key is None:
+        return None
+    root_key = settings.unkey_root_key.get_secret_value()
+    return UnkeyAdmin(root_key, settings.unkey_api_id, settings.unkey_base_url)
+
+
 def _quotas(resources: Resources) -> QuotaSource | None:
-    url, token = resources.settings.quota_url, resources.settings.quota_token
-    return None if url is None else QuotaSource(url, token=token, registry=resources.registry)
+    settings = resources.settings
+    if settings.quota_url is None:
+        return None
+    return QuotaSource(
+        settings.quota_url,
+        token=settings.quota_token,
+        registry=resources.registry,
+        reuse_secs=settings.quota_reuse_secs,
+    )
 
 
 def _carriers(settings: Settings) -> dict[str, Carrier]:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -23,11 +24,13 @@ from flow.app.start_warnings import warn
 from flow.app.tools import open_tool_settings
 from flow.app.usage_recording import UsagePublisher, open_recorder
 from flow.db.database import Database
+from flow.domain.calls.host import HostReport
 from flow.domain.pricing.unpriced_models import of_configuration
 from flow.domain.products.product import ModelName
 from flow.domain.usage.token_estimates import warm_up
 from flow.gateway.gateway import Gateway
-from flow.gateway.standing_admission import StandingAdmission
+from flow.gateway.leased_admission import LeasedAdmission
+from flow.kit.installed import version
 from flow.ledger.recorder import Recorder
 from flow.settings import Settings
 from flow.telemetry import logs as log
@@ -90,7 +93,13 @@ async def run_service(
         warn(settings, _unpriced(resources))
         running = CallRegistry(settings.max_calls)
         clients = await stack.enter_async_context(open_clients(resources))
-        admission = StandingAdmission(resources.database, resources.products.terms, clients.quotas)
+        admission = LeasedAdmission(
+            resources.database.gateway_leases,
+            resources.products.terms,
+            resources.price,
+            clients.quotas,
+        )
+        admission.start()
         stack.push_async_callback(admission.aclose)
         publisher = UsagePublisher(resources, running, admission.recorded)
         recorder = await stack.enter_async_context(open_recorder(resources, publisher))
@@ -106,7 +115,8 @@ async def run_service(
         )
         room_calls, leases = build_room_calls(resources, clients, recorder, finishing, calls, media)
         hold = None if leases is None else leases.hold
-        await stack.enter_async_context(run_background(resources, clients, finishing, hold))
+        report = partial(_report, resources, recorder, running)
+        await stack.enter_async_context(run_background(resources, clients, finishing, hold, report))
         stack.push_async_callback(_end_calls, running)
         registry = await stack.enter_async_context(
             exposed(resources.registry, lambda: _sample(resources, recorder, running))
@@ -121,11 +131,14 @@ async def run_service(
             transports=build_transports(clients, calls),
             rooms=room_calls,
             gateway=gateway,
+            unkey=clients.unkey,
             secret=secret_of(settings),
             registry=registry,
             metrics=resources.metrics,
             traces=resources.tracing,
             public_url=settings.public_url,
+            billing_url=settings.billing_url,
+            cors_origins=settings.cors_origins,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
             on_key=PosthogIdentities(resources.posthog),
@@ -158,6 +171,20 @@ def _unpriced(resources: Resources) -> dict[str, ModelName]:
     insights = ModelName(PROVIDER, settings.insights_model)
     return of_configuration(
         resources.products, bot_defaults(settings), insights, resources.has_price
+    )
+
+
+def _report(resources: Resources, recorder: Recorder, calls: CallRegistry) -> HostReport:
+    """What operators see of this process, at each sign of life."""
+    capacity = calls.capacity
+    return HostReport(
+        version=version(),
+        calls=capacity.running,
+        capacity=capacity.most,
+        draining=capacity.draining,
+        workflows=resources.settings.workflows == "on",
+        spool_events=recorder.depth,
+        spool_oldest_secs=round(resources.flushes.oldest_secs, 1),
     )
 
 

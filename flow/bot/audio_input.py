@@ -1,4 +1,4 @@
-"""Bringing a caller's audio into the pipeline, and no further than it is needed.
+"""Bringing a caller's audio and messages into the pipeline, and no further than is needed.
 
 Every frame costs the same at every step it takes, however short it is, and a call has fifty a
 second: so frames are few, and take no step for nothing.
@@ -9,11 +9,17 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from pipecat.frames.frames import Frame, InputAudioRawFrame, StartFrame
+from pipecat.frames.frames import (
+    Frame,
+    InputAudioRawFrame,
+    InputTransportMessageFrame,
+    StartFrame,
+)
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_input import BaseInputTransport
 
 CHUNK_SECS = 0.04
+MOST_EARLY_MESSAGES = 20
 
 
 class _Intake(BaseInputTransport):
@@ -24,9 +30,24 @@ class _Intake(BaseInputTransport):
     """
 
     _held: InputAudioRawFrame | None = None
+    _early: tuple[InputTransportMessageFrame, ...] = ()
+    _is_ready = False
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """The caller can be heard: there is no queue to set up for it."""
+        self._is_ready = True
+        for early in self._early:
+            await self.push_frame(early, FrameDirection.UPSTREAM)
+
+    async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
+        """A message of the caller's goes up to what speaks RTVI, where anything does, and never
+        down to what would take it unjudged. One may come before the pipeline has started."""
+        if not issubclass(frame_cls, InputTransportMessageFrame):
+            await super().broadcast_frame(frame_cls, **kwargs)
+        elif self._is_ready:
+            await self.push_frame(frame_cls(**kwargs), FrameDirection.UPSTREAM)
+        elif len(self._early) < MOST_EARLY_MESSAGES:
+            self._early = (*self._early, frame_cls(**kwargs))
 
     async def push_audio_frame(self, frame: InputAudioRawFrame) -> None:
         """Send ``frame`` on, together with what was too short before it."""

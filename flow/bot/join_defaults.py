@@ -75,7 +75,12 @@ class Resolver:
         asked = tuple((part, getattr(bot, part)) for part in bot.parts)
         filled, wrong = self._chosen(product.name, asked, bot.language)
         named = [*self._name_problems(bot.name), *_tool_problems(bot)]
-        if problems := [*_duration_problems(join, product), *named, *wrong]:
+        if problems := [
+            *_duration_problems(join, product),
+            *_rtvi_problems(join),
+            *named,
+            *wrong,
+        ]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
         for part in bot.parts:
             _require_allowed(product, part, filled[part])
@@ -208,6 +213,18 @@ def _tool_problems(bot: Bot) -> Iterator[FieldProblem]:
         yield FieldProblem("bot.tools", "are not for a bot with a name, which has tools of its own")
     if any(isinstance(tool, McpTool) for tool in bot.tools) and not is_installed("mcp"):
         yield FieldProblem("bot.tools", f"MCP is not installed here: install {requirement('mcp')}")
+
+
+def _rtvi_problems(join: JoinRequest) -> Iterator[FieldProblem]:
+    """What the built-in bot cannot take from a client, though the join would allow it."""
+    rtvi, bot = join.transport.rtvi, join.bot
+    if rtvi is None or bot.name is not None:
+        return
+    field = "transport.rtvi.allow"
+    if "messages" in rtvi.allow:
+        yield FieldProblem(field, "messages are for a bot of one's own, which bot.name names")
+    if "text" in rtvi.allow and bot.realtime is not None:
+        yield FieldProblem(field, "text is for a bot of stt, llm and tts, not for realtime")
 
 
 def _duration_problems(join: JoinRequest, product: Product) -> Iterator[FieldProblem]:

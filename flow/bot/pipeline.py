@@ -35,6 +35,7 @@ from flow.bot.first_clause import FirstClauseAggregator
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.log_context import Joined, span_attributes
 from flow.bot.question_gate import QuestionGate
+from flow.bot.rtvi import CallerRtvi
 from flow.bot.service_choices import choice_of
 from flow.bot.services import CallServices
 from flow.bot.speech_detection import CallListening, ListeningModels
@@ -109,9 +110,10 @@ def speech_of(join: JoinRequest) -> Speak:
 class CallPipeline:
     """A built pipeline, the parts of it that a session listens to, and how it is made to speak.
 
-    ``user`` and ``assistant`` are ``None`` where nothing gathers what is said, ``questions`` where
-    it is not Flow that asks; ``bot`` is the function of a bot of the operator's own, which may be
-    at work as long as the call.
+    ``rtvi`` speaks with the caller's client, where that speaks RTVI. ``user`` and ``assistant``
+    are ``None`` where nothing gathers what is said, ``questions`` where it is not Flow that asks;
+    ``bot`` is the function of a bot of the operator's own, which may be at work as long as the
+    call.
     """
 
     worker: PipelineWorker
@@ -123,6 +125,7 @@ class CallPipeline:
     services: CallServices
     speak: Speak = spoken_by_voice
     bot: BotRun | None = None
+    rtvi: CallerRtvi | None = None
     tools: CallTools | None = None
 
     @property
@@ -184,7 +187,8 @@ def build_pipeline(
         pair.assistant(),
     ]
     services.adopt(processors)
-    worker = pipeline_worker(processors, owner, audio, settings)
+    rtvi = rtvi_of(join, services)
+    worker = pipeline_worker(processors, owner, audio, settings, rtvi)
     return CallPipeline(
         worker=worker,
         user=pair.user(),
@@ -195,6 +199,7 @@ def build_pipeline(
         services=services,
         speak=speech_of(join),
         tools=tools,
+        rtvi=rtvi,
     )
 
 
@@ -234,10 +239,20 @@ def aggregator_pair(context: LLMContext, listening: CallListening) -> LLMContext
     )
 
 
+def rtvi_of(join: JoinRequest, services: CallServices) -> CallerRtvi | None:
+    """What speaks RTVI with the caller's client, where the join asks for that."""
+    allowed = join.transport.rtvi
+    return None if allowed is None else CallerRtvi(allowed, services.kind_of)
+
+
 def pipeline_worker(
-    processors: Sequence[FrameProcessor], owner: Owner, audio: AudioFormat, settings: BotSettings
+    processors: Sequence[FrameProcessor],
+    owner: Owner,
+    audio: AudioFormat,
+    settings: BotSettings,
+    rtvi: CallerRtvi | None = None,
 ) -> PipelineWorker:
-    """What runs a call's pipeline of these processors."""
+    """What runs a call's pipeline of these processors; ``rtvi`` stands before the first."""
     return PipelineWorker(
         Pipeline([*processors]),
         params=PipelineParams(
@@ -249,7 +264,10 @@ def pipeline_worker(
         ),
         idle_timeout_secs=None,  # `IdleWatch` costs less
         processor_unusable_policy=ProcessorUnusablePolicy.CONTINUE,
-        enable_rtvi=False,
+        enable_rtvi=rtvi is not None,
+        rtvi_processor=rtvi,
+        rtvi_observer_params=None if rtvi is None else rtvi.observing,
+        capabilities=None if rtvi is None else rtvi.capabilities,
         # Spans are made by what follows the turns, which costs a little on every frame.
         enable_turn_tracking=settings.joined is not None,
         enable_tracing=settings.joined is not None,

@@ -23,8 +23,9 @@ from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
 from flow.bot.pipeline import CallPipeline
 from flow.bot.pipeline_runner import RunningPipeline
+from flow.bot.rtvi import CLIENT_READY, HANG_UP, TEXT, CallerRtvi
 from flow.bot.service_failures import ServiceFailures
-from flow.bot.tools.voice import HANG_UP
+from flow.bot.tools.voice import BOT_HANGS_UP
 from flow.bot.transcript import Transcript
 from flow.bot.transports.room import RoomTransport
 from flow.bot.turn_latency import MEASURED
@@ -101,6 +102,7 @@ class CallSession:
         self._over = asyncio.Event()
         self._leave: asyncio.Task[None] | None = None
         self._goodbye_at: str | None = None
+        self._is_greeted = False
         self._listen(transport)
 
     @property
@@ -261,9 +263,11 @@ class CallSession:
         async def hung_up(_: Any, last_words: str) -> None:
             self._hang_up(last_words)
 
-        def measured(_: Any, latency: TurnLatency) -> None:
+        async def measured(_: Any, latency: TurnLatency) -> None:
             self._transcript.answered(latency)
             self._answered(latency)
+            if (rtvi := self._pipeline.rtvi) is not None:
+                await rtvi.tell_latency(latency)
 
         transport.add_event_handler("on_client_connected", connected)
         transport.add_event_handler("on_client_disconnected", disconnected)
@@ -279,7 +283,20 @@ class CallSession:
         if self._pipeline.bot is not None:
             self._pipeline.bot.when_over(self.end)
         if self._pipeline.tools is not None:
-            self._pipeline.tools.voice.add_event_handler(HANG_UP, hung_up)
+            self._pipeline.tools.voice.add_event_handler(BOT_HANGS_UP, hung_up)
+        if (rtvi := self._pipeline.rtvi) is not None:
+            rtvi.add_event_handler(HANG_UP, disconnected)
+            self._listen_to_client(rtvi)
+
+    def _listen_to_client(self, rtvi: CallerRtvi) -> None:
+        async def ready(_: Any) -> None:
+            await self._greet()
+
+        def sent_text(_: Any, text: str) -> None:
+            self._transcript.add("user", text, time_now_iso8601())
+
+        rtvi.add_event_handler(CLIENT_READY, ready)
+        rtvi.add_event_handler(TEXT, sent_text)
 
     async def _connected(self) -> None:
         if self._heartbeat.is_running or self._ending is not None:
@@ -287,9 +304,16 @@ class CallSession:
         self._heartbeat.begin()
         self._came.set()
         self._log.info("call_connected")
-        if greeting := self._lease.join.bot.greeting:
-            await self._pipeline.worker.queue_frame(self._pipeline.speak(greeting))
+        if self._pipeline.rtvi is None:
+            await self._greet()
         await self._heartbeat.beat(Status.IN_CALL)
+
+    async def _greet(self) -> None:
+        """Greet the caller once: an RTVI client is not there before it says so."""
+        if self._is_greeted or not (greeting := self._lease.join.bot.greeting):
+            return
+        self._is_greeted = True
+        await self._pipeline.worker.queue_frame(self._pipeline.speak(greeting))
 
     def _is_outside(self) -> bool:
         """Whether this is a call in a room that the bot has not got into."""

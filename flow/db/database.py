@@ -9,19 +9,22 @@ Any call may raise `DatabaseUnavailable`; each documents its other errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import date, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.gateway_leases import GatewayLeases
 from flow.db.operator import Operating
+from flow.db.pages import Page, check_limit, page, place
 from flow.db.postgres_json import text_array
 from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
 from flow.db.transport import TypedCalls
 from flow.db.webhooks import Webhooks
+from flow.domain.calls.host import HostReport
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Pulse, Status, Thread, ThreadTurn, Turn
 from flow.domain.calls.tool_call import ThreadToolCall
@@ -30,21 +33,8 @@ from flow.domain.limits.budget import Budget, Standing
 from flow.domain.limits.key_standing import KeyStanding
 from flow.domain.limits.quota import Admission, LimitState, Terms
 from flow.domain.usage.events import Owner, UsageEvent
-from flow.errors import InvalidInput
 
 __all__ = ["Database", "Joined", "KeyAccount", "Page", "Recorded", "ThreadAccount"]
-
-MAX_PAGE = 200
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """One page of a list. ``next_cursor`` is opaque, and ``None`` on the last page."""
-
-    items: tuple[T, ...]
-    next_cursor: str | None
 
 
 class Database(TypedCalls):
@@ -59,6 +49,11 @@ class Database(TypedCalls):
     def operating(self) -> Operating:
         """What an operator sets and sees."""
         return Operating(self._transport)
+
+    @property
+    def gateway_leases(self) -> GatewayLeases:
+        """The calls about what the gateway's processes hold of limits."""
+        return GatewayLeases(self._transport)
 
     @property
     def room_calls(self) -> RoomCalls:
@@ -261,17 +256,20 @@ class Database(TypedCalls):
         )
         return rows.thread(row)
 
-    async def end_thread(self, thread_id: UUID, api_key_id: UUID) -> Thread:
-        """End the key's call, wherever it runs; the thread as it is then.
+    async def end_thread(self, thread_id: UUID, api_key_id: UUID | None = None) -> Thread:
+        """End a call, wherever it runs; with ``api_key_id``, only if it is that key's.
 
         A thread that nobody has connected to is cancelled at once. Whoever runs a call is asked to
-        end it (``end_requested``). Nothing changes where the call is over.
+        end it (``end_requested``), with its next sign of life. Nothing changes where the call is
+        over. Gives the thread as it is then.
 
         Raises:
             NotFound: there is no such thread, or it is another key's.
         """
         row = await self._call(
-            "end_thread", p_thread_id=str(thread_id), p_api_key_id=str(api_key_id)
+            "end_thread",
+            p_thread_id=str(thread_id),
+            p_api_key_id=api_key_id and str(api_key_id),
         )
         return rows.thread(row)
 
@@ -342,13 +340,21 @@ class Database(TypedCalls):
         cursor: str | None = None,
         status: Status | None = None,
         product: str | None = None,
+        running: bool = False,
+        from_: date | None = None,
+        to: date | None = None,
     ) -> Page[Thread]:
         """The key's threads, newest first, each with an empty transcript.
+
+        Args:
+            running: only those with a call under way, or being connected.
+            from_, to: only those joined in these UTC days, both inclusive.
 
         Raises:
             InvalidInput: the cursor is not one this method gave, or the limit not 1 to 200.
         """
-        before_at, before_id = _place(limit, cursor)
+        check_limit(limit)
+        before_at, before_id = place(cursor)
         found = await self._call(
             "list_workflow_threads",
             p_api_key_id=str(api_key_id),
@@ -357,8 +363,11 @@ class Database(TypedCalls):
             p_before_id=before_id,
             p_status=status and status.value,
             p_product=product,
+            p_running=running,
+            p_from=from_ and from_.isoformat(),
+            p_to=to and to.isoformat(),
         )
-        return _page(found, limit, "created_at", rows.thread)
+        return page(found, limit, rows.thread)
 
     async def list_requests(
         self,
@@ -375,7 +384,8 @@ class Database(TypedCalls):
         Raises:
             InvalidInput: the cursor is not one this method gave, or the limit not 1 to 200.
         """
-        before_at, before_id = _place(limit, cursor)
+        check_limit(limit)
+        before_at, before_id = place(cursor)
         found = await self._call(
             "list_requests",
             p_api_key_id=str(api_key_id),
@@ -384,7 +394,7 @@ class Database(TypedCalls):
             p_before_id=before_id,
             p_product=product,
         )
-        return _page(found, limit, "occurred_at", dict)
+        return page(found, limit, dict, ("occurred_at", "id"))
 
     async def finish_thread(
         self, thread_id: UUID, status: Status, *, error: dict[str, Any] | None = None
@@ -456,9 +466,14 @@ class Database(TypedCalls):
         return bool(await self._call("release_executor", p_id=executor, p_instance=str(instance)))
 
     async def beat_executor(
-        self, executor: str, home: str, instance: UUID, dead_secs: int
+        self,
+        executor: str,
+        home: str,
+        instance: UUID,
+        dead_secs: int,
+        report: HostReport | None = None,
     ) -> list[str] | None:
-        """Say that an executor lives; those that said nothing for ``dead_secs``.
+        """Say that an executor lives, and how it is; those that said nothing for ``dead_secs``.
 
         ``None``: another process has the name by now.
         """
@@ -468,6 +483,7 @@ class Database(TypedCalls):
             p_home=home,
             p_instance=str(instance),
             p_dead_secs=dead_secs,
+            p_report={} if report is None else asdict(report),
         )
         return found
 
@@ -500,23 +516,3 @@ class Database(TypedCalls):
             p_group_by=list(group_by),
         )
         return found
-
-
-def _place(limit: int, cursor: str | None) -> tuple[str | None, str | None]:
-    """The time and id before which a page begins."""
-    if not 1 <= limit <= MAX_PAGE:
-        raise InvalidInput(f"limit must be between 1 and {MAX_PAGE}, not {limit}")
-    return rows.read_cursor(cursor) if cursor is not None else (None, None)
-
-
-def _page(
-    found: Sequence[Mapping[str, Any]],
-    limit: int,
-    time: str,
-    item: Callable[[Mapping[str, Any]], T],
-) -> Page[T]:
-    """A page of what was asked for with one more than ``limit``, in the order of ``time``."""
-    kept = found[:limit]
-    last = kept[-1] if len(found) > limit else None
-    cursor = None if last is None else rows.write_cursor(last[time], last["id"])
-    return Page(tuple(map(item, kept)), cursor)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter
@@ -20,10 +17,10 @@ from flow.domain.calls.tool_call import ToolCall
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
 from flow.domain.limits.key_standing import KeyStanding
-from flow.domain.limits.quota import LimitState, refused
+from flow.domain.limits.quota import RATES, LimitState, refused
 from flow.domain.products.save_mode import SaveMode
 from flow.domain.usage.events import Line, Owner, RequestIds, UsageEvent
-from flow.errors import FieldProblem, InvalidInput, Refused
+from flow.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,8 @@ class ThreadAccount:
 @dataclass(frozen=True, slots=True)
 class KeyAccount:
     """A key as its operator sees it. ``budget.cap_usd`` is ``None`` without a budget;
-    ``override_until`` is set while the budget is lifted."""
+    ``override_until`` is set while the budget is lifted. ``rates`` are the key's own limits of
+    requests to the gateway, by resource."""
 
     key: ApiKey
     budget: Budget
@@ -61,6 +59,7 @@ class KeyAccount:
     running_calls: int
     created_at: datetime
     revoked_at: datetime | None
+    rates: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +95,19 @@ def thread(row: Mapping[str, Any]) -> Thread:
         product=row["product"],
         billable=row["billable"],
         status=Status(row["status"]),
-        join=JoinRequest.from_json(_floats(row["join"])),
+        join=JoinRequest.from_json(floats(row["join"])),
         transcript=tuple(_turn(turn) for turn in row["transcript"]),
-        tool_calls=tuple(ToolCall.from_json(_floats(call)) for call in row["tool_calls"]),
-        insights=_floats(row["insights"]),
+        tool_calls=tuple(ToolCall.from_json(floats(call)) for call in row["tool_calls"]),
+        insights=floats(row["insights"]),
         usage_stats=row["usage_stats"],
-        metadata=_floats(row["metadata"]),
-        error=_floats(row["error"]),
+        metadata=floats(row["metadata"]),
+        error=floats(row["error"]),
         end_reason=row["end_reason"],
         end_requested=row["end_requested_at"] is not None,
-        created_at=_utc(row["created_at"]),
-        connected_at=_maybe_utc(row["connected_at"]),
-        ended_at=_maybe_utc(row["ended_at"]),
-        completed_at=_maybe_utc(row["completed_at"]),
+        created_at=utc(row["created_at"]),
+        connected_at=maybe_utc(row["connected_at"]),
+        ended_at=maybe_utc(row["ended_at"]),
+        completed_at=maybe_utc(row["completed_at"]),
     )
 
 
@@ -161,7 +160,7 @@ def newly_joined(
         error=None,
         end_reason=None,
         end_requested=False,
-        created_at=_utc(row["created_at"]),
+        created_at=utc(row["created_at"]),
         connected_at=None,
         ended_at=None,
         completed_at=None,
@@ -193,7 +192,8 @@ def budget(row: Mapping[str, Any]) -> Budget:
         spent_usd=Decimal(row["spent_usd"]),
         reserved_usd=Decimal(row["reserved_usd"]),
         remaining_usd=_maybe_decimal(row["remaining_usd"]),
-        resets_at=_utc(row["resets_at"]),
+        resets_at=utc(row["resets_at"]),
+        scope=row["scope"],
     )
 
 
@@ -206,7 +206,7 @@ def limit_state(row: Mapping[str, Any]) -> LimitState:
         used=Decimal(row["used"]),
         reserved=Decimal(row["reserved"]),
         limit=_maybe_decimal(row["limit"]),
-        resets_at=_maybe_utc(row["resets_at"]),
+        resets_at=maybe_utc(row["resets_at"]),
     )
 
 
@@ -222,10 +222,11 @@ def key_account(row: Mapping[str, Any]) -> KeyAccount:
         key=api_key(row),
         budget=budget(row["budget"]),
         save_mode=mode and SaveMode(mode),
-        override_until=_maybe_utc(row["override_until"]),
+        override_until=maybe_utc(row["override_until"]),
         running_calls=row["running_calls"],
-        created_at=_utc(row["created_at"]),
-        revoked_at=_maybe_utc(row["revoked_at"]),
+        created_at=utc(row["created_at"]),
+        revoked_at=maybe_utc(row["revoked_at"]),
+        rates={name: row[name] for name in RATES if row[name] is not None},
     )
 
 
@@ -298,49 +299,30 @@ def _line_json(line: Line) -> dict[str, Any]:
     return data
 
 
-def write_cursor(time: str, id_: str) -> str:
-    """An opaque cursor for the page after what has this time and id."""
-    place = json.dumps([datetime.fromisoformat(time).isoformat(), id_])
-    return base64.urlsafe_b64encode(place.encode()).decode()
-
-
-def read_cursor(cursor: str) -> tuple[str, str]:
-    """The time and id a cursor stands for.
-
-    Raises:
-        InvalidInput: `write_cursor` did not make it.
-    """
-    try:
-        created_at, thread_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return datetime.fromisoformat(created_at).isoformat(), str(UUID(thread_id))
-    except (ValueError, TypeError, AttributeError, binascii.Error):
-        problem = FieldProblem("cursor", "is not a cursor from an earlier page")
-        raise InvalidInput("The cursor is not valid.", [problem]) from None
-
-
 def _turn(row: Mapping[str, Any]) -> Turn:
     return Turn(
         seq=row["seq"],
         role=row["role"],
         content=row["content"],
-        started_at=_utc(row["started_at"]),
+        started_at=utc(row["started_at"]),
         interrupted=row["interrupted"],
         latency=row["latency"] and TurnLatency.from_json(row["latency"]),
     )
 
 
-def _floats(value: Any) -> Any:
+def floats(value: Any) -> Any:
     """A customer's JSON with ordinary numbers; only an account needs exact ones."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, dict):
-        return {name: _floats(item) for name, item in value.items()}
+        return {name: floats(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_floats(item) for item in value]
+        return [floats(item) for item in value]
     return value
 
 
-def _utc(text: str) -> datetime:
+def utc(text: str) -> datetime:
+    """The time in UTC."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
@@ -348,5 +330,6 @@ def _maybe_decimal(text: str | None) -> Decimal | None:
     return None if text is None else Decimal(text)
 
 
-def _maybe_utc(text: str | None) -> datetime | None:
-    return None if text is None else _utc(text)
+def maybe_utc(text: str | None) -> datetime | None:
+    """The time in UTC, where there is one."""
+    return None if text is None else utc(text)

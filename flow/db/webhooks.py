@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from flow.db.pages import Page, page, place
 from flow.db.transport import TypedCalls
 from flow.domain.webhooks.webhook import Claimed, Delivery, Secrets, State
 
@@ -75,16 +76,28 @@ class Webhooks(TypedCalls):
         return noted
 
     async def list(
-        self, *, api_key_id: UUID | None = None, dead: bool = False, limit: int = 100
-    ) -> list[Delivery]:
-        """Deliveries, newest first; ``dead``: only those that were given up."""
+        self,
+        *,
+        api_key_id: UUID | None = None,
+        dead: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Delivery]:
+        """Deliveries, newest first; ``dead``: only those that were given up.
+
+        Raises:
+            InvalidInput: the cursor is not one this method gave.
+        """
+        before_at, before_id = place(cursor)
         found = await self._call(
             "list_webhook_deliveries",
             p_api_key_id=api_key_id and str(api_key_id),
             p_dead=dead,
-            p_limit=limit,
+            p_limit=limit + 1,
+            p_before_created_at=before_at,
+            p_before_id=before_id,
         )
-        return [_delivery(row) for row in found]
+        return page(found, limit, _delivery, ("created_at", "event_id"))
 
     async def get(self, event_id: UUID) -> Delivery:
         """A delivery with its payload.

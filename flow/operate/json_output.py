@@ -1,4 +1,4 @@
-"""Keys, quotas and usage as JSON: money as strings, times in UTC."""
+"""What commands tell as JSON: money as strings, times in UTC."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from flow.db.rows import KeyAccount
-from flow.domain.limits.budget import Budget
 from flow.domain.limits.quota import plain
-from flow.vendors.unkey_admin import KeyDetails
 
 
 def document(value: Any) -> str:
@@ -29,44 +26,3 @@ def _text(value: Any) -> str:
     if isinstance(value, UUID):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no place in JSON")
-
-
-def account(one: KeyAccount) -> dict[str, Any]:
-    """A key with its limits."""
-    return {
-        "api_key_id": one.key.id,
-        "unkey_key_id": one.key.unkey_key_id,
-        "team_id": one.key.team_id,
-        "name": one.key.name,
-        "created_at": one.created_at,
-        "revoked_at": one.revoked_at,
-        "budget": _budget(one.budget),
-        "override_until": one.override_until,
-        "save_mode": one.save_mode,
-        "running_calls": one.running_calls,
-    }
-
-
-def details(one: KeyDetails) -> dict[str, Any]:
-    """What Unkey adds about a key."""
-    return {
-        "enabled": one.enabled,
-        "start": one.start,
-        "name": one.name,
-        "team_id": one.team_id,
-        "permissions": one.permissions,
-        "created_at": one.created_at,
-        "expires_at": one.expires_at,
-        "last_used_at": one.last_used_at,
-    }
-
-
-def _budget(one: Budget) -> dict[str, Any]:
-    return {
-        "tier": one.tier,
-        "cap_usd": one.cap_usd,
-        "spent_usd": one.spent_usd,
-        "reserved_usd": one.reserved_usd,
-        "remaining_usd": one.remaining_usd,
-        "resets_at": one.resets_at,
-    }

@@ -53,8 +53,9 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key at Unkey and its row here, and show its secret this once."""
-    from flow.operate import arguments, json_output, tables
-    from flow.operate.key_admin import NewKey, issue
+    from flow.admin import json_forms
+    from flow.admin.keys import NewKey, issue
+    from flow.operate import arguments, tables
 
     if not name.strip():
         raise InvalidInput("--name must not be blank.")
@@ -71,7 +72,7 @@ def create(
     async def work(settings: Settings) -> None:
         async with unkey_of(settings) as unkey, database_of(settings) as database:
             made = await issue(database, unkey, asked)
-        told = {**json_output.account(made.account), "secret": made.secret}
+        told = {**json_forms.account(made.account), "secret": made.secret}
         say(told, as_json, lambda: tables.issued(made))
 
     run(work)
@@ -83,12 +84,14 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List every key that was ever seen, with what it spent this month."""
-    from flow.operate import json_output, tables
+    from flow.admin import json_forms
+    from flow.operate import tables
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
-            found = await database.operating.list_api_keys(team)
-        shown = {"keys": [json_output.account(one) for one in found]}
+            page = await database.operating.list_api_keys(team_id=team)
+        found = sorted(page.items, key=lambda one: (one.key.team_id, one.created_at, one.key.id))
+        shown = {"keys": [json_forms.account(one) for one in found]}
         say(shown, as_json, lambda: tables.keys(found))
 
     run(work)
@@ -97,8 +100,9 @@ def list_(
 @keys.command("show")
 def show_(key: Key, as_json: AsJson = False) -> None:
     """Show a key: its limits here, and what Unkey says of it."""
-    from flow.operate import json_output, tables
-    from flow.operate.key_admin import describe
+    from flow.admin import json_forms
+    from flow.admin.keys import describe
+    from flow.operate import tables
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -107,8 +111,8 @@ def show_(key: Key, as_json: AsJson = False) -> None:
             else:
                 async with unkey_of(settings) as unkey:
                     found = await describe(database, unkey, key)
-        at_unkey = None if found.details is None else json_output.details(found.details)
-        told = {**json_output.account(found.account), "unkey": at_unkey, "unkey_note": found.note}
+        at_unkey = None if found.details is None else json_forms.details(found.details)
+        told = {**json_forms.account(found.account), "unkey": at_unkey, "unkey_note": found.note}
         say(told, as_json, lambda: tables.key(found))
 
     run(work)
@@ -129,8 +133,9 @@ def budget(
     as_json: AsJson = False,
 ) -> None:
     """Show a key's budget, or set its cap, or lift it for a time."""
-    from flow.operate import arguments, json_output, tables
-    from flow.operate.key_admin import set_limits
+    from flow.admin import json_forms
+    from flow.admin.keys import set_limits
+    from flow.operate import arguments, tables
 
     _one_of({"--cap": cap is not None, "--no-cap": no_cap})
     _one_of(
@@ -159,21 +164,26 @@ def budget(
                 end_override=no_override,
             )
             found = await database.operating.get_api_key(str(found.key.id))
-        say(json_output.account(found), as_json, lambda: tables.budget(found))
+        say(json_forms.account(found), as_json, lambda: tables.budget(found))
 
     run(work)
 
 
 @keys.command("save-mode")
-def save_mode(key: Key, mode: Mode, as_json: AsJson = False) -> None:
+def save_mode(
+    key: Key,
+    mode: Annotated[Mode, typer.Argument(help="When its calls are made cheaper.")],
+    as_json: AsJson = False,
+) -> None:
     """Set when a key's calls are made cheaper; ``default`` leaves it to the product."""
-    from flow.operate import json_output, tables
+    from flow.admin import json_forms
+    from flow.operate import tables
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
             found = await database.operating.get_api_key(key)
             found = await database.operating.set_save_mode(found.key.id, _save_mode(mode))
-        say(json_output.account(found), as_json, lambda: tables.budget(found))
+        say(json_forms.account(found), as_json, lambda: tables.budget(found))
 
     run(work)
 
@@ -191,8 +201,9 @@ def quota(
     as_json: AsJson = False,
 ) -> None:
     """Show a team's quotas, or set one."""
+    from flow.admin.quotas import set_quota
     from flow.operate import tables
-    from flow.operate.quota_admin import read_limit, set_quota, standing, terms_of
+    from flow.operate.quota_admin import read_limit, standing, terms_of
 
     asked = read_limit(limit) if limit is not None else None
 
@@ -209,15 +220,52 @@ def quota(
 
 
 @keys.command()
+def rates(
+    key: Key,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Requests to the gateway in a minute.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of its requests in a minute, input and output together."),
+    ] = None,
+    concurrent_requests: Annotated[
+        int | None, typer.Option(min=1, help="Requests to the gateway at once.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Lift all three.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a key's limits of requests to the gateway, or set them; those not named stay."""
+    from flow.admin import json_forms
+    from flow.domain.limits.quota import RATES
+    from flow.operate import tables
+
+    limits = (requests_per_minute, tokens_per_minute, concurrent_requests)
+    given = {n: most for n, most in zip(RATES, limits, strict=True) if most is not None}
+    _one_of({"--none": none, "a limit": bool(given)})
+
+    async def work(settings: Settings) -> None:
+        async with database_of(settings) as database:
+            found = await database.operating.get_api_key(key)
+            if none or given:
+                set_ = {} if none else {**found.rates, **given}
+                found = await database.operating.set_key_rates(found.key.id, set_)
+        say(json_forms.account(found), as_json, lambda: tables.budget(found))
+
+    run(work)
+
+
+@keys.command()
 def revoke(
     key: Key,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Revoke a key: no new calls from within a minute on; its usage stays."""
-    from flow.operate import json_output, tables
-    from flow.operate.key_admin import Described
-    from flow.operate.key_admin import revoke as revoke_key
+    from flow.admin import json_forms
+    from flow.admin.keys import Described
+    from flow.admin.keys import revoke as revoke_key
+    from flow.operate import tables
 
     async def work(settings: Settings) -> None:
         async with unkey_of(settings) as unkey, database_of(settings) as database:
@@ -228,7 +276,7 @@ def revoke(
         note = "Unkey refuses it, everywhere within a minute."
         if not done.at_unkey:
             note = "Unkey has no such key (any more) in the workspace of this root key."
-        told = {**json_output.account(done.account), "revoked_at_unkey": done.at_unkey}
+        told = {**json_forms.account(done.account), "revoked_at_unkey": done.at_unkey}
         say(told, as_json, lambda: tables.key(Described(done.account, None, note)))
 
     run(work)
@@ -251,10 +299,10 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="A spreadsheet, without total.")] = False,
 ) -> None:
     """Report what was used and what it cost. Over all keys and this month (UTC) by default."""
+    from flow.admin.usage import GROUPS, report
     from flow.domain.usage.reports import as_csv as spreadsheet
     from flow.domain.usage.reports import grouping, period
     from flow.operate import arguments, tables
-    from flow.operate.usage_report import GROUPS, report
 
     _one_of({"--json": as_json, "--csv": as_csv})
     days = period(

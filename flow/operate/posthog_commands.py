@@ -64,6 +64,6 @@ async def _keys(
     async with database_of(settings) as database:
         found = [(await database.operating.get_api_key(one)).key for one in references]
         if all_keys:
-            accounts = await database.operating.list_api_keys()
-            found += [one.key for one in accounts if one.revoked_at is None]
+            page = await database.operating.list_api_keys(revoked=False)
+            found += [one.key for one in reversed(page.items)]
     return list({one.id: one for one in found}.values())

@@ -1,4 +1,4 @@
-"""Teams' quotas: reading their use, and setting them."""
+"""Teams' quotas: how far each is used, and what is counted against them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from flow.db.database import Database
-from flow.domain.limits.quota import CALL_SECONDS, CONCURRENT_CALLS, LimitState, Terms
+from flow.domain.limits.quota import LimitState, Terms
 from flow.domain.products.product_file import read_products
-from flow.errors import InvalidInput
 from flow.operate import arguments
 
 NO_LIMIT = "none"
@@ -35,23 +34,6 @@ def read_limit(text: str) -> Decimal | None:
     if text.strip().lower() == NO_LIMIT:
         return None
     return arguments.amount(text, f"A quota (or {NO_LIMIT!r})")
-
-
-async def set_quota(
-    database: Database, terms: Terms, team_id: str, resource: str, limit: Decimal | None
-) -> None:
-    """Set what a team may use of a resource; ``None`` lifts the limit.
-
-    Raises:
-        InvalidInput: nothing is ever counted against that resource, so that it would limit nobody.
-    """
-    known = (*terms.buckets, CALL_SECONDS, CONCURRENT_CALLS)
-    # A limit left over from a product that is gone can still be lifted.
-    if limit is not None and resource not in known:
-        raise InvalidInput(
-            f"There is nothing to limit called {resource!r}: use {', '.join(known)}."
-        )
-    await database.operating.set_team_quota(team_id, resource, limit)
 
 
 async def standing(

@@ -17,13 +17,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from flow.admin.keys import Described, Issued
+from flow.admin.usage import Report
 from flow.db.rows import KeyAccount
 from flow.domain.limits.budget import Tier
 from flow.domain.limits.quota import LimitState, dollars, plain
 from flow.domain.usage.reports import UNIT_COLUMNS
 from flow.domain.usage.units import Measure
-from flow.operate.key_admin import Described, Issued
-from flow.operate.usage_report import Report
 
 # Wide enough for every table where nobody says how wide it may be.
 _PIPE_WIDTH = 100
@@ -190,6 +190,8 @@ def _facts(one: KeyAccount) -> Table:
     facts.add_row(
         "held by calls", f"{dollars(budget.reserved_usd)} USD, {one.running_calls} running"
     )
+    for name, limit in one.rates.items():
+        facts.add_row(name.replace("_", " "), f"{limit:,}")
     facts.add_row("save mode", one.save_mode or "as the product says")
     return facts
 

@@ -37,14 +37,16 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List webhooks and how far each has got."""
+    from flow.admin import json_forms
     from flow.operate import webhook_tables
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
-            found = await database.webhooks.list(
+            page = await database.webhooks.list(
                 api_key_id=await _id_of(database, key), dead=dead, limit=limit
             )
-        told = {"webhooks": [webhook_tables.form(one) for one in found]}
+        found = page.items
+        told = {"webhooks": [json_forms.delivery(one) for one in found]}
         say(told, as_json, lambda: webhook_tables.deliveries(found))
 
     run(work)
@@ -56,6 +58,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one webhook, with its payload and attempts."""
+    from flow.admin import json_forms
     from flow.operate import webhook_tables
 
     asked = _webhook_id(webhook)
@@ -63,7 +66,7 @@ def show(
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
             found = await database.webhooks.get(asked)
-        say(webhook_tables.form(found), as_json, lambda: webhook_tables.delivery(found))
+        say(json_forms.delivery(found), as_json, lambda: webhook_tables.delivery(found))
 
     run(work)
 
@@ -78,6 +81,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Send again, under the same id: one webhook, or all that were given up."""
+    from flow.admin import json_forms
     from flow.operate import webhook_tables
 
     if (webhook is None) != dead:
@@ -90,7 +94,7 @@ def replay(
         async with database_of(settings) as database:
             if asked is not None:
                 found = await database.webhooks.replay(asked)
-                say(webhook_tables.form(found), as_json, lambda: webhook_tables.delivery(found))
+                say(json_forms.delivery(found), as_json, lambda: webhook_tables.delivery(found))
                 return
             count = await database.webhooks.replay_dead(await _id_of(database, key))
         say({"replayed": count}, as_json, lambda: webhook_tables.replayed(count))

@@ -1,11 +1,9 @@
-"""Webhooks as tables for a terminal, and as JSON."""
+"""Webhooks as tables for a terminal."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -20,13 +18,6 @@ _STYLES = {
     State.DELIVERED: "green",
     State.DEAD: "bold red",
 }
-
-
-def form(one: Delivery) -> dict[str, Any]:
-    """A delivery as JSON; its payload as what is sent, where it is known."""
-    told = asdict(one)
-    told.pop("payload")
-    return told if one.payload is None else {**told, "payload": json.loads(one.payload)}
 
 
 def deliveries(found: Sequence[Delivery]) -> RenderableType:

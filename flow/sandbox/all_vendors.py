@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from flow.domain.limits.permissions import ADMIN, CONTENT, TEAM_LIMITS
 from flow.sandbox.bill import Line
 from flow.sandbox.model_vendors import MODEL_VENDORS, Acting
 from flow.sandbox.openai.app import OpenAISandbox
@@ -88,7 +89,9 @@ async def vendors(
     acting = Acting(replies, hear, pace)
     made = {name: MODEL_VENDORS[name].make(acting) for name in dict.fromkeys(["openai", *models])}
     unkey, posthog = UnkeySandbox(), PostHogSandbox()
-    unkey.add_key(API_KEY, name="sandbox", team_id=TEAM)
+    # Whoever has the stand-ins is the operator of their machine.
+    operator = (ADMIN, CONTENT, TEAM_LIMITS)
+    unkey.add_key(API_KEY, name="sandbox", team_id=TEAM, permissions=operator)
     async with AsyncExitStack() as stack:
         urls = {name: await stack.enter_async_context(Served(app)) for name, app in made.items()}
         others = [await stack.enter_async_context(Served(app)) for app in (unkey, posthog)]

@@ -29,6 +29,7 @@ import structlog
 from cachetools import LRUCache, TTLCache
 from prometheus_client import CollectorRegistry, Counter
 
+from flow.domain.limits.permissions import ADMIN, CONTENT, TEAM_LIMITS
 from flow.errors import AuthUnavailable, Refused
 from flow.kit.single_flight import SingleFlight
 from flow.vendors.unkey_client import Answer, Failure, Good, Refusal, UnkeyClient, VerifiedKey
@@ -237,7 +238,7 @@ class KeyVerifier:
 class DebugKeys:
     """One local key, for debug mode on one machine without Unkey.
 
-    Its key id and its team are ``debug``.
+    Its key id and its team are ``debug``. Whoever has it is the operator of that machine.
     """
 
     def __init__(self, secret: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -253,7 +254,8 @@ class DebugKeys:
         digest = sha256(secret.encode("utf-8", "surrogatepass")).digest()
         if not hmac.compare_digest(digest, self._digest):
             raise Refused("invalid_api_key", "The API key is not valid.")
-        return VerifiedKey("debug", "debug", "debug", frozenset(), {}, self._clock())
+        permissions = frozenset({ADMIN, CONTENT, TEAM_LIMITS})
+        return VerifiedKey("debug", "debug", "debug", permissions, {}, self._clock())
 
     async def check(self) -> None:
         """Do nothing: there is no service to ask."""

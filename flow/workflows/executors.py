@@ -18,6 +18,7 @@ from uuid import UUID
 
 import structlog
 
+from flow.domain.calls.host import HostReport
 from flow.errors import ConfigurationError, FlowError
 from flow.workflows.process_identity import Identity
 
@@ -44,9 +45,14 @@ class Executors(Protocol):
         ...
 
     async def beat_executor(
-        self, executor: str, home: str, instance: UUID, dead_secs: int
+        self,
+        executor: str,
+        home: str,
+        instance: UUID,
+        dead_secs: int,
+        report: HostReport | None = None,
     ) -> list[str] | None:
-        """Say that an executor lives; those that have not for so long.
+        """Say that an executor lives, and how it is; those that have not for so long.
 
         ``None``: another process has the name by now.
         """
@@ -120,6 +126,7 @@ class Heartbeat:
     Args:
         recover: takes up what an executor had begun; how many workflows that were. May be
             repeated, and be done by several processes.
+        report: how this process is, for operators to see.
         dead_secs: after so long without a sign of life another is dead and taken up.
         beat_secs: from one sign of life to the next.
     """
@@ -129,6 +136,7 @@ class Heartbeat:
         executors: Executors,
         identity: Identity,
         recover: Callable[[str], Awaitable[int]],
+        report: Callable[[], HostReport] | None = None,
         *,
         dead_secs: int = DEAD_SECS,
         beat_secs: float = BEAT_SECS,
@@ -136,6 +144,7 @@ class Heartbeat:
         self._executors = executors
         self._identity = identity
         self._recover = recover
+        self._report = report
         self._dead_secs = dead_secs
         self._beat_secs = beat_secs
         self._was_away = True
@@ -152,8 +161,11 @@ class Heartbeat:
         After the database was away nobody is taken for dead before all could say that they live.
         """
         name, home, instance = self._identity.name, self._identity.home, self._identity.instance
+        report = None if self._report is None else self._report()
         try:
-            dead = await self._executors.beat_executor(name, home, instance, self._dead_secs)
+            dead = await self._executors.beat_executor(
+                name, home, instance, self._dead_secs, report
+            )
             if dead is None:
                 log.error(
                     "executor_name_lost",

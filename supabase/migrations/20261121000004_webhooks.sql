@@ -9,12 +9,14 @@ create table public.webhook_events (
   team_id text collate "C" not null,
   workflow_thread_id uuid references public.workflow_threads (id) on delete cascade,
   period date check ((period is null) <> (type like 'budget.%')),
+  scope text check (scope in ('key', 'team')),
   data jsonb not null,
   created_at timestamptz not null default now()
 );
 comment on table public.webhook_events is 'What customers are to be told, each once.';
+comment on column public.webhook_events.scope is 'Whose budget an event of one is about.';
 create unique index webhook_events_once_a_period
-  on public.webhook_events (api_key_id, type, period) where period is not null;
+  on public.webhook_events (api_key_id, type, period, scope) where period is not null;
 create unique index webhook_events_once_a_thread
   on public.webhook_events (workflow_thread_id) where period is null;
 create index webhook_events_thread
@@ -343,7 +345,7 @@ return jsonb_build_object(
   'api_key_id', (p_event).api_key_id,
   'team_id', (p_event).team_id,
   'workflow_thread_id', (p_event).workflow_thread_id,
-  'created_at', (p_event).created_at,
+  'created_at', (p_delivery).created_at,
   'url', (p_delivery).url,
   'state', case
     when (p_delivery).delivered_at is not null then 'delivered'
@@ -363,7 +365,11 @@ return jsonb_build_object(
 );
 
 create function public.list_webhook_deliveries(
-  p_api_key_id uuid default null, p_dead boolean default false, p_limit integer default 100
+  p_api_key_id uuid default null,
+  p_dead boolean default false,
+  p_limit integer default 100,
+  p_before_created_at timestamptz default null,
+  p_before_id uuid default null
 ) returns jsonb
 language sql stable
 set search_path = ''
@@ -372,6 +378,10 @@ as $$
     select d as delivery from public.webhook_deliveries d
     where (p_api_key_id is null or d.api_key_id = p_api_key_id)
       and (not p_dead or d.dead_at is not null)
+      and (d.created_at, d.event_id) < (
+        coalesce(p_before_created_at, 'infinity'),
+        coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+      )
     order by d.created_at desc, d.event_id desc
     limit p_limit
   )

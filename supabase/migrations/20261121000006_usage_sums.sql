@@ -309,7 +309,7 @@ begin
 end
 $$;
 
-create function public.end_thread(p_thread_id uuid, p_api_key_id uuid) returns jsonb
+create function public.end_thread(p_thread_id uuid, p_api_key_id uuid default null) returns jsonb
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
@@ -319,7 +319,8 @@ declare
 begin
   -- Whoever connects waits for this or was before it: a thread is never both.
   select * into v_thread from public.workflow_threads t
-  where t.id = p_thread_id and t.api_key_id = p_api_key_id for no key update;
+  where t.id = p_thread_id and (p_api_key_id is null or t.api_key_id = p_api_key_id)
+  for no key update;
   if not found then
     perform flow.refuse_missing_thread(p_thread_id);
   end if;
@@ -379,6 +380,8 @@ create table public.usage_daily (
 comment on table public.usage_daily is
   'The ledger summed by key and UTC day of occurred_at. Unpriced events, of which unmetered ones are '
   'some, add nothing to the cost.';
+
+create index usage_daily_unpriced on public.usage_daily (day) where unpriced_events > 0;
 
 create table public.usage_daily_lines (
   usage_daily_id bigint not null references public.usage_daily (id) on delete cascade,

@@ -4,7 +4,9 @@ create table public.workflow_executors (
   id text collate "C" primary key check (octet_length(id) between 1 and 255),
   home text not null check (octet_length(home) between 1 and 255),
   instance uuid,
-  heartbeat_at timestamptz not null
+  started_at timestamptz not null default now(),
+  heartbeat_at timestamptz not null,
+  report jsonb not null default '{}'
 );
 comment on table public.workflow_executors is
   'The processes that have calls or run workflows, by their names, each with its last sign of life.';
@@ -12,6 +14,9 @@ comment on column public.workflow_executors.home is
   'The id of the data folder whose lock the process holds.';
 comment on column public.workflow_executors.instance is
   'The run of the process that has the name; null once it has stopped by itself.';
+
+comment on column public.workflow_executors.report is
+  'What the process last said of itself: its calls and how many it may run, its spool, its version.';
 
 -- A process holds the lock of its data folder, so whoever had the name there is gone. One of another
 -- folder may be alive as long as it was heard of lately.
@@ -27,7 +32,8 @@ begin
   insert into public.workflow_executors as e (id, home, instance, heartbeat_at)
   values (p_id, p_home, p_instance, now())
   on conflict (id) do update
-  set home = excluded.home, instance = excluded.instance, heartbeat_at = excluded.heartbeat_at
+  set home = excluded.home, instance = excluded.instance, heartbeat_at = excluded.heartbeat_at,
+    started_at = excluded.heartbeat_at, report = '{}'
   where e.home = excluded.home or e.instance is null
     or e.heartbeat_at < now() - make_interval(secs => p_dead_secs);
   if found then
@@ -56,15 +62,15 @@ comment on function public.release_executor is
   'A process has stopped: its name is free. What it left is taken up when it would count as dead.';
 
 create function public.beat_executor(
-  p_id text, p_home text, p_instance uuid, p_dead_secs integer
+  p_id text, p_home text, p_instance uuid, p_dead_secs integer, p_report jsonb default '{}'
 ) returns jsonb
 language plpgsql
 set search_path = ''
 as $$
 begin
-  insert into public.workflow_executors as e (id, home, instance, heartbeat_at)
-  values (p_id, p_home, p_instance, now())
-  on conflict (id) do update set heartbeat_at = excluded.heartbeat_at
+  insert into public.workflow_executors as e (id, home, instance, heartbeat_at, report)
+  values (p_id, p_home, p_instance, now(), p_report)
+  on conflict (id) do update set heartbeat_at = excluded.heartbeat_at, report = excluded.report
   where e.instance = excluded.instance;
   if not found then
     return null;

@@ -33,6 +33,7 @@ from flow.errors import FieldProblem, InvalidInput, Refused
 from flow.sandbox.server import Served
 from flow.sandbox.unkey.app import ROOT_KEY, UnkeySandbox
 from flow.vendors.key_verification_cache import KeyVerifier
+from flow.vendors.unkey_admin import UnkeyAdmin
 from tests.events import an_event
 
 SECRET = b"a secret for the tests only"
@@ -196,19 +197,28 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture
 async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
-    """Serves an API; any field of its `Services` may be given, and the carriers' ``streams``."""
+    """Serves an API; any field of its `Services` may be given, and the carriers' ``streams``.
+
+    ``with_unkey_admin``: keys can be made and revoked through it.
+    """
     closing: list[Callable[[], Awaitable[Any]]] = []
 
-    async def serve(streams: dict[str, Any] | None = None, **given: Any) -> Api:
+    async def serve(
+        streams: dict[str, Any] | None = None, *, with_unkey_admin: bool = False, **given: Any
+    ) -> Api:
         unkey, calls, now = UnkeySandbox(), Calls(), Clock()
         served = Served(unkey)
         unkey_url = await served.__aenter__()
         keys = KeyVerifier(ROOT_KEY, base_url=unkey_url)
         closing.extend([lambda: served.__aexit__(None, None, None), keys.aclose])
+        admin = UnkeyAdmin(ROOT_KEY, "api_sandbox", unkey_url) if with_unkey_admin else None
+        if admin is not None:
+            closing.append(admin.aclose)
         services = Services(
             **{
                 "database": database,
                 "keys": keys,
+                "unkey": admin,
                 "calls": calls,
                 "products": PRODUCTS,
                 "transports": Transports(

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from flow.api.joins import OVERRIDE_PERMISSION
 from flow.api.key_limits import Limits
+from flow.domain.limits.permissions import TEAM_LIMITS
 from flow.domain.products.product import Product, Products
 from flow.sandbox.quota import TOKEN, Quota, QuotaSandbox
 from flow.sandbox.server import Served
@@ -56,6 +57,12 @@ async def spent(api: Api, usd: str) -> None:
 async def threads(client: httpx.AsyncClient) -> list[Any]:
     found: list[Any] = (await client.get("/api/threads")).json()["threads"]
     return found
+
+
+async def limits(client: httpx.AsyncClient) -> list[dict[str, Any]]:
+    """Every limit as the key is shown it, by resource and scope."""
+    found = (await client.get("/api/limits")).json()["limits"]
+    return sorted(found, key=lambda one: (one["resource"], one["scope"]))
 
 
 async def limit(client: httpx.AsyncClient, resource: str) -> dict[str, Any]:
@@ -187,9 +194,14 @@ async def test_every_limit_of_the_key_is_shown(api: Api) -> None:
         ("concurrent_calls", "team", None, "1", "0", None, False, None),
     ]
     names = ("resource", "scope", "product", "used", "reserved", "limit", "limited", "resets_at")
-    listed = response.json()["limits"]
-    assert sorted(listed, key=lambda one: (one["resource"], one["scope"])) == [
-        {**dict(zip(names, one, strict=True)), **common} for one in shown
+    rows = [{**dict(zip(names, one, strict=True)), **common} for one in shown]
+    seeing = api.as_key(api.new_key("team_a", [TEAM_LIMITS]))
+    of_team = [one for one in rows if one["scope"] == "team"]
+    assert [one for one in await limits(seeing) if one["scope"] == "team"] == of_team
+    # What others of the team used is not this key's to know.
+    unseen = {"used": None, "reserved": None}
+    assert await limits(api.client) == [
+        {**one, **unseen} if one["scope"] == "team" else one for one in rows
     ]
 
 
@@ -211,10 +223,10 @@ async def test_no_key_sees_the_limits_of_another(api: Api) -> None:
     await api.database.operating.set_team_quota(key.team_id, "ai_credits", Decimal(1000))
     stranger = (await api.other.get("/api/limits")).json()
     assert {one["limit"] for one in stranger["limits"]} == {None, "2"}
-    assert {one["used"] for one in stranger["limits"]} == {"0"}
+    assert {one["used"] for one in stranger["limits"]} == {"0", None}
     of_team = (await sibling.get("/api/limits")).json()
     facts = {one["resource"]: (one["used"], one["limit"]) for one in of_team["limits"]}
-    assert (facts["budget_usd"], facts["ai_credits"]) == (("0", None), ("300", "1000"))
+    assert (facts["budget_usd"], facts["ai_credits"]) == (("0", None), (None, "1000"))
     for answer in (stranger, of_team):
         assert {answer["budget"][name] for name in ("cap_usd", "spent_usd")} == {None}
 
@@ -235,11 +247,11 @@ async def test_a_billing_service_has_its_say_before_anything_is_made(serve_api: 
         assert refused.json()["limit"]["source"] == "external"
         assert await threads(api.client) == []
         assert (await api.other.post("/api/bot/join", json={})).status_code == 201
-        (external,) = await _external(api.client)
-        assert (external["resource"], external["used"], external["limited"]) == (
-            *("minutes", "90"),
-            True,
-        )
+        facts = ("resource", "used", "limited")
+        seeing = api.as_key(api.new_key("team_a", [TEAM_LIMITS]))
+        for client, used in ((api.client, None), (seeing, "90")):
+            (external,) = await _external(client)
+            assert [external[name] for name in facts] == ["minutes", used, True]
     # Nothing is known of this team, and now nobody is there to ask.
     stranger = api.as_key(api.new_key("team_c"))
     unknown = await stranger.post("/api/bot/join", json={})

@@ -13,6 +13,8 @@ from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
 
+from flow.bot.rtvi import CallerRtvi
+
 
 class Witness(FrameProcessor):
     """Keeps what passes, with its direction, and passes it on."""
@@ -42,13 +44,18 @@ class Witness(FrameProcessor):
 
 
 @asynccontextmanager
-async def started(processors: Sequence[FrameProcessor]) -> AsyncIterator[PipelineWorker]:
-    """A running pipeline, which its end sees started."""
+async def started(
+    processors: Sequence[FrameProcessor], rtvi: CallerRtvi | None = None
+) -> AsyncIterator[PipelineWorker]:
+    """A running pipeline, which its end sees started; ``rtvi`` stands before it."""
     end = Witness()
     worker = PipelineWorker(
         Pipeline([*processors, end]),
         idle_timeout_secs=None,
-        enable_rtvi=False,
+        enable_rtvi=rtvi is not None,
+        rtvi_processor=rtvi,
+        rtvi_observer_params=None if rtvi is None else rtvi.observing,
+        capabilities=None if rtvi is None else rtvi.capabilities,
         enable_turn_tracking=False,
     )
     runner = WorkerRunner(handle_sigint=False, check_dangling_tasks=False)

@@ -82,3 +82,22 @@ def test_what_cannot_tell_turns_is_refused(bot: dict[str, Any], why: str) -> Non
     (problem,) = refused.value.problems
     assert problem.field == "bot.turn_detection"
     assert why in problem.message
+
+
+@pytest.mark.parametrize(
+    ("allow", "bot", "said"),
+    [
+        ("messages", {}, "bot of one's own"),
+        ("text", SPEAKS, "not for realtime"),
+    ],
+)
+def test_what_the_built_in_bot_cannot_take_from_a_client_is_not_allowed(
+    allow: str, bot: dict[str, Any], said: str
+) -> None:
+    transport = {"type": "webrtc", "rtvi": {"allow": [allow]}}
+    join = JoinRequest.model_validate({"transport": transport, "bot": bot})
+    with pytest.raises(InvalidInput) as caught:
+        resolver("silence").resolve(join)
+    [problem] = caught.value.problems
+    assert problem.field == "transport.rtvi.allow"
+    assert said in problem.message

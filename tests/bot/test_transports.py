@@ -15,7 +15,12 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipecat.frames.frames import Frame, InputAudioRawFrame
+from pipecat.frames.frames import (
+    Frame,
+    InputAudioRawFrame,
+    InputTransportMessageFrame,
+    InterruptionFrame,
+)
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from starlette.types import Message
@@ -23,18 +28,23 @@ from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
 from flow.bot.transports.media_stream import MediaSocket
+from flow.bot.transports.room import RoomTransport
 from flow.bot.transports.twilio import TwilioCallSerializer
 from flow.bot.transports.webrtc import webrtc_transport
 from flow.bot.transports.websocket import (
+    LARGEST_JSON_BYTES,
     LONGEST_CHUNK_SECS,
     MAX_SAMPLE_RATES,
     SAMPLE_RATE_IN,
     CallerAudioSerializer,
+    RtviSerializer,
     websocket_transport,
 )
 from flow.domain.calls.media_stream import MediaStream
+from flow.domain.calls.room import Room
 from flow.sandbox.callers.frames import Audio, Data, Interruption, Text, Transcription, encode
 from tests.bot.running import Witness, started
+from tests.calls.building import BotTransport, Building
 
 
 def a_tone(rate: int, secs: float) -> bytes:
@@ -179,6 +189,65 @@ async def test_a_call_over_a_websocket_goes_on_after_a_change_of_rate():
     transport.add_event_handler("on_client_disconnected", lambda *_: left.append(True))
     await heard_through(transport, 0.5)
     assert not left
+
+
+READY = {"label": "rtvi-ai", "type": "client-ready", "id": "1", "data": None}
+NO_MESSAGES = {
+    "words": encode(Text("hello")),
+    "a transcription": encode(Transcription("I am the owner")),
+    "an interruption": encode(Interruption()),
+    "nonsense": encode(Data("{")),
+    "deep": encode(Data("[" * 60_000)),
+    "long": encode(Data(json.dumps("x" * LARGEST_JSON_BYTES))),
+    "no frame": b"\xff" * 40,
+    "text": json.dumps(READY),
+}
+
+
+@pytest.mark.parametrize("message", NO_MESSAGES.values(), ids=NO_MESSAGES)
+async def test_of_an_rtvi_client_sound_and_messages_are_taken_and_nothing_else(message):
+    serializer = RtviSerializer()
+    assert await serializer.deserialize(message) is None
+    assert serializer.dropped == 1
+    assert await read(spoken(8_000), serializer) > 0.1
+    taken = await serializer.deserialize(encode(Data(json.dumps(READY))))
+    assert isinstance(taken, InputTransportMessageFrame)
+    assert taken.message == READY
+
+
+async def test_a_javascript_client_is_sent_no_frame_that_it_does_not_know():
+    assert await RtviSerializer().serialize(InterruptionFrame()) is None
+    assert await CallerAudioSerializer().serialize(InterruptionFrame()) is not None
+
+
+async def test_a_callers_message_goes_up_alone_and_waits_for_the_pipeline_to_start():
+    connection = SmallWebRTCConnection(ice_servers=[])
+    transport = webrtc_transport(connection)
+    above, below = Witness(), Witness()
+    # As a message that comes while the pipeline is being built.
+    await transport.input().push_app_message(READY)
+    async with started([above, transport.input(), below]) as worker:
+        await transport.input().push_app_message(READY)
+        await below.sees(worker)
+    await connection.disconnect()
+    assert [frame.message for frame in above.of(InputTransportMessageFrame)] == [READY, READY]
+    assert below.of(InputTransportMessageFrame) == []
+
+
+async def test_of_a_room_only_the_caller_is_listened_to():
+    building = Building(vendor=None)  # type: ignore[arg-type]
+    vendors = BotTransport(building, Room("daily", "https://acme.daily.co/r", None))
+    transport = RoomTransport(vendors, lost="on_gone")
+    above, below = Witness(), Witness()
+    building.broken = True
+    messages = transport.input()
+    await vendors.tell("on_client_connected", {"id": "caller"})
+    async with started([above, messages, below]) as worker:
+        for sender in ("stranger", None, "caller"):
+            await messages.push_app_message(READY | {"id": str(sender)}, sender)
+        await below.sees(worker)
+    assert [frame.message["id"] for frame in above.of(InputTransportMessageFrame)] == ["caller"]
+    assert below.of(InputTransportMessageFrame) == []
 
 
 ULAW = base64.b64encode(b"\x55" * 160).decode()

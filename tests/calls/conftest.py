@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -98,29 +99,37 @@ Serve = Callable[..., AbstractAsyncContextManager[Serving]]
 def serving(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """``async with serving(vendors, max_calls=1) as served``: the service with some settings."""
 
-    @asynccontextmanager
-    async def serve(
-        vendors: Vendors, *, media: RoomMedia | None = None, **settings: Any
-    ) -> AsyncIterator[Serving]:
-        # A vendor of models that the settings have no field for is found in the environment.
-        for name, value in vendors.environment.items():
-            monkeypatch.setenv(name, value)
-        known: dict[str, Any] = {k.lower(): v for k, v in vendors.environment.items()}
-        known |= {"database_url": postgres_url, "secret": SECRET, "data_dir": tmp_path}
-        async with (
-            run_service(Settings(**(known | settings)), media=media) as service,
-            _listening(service) as url,
-            httpx.AsyncClient(
-                base_url=url,
-                headers={"Authorization": f"Bearer {vendors.api_key}"},
-                timeout=30,
-                trust_env=False,
-                verify=False,
-            ) as http,
-        ):
-            yield Serving(url, service, vendors, http)
+    return partial(running, postgres_url, tmp_path, monkeypatch)
 
-    return serve
+
+@asynccontextmanager
+async def running(
+    postgres_url: str,
+    data_dir: Path,
+    environment: pytest.MonkeyPatch,
+    vendors: Vendors,
+    *,
+    media: RoomMedia | None = None,
+    **settings: Any,
+) -> AsyncIterator[Serving]:
+    """The service on this database and folder, with some settings."""
+    # A vendor of models that the settings have no field for is found in the environment.
+    for name, value in vendors.environment.items():
+        environment.setenv(name, value)
+    known: dict[str, Any] = {k.lower(): v for k, v in vendors.environment.items()}
+    known |= {"database_url": postgres_url, "secret": SECRET, "data_dir": data_dir}
+    async with (
+        run_service(Settings(**(known | settings)), media=media) as service,
+        _listening(service) as url,
+        httpx.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {vendors.api_key}"},
+            timeout=30,
+            trust_env=False,
+            verify=False,
+        ) as http,
+    ):
+        yield Serving(url, service, vendors, http)
 
 
 @asynccontextmanager

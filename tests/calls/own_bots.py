@@ -27,6 +27,7 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.processors.frameworks.rtvi import RTVIProcessor
 from pipecat.services.llm_service import LLMService
 from pipecat.services.tts_service import TTSService
 
@@ -276,6 +277,10 @@ async def deaf(call: Call) -> Any:
     return [call.tts(), call.transport.output()]
 
 
+async def speaks_rtvi_itself(call: Call) -> Any:
+    return [RTVIProcessor(), *line(call)]
+
+
 async def unmetered(call: Call) -> Any:
     voice = Voice(reports=False, name="voice")
     return line(call, voice=Pipeline([ParallelPipeline([voice], [OnlyNotes()])]))
@@ -320,7 +325,7 @@ BOTS = {
         clears_up, two_models,
         own_services, without_aggregators, slow, raises, raises_in_mid_call, returns_in_mid_call,
         raises_afterwards, gives_nothing, gives_a_number, gives_a_name, gives_a_worker, deaf,
-        unmetered, unmetered_when_run, one_name_twice, no_such_vendor, no_model, no_realtime,
-        no_part, no_key,
+        speaks_rtvi_itself, unmetered, unmetered_when_run, one_name_twice, no_such_vendor,
+        no_model, no_realtime, no_part, no_key,
     )
 }  # fmt: skip

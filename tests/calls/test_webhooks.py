@@ -30,9 +30,9 @@ async def test_the_end_of_a_call_is_told_as_the_api_shows_it(serving: Serve) -> 
         webhooks = served.service.database.webhooks
         secret = (await webhooks.secrets(thread.api_key_id, new_secret())).current
         async with asyncio.timeout(20):
-            while [one.state for one in await webhooks.list()] != [State.DELIVERED]:
+            while [one.state for one in (await webhooks.list()).items] != [State.DELIVERED]:
                 await asyncio.sleep(0.05)
-        (delivery,) = await webhooks.list()
+        (delivery,) = (await webhooks.list()).items
         app.trust(secret)
         await webhooks.replay(delivery.event_id)
         async with asyncio.timeout(20):

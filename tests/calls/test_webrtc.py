@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +21,13 @@ from flow.sandbox.openai.chat import Pace
 from flow.sandbox.speech.recognition import Ears
 from flow.sandbox.speech.synthesis import recordings, synthesize
 from tests.calls.conftest import SETTLE_SECS, Serve, Serving, quantity
-from tests.calls.webrtc import SAMPLE_RATE, Caller, candidates_of, without_candidates
+from tests.calls.webrtc import (
+    SAMPLE_RATE,
+    Caller,
+    candidates_of,
+    host_address,
+    without_candidates,
+)
 
 QUESTION = "Are you open today?"
 REPLY = "Yes, until six."
@@ -48,23 +51,8 @@ SPOILT: dict[str, Spoil] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _host_address() -> Iterator[None]:
-    """An address for ICE, which does not use 127.0.0.1: where there is no other, a spare one."""
-    found = aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True)
-    if any(not address.startswith("127.") for address in found):
+    with host_address():
         yield
-        return
-    ip = shutil.which("ip")
-    if ip is None or os.geteuid() != 0:
-        pytest.skip("only 127.0.0.1 is here, which ICE does not use, and no right to add another")
-    # One for each test process: another's may be gone at any moment.
-    spare = f"127.1.{os.getpid() // 256 % 256}.{os.getpid() % 256}/8"
-    added = subprocess.run([ip, "address", "add", spare, "dev", "lo"], capture_output=True)
-    if added.returncode != 0:
-        pytest.skip(f"no address can be added for ICE: {added.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run([ip, "address", "del", spare, "dev", "lo"], check=True)
 
 
 @dataclass

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import fractions
+import os
 import re
+import shutil
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+import aioice.ice
 import httpx
 import numpy as np
+import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame
@@ -23,6 +30,27 @@ SPEAK_SECS = 20.0
 
 _CANDIDATE = re.compile(r"^a=candidate:(.*)\r\n", re.MULTILINE)
 _ICE_LINES = re.compile(r"^a=(?:candidate:.*|end-of-candidates)\r\n", re.MULTILINE)
+
+
+@contextmanager
+def host_address() -> Iterator[None]:
+    """An address for ICE, which does not use 127.0.0.1: where there is no other, a spare one."""
+    found = aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True)
+    if any(not address.startswith("127.") for address in found):
+        yield
+        return
+    ip = shutil.which("ip")
+    if ip is None or os.geteuid() != 0:
+        pytest.skip("only 127.0.0.1 is here, which ICE does not use, and no right to add another")
+    # One for each test process: another's may be gone at any moment.
+    spare = f"127.1.{os.getpid() // 256 % 256}.{os.getpid() % 256}/8"
+    added = subprocess.run([ip, "address", "add", spare, "dev", "lo"], capture_output=True)
+    if added.returncode != 0:
+        pytest.skip(f"no address can be added for ICE: {added.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run([ip, "address", "del", spare, "dev", "lo"], check=True)
 
 
 class Microphone(MediaStreamTrack):

@@ -33,7 +33,7 @@ from flow.bot.tools.call_actions import EndCall, SendDtmf, TransferCall
 from flow.bot.tools.call_tools import CallTools
 from flow.bot.tools.http_tool import HttpTool
 from flow.bot.tools.tool import BotTool, ToolFailed
-from flow.bot.tools.voice import HANG_UP, ToolVoice
+from flow.bot.tools.voice import BOT_HANGS_UP, ToolVoice
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.tools import HttpTool as Described
 from flow.domain.calls.tools import TransferCallTool
@@ -204,7 +204,7 @@ async def bot(
             async def hung_up(_: Any, words: str) -> None:
                 one.hung_up.append(words)
 
-            voice.add_event_handler(HANG_UP, hung_up)
+            voice.add_event_handler(BOT_HANGS_UP, hung_up)
             yield one, vendor.bill
         await made.close(0.5)
         async with asyncio.timeout(PATIENCE_SECS):

@@ -54,7 +54,7 @@ async def claimed(database: Database, key: ApiKey, now: datetime | None = None) 
 
 
 async def only(database: Database, key: ApiKey) -> Delivery:
-    (delivery,) = await database.webhooks.list(api_key_id=key.id)
+    (delivery,) = (await database.webhooks.list(api_key_id=key.id)).items
     return delivery
 
 
@@ -121,7 +121,7 @@ async def test_nobody_is_told_of_other_ends(database: Database, how: str) -> Non
     else:
         thread = await told_thread(database, key)
         await database.finish_thread(thread.id, Status(how))
-    assert await database.webhooks.list(api_key_id=key.id) == []
+    assert (await database.webhooks.list(api_key_id=key.id)).items == ()
 
 
 async def test_budget_events_go_to_the_keys_url_before_the_threads(database: Database) -> None:
@@ -210,7 +210,7 @@ async def test_a_failure_waits_for_its_time_and_the_last_one_is_dead(database: D
     delivery = await only(database, key)
     assert (delivery.state, delivery.dead_at) == (State.DEAD, now + hour)
     assert (delivery.last_status, delivery.next_attempt_at) == (None, None)
-    assert await database.webhooks.list(api_key_id=key.id, dead=True) == [delivery]
+    assert (await database.webhooks.list(api_key_id=key.id, dead=True)).items == (delivery,)
     assert await claimed(database, key, now + timedelta(days=9)) == []
 
 
@@ -330,7 +330,7 @@ async def test_a_thread_is_told_in_the_transaction_that_finishes_it(
     thread = await told_thread(direct, key)
     with sql.transaction(force_rollback=True):
         sql.execute("select finish_thread(%s, 'failed')", (thread.id,))
-    assert await direct.webhooks.list() == []
+    assert (await direct.webhooks.list()).items == ()
     await direct.finish_thread(thread.id, Status.FAILED)
     assert (await only(direct, key)).type == "thread.failed"
 

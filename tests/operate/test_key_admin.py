@@ -46,7 +46,7 @@ async def test_a_created_key_verifies_and_is_bound_to_its_row(terminal: Terminal
 
 async def test_a_secret_is_shown_by_create_and_never_again(terminal: Terminal) -> None:
     done = await terminal.flow("keys", "create", "--team", "acme", "--name", "Ada")
-    (row,) = await terminal.database.operating.list_api_keys()
+    (row,) = (await terminal.database.operating.list_api_keys()).items
     secret = next(word for word in done.out.split() if word.startswith("flow_"))
     assert (await terminal.verify(secret)).unkey_key_id == row.key.unkey_key_id
     assert "Shown once" in done.out
@@ -78,7 +78,7 @@ async def test_when_unkey_makes_no_key_there_is_no_row(
     terminal.unkey.faults.add(fault)
     done = await terminal.flow("keys", "create", "--team", "acme", "--name", "Ada", "--json")
     assert said in done.failure
-    assert await terminal.database.operating.list_api_keys() == ()
+    assert (await terminal.database.operating.list_api_keys()).items == ()
     assert [one.path for one in terminal.unkey.requests] == ["/v2/keys.createKey"]
 
 
@@ -100,7 +100,7 @@ async def test_when_only_the_budget_cannot_be_set_key_and_row_are_revoked(
         sql.execute("drop function public.set_budget")
     done = await terminal.flow("keys", "create", "--team", "a", "--name", "b", "--budget", "5")
     assert "was revoked again at Unkey: try again" in done.failure
-    (row,) = await terminal.database.operating.list_api_keys()
+    (row,) = (await terminal.database.operating.list_api_keys()).items
     assert row.revoked_at is not None
     with pytest.raises(KeyError):
         terminal.unkey.key(row.key.unkey_key_id)
@@ -149,7 +149,7 @@ async def test_what_cannot_be_made_is_refused(
 ) -> None:
     done = await terminal.flow("keys", "create", *args)
     assert said in done.failure
-    assert await terminal.database.operating.list_api_keys() == ()
+    assert (await terminal.database.operating.list_api_keys()).items == ()
 
 
 async def test_a_revoked_key_is_refused_and_stays_in_the_list(terminal: Terminal) -> None:

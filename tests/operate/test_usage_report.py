@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from flow.admin.usage import Report
 from flow.domain.usage.events import Cost, Kind
 from flow.domain.usage.reports import MEASURES, UsageTable
 from flow.domain.usage.units import UNITS, Measure, component_of
 from flow.operate import tables as show
-from flow.operate.usage_report import Report
 from tests.db.making import a_thread, an_event
 from tests.operate.conftest import Terminal
 

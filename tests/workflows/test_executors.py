@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import psycopg
 import pytest
 from structlog.testing import capture_logs
 
 from flow.db.database import Database
+from flow.domain.calls.host import HostReport, HostState
 from flow.errors import ConfigurationError
 from flow.workflows.executors import DEAD_SECS, Heartbeat, claimed, nothing_to_recover
 from flow.workflows.process_identity import Identity
@@ -120,3 +122,22 @@ async def test_the_dead_are_named_to_the_living_until_they_are_forgotten(
     assert not await database.forget_executor("a", 60)
     assert await database.forget_executor("a", -1)
     assert await beat(b, -1) == ["b"]
+
+
+async def test_each_sign_of_life_says_how_the_process_is(
+    database: Database, postgres_url: str
+) -> None:
+    report = HostReport("1.2.3", 1, 20, False, True, 0, 0.0)
+    own = Identity(NAME, "a")
+    async with claimed(database, own):
+        beating = Heartbeat(database, own, nothing_to_recover, lambda: report)
+        for calls, spool_oldest_secs in [(1, 0.0), (2, 7.5)]:
+            report = replace(report, calls=calls, spool_oldest_secs=spool_oldest_secs)
+            await beating.once()
+            (host,) = await database.operating.list_hosts()
+            assert (host.name, host.state, host.report) == (NAME, HostState.ALIVE, report)
+        age(postgres_url, 61)
+        (host,) = await database.operating.list_hosts()
+        assert (host.state, round(host.silent_secs)) == (HostState.SILENT, 61)
+    (host,) = await database.operating.list_hosts()
+    assert host.state is HostState.STOPPED

@@ -72,7 +72,7 @@ async def over(database: Database, key: ApiKey, url: str = "https://hooks.exampl
 
 
 async def only(database: Database) -> Delivery:
-    (delivery,) = await database.webhooks.list()
+    (delivery,) = (await database.webhooks.list()).items
     return delivery
 
 
@@ -296,7 +296,7 @@ async def test_two_deliverers_race_and_each_event_arrives_once(
 
                 async def all_delivered() -> bool:
                     second.nudge()
-                    found = await database.webhooks.list(limit=300)
+                    found = (await database.webhooks.list(limit=300)).items
                     return all(one.state is State.DELIVERED for one in found)
 
                 await until(all_delivered, secs=60)
@@ -304,7 +304,7 @@ async def test_two_deliverers_race_and_each_event_arrives_once(
     await other.close()
     assert Counter(one.path for one in app.received) == {f"/{n}": 1 for n in range(200)}
     assert {one.data["workflow_thread_id"] for one in app.received} == set(map(str, threads))
-    assert {one.attempts for one in await database.webhooks.list(limit=300)} == {1}
+    assert {one.attempts for one in (await database.webhooks.list(limit=300)).items} == {1}
 
 
 PROGRAM = """
@@ -422,7 +422,7 @@ async def test_every_event_ends_delivered_or_dead_whatever_happens_on_the_way(
     )
 
     async def mine() -> Delivery:
-        (delivery,) = await database.webhooks.list(api_key_id=key.id)
+        (delivery,) = (await database.webhooks.list(api_key_id=key.id)).items
         return delivery
 
     with capture_logs():

@@ -82,7 +82,8 @@ class SocketCalls:
 
         async def accepted(ending: EndingOf) -> BaseTransport:
             await websocket.accept()
-            return self._spec.transport(CallSocket(websocket, ending))
+            speaks_rtvi = thread.join.transport.rtvi is not None
+            return self._spec.transport(CallSocket(websocket, ending), rtvi=speaks_rtvi)
 
         connection = CallerConnection(accepted, _caller_is_gone, _nothing_left)
         await _make_sure_closed(websocket, await self._manager.run(thread, connection))

@@ -12,6 +12,7 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMUserAggregator,
 )
 from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.processors.frameworks.rtvi import RTVIProcessor
 from pipecat.services.llm_service import LLMService
 from pipecat.services.tts_service import TTSService
 from pipecat.transports.base_transport import BaseTransport
@@ -26,6 +27,7 @@ from flow.bot.pipeline import (
     CallPipeline,
     call_services,
     pipeline_worker,
+    rtvi_of,
     spoken_by_model,
     spoken_by_voice,
 )
@@ -78,6 +80,10 @@ async def build_bot_pipeline(
         everything = [*all_processors(given)]
         if transport.input() not in everything:
             raise ConfigurationError("call.transport.input() is not in its pipeline")
+        if any(isinstance(one, RTVIProcessor) for one in everything):
+            raise ConfigurationError(
+                "its pipeline has an RTVIProcessor: Flow adds one where the join asks for RTVI"
+            )
         services.adopt(given)
         if spending.needs_prices:
             _require_prices(services, settings.has_price)
@@ -86,7 +92,8 @@ async def build_bot_pipeline(
         # in the pipeline it comes from.
         latency = LatencyProcessor(services.kind_of, name="latency")
         processors = [idle, *given, services.usage_processor, latency]
-        worker = pipeline_worker(processors, owner, audio, settings)
+        rtvi = rtvi_of(join, services)
+        worker = pipeline_worker(processors, owner, audio, settings, rtvi)
     except Exception as error:
         await bot.give_up(error)
         await services.close()
@@ -108,6 +115,7 @@ async def build_bot_pipeline(
         services=services,
         speak=spoken_by_model if has_model and not has_voice else spoken_by_voice,
         bot=bot,
+        rtvi=rtvi,
     )
 
 

@@ -17,13 +17,13 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
-HANG_UP = "on_hang_up"
+BOT_HANGS_UP = "on_bot_hangs_up"
 
 
 class ToolVoice(FrameProcessor):
     """Stands before the model. Knows who is speaking, and puts what tools say into the pipeline.
 
-    The event ``on_hang_up`` is for whoever ends the call, with the bot's last words.
+    The event ``on_bot_hangs_up`` is for whoever ends the call, with the bot's last words.
 
     Args:
         speak: makes the frame that has the bot say a text.
@@ -45,7 +45,7 @@ class ToolVoice(FrameProcessor):
         self._quiet_since = 0.0
         self._is_quiet, self._is_spoken = asyncio.Event(), asyncio.Event()
         self._is_quiet.set()
-        self._register_event_handler(HANG_UP)
+        self._register_event_handler(BOT_HANGS_UP)
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Note who speaks, and pass every frame on."""
@@ -87,4 +87,4 @@ class ToolVoice(FrameProcessor):
 
     async def hang_up(self, last_words: str) -> None:
         """Have whoever ends the call do so, with these words after what the bot is saying."""
-        await self._call_event_handler(HANG_UP, last_words)
+        await self._call_event_handler(BOT_HANGS_UP, last_words)

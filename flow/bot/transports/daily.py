@@ -10,7 +10,7 @@ from datetime import datetime
 import httpx
 from pydantic import SecretStr
 
-from flow.bot.transports.room import BOT_NAME, RoomTransport
+from flow.bot.transports.room import BOT_NAME, RoomTransport, room_connect_params
 from flow.bot.transports.spec import RoomSpec
 from flow.domain.calls.join_request import Transport
 from flow.domain.calls.room import Meeting, Room
@@ -102,6 +102,7 @@ TRANSPORT = RoomSpec(
     enters_without_settings=True,
     extra="daily",
     modules=("daily",),
+    connect_params=room_connect_params,
     pipecat_module="pipecat.transports.daily.transport",
     transport=daily_transport,
     provider=_provider,

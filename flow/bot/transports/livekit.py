@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 from pydantic import SecretStr
 
-from flow.bot.transports.room import RoomTransport
+from flow.bot.transports.room import RoomTransport, room_connect_params
 from flow.bot.transports.spec import RoomSpec
 from flow.domain.calls.join_request import Transport
 from flow.domain.calls.room import Meeting, Room
@@ -104,6 +104,7 @@ TRANSPORT = RoomSpec(
     settings=("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"),
     extra="livekit",
     modules=("livekit", "livekit.rtc", "tenacity"),
+    connect_params=room_connect_params,
     pipecat_module="pipecat.transports.livekit.transport",
     transport=livekit_transport,
     provider=_provider,

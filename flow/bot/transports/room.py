@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipecat.frames.frames import InputAudioRawFrame
-from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.frames.frames import InputAudioRawFrame, InputTransportMessageFrame
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_transport import BaseTransport
 
@@ -43,6 +44,7 @@ class RoomTransport(BaseTransport):
             self._input = self._room.input()
             assert isinstance(self._input, BaseInputTransport)
             _listen_only(self._input, self._is_of_caller)
+            _take_messages(self._input, self._is_caller)
         return self._input
 
     def output(self) -> FrameProcessor:
@@ -50,7 +52,10 @@ class RoomTransport(BaseTransport):
         return self._room.output()
 
     def _is_of_caller(self, frame: InputAudioRawFrame) -> bool:
-        return self._caller is not None and getattr(frame, "user_id", None) == self._caller
+        return self._is_caller(getattr(frame, "user_id", None))
+
+    def _is_caller(self, participant: str | None) -> bool:
+        return self._caller is not None and participant == self._caller
 
     async def _on_entered(self, *_: Any) -> None:
         self.entered = True
@@ -68,7 +73,12 @@ class RoomTransport(BaseTransport):
         await self._call_event_handler("on_lost")
 
 
-def _listen_only(source: BaseInputTransport, wanted: Any) -> None:
+def room_connect_params(way: Mapping[str, str]) -> dict[str, Any]:
+    """What ``connect()`` of Pipecat's clients takes for a room."""
+    return {name: way[name] for name in ("url", "token") if name in way}
+
+
+def _listen_only(source: BaseInputTransport, wanted: Callable[[InputAudioRawFrame], bool]) -> None:
     """Let through the audio frames that are ``wanted``.
 
     In the transport itself: one more processor would cost every frame one more hop.
@@ -80,3 +90,17 @@ def _listen_only(source: BaseInputTransport, wanted: Any) -> None:
             await push(frame)
 
     source.push_audio_frame = push_wanted  # type: ignore[method-assign]
+
+
+def _take_messages(source: BaseInputTransport, is_caller: Callable[[str | None], bool]) -> None:
+    """Hand the caller's messages up to what speaks RTVI, where anything does, and to nobody else.
+
+    Pipecat's own inputs send every participant's down the pipeline too.
+    """
+
+    async def push_of_caller(message: Any, sender: str | None) -> None:
+        if is_caller(sender):
+            frame = InputTransportMessageFrame(message=message)
+            await source.push_frame(frame, FrameDirection.UPSTREAM)
+
+    source.push_app_message = push_of_caller  # type: ignore[attr-defined]

@@ -61,15 +61,23 @@ class BotTransportSpec(TransportSpec):
         return f"install {requirement(self.extra)}"
 
 
+class SocketTransport(Protocol):
+    """Makes a transport over a WebSocket."""
+
+    def __call__(self, websocket: Any, *, rtvi: bool = False) -> BaseTransport:
+        """The transport over ``websocket``, for an RTVI client or another."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SocketSpec(BotTransportSpec):
     """The caller opens the WebSocket ``/api/bot/{thread_id}/ws``.
 
     Args:
-        transport: made of the accepted Starlette ``WebSocket``.
+        transport: made of the accepted Starlette ``WebSocket``, and whether its client speaks RTVI.
     """
 
-    transport: Callable[[Any], BaseTransport]
+    transport: SocketTransport
 
 
 class OfferedConnection(Protocol):

@@ -77,5 +77,6 @@ async def _answering(sdp: str, thread_id: UUID) -> OfferedConnection:
 TRANSPORT = OfferSpec(
     name="webrtc",
     connection=lambda at: {"url": at.http("offer")},
+    connect_params=lambda way: {"webrtcRequestParams": {"endpoint": way["url"]}},
     answering=_answering,
 )

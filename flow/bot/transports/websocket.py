@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import structlog
 from pipecat.audio.resamplers.base_audio_resampler import BaseAudioResampler
 from pipecat.audio.utils import create_stream_resampler
-from pipecat.frames.frames import Frame, InputAudioRawFrame
+from pipecat.frames.frames import (
+    Frame,
+    InputAudioRawFrame,
+    InputTransportMessageFrame,
+    InterruptionFrame,
+)
 from pipecat.frames.protobufs import frames_pb2
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_transport import BaseTransport
@@ -22,6 +28,7 @@ SAMPLE_RATES = range(8_000, 48_001)
 MAX_SAMPLE_RATES = 4
 """Different rates of one call: each has a resampler, and a new one may take 4 ms to make."""
 LONGEST_CHUNK_SECS = 2
+LARGEST_JSON_BYTES = 64 * 1024
 
 
 class _Unusable(Exception):
@@ -47,16 +54,21 @@ class CallerAudioSerializer(ProtobufFrameSerializer):
     async def deserialize(self, data: str | bytes) -> Frame | None:
         """The audio frame in ``data``, or `None`."""
         try:
-            audio = await self._sound(data)
+            return await self._frame(_parsed(data))
         except _Unusable as error:
             self._drop(str(error))
             return None
+
+    async def _frame(self, message: Any) -> Frame | None:
+        """The frame of a protobuf message."""
+        if message.WhichOneof("frame") != "audio":
+            raise _Unusable("a frame that is not audio")
+        audio = await self._sound(message.audio)
         # A stream's first chunk may be too short for the resampler to give anything yet.
         return InputAudioRawFrame(audio, SAMPLE_RATE_IN, 1) if audio else None
 
-    async def _sound(self, data: str | bytes) -> bytes:
+    async def _sound(self, sound: Any) -> bytes:
         """The sound of a message at `SAMPLE_RATE_IN`."""
-        sound = _parsed(data)
         _check(sound)
         rate: int = sound.sample_rate
         audio: bytes = sound.audio
@@ -76,8 +88,30 @@ class CallerAudioSerializer(ProtobufFrameSerializer):
             log.warning("caller_message_dropped", reason=reason)
 
 
-def websocket_transport(websocket: Any) -> BaseTransport:
-    """A transport over an accepted Starlette ``WebSocket``."""
+class RtviSerializer(CallerAudioSerializer):
+    """The same for a client that speaks RTVI: its messages pass too, for what speaks RTVI to judge.
+
+    Pipecat's JavaScript client knows no frame of an interruption, and fails on one; it is told in
+    RTVI.
+    """
+
+    async def serialize(self, frame: Frame) -> str | bytes | None:
+        """The message of a frame, or `None`."""
+        return None if isinstance(frame, InterruptionFrame) else await super().serialize(frame)
+
+    async def _frame(self, message: Any) -> Frame | None:
+        if message.WhichOneof("frame") != "message":
+            return await super()._frame(message)
+        if len(message.message.data) > LARGEST_JSON_BYTES:
+            raise _Unusable("too long JSON")
+        try:
+            return InputTransportMessageFrame(message=json.loads(message.message.data))
+        except (ValueError, RecursionError):
+            raise _Unusable("not JSON") from None
+
+
+def websocket_transport(websocket: Any, *, rtvi: bool = False) -> BaseTransport:
+    """A transport over an accepted Starlette ``WebSocket``, for an RTVI client or another."""
     from pipecat.transports.websocket.fastapi import (
         FastAPIWebsocketInputTransport,
         FastAPIWebsocketParams,
@@ -87,7 +121,7 @@ def websocket_transport(websocket: Any) -> BaseTransport:
     params = FastAPIWebsocketParams(
         audio_in_enabled=True,
         audio_out_enabled=True,
-        serializer=CallerAudioSerializer(),
+        serializer=RtviSerializer() if rtvi else CallerAudioSerializer(),
         # The token in the URL says who connects; browsers of any origin may.
         allowed_origins=[],
     )
@@ -98,16 +132,13 @@ def websocket_transport(websocket: Any) -> BaseTransport:
 
 
 def _parsed(data: str | bytes) -> Any:
-    """The protobuf ``AudioRawFrame`` in a message."""
+    """The protobuf ``Frame`` that a message is."""
     if isinstance(data, str):
         raise _Unusable("text")
     try:
-        frame = frames_pb2.Frame.FromString(data)  # type: ignore[attr-defined]
+        return frames_pb2.Frame.FromString(data)  # type: ignore[attr-defined]
     except Exception:  # whatever a parser makes of a stranger's bytes
         raise _Unusable("not a frame") from None
-    if frame.WhichOneof("frame") != "audio":
-        raise _Unusable("a frame that is not audio")
-    return frame.audio
 
 
 def _check(sound: Any) -> None:
@@ -126,5 +157,6 @@ def _check(sound: Any) -> None:
 TRANSPORT = SocketSpec(
     name="websocket",
     connection=lambda at: {"url": at.websocket("ws")},
+    connect_params=lambda way: {"wsUrl": way["url"]},
     transport=websocket_transport,
 )

@@ -46,9 +46,11 @@ def sign(
 
 
 def check(
-    secret: bytes, token: str, thread_id: UUID, now: datetime, bearer: str = ""
+    secret: bytes, token: str, thread_id: UUID, now: datetime | None, bearer: str = ""
 ) -> TraceParent | None:
     """Return the join's span when `sign` made ``token`` for ``thread_id`` and ``bearer``.
+
+    ``now`` is ``None`` where it does not matter whether the token has expired.
 
     Raises:
         Refused: code ``invalid_token`` or ``expired_token``.
@@ -67,7 +69,7 @@ def check(
         raise _invalid() from None
     if claims["sub"] != str(thread_id):
         raise _invalid()
-    if now.timestamp() >= claims["exp"]:
+    if now is not None and now.timestamp() >= claims["exp"]:
         raise Refused("expired_token", "The token has expired; join again with the same request.")
     return TraceParent.from_header(claims.get("trace", ""))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 
@@ -40,6 +41,8 @@ class TransportSpec:
         options: those that it can do without.
         connection: what the caller is told beside the type: fields of the answer by their name.
             ``None`` for rooms, which say it themselves.
+        connect_params: what ``connect()`` of Pipecat's clients takes, made of those fields;
+            ``None`` where they have no such transport.
         has_rooms: whether the bot waits for its caller in a room.
         controls: the types of tools that act on the call (`flow.domain.calls.tools.CALL_CONTROLS`)
             and that this transport can do, by the `CallControl` of its calls.
@@ -50,9 +53,15 @@ class TransportSpec:
     settings: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     connection: Callable[[CallAddress], dict[str, str]] | None = None
+    connect_params: Callable[[Mapping[str, str]], dict[str, Any]] | None = None
     has_rooms: bool = False
     controls: frozenset[str] = frozenset()
     room_url_problem: Callable[[str], str | None] = lambda _: None
+
+    @property
+    def speaks_rtvi(self) -> bool:
+        """Whether Pipecat's clients connect over it, so that RTVI can be spoken."""
+        return self.connect_params is not None
 
     @property
     def needed(self) -> str | None:
@@ -74,6 +83,11 @@ TransportSpecs = Mapping[str, TransportSpec]
 def names_with_rooms(specs: TransportSpecs) -> str:
     """The transports with rooms, as a sentence names them."""
     return listed([spec.name for spec in specs.values() if spec.has_rooms])
+
+
+def names_with_rtvi(specs: TransportSpecs) -> str:
+    """The transports that RTVI is spoken over, as a sentence names them."""
+    return listed([spec.name for spec in specs.values() if spec.speaks_rtvi])
 
 
 def listed(names: Sequence[str]) -> str:

@@ -68,9 +68,9 @@ async def _looked(settings: Settings, place: str, url: str) -> Looked:
 
 async def _read(settings: Settings, looked: Looked, place: str) -> Looked:
     async with store.database_of(settings) as database:
-        keys = await database.operating.list_api_keys()
-        deliveries = await database.webhooks.list(limit=WEBHOOKS)
-    known = next((one.key.unkey_key_id for one in keys if one.revoked_at is None), None)
+        keys = (await database.operating.list_api_keys(revoked=False, limit=1)).items
+        deliveries = [*(await database.webhooks.list(limit=WEBHOOKS)).items]
+    known = next((one.key.unkey_key_id for one in keys), None)
     said = [] if looked.clock else [ok(NAME, f"{place} answers, and takes the service role key")]
     return Looked([*looked.findings, *said], looked.clock, known, deliveries)
 

@@ -1,0 +1,1 @@
+"""``/api/admin/``: what operators see and set, for keys with the permission ``flow.admin``."""

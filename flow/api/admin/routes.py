@@ -1,0 +1,17 @@
+"""All routes under ``/api/admin/``, behind the permission of operators."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+
+from flow.api.admin import hosts, keys, ledger, teams, threads, webhooks
+from flow.api.admin.operators import require_operator
+
+router = APIRouter(
+    prefix="/api/admin", tags=["operators"], dependencies=[Depends(require_operator)]
+)
+for part in (keys, teams, threads, webhooks, hosts, ledger):
+    router.include_router(part.router)
+
+BODIES = (keys.KeyRequest, keys.KeyChange, teams.QuotaChange)
+"""What the routes read by themselves, for the API's description."""

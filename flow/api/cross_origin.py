@@ -1,0 +1,55 @@
+"""Pages of other origins (CORS): which may use this API, and what of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+PREFLIGHT_SECS = 600
+_THREAD = "[0-9a-f-]{36}"
+_ROUTES = re.compile(
+    r"/start"
+    rf"|/sessions/{_THREAD}/api/offer"
+    rf"|/api/bot/(?:join|{_THREAD}/(?:offer|end))"
+    rf"|/api/threads/{_THREAD}(?:/usage)?"
+)
+"""Beginning a call, being in it, and reading what became of it. What lists, sums up or
+administrates is for programs that keep a key to themselves."""
+_SENT = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "X-Request-Id")
+_SHOWN = (
+    "X-Request-Id",
+    "Retry-After",
+    "Idempotent-Replayed",
+    "X-PostHog-Budget",
+    "X-PostHog-Budget-Remaining-USD",
+)
+
+
+class CrossOrigin:
+    """Lets pages of some origins use the routes of a call; others are as if it were not there.
+
+    A browser asks first, without credentials (``OPTIONS``): this stands before authentication.
+    No cookies are involved, so a page has what it is given: a join's token, or a key.
+
+    Args:
+        origins: such as ``https://app.example.com``; ``*`` is every one.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
+        self._app = app
+        self._shared = CORSMiddleware(
+            app,
+            allow_origins=tuple(origins),
+            allow_methods=("GET", "POST", "PATCH"),
+            allow_headers=_SENT,
+            expose_headers=_SHOWN,
+            max_age=PREFLIGHT_SECS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application, and tell the browser whether the page may see the answer."""
+        is_shared = scope["type"] == "http" and _ROUTES.fullmatch(scope["path"]) is not None
+        await (self._shared if is_shared else self._app)(scope, receive, send)

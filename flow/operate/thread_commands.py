@@ -1,0 +1,151 @@
+"""The commands ``flow threads ...``: arguments, turned into calls.
+
+Each command imports what it needs when it runs, so that ``flow --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from flow.errors import InvalidInput
+from flow.operate.command_context import database_of, run, say
+from flow.operate.key_commands import AsJson
+
+if TYPE_CHECKING:
+    from flow.db.database import Database
+    from flow.domain.calls.thread_overview import ThreadFilter, ThreadOverview
+    from flow.settings import Settings
+
+threads = typer.Typer(
+    name="threads", help="See the calls of all keys, and end them.", no_args_is_help=True
+)
+
+Thread = Annotated[str, typer.Argument(help="Its id, as in the answer to a join.")]
+MOST = 10_000
+PAGE = 200
+
+
+class StatusOption(StrEnum):
+    """Parse a thread's status: what `flow.domain.calls.thread.Status` has."""
+
+    CREATED = "created"
+    CONNECTING = "connecting"
+    IN_CALL = "in_call"
+    ENDED = "ended"
+    EXTRACTING = "extracting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+@threads.command("list")
+def list_(
+    running: Annotated[bool, typer.Option("--running", help="Only those under way.")] = False,
+    key: Annotated[str | None, typer.Option(help="Only this key's.")] = None,
+    team: Annotated[str | None, typer.Option(help="Only this team's.")] = None,
+    product: Annotated[str | None, typer.Option(help="Only of this product.")] = None,
+    status: Annotated[StatusOption | None, typer.Option(help="Only those in this state.")] = None,
+    host: Annotated[str | None, typer.Option(help="Only those under way in this process.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="First day (UTC).")] = None,
+    to: Annotated[str | None, typer.Option(help="Last day (UTC), included.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="How many, the newest first.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List calls of all keys, with the process that holds each."""
+    from flow.admin import json_forms
+    from flow.domain.calls.thread import Status
+    from flow.domain.calls.thread_overview import ThreadFilter
+    from flow.operate import arguments, thread_tables
+
+    first = arguments.day(from_, "--from") if from_ else None
+    last = arguments.day(to, "--to") if to else None
+    if first and last and first > last:
+        raise InvalidInput(f"--from {first} is after --to {last}.")
+
+    async def work(settings: Settings) -> None:
+        async with database_of(settings) as database:
+            of_key = None if key is None else (await database.operating.get_api_key(key)).key.id
+            which = ThreadFilter(
+                api_key_id=of_key,
+                team_id=team,
+                product=product,
+                status=None if status is None else Status(status),
+                running=running,
+                host=host,
+                first=first,
+                last=last,
+            )
+            found = await _first(database, which, limit)
+        told = {"threads": [json_forms.thread(one) for one in found]}
+        say(told, as_json, lambda: thread_tables.threads(found, datetime.now(UTC)))
+
+    run(work)
+
+
+@threads.command()
+def show(
+    thread: Thread,
+    content: Annotated[
+        bool, typer.Option("--content", help="Also what was said, asked for and extracted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a call: whose it is, where it runs, and what it cost."""
+    from flow.admin import json_forms
+    from flow.operate import thread_tables
+
+    asked = _thread_id(thread)
+
+    async def work(settings: Settings) -> None:
+        async with database_of(settings) as database:
+            found = await database.operating.get_thread_overview(asked)
+            whole = await database.get_workflow_thread_data(asked) if content else None
+        told = json_forms.thread(found)
+        if whole is not None:
+            told |= json_forms.content(whole)
+        say(told, as_json, lambda: thread_tables.thread(found, whole))
+
+    run(work)
+
+
+@threads.command()
+def end(thread: Thread, as_json: AsJson = False) -> None:
+    """Hang up, in whichever process the call runs; cancel one that nobody has connected to."""
+    from flow.admin import json_forms
+    from flow.operate import thread_tables
+
+    asked = _thread_id(thread)
+
+    async def work(settings: Settings) -> None:
+        async with database_of(settings) as database:
+            await database.end_thread(asked)
+            found = await database.operating.get_thread_overview(asked)
+        say(json_forms.thread(found), as_json, lambda: thread_tables.ended(found))
+
+    run(work)
+
+
+async def _first(database: Database, which: ThreadFilter, limit: int) -> list[ThreadOverview]:
+    found: list[ThreadOverview] = []
+    cursor = None
+    while len(found) < limit:
+        page = await database.operating.list_threads(
+            which, limit=min(PAGE, limit - len(found)), cursor=cursor
+        )
+        found += page.items
+        if (cursor := page.next_cursor) is None:
+            break
+    return found
+
+
+def _thread_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidInput(f"{text!r} is no id of a thread: it looks like a UUID.") from None
