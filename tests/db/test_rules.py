@@ -30,6 +30,8 @@ TABLES = [
     "webhook_deliveries",
     "workflow_executors",
     "room_calls",
+    "agents",
+    "agent_versions",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 

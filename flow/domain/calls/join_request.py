@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from flow.domain.agents.variables import Variables
 from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.request_parts import STORED, STORING, Name, Part, Text, bounded, is_stored
 from flow.domain.calls.room import token_problem
@@ -174,6 +178,16 @@ class Bot(Part):
     tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] = Field(
         default=(), description="What the bot can do beside talking."
     )
+    timezone: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="Of `{{flow.date}}` and `{{flow.time}}`, as in `Europe/Berlin`."
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_timezone(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not is_stored(info) and value not in available_timezones():
+            raise ValueError("is not a time zone: write one such as Europe/Berlin, or UTC")
+        return value
 
     @model_validator(mode="after")
     def _has_one_kind_of_model(self, info: ValidationInfo) -> Self:
@@ -226,11 +240,12 @@ class Insights(Part):
         return value
 
 
-class JoinRequest(Part):
-    """Body of ``POST /api/bot/join``. Every field may be left out."""
+class CallSettings(Part):
+    """What a call may be set to, in its join or in the agent that the join names.
 
-    product: Name = Field(default="voice_bot", description="What the call is sold as.")
-    transport: Transport = Field(default=Transport(), description="How the caller is connected.")
+    Texts may hold placeholders for variables: see `flow.domain.agents.templates`.
+    """
+
     bot: Bot = Field(default=Bot(), description="What the bot says, and with what.")
     insights: Insights = Field(default=Insights(), description="What to extract afterwards.")
     max_duration_secs: Annotated[int, Field(ge=5, le=14_400)] | None = Field(
@@ -263,6 +278,67 @@ class JoinRequest(Part):
     @classmethod
     def _is_small(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         return value if is_stored(info) else bounded(value, MAX_METADATA_BYTES)
+
+    def said(self, *, secrets: bool = True) -> dict[str, Any]:
+        """What was said, and nothing that was not; ``secrets`` of tools as they are, or hidden."""
+        return self.model_dump(
+            mode="json",
+            by_alias=True,
+            exclude_unset=True,
+            context=STORING if secrets else None,
+        )
+
+
+class AgentRef(Part):
+    """An agent by its id or its name, and the version of it: the newest unless said.
+
+    A string alone is the id or name. Of a thread it is the id and the version that were used.
+    """
+
+    id: Name = Field(description="Its id or its name.")
+    version: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
+        default=None, description="The newest unless said."
+    )
+
+
+def _agent_ref(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+_AGENT_REF_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": 128},
+        {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string", "minLength": 1, "maxLength": 128},
+                "version": {"type": ["integer", "null"], "minimum": 1, "maximum": 2_147_483_647},
+            },
+            "required": ["id"],
+            "additionalProperties": False,
+        },
+        {"type": "null"},
+    ]
+}
+
+
+class JoinRequest(CallSettings):
+    """Body of ``POST /api/bot/join``. Every field may be left out.
+
+    What the body says goes before what its agent says: see `flow.domain.agents.agent`.
+    """
+
+    product: Name = Field(default="voice_bot", description="What the call is sold as.")
+    transport: Transport = Field(default=Transport(), description="How the caller is connected.")
+    agent: Annotated[
+        AgentRef | None, BeforeValidator(_agent_ref), WithJsonSchema(_AGENT_REF_SCHEMA)
+    ] = Field(
+        default=None,
+        description="A stored agent: its id or name, or the id and version as an object.",
+    )
+    variables: Variables = Field(
+        default={}, description="What `{{name}}` stands for in the texts and tools of the call."
+    )
 
     @property
     def longest_secs(self) -> int:

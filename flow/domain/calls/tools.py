@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Literal, Self, TypeAlias
-from urllib.parse import quote, urlsplit
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
     SecretStr,
     SerializationInfo,
+    ValidationError,
     ValidationInfo,
     field_serializer,
     field_validator,
 )
 
+from flow.domain.agents.variables import Filling
 from flow.domain.calls.request_parts import STORING, Part, bounded, is_stored
 from flow.domain.insights.insight_schema import schema_problem
 from flow.domain.webhooks import public_url
@@ -47,6 +49,7 @@ _PASSED_ON = frozenset(
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 # Without the octets above ASCII that it calls obsolete, and no space at its ends (section 5.5).
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]{0,4094}[!-~])?)?")
+_MASK = str(SecretStr("x"))
 # Hop-by-hop (RFC 9110, section 7.6.1), about the body or the connection, or Flow's own.
 _REFUSED_HEADERS = frozenset(
     {
@@ -58,9 +61,6 @@ _REFUSED_HEADERS = frozenset(
     }
 )
 
-Fill: TypeAlias = Callable[[str, Callable[[str], str]], str]
-"""Fills the variables of a text, each value escaped by the second argument where it lands."""
-
 
 class Remote(Part):
     """A tool that is reached over HTTP. Header values are secrets: no reader is shown them.
@@ -68,12 +68,17 @@ class Remote(Part):
     URLs and header values may hold variables (``{{name}}``), but a URL's host may not.
     """
 
-    url: Url
+    url: Url = Field(description="Where it is; may hold variables after its host.")
     headers: Annotated[dict[str, SecretStr], Field(max_length=MAX_HEADERS)] = Field(
-        default_factory=dict
+        default_factory=dict,
+        description="Sent with each request; values may hold variables, and are shown to nobody.",
     )
-    timeout_secs: TimeoutSecs = DEFAULT_TIMEOUT_SECS
-    say_while_waiting: Sentence | None = None
+    timeout_secs: TimeoutSecs = Field(
+        default=DEFAULT_TIMEOUT_SECS, description="How long its answer is waited for."
+    )
+    say_while_waiting: Sentence | None = Field(
+        default=None, description="What the bot says while that takes; empty: nothing."
+    )
 
     @field_validator("url")
     @classmethod
@@ -110,19 +115,27 @@ class Remote(Part):
         """The headers to send, secrets and all."""
         return {name: text.get_secret_value() for name, text in self.headers.items()}
 
-    def filled(self, fill: Fill) -> Self:
+    def filled(self, filling: Filling, field: str) -> Self:
         """The tool with the variables of its texts filled in, and judged again.
 
-        Raises:
-            pydantic.ValidationError: a value does not fit where it lands.
+        ``field`` is where the tool stands; ``filling`` is told what does not fit.
         """
-        given = self.model_dump(context=STORING, exclude_unset=True)
-        given["url"] = fill(self.url, lambda value: quote(value, safe=""))
-        given["headers"] = {k: fill(v, str) for k, v in self.plain_headers.items()}
+        given = self.model_dump(by_alias=True, context=STORING, exclude_unset=True)
+        given["url"] = filling.url(f"{field}.url", self.url)
+        given["headers"] = {
+            name: filling.header(f"{field}.headers.{name}", text)
+            for name, text in self.plain_headers.items()
+        }
         for name in ("description", "say_while_waiting"):
             if given.get(name):
-                given[name] = fill(given[name], str)
-        return type(self).model_validate(given)
+                given[name] = filling.text(f"{field}.{name}", given[name])
+        try:
+            return type(self).model_validate(given)
+        except ValidationError as error:
+            for found in error.errors(include_url=False, include_input=False):
+                where = ".".join([field, *map(str, found["loc"])])
+                filling.refuse(where, found["msg"].removeprefix("Value error, "))
+            return self
 
 
 class HttpTool(Remote):
@@ -132,11 +145,16 @@ class HttpTool(Remote):
     of Flow's in the bot's language, where there is one.
     """
 
-    type: Literal["http"]
-    name: ToolName
-    description: Description
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
+    type: Literal["http"] = Field(description="Always `http`.")
+    name: ToolName = Field(description="By what name the model calls it.")
+    description: Description = Field(description="What it does, and when to use it.")
+    parameters: dict[str, Any] = Field(
+        default_factory=lambda: {"type": "object", "properties": {}},
+        description="A JSON Schema of the object of its arguments.",
+    )
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = Field(
+        default="POST", description="The method of the request."
+    )
 
     @field_validator("name")
     @classmethod
@@ -160,14 +178,16 @@ class HttpTool(Remote):
 class McpTool(Remote):
     """The tools of an MCP server, over streamable HTTP; of them, those ``allowed``, or all."""
 
-    type: Literal["mcp"]
-    allowed: Annotated[list[ToolName], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    type: Literal["mcp"] = Field(description="Always `mcp`.")
+    allowed: Annotated[list[ToolName], Field(min_length=1, max_length=MAX_TOOLS)] | None = Field(
+        default=None, description="The names of those to use; left out: all."
+    )
 
 
 class EndCallTool(Part):
     """The bot may say goodbye and hang up."""
 
-    type: Literal["end_call"]
+    type: Literal["end_call"] = Field(description="Always `end_call`.")
 
 
 class TransferCallTool(Part):
@@ -176,19 +196,23 @@ class TransferCallTool(Part):
     ``say`` is spoken before. Only where the transport can transfer calls.
     """
 
-    type: Literal["transfer_call"]
-    targets: dict[ToolName, Number] = Field(min_length=1, max_length=MAX_TARGETS)
-    say: Sentence | None = None
+    type: Literal["transfer_call"] = Field(description="Always `transfer_call`.")
+    targets: dict[ToolName, Number] = Field(
+        min_length=1, max_length=MAX_TARGETS, description="Telephone numbers by their names."
+    )
+    say: Sentence | None = Field(default=None, description="What the bot says before.")
 
-    def filled(self, fill: Fill) -> Self:
+    def filled(self, filling: Filling, field: str) -> Self:
         """The tool with the variables of what it says filled in."""
-        return self if self.say is None else self.model_copy(update={"say": fill(self.say, str)})
+        if self.say is None:
+            return self
+        return self.model_copy(update={"say": filling.text(f"{field}.say", self.say)})
 
 
 class SendDtmfTool(Part):
     """The bot may press telephone keys. Only where the transport can."""
 
-    type: Literal["send_dtmf"]
+    type: Literal["send_dtmf"] = Field(description="Always `send_dtmf`.")
 
 
 Tool = Annotated[
@@ -254,6 +278,8 @@ def _header_problem(name: str, value: str) -> str | None:
         return f"{name[:40]!r} is not the name of a header"
     if name.lower() in _REFUSED_HEADERS:
         return f"{name} must not be set: Flow, or the connection, sets it"
+    if value == _MASK:
+        return f"{name} is what readers are shown in place of its value: send the value itself"
     if not _HEADER_VALUE.fullmatch(value):
         return (
             f"{name} must have printable ASCII, no spaces at its ends, and at most 4096 characters"
