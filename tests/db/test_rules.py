@@ -30,6 +30,8 @@ TABLES = [
     "webhook_deliveries",
     "workflow_executors",
     "room_calls",
+    "gateway_leases",
+    "gateway_counts",
     "agents",
     "agent_versions",
 ]
