@@ -127,6 +127,8 @@ class CallPipeline:
     bot: BotRun | None = None
     rtvi: CallerRtvi | None = None
     tools: CallTools | None = None
+    owes_reply: bool = False
+    """The bot takes up a call in which it has said nothing yet of what a tool did."""
 
     @property
     def tells_when_said(self) -> bool:
@@ -199,6 +201,7 @@ def build_pipeline(
         services=services,
         speak=speech_of(join),
         tools=tools,
+        owes_reply=bool(messages) and messages[-1]["role"] in ("tool", "developer"),
         rtvi=rtvi,
     )
 

@@ -360,7 +360,7 @@ async def test_a_private_address_is_not_reached_and_that_is_told() -> None:
     assert (one.server.uses, one.outcomes) == ([], ["refused"])
 
 
-@pytest.mark.parametrize("arguments", ["{}", '{"name": 5}'])
+@pytest.mark.parametrize("arguments", ["{}", '{"name": 5}', '{"name": "Ad', "[1]", ""])
 async def test_arguments_that_do_not_fit_are_told_and_not_sent(arguments: str) -> None:
     async with bot(CHAT, asks(ToolCall("find_booking", arguments))) as (one, _):
         await one.ask()
