@@ -29,6 +29,8 @@ TABLES = [
     "webhook_deliveries",
     "workflow_executors",
     "room_calls",
+    "gateway_leases",
+    "gateway_counts",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 
