@@ -43,7 +43,7 @@ HEARTBEAT_SECS = 15.0
 """How often the lease of requests that take long is renewed."""
 FORGOTTEN_SECS = 300.0
 """How long after the last request a lease of nothing is kept in memory."""
-AWAY_SECS = 1.0
+AWAY_SECS = 0.25
 """How soon after the database could not be asked it is tried again."""
 PATIENCE_SECS = 0.5
 """How long a request waits for news of what is known already, if not by heart."""

@@ -24,7 +24,7 @@ Saved = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Makes the fields that save mode sends of those that were asked for."""
 
 LONGEST_MODEL = 200
-"""Characters; the ledger takes names of up to 512 bytes."""
+"""Bytes; the ledger takes names of up to 512, of which the vendor may say another."""
 MOST_TOKENS = 100_000_000
 """What a larger limit counts as."""
 
