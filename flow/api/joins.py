@@ -247,7 +247,7 @@ async def _accepted(request: Request, services: Services, key: ApiKey, asked: _A
         require_permission(request, product.permission)
     facts = CallFacts(uuid4(), services.now(), None if agent is None else agent.name)
     filled = filled_in(join, facts)
-    await require_usable_tools(services, filled)
+    await require_usable_tools(services, filled.bot.tools, filled.transport.type)
     return _Accepted(facts.thread_id, filled, product, asked)
 
 
