@@ -184,7 +184,7 @@ class MeteredRequest:
                 model = _name(evidence.model) or event.model
                 tier = _name(evidence.service_tier) or event.service_tier
                 # Some say it with every word.
-                if (model, tier) != (event.model, event.service_tier):
+                if model != event.model or tier != event.service_tier:
                     self._event = replace(event, model=model, service_tier=tier)
             case Sent():
                 self._sent = _added(self._sent, evidence.quantities)
@@ -236,9 +236,9 @@ class MeteredRequest:
             self._first_output = round(time.monotonic() - self._started, 6)
         if output.audio_seconds is None or self._audio_seconds is None:
             self._audio_seconds = None
-        else:
+        elif output.audio_seconds:
             self._audio_seconds += output.audio_seconds
-        if output.estimate:
+        if output.estimate is not NOTHING and output.estimate:
             self._made = _added(self._made, output.estimate)
             self._is_outdated = True
             self._unrenewed_tokens += output.estimate.total_tokens
@@ -248,7 +248,9 @@ class MeteredRequest:
         if not output.text:
             return
         self._text.append(output.text)
-        if self._made:  # The text is what the sound says, and not billed beside it.
+        if (
+            self._made is not NOTHING and self._made
+        ):  # The text is what the sound says, and not billed beside it.
             return
         self._uncounted += len(output.text)
         if self._uncounted >= COUNTED_CHARACTERS:
