@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -33,6 +34,8 @@ BATCH = 500
 COALESCE_SECS = 0.005
 LONGEST_PAUSE_SECS = 5.0
 TRIM_BYTES = 1 << 20
+MOST_RECENT = 2_000
+"""How much of what waits on the disk is in memory too, so that it need not be read again."""
 
 Item = UsageEvent | ThreadTurn
 Kind = TypeVar("Kind", UsageEvent, ThreadTurn)
@@ -69,6 +72,9 @@ class Recorder:
         self._open: dict[UUID, bytes] = {}
         self._pending: Counter[UUID | None] = Counter()
         self._unspooled: deque[Item] = deque()
+        # Of the spool's lines from `_recent_from` on, each with the position after it.
+        self._recent: deque[tuple[int, Item]] = deque()
+        self._recent_from = self._spool.head
         self._wake = asyncio.Event()
         self._acknowledged = asyncio.Condition()
         self._closing = False
@@ -141,6 +147,11 @@ class Recorder:
         self._pending[_thread_of(item)] += 1
         if self._append(op, item) is None:
             self._unspooled.append(item)
+        elif len(self._recent) < MOST_RECENT:
+            self._recent.append((self._spool.end, item))
+        else:
+            self._recent.clear()
+            self._recent_from = self._spool.end
         self._wake.set()
 
     def _append(self, op: Op, item: Item) -> bytes | None:
@@ -201,10 +212,9 @@ class Recorder:
                 await asyncio.sleep(pause)
 
     async def _send_next(self) -> None:
-        lines, position = self._spool.read(BATCH)
+        spooled, position = self._next()
         unspooled = list(self._unspooled)
-        spooled = (self._parsed(line) for line in lines if line.op in ("event", "turn"))
-        items = unspooled + [item for item in spooled if item is not None]
+        items = unspooled + spooled
         turns = [item for item in items if isinstance(item, ThreadTurn)]
         events = [item for item in items if isinstance(item, UsageEvent)]
         # Turns first: a batch is sent again as a whole, and of events all are told again.
@@ -213,6 +223,8 @@ class Recorder:
         for _ in unspooled:
             self._unspooled.popleft()
         self._spool.advance(position)
+        while self._recent and self._recent[0][0] <= position:
+            self._recent.popleft()
         is_all = self._spool.unsent_bytes == 0 and not self._unspooled
         self._watch.committed((event.id for event in events), is_all=is_all)
         with suppress(OSError):
@@ -222,6 +234,16 @@ class Recorder:
         self._pending = +self._pending
         async with self._acknowledged:
             self._acknowledged.notify_all()
+
+    def _next(self) -> tuple[list[Item], int]:
+        """The next batch of what is spooled, and the position after it."""
+        if self._spool.head >= self._recent_from:
+            recent = list(islice(self._recent, BATCH))
+            is_all = len(recent) == len(self._recent)
+            return [item for _, item in recent], self._spool.end if is_all else recent[-1][0]
+        lines, position = self._spool.read(BATCH)
+        items = (self._parsed(line) for line in lines if line.op in ("event", "turn"))
+        return [item for item in items if item is not None], position
 
     async def _bring(
         self, items: Sequence[Kind], send: Callable[[Sequence[Kind]], Awaitable[None]]

@@ -69,7 +69,7 @@ class JsonExchange(ABC):
             self._events = EventStream()
 
     def _data(self, data: str) -> Iterator[Evidence]:
-        event = parsed(data)
+        event = None if data == "[DONE]" else parsed(data)
         if isinstance(event, dict):
             yield from self._event(event)
         elif data.strip() == "[DONE]":
