@@ -127,6 +127,8 @@ class MeteredRequest:
         self._recorder = recorder
         self._event = event
         self._opening = opening
+        self._model = event.model
+        self._tier = event.service_tier
         self._on_closed = on_closed
         self._started = time.monotonic()
         self._first_output: float | None = None
@@ -180,12 +182,8 @@ class MeteredRequest:
                     self._report = evidence
                     self._is_outdated = False
             case Served():
-                event = self._event
-                model = _name(evidence.model) or event.model
-                tier = _name(evidence.service_tier) or event.service_tier
-                # Some say it with every word.
-                if model != event.model or tier != event.service_tier:
-                    self._event = replace(event, model=model, service_tier=tier)
+                self._model = _name(evidence.model) or self._model
+                self._tier = _name(evidence.service_tier) or self._tier
             case Sent():
                 self._sent = _added(self._sent, evidence.quantities)
                 self._renew(_most(self._event.quantities, self._sent))
@@ -219,6 +217,8 @@ class MeteredRequest:
         provenance, outcome = RULES[known, ended]
         event = replace(
             self._event,
+            model=self._model,
+            service_tier=self._tier,
             quantities=quantities,
             provenance=provenance,
             outcome=outcome,
@@ -259,14 +259,14 @@ class MeteredRequest:
         self._unrenewed += output.text
         if len(self._unrenewed) >= RENEWED_CHARACTERS and self._is_renewal_due():
             so_far = self._event.quantities
-            more = count_tokens(self._unrenewed, self._event.model)
+            more = count_tokens(self._unrenewed, self._model)
             self._unrenewed = ""
             self._renew(so_far.replaced(output_tokens=so_far.count("output_tokens") + more))
 
     def _count_text(self) -> None:
         """Count the text that has not been: of a long one not all at once, in the end."""
         text = "".join(self._text[self._counted_parts :])
-        self._counted_tokens += count_tokens(text, self._event.model)
+        self._counted_tokens += count_tokens(text, self._model)
         self._counted_parts, self._uncounted = len(self._text), 0
 
     def _is_renewal_due(self) -> bool:
@@ -277,7 +277,9 @@ class MeteredRequest:
         return True
 
     def _renew(self, estimate: Quantities) -> None:
-        self._event = replace(self._event, quantities=estimate)
+        self._event = replace(
+            self._event, model=self._model, service_tier=self._tier, quantities=estimate
+        )
         self._recorder.begin(self._event)
 
     def _consumed(

@@ -165,6 +165,8 @@ def _one_line(properties: Mapping[str, Any]) -> str:
 def _others(headers: Mapping[str, str]) -> dict[str, Any]:
     """What ``X-PostHog-Properties`` says besides what only the server says."""
     (*_, text) = ("", *(v for name, v in headers.items() if name.lower() == PROPERTIES_HEADER))
+    if not text:
+        return {}
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):
