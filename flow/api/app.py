@@ -6,10 +6,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from flow.api import (
     agents,
@@ -90,6 +93,19 @@ _IN_PATHS = {
 
 class FlowApi(FastAPI):
     """FastAPI, describing the security and the problems that middleware deals with."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The middleware that `create_app` names, around the routes.
+
+        FastAPI puts three of its own around that: against errors, for its telemetry and for the
+        size of bodies. `Problems` and `RequestSize` do their work, and every request would pass
+        them on its way in, and twice or more on its way out.
+        """
+        app: ASGIApp = AsyncExitStackMiddleware(self.router)
+        app = ExceptionMiddleware(app, handlers=self.exception_handlers)
+        for middleware in reversed(self.user_middleware):
+            app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+        return app
 
     def openapi(self) -> dict[str, Any]:
         """The description of the whole API."""

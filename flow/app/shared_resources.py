@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from posthog import Posthog
 from prometheus_client import CollectorRegistry
 
 from flow.app.database import database_and_url
@@ -23,7 +22,7 @@ from flow.telemetry.calls import CallWatch
 from flow.telemetry.database import MeasuredTransport
 from flow.telemetry.ledger_lag import FlushWatch
 from flow.telemetry.metric_definitions import Metrics
-from flow.vendors.posthog import get_posthog_client, shutdown_posthog
+from flow.vendors.posthog import CountingPosthog, get_posthog_client, shutdown_posthog
 from flow.vendors.posthog_flags import FeatureFlag
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Resources:
     tracing: Tracing | None
     database: Database
     url: str | None
-    posthog: Posthog | None
+    posthog: CountingPosthog | None
     flag: FeatureFlag
 
     @property

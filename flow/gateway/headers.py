@@ -30,6 +30,13 @@ MOST_DIGITS = 18
 # PostHog takes these characters in a trace's id.
 _TRACE_ID = re.compile(r"[A-Za-z0-9\-_~.@()!':|]{1,200}")
 
+_TRACE_ID_HEADER = TRACE_ID_HEADER.encode()
+_SESSION_ID_HEADER = SESSION_ID_HEADER.encode()
+_DISTINCT_ID_HEADER = DISTINCT_ID_HEADER.encode()
+_PROPERTIES_HEADER = PROPERTIES_HEADER.encode()
+_PREFIX = PREFIX.encode()
+_OWN_PREFIX = _PREFIX + b"$"
+
 _PASSED_ON = frozenset(
     {b"accept", b"content-type", b"user-agent", b"anthropic-version", b"anthropic-beta",
      b"anthropic-dangerous-direct-browser-access", b"openai-beta", b"accept-language"}
@@ -68,12 +75,11 @@ def request_headers(request: GatewayRequest, defaults: Mapping[str, str]) -> dic
 def attributing_headers(request: GatewayRequest) -> Iterator[tuple[str, str]]:
     """What a request says for analytics, for a gateway behind this one. Names that begin with ``$``
     are PostHog's own, such as what a request has cost."""
-    own = PREFIX.encode()
     for name, value in request.headers:
-        if name == PROPERTIES_HEADER.encode():
+        if name == _PROPERTIES_HEADER:
             said = {key: one for key, one in _object(value).items() if not key.startswith("$")}
             yield PROPERTIES_HEADER, json.dumps(said)
-        elif name in _ANALYTICS or (name.startswith(own) and not name.startswith(own + b"$")):
+        elif name in _ANALYTICS or (name.startswith(_PREFIX) and not name.startswith(_OWN_PREFIX)):
             yield name.decode("latin-1"), value.decode("latin-1")
 
 
@@ -103,7 +109,9 @@ def answer_headers(headers: RawHeaders, api_key: str) -> list[tuple[bytes, bytes
 
 def _readable_encoding(request: GatewayRequest) -> str:
     """What the caller and a reader can both decode."""
-    accepted = request.header(b"accept-encoding") or ""
+    accepted = request.header(b"accept-encoding")
+    if not accepted:
+        return "identity"
     offers = (offer.strip().lower().replace(" ", "") for offer in accepted.split(","))
     wanted = {o.partition(";")[0] for o in offers if not re.search(r";q=0(\.0*)?$", o)}
     return "gzip" if wanted & {"gzip", "x-gzip", "*"} else "identity"
@@ -111,24 +119,23 @@ def _readable_encoding(request: GatewayRequest) -> str:
 
 def ids_of(request: GatewayRequest) -> RequestIds:
     """The ids that the caller gave; one that is too long or not printable counts as not given."""
-    trace_id = request.header(TRACE_ID_HEADER.encode())
+    trace_id = request.header(_TRACE_ID_HEADER)
     return RequestIds(
         request_id=request.request_id,
         trace_id=trace_id if trace_id and _TRACE_ID.fullmatch(trace_id) else None,
-        session_id=_id(request.header(SESSION_ID_HEADER.encode())),
-        distinct_id=_id(request.header(DISTINCT_ID_HEADER.encode())),
+        session_id=_id(request.header(_SESSION_ID_HEADER)),
+        distinct_id=_id(request.header(_DISTINCT_ID_HEADER)),
     )
 
 
 def properties_of(request: GatewayRequest) -> dict[str, Any]:
     """What the caller says of its request for analytics, in both ways in which gateways take it."""
-    prefix = PREFIX.encode()
     found: dict[str, Any] = {}
     for name, value in request.headers:
-        if name == PROPERTIES_HEADER.encode():
+        if name == _PROPERTIES_HEADER:
             found |= _object(value)
-        elif name.startswith(prefix) and len(name) > len(prefix):
-            found[name[len(prefix) :].decode("latin-1")] = unquote(value.decode("latin-1"))
+        elif name.startswith(_PREFIX) and len(name) > len(_PREFIX):
+            found[name[len(_PREFIX) :].decode("latin-1")] = unquote(value.decode("latin-1"))
     return dict(list(found.items())[:MOST_PROPERTIES])
 
 

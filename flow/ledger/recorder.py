@@ -1,7 +1,8 @@
 """The recorder: brings usage and transcripts of calls to the database without making calls wait.
 
 `Recorder.record` appends to the spool and returns. In the background everything pending goes to
-the database in one call, repeated until it is acknowledged; only then is the spool trimmed. The
+the database in one call, repeated until it is acknowledged; only then is the spool trimmed. What
+is sent comes from memory, and from the spool where more is waiting than is kept in memory. The
 ledger keeps one row per event id, so sending twice is harmless; losing an event is not. Turns of
 the transcript take the same way (`Recorder.record_turn`), and a thread keeps one turn per number;
 so do uses of tools (`Recorder.record_tool_call`), one per id.
@@ -14,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -35,6 +37,8 @@ BATCH = 500
 COALESCE_SECS = 0.005
 LONGEST_PAUSE_SECS = 5.0
 TRIM_BYTES = 1 << 20
+MOST_RECENT = 2_000
+"""How much of what waits on the disk is in memory too, so that it need not be read again."""
 
 Item = UsageEvent | ThreadTurn | ThreadToolCall
 Kind = TypeVar("Kind", UsageEvent, ThreadTurn, ThreadToolCall)
@@ -76,6 +80,9 @@ class Recorder:
         self._open: dict[UUID, bytes] = {}
         self._pending: Counter[UUID | None] = Counter()
         self._unspooled: deque[Item] = deque()
+        # Of the spool's lines from `_recent_from` on, each with the position after it.
+        self._recent: deque[tuple[int, Item]] = deque()
+        self._recent_from = self._spool.head
         self._wake = asyncio.Event()
         self._acknowledged = asyncio.Condition()
         self._closing = False
@@ -155,6 +162,11 @@ class Recorder:
         self._pending[_thread_of(item)] += 1
         if self._append(op, item) is None:
             self._unspooled.append(item)
+        elif len(self._recent) < MOST_RECENT:
+            self._recent.append((self._spool.end, item))
+        else:
+            self._recent.clear()
+            self._recent_from = self._spool.end
         self._wake.set()
 
     def _append(self, op: Op, item: Item) -> bytes | None:
@@ -215,10 +227,9 @@ class Recorder:
                 await asyncio.sleep(pause)
 
     async def _send_next(self) -> None:
-        lines, position = self._spool.read(BATCH)
+        spooled, position = self._next()
         unspooled = list(self._unspooled)
-        spooled = (self._parsed(line) for line in lines if line.op in ("event", *_OF_CALLS))
-        items = unspooled + [item for item in spooled if item is not None]
+        items = unspooled + spooled
         turns = [item for item in items if isinstance(item, ThreadTurn)]
         events = [item for item in items if isinstance(item, UsageEvent)]
         uses = [item for item in items if isinstance(item, ThreadToolCall)]
@@ -229,6 +240,8 @@ class Recorder:
         for _ in unspooled:
             self._unspooled.popleft()
         self._spool.advance(position)
+        while self._recent and self._recent[0][0] <= position:
+            self._recent.popleft()
         is_all = self._spool.unsent_bytes == 0 and not self._unspooled
         self._watch.committed((event.id for event in events), is_all=is_all)
         with suppress(OSError):
@@ -238,6 +251,16 @@ class Recorder:
         self._pending = +self._pending
         async with self._acknowledged:
             self._acknowledged.notify_all()
+
+    def _next(self) -> tuple[list[Item], int]:
+        """The next batch of what is spooled, and the position after it."""
+        if self._spool.head >= self._recent_from:
+            recent = list(islice(self._recent, BATCH))
+            is_all = len(recent) == len(self._recent)
+            return [item for _, item in recent], self._spool.end if is_all else recent[-1][0]
+        lines, position = self._spool.read(BATCH)
+        items = (self._parsed(line) for line in lines if line.op in ("event", *_OF_CALLS))
+        return [item for item in items if item is not None], position
 
     async def _bring(
         self, items: Sequence[Kind], send: Callable[[Sequence[Kind]], Awaitable[None]]
