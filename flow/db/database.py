@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.agents import Agents
 from flow.db.gateway_leases import GatewayLeases
 from flow.db.operator import Operating
 from flow.db.pages import Page, check_limit, page, place
@@ -58,6 +59,11 @@ class Database(TypedCalls):
     def room_calls(self) -> RoomCalls:
         """The calls about calls in rooms."""
         return RoomCalls(self._transport)
+
+    @property
+    def agents(self) -> Agents:
+        """The calls about stored agents."""
+        return Agents(self._transport)
 
     async def ping(self) -> None:
         """Return when the database answers and Flow's functions are there.
@@ -331,6 +337,7 @@ class Database(TypedCalls):
         cursor: str | None = None,
         status: Status | None = None,
         product: str | None = None,
+        agent_id: UUID | None = None,
         running: bool = False,
         from_: date | None = None,
         to: date | None = None,
@@ -354,6 +361,7 @@ class Database(TypedCalls):
             p_before_id=before_id,
             p_status=status and status.value,
             p_product=product,
+            p_agent_id=agent_id and str(agent_id),
             p_running=running,
             p_from=from_ and from_.isoformat(),
             p_to=to and to.isoformat(),

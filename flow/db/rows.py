@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from flow.domain.agents.agent import Agent
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread, Turn
@@ -106,6 +107,21 @@ def thread(row: Mapping[str, Any]) -> Thread:
         connected_at=maybe_utc(row["connected_at"]),
         ended_at=maybe_utc(row["ended_at"]),
         completed_at=maybe_utc(row["completed_at"]),
+    )
+
+
+def agent(row: Mapping[str, Any]) -> Agent:
+    """The version of an agent that ``flow.agent_json`` built."""
+    definition = floats(row["definition"])
+    return Agent(
+        id=UUID(row["id"]),
+        team_id=row["team_id"],
+        name=definition["name"],
+        version=row["version"],
+        definition=definition,
+        created_at=utc(row["created_at"]),
+        updated_at=utc(row["updated_at"]),
+        archived_at=maybe_utc(row["archived_at"]),
     )
 
 
