@@ -1,0 +1,48 @@
+import { clock, seconds, words } from "../shared/format";
+import type { ToolCall } from "../shared/types";
+import { Badge } from "./parts";
+import { Table } from "./table";
+
+const TONES: Record<string, string> = {
+  ok: "good",
+  running: "info",
+  failed: "bad",
+  timeout: "bad",
+  unknown: "bad",
+  invalid_arguments: "warn",
+  refused: "warn",
+};
+
+/** What a bot did in a call beside talking. */
+export function ToolCalls({ calls }: { calls: ToolCall[] }) {
+  return (
+    <Table
+      label="Tools used in the call"
+      rows={calls}
+      keyOf={(call) => call.id}
+      columns={[
+        { head: "Time", cell: (call) => clock(call.started_at), look: "nowrap" },
+        { head: "Tool", cell: (call) => <code class="break">{call.name}</code> },
+        {
+          head: "Outcome",
+          cell: (call) => <Badge tone={TONES[call.outcome] ?? ""}>{words(call.outcome)}</Badge>,
+        },
+        { head: "HTTP", cell: (call) => call.status ?? "–", isNumber: true, wideOnly: true },
+        { head: "Took", cell: (call) => seconds(call.seconds), isNumber: true },
+        { head: "Arguments and result", cell: (call) => <Content call={call} /> },
+      ]}
+    />
+  );
+}
+
+function Content({ call }: { call: ToolCall }) {
+  if (call.arguments === null) return <span class="muted">This key may not see them.</span>;
+  return (
+    <details class="as-table">
+      <summary>Show</summary>
+      <pre class="json json-inside" tabIndex={0}>
+        {JSON.stringify({ arguments: call.arguments, result: call.result }, null, 2)}
+      </pre>
+    </details>
+  );
+}
