@@ -10,7 +10,7 @@ export function VariableTable({ variables }: { variables: Variable[] }) {
       rows={variables}
       keyOf={(variable) => variable.name}
       columns={[
-        { head: "Name", cell: ({ name }) => <code class="break">{name}</code> },
+        { head: "Name", cell: ({ name }) => <code>{name}</code>, look: "nowrap" },
         { head: "Without a value", cell: (variable) => <Otherwise variable={variable} /> },
         { head: "In", cell: ({ fields }) => fields.join(", "), look: "break muted small" },
       ]}

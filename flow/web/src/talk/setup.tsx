@@ -106,6 +106,7 @@ export function Setup(props: {
           }
           onChange={(value) => set("systemPrompt", value)}
         />
+        <VariableFields choices={choices} onChange={onChange} />
         <div class="form-grid">
           <label class="field">
             <span>Product</span>
@@ -139,7 +140,6 @@ export function Setup(props: {
             />
           </label>
         </div>
-        <VariableFields choices={choices} onChange={onChange} />
         <Models api={api} choices={choices} onChange={onChange} />
         <ConnectionFields choices={choices} onChange={onChange} />
         <div class="setup-start">

@@ -53,7 +53,7 @@ export function AgentsPage() {
                   look: "break",
                 },
                 { head: "Version", cell: (agent) => agent.version, isNumber: true },
-                { head: "Product", cell: (agent) => agent.product ?? "–", look: "nowrap" },
+                { head: "Product", cell: (agent) => agent.product ?? "–", look: "nowrap", wideOnly: true },
                 { head: "Updated", cell: (agent) => moment(agent.updated_at), look: "nowrap" },
                 {
                   head: "Talk",
