@@ -32,6 +32,7 @@ from flow.api.raw_request_route import RawRequestRoute
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_transport, require_room_for
+from flow.api.tool_checks import require_usable_tools
 from flow.db.database import Joined
 from flow.domain.agents.filling import filled_in
 from flow.domain.agents.system_variables import CallFacts
@@ -245,7 +246,9 @@ async def _accepted(request: Request, services: Services, key: ApiKey, asked: _A
     if product.permission is not None:
         require_permission(request, product.permission)
     facts = CallFacts(uuid4(), services.now(), None if agent is None else agent.name)
-    return _Accepted(facts.thread_id, filled_in(join, facts), product, asked)
+    filled = filled_in(join, facts)
+    await require_usable_tools(services, filled.bot.tools, filled.transport.type)
+    return _Accepted(facts.thread_id, filled, product, asked)
 
 
 async def _joined(services: Services, key: ApiKey, accepted: _Accepted) -> Joined:
