@@ -9,12 +9,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import pytest
 from playwright.async_api import expect
 
 from flow.api.pages import STATIC
+from flow.domain.calls.tool_call import ThreadToolCall, ToolCall, ToolOutcome
 from tests import call_history
 from tests.api.conftest import Api
 from tests.browser.watched_page import AXE, WatchedPage, dollars
@@ -83,7 +85,7 @@ async def console(api: Api, **context: Any) -> AsyncIterator[Console]:
 async def a_history(api: Api, postgres_url: str, key: str) -> httpx.AsyncClient:
     """A client of a key with an agent, two calls, and requests to the gateway.
 
-    The first call is the agent's in its first of two versions; the other goes on.
+    The first call is the agent's in its first of two versions, and used a tool; the other goes on.
     """
     client = api.as_key(key)
     row = await api.key_of(client)
@@ -93,7 +95,12 @@ async def a_history(api: Api, postgres_url: str, key: str) -> httpx.AsyncClient:
     again = await client.put(f"/api/agents/{made['id']}", json={**AGENT, "product": "voice_bot"})
     assert again.json()["version"] == 2, again.text
     said = {"agent": {"id": made["id"], "version": 1}, "variables": {"restaurant": "Luigi's"}}
-    await call_history.conversation(api.database, postgres_url, row, hour_ago, said=said)
+    done = await call_history.conversation(api.database, postgres_url, row, hour_ago, said=said)
+    used = ToolCall(
+        uuid4(), "find_table", {"people": 4}, hour_ago + timedelta(seconds=6), ToolOutcome.OK,
+        seconds=1.4, status=200, result={"free": True},
+    )  # fmt: skip
+    await api.database.save_tool_calls([ThreadToolCall(done.id, used)])
     await call_history.conversation(
         api.database, postgres_url, row, now, lines=call_history.CONVERSATION[:3],
         still_running=True,
@@ -127,6 +134,10 @@ async def test_a_customer_finds_the_sums_of_the_api(api: Api, postgres_url: str)
         await expect(ledger.locator("tbody tr")).to_have_count(len(events))
         await expect(page.locator(".fact", has_text="Agent")).to_contain_text("version 1")
         await expect(page.get_by_text("Luigi's", exact=True)).to_be_visible()
+        used = page.get_by_role("region", name="Tools used in the call").locator("tbody tr")
+        await expect(used).to_contain_text(["find_tableOk2001.40 s"])
+        lane = page.locator(".lane", has_text="Tools").locator(".span")
+        await expect(lane).to_have_count(1)
         sum_of_ledger = sum(Decimal(event["total_cost_usd"]) for event in events)
         await expect(ledger.locator("tfoot")).to_contain_text(dollars(sum_of_ledger, 6))
 

@@ -1,5 +1,6 @@
 import type { Tool } from "../shared/agents";
 import { seconds, words } from "../shared/format";
+import { FoldedJson } from "./folded_json";
 import { Badge } from "./parts";
 
 /** What a bot can do beside talking. The values of headers are hidden by the service. */
@@ -15,14 +16,7 @@ export function AgentTools({ tools }: { tools: Tool[] }) {
           </div>
           {tool.description && <p class="break">{tool.description}</p>}
           <ToolFacts tool={tool} />
-          {tool.parameters && (
-            <details class="as-table">
-              <summary>Parameters</summary>
-              <pre class="json json-inside" tabIndex={0}>
-                {JSON.stringify(tool.parameters, null, 2)}
-              </pre>
-            </details>
-          )}
+          {tool.parameters && <FoldedJson title="Parameters" value={tool.parameters} />}
         </li>
       ))}
     </ul>

@@ -1,5 +1,6 @@
 import { clock, seconds, words } from "../shared/format";
 import type { ToolCall } from "../shared/types";
+import { FoldedJson } from "./folded_json";
 import { Badge } from "./parts";
 import { Table } from "./table";
 
@@ -37,12 +38,5 @@ export function ToolCalls({ calls }: { calls: ToolCall[] }) {
 
 function Content({ call }: { call: ToolCall }) {
   if (call.arguments === null) return <span class="muted">This key may not see them.</span>;
-  return (
-    <details class="as-table">
-      <summary>Show</summary>
-      <pre class="json json-inside" tabIndex={0}>
-        {JSON.stringify({ arguments: call.arguments, result: call.result }, null, 2)}
-      </pre>
-    </details>
-  );
+  return <FoldedJson title="Show" value={{ arguments: call.arguments, result: call.result }} />;
 }

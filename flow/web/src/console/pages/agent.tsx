@@ -7,6 +7,7 @@ import { AgentModels } from "../agent_models";
 import { AgentTools } from "../agent_tools";
 import { CallTable } from "../call_table";
 import { Fact } from "../fact";
+import { FoldedJson } from "../folded_json";
 import { useGet } from "../load";
 import { Badge, Card, PageHead, Pager, Select, Shown, usePages } from "../parts";
 import { useFilters } from "../query";
@@ -130,14 +131,7 @@ function InsightSettings({ insights }: { insights: NonNullable<Agent["insights"]
   return (
     <div class="stack-tight">
       <Said text={insights.instructions} otherwise="Nothing in particular is looked for." />
-      {insights.schema && (
-        <details class="as-table">
-          <summary>Schema</summary>
-          <pre class="json json-inside" tabIndex={0}>
-            {JSON.stringify(insights.schema, null, 2)}
-          </pre>
-        </details>
-      )}
+      {insights.schema && <FoldedJson title="Schema" value={insights.schema} />}
     </div>
   );
 }
