@@ -23,7 +23,7 @@ export function ToolCalls({ calls }: { calls: ToolCall[] }) {
       keyOf={(call) => call.id}
       columns={[
         { head: "Time", cell: (call) => clock(call.started_at), look: "nowrap" },
-        { head: "Tool", cell: (call) => <code class="break">{call.name}</code> },
+        { head: "Tool", cell: (call) => <code>{call.name}</code>, look: "nowrap" },
         {
           head: "Outcome",
           cell: (call) => <Badge tone={TONES[call.outcome] ?? ""}>{words(call.outcome)}</Badge>,

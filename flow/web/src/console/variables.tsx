@@ -12,7 +12,7 @@ export function VariableTable({ variables }: { variables: Variable[] }) {
       columns={[
         { head: "Name", cell: ({ name }) => <code>{name}</code>, look: "nowrap" },
         { head: "Without a value", cell: (variable) => <Otherwise variable={variable} /> },
-        { head: "In", cell: ({ fields }) => fields.join(", "), look: "break muted small" },
+        { head: "In", cell: ({ fields }) => fields.join(", "), look: "muted small" },
       ]}
     />
   );
