@@ -11,7 +11,7 @@ export function VariableTable({ variables }: { variables: Variable[] }) {
       keyOf={(variable) => variable.name}
       columns={[
         { head: "Name", cell: ({ name }) => <code>{name}</code>, look: "nowrap" },
-        { head: "Without a value", cell: (variable) => <Otherwise variable={variable} /> },
+        { head: "If missing", cell: (variable) => <Otherwise variable={variable} /> },
         { head: "In", cell: ({ fields }) => fields.join(", "), look: "muted small" },
       ]}
     />
