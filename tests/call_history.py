@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -191,12 +191,16 @@ async def conversation(
     lines: Sequence[Line] = CONVERSATION,
     still_running: bool = False,
     seed: int = 1,
+    said: Mapping[str, Any] | None = None,
 ) -> Thread:
-    """A call that began at some time, turn by turn, with the ledger row of each piece of work."""
+    """A call that began at some time, turn by turn, with the ledger row of each piece of work.
+
+    ``said`` is what its join says beside `JOIN`.
+    """
     chance = random.Random(seed)
     joined = await database.join_thread(
-        key, uuid4(), JoinRequest.from_json(JOIN), billable=True, idempotency_key=None,
-        fingerprint="seeded",
+        key, uuid4(), JoinRequest.from_json({**JOIN, **(said or {})}), billable=True,
+        idempotency_key=None, fingerprint="seeded",
     )  # fmt: skip
     thread = joined.thread
     await database.claim_thread(thread.id, "voice-1/call")

@@ -9,19 +9,42 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import pytest
 from playwright.async_api import expect
 
 from flow.api.pages import STATIC
+from flow.domain.calls.tool_call import ThreadToolCall, ToolCall, ToolOutcome
 from tests import call_history
 from tests.api.conftest import Api
 from tests.browser.watched_page import AXE, WatchedPage, dollars
 from tests.chromium import CHROMIUM, chromium
 
 TEAM = "bell & sons/berlin"
-PAGES = ("", "/calls", "/usage", "/requests", "/limits", "/nowhere")
+PAGES = ("", "/calls", "/agents", "/usage", "/requests", "/limits", "/nowhere")
+AGENT = {
+    "name": "reservations",
+    "bot": {
+        "system_prompt": "You take reservations for {{restaurant}}.\nIt is {{flow.date}}.",
+        "greeting": "Good evening, {{name|and welcome}}!",
+        "llm": {"provider": "openai", "model": "gpt-4.1", "temperature": 0.3},
+        "timezone": "Europe/Berlin",
+    },
+    "tools": [
+        {
+            "type": "http",
+            "name": "find_table",
+            "description": "Finds a free table.",
+            "url": "https://example.com/tables/{{restaurant}}",
+            "headers": {"Authorization": "Bearer the-secret-of-the-restaurant"},
+            "parameters": {"type": "object", "properties": {"people": {"type": "integer"}}},
+        },
+        {"type": "end_call"},
+    ],
+    "insights": {"instructions": "Note the date and the number of people."},
+}
 OPERATOR_PAGES = ("calls", "usage", "keys", "keys/new", "teams", "webhooks", "hosts", "ledger")
 
 pytestmark = [
@@ -60,12 +83,24 @@ async def console(api: Api, **context: Any) -> AsyncIterator[Console]:
 
 
 async def a_history(api: Api, postgres_url: str, key: str) -> httpx.AsyncClient:
-    """A client of a key with two calls, one of which goes on, and requests to the gateway."""
+    """A client of a key with an agent, two calls, and requests to the gateway.
+
+    The first call is the agent's in its first of two versions, and used a tool; the other goes on.
+    """
     client = api.as_key(key)
     row = await api.key_of(client)
     now = datetime.now(UTC)
     hour_ago = now - timedelta(hours=1)
-    await call_history.conversation(api.database, postgres_url, row, hour_ago)
+    made = (await client.post("/api/agents", json=AGENT)).json()
+    again = await client.put(f"/api/agents/{made['id']}", json={**AGENT, "product": "voice_bot"})
+    assert again.json()["version"] == 2, again.text
+    said = {"agent": {"id": made["id"], "version": 1}, "variables": {"restaurant": "Luigi's"}}
+    done = await call_history.conversation(api.database, postgres_url, row, hour_ago, said=said)
+    used = ToolCall(
+        uuid4(), "find_table", {"people": 4}, hour_ago + timedelta(seconds=6), ToolOutcome.OK,
+        seconds=1.4, status=200, result={"free": True},
+    )  # fmt: skip
+    await api.database.save_tool_calls([ThreadToolCall(done.id, used)])
     await call_history.conversation(
         api.database, postgres_url, row, now, lines=call_history.CONVERSATION[:3],
         still_running=True,
@@ -97,8 +132,32 @@ async def test_a_customer_finds_the_sums_of_the_api(api: Api, postgres_url: str)
         await expect(page.get_by_text("Ada Lovelace. And one of us is vegetarian.")).to_be_visible()
         ledger = page.get_by_role("region", name="Ledger of the call")
         await expect(ledger.locator("tbody tr")).to_have_count(len(events))
+        await expect(page.locator(".fact", has_text="Agent")).to_contain_text("version 1")
+        await expect(page.get_by_text("Luigi's", exact=True)).to_be_visible()
+        used = page.get_by_role("region", name="Tools used in the call").locator("tbody tr")
+        await expect(used).to_contain_text(["find_tableOk2001.40 s"])
+        lane = page.locator(".lane", has_text="Tools").locator(".span")
+        await expect(lane).to_have_count(1)
         sum_of_ledger = sum(Decimal(event["total_cost_usd"]) for event in events)
         await expect(ledger.locator("tfoot")).to_contain_text(dollars(sum_of_ledger, 6))
+
+        await page.get_by_role("link", name="reservations", exact=True).click()
+        await expect(page.get_by_label("Version")).to_have_value("1")
+        await expect(page.locator(".fact", has_text="Product")).to_contain_text("The join's")
+        await page.get_by_label("Version").select_option("2, the newest")
+        await expect(page.locator(".fact", has_text="Product")).to_contain_text("voice_bot")
+        await expect(page.get_by_text("You take reservations for {{restaurant}}.")).to_be_visible()
+        tool = page.locator(".tool", has_text="find_table")
+        await expect(tool).to_contain_text("Authorization")
+        assert "the-secret" not in await page.content()
+        variables = page.get_by_role("region", name="Variables of the agent")
+        await expect(variables.locator("tbody tr")).to_contain_text(
+            ["restaurantrefused", "flow.dateFlow gives it", "nameand welcome"]
+        )
+        calls = page.get_by_role("region", name="Calls with this agent")
+        await expect(calls.get_by_role("link")).to_have_count(1)
+        talk = page.get_by_role("link", name="Talk with it")
+        await expect(talk).to_have_attribute("href", "/talk?agent=reservations")
 
         await page.get_by_role("link", name="Usage", exact=True).click()
         async with page.expect_download() as downloading:
@@ -157,10 +216,12 @@ async def test_every_page_can_be_read_by_everybody(
     client = await a_history(api, postgres_url, key)
     threads = (await client.get("/api/threads")).json()["threads"]
     key_id = (await client.get("/api/key")).json()["api_key_id"]
+    agent_id = (await client.get("/api/agents")).json()["agents"][0]["id"]
     paths = [
         *PAGES,
         *(f"/calls/{thread['workflow_thread_id']}" for thread in threads),
         *(f"/operator/{name}" for name in OPERATOR_PAGES),
+        f"/agents/{agent_id}",
         f"/operator/calls/{threads[-1]['workflow_thread_id']}",
         f"/operator/keys/{key_id}",
         f"/operator/teams/{quote(TEAM, safe='')}",

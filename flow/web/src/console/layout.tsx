@@ -8,6 +8,7 @@ import { Logo } from "./sign_in";
 const PAGES = [
   ["/console", "Overview"],
   ["/console/calls", "Calls"],
+  ["/console/agents", "Agents"],
   ["/console/usage", "Usage"],
   ["/console/requests", "Gateway requests"],
   ["/console/limits", "Limits"],

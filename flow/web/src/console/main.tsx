@@ -18,6 +18,8 @@ import { LedgerGapsPage } from "./operator/ledger";
 import { NewKeyPage } from "./operator/new_key";
 import { TeamPage, TeamsPage } from "./operator/teams";
 import { WebhooksPage } from "./operator/webhooks";
+import { AgentPage } from "./pages/agent";
+import { AgentsPage } from "./pages/agents";
 import { AnyCallPage, CallPage } from "./pages/call";
 import { CallsPage } from "./pages/calls";
 import { LimitsPage } from "./pages/limits";
@@ -78,6 +80,8 @@ function SignedIn(props: { secret: string; signOut: (why?: string) => void }) {
               <Route path="/console" component={OverviewPage} />
               <Route path="/console/calls" component={CallsPage} />
               <Route path="/console/calls/:id" component={CallPage} />
+              <Route path="/console/agents" component={AgentsPage} />
+              <Route path="/console/agents/:id" component={AgentPage} />
               <Route path="/console/usage" component={UsagePage} />
               <Route path="/console/requests" component={RequestsPage} />
               <Route path="/console/limits" component={LimitsPage} />

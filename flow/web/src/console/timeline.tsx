@@ -21,7 +21,7 @@ const PIXELS_A_SECOND = 14;
 export function Timeline({ thread, rows }: { thread: Thread; rows: LedgerRow[] }) {
   const start = Date.parse(thread.connected_at ?? thread.created_at);
   const since = (time: string) => (Date.parse(time) - start) / 1000;
-  const lanes = [...speech(thread, since), ...work(rows, since)];
+  const lanes = [...speech(thread, since), ...work(rows, since), ...tools(thread, since)];
   const ends = lanes.flatMap((lane) => lane.spans.map((span) => span.to));
   const end = Math.max(1, ...ends, thread.ended_at ? since(thread.ended_at) : 0);
   const cuts = thread.transcript
@@ -119,6 +119,15 @@ function work(rows: LedgerRow[], since: (time: string) => number): Lane[] {
         };
       }),
   })).filter((lane) => lane.spans.length > 0);
+}
+
+function tools(thread: Thread, since: (time: string) => number): Lane[] {
+  const spans = (thread.tool_calls ?? []).map((call): Span => {
+    const from = since(call.started_at);
+    const isOk = call.outcome === "ok" || call.outcome === "running";
+    return { from, to: from + (call.seconds ?? 0), label: call.name, isCut: !isOk };
+  });
+  return spans.length ? [{ name: "Tools", colour: "--series-6", spans }] : [];
 }
 
 function ticks(end: number): number[] {

@@ -38,6 +38,8 @@ export interface ThreadSummary {
   status: Status;
   product: string;
   billable: boolean;
+  /** What it was made with. */
+  agent?: { id: string; version: number } | null;
   created_at: string;
   connected_at: string | null;
   ended_at: string | null;
@@ -79,6 +81,28 @@ export type ReplyLatency = { seq: number; total_secs: number } & {
   [part in `${LatencyPart}_secs`]: number;
 };
 
+/** One use of a tool. Its content is null where one may not see it. */
+export interface ToolCall {
+  id: string;
+  name: string;
+  arguments: Record<string, unknown> | null;
+  outcome: string;
+  started_at: string;
+  seconds: number | null;
+  /** Of the tool's HTTP answer. */
+  status: number | null;
+  result: Record<string, unknown> | null;
+}
+
+/** The sound of a call; the address is there, for a while, when it is ready. */
+export interface Recording {
+  status?: string;
+  url: string | null;
+  expires_at: string | null;
+  seconds: number | null;
+  complete?: boolean | null;
+}
+
 export interface Thread extends ThreadSummary {
   /** Null where one may not see what was asked for. */
   request: { transport?: { type?: string }; [field: string]: unknown } | null;
@@ -89,6 +113,9 @@ export interface Thread extends ThreadSummary {
   key_name?: string | null;
   api_key_id?: string;
   host?: string | null;
+  variables?: Record<string, string | number | boolean> | null;
+  tool_calls?: ToolCall[];
+  recording?: Recording | null;
   transcript: Turn[];
   latency: {
     turns: ReplyLatency[];

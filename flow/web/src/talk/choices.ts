@@ -1,4 +1,5 @@
 /** What somebody chooses before a call, and the join that it makes. */
+import { type Agent, textsOf, type Variable, variablesIn } from "../shared/agents";
 import type { CallSettings, Way } from "./call";
 
 export const CASCADE = ["stt", "llm", "tts"] as const;
@@ -19,15 +20,16 @@ export interface PartChoice {
 }
 
 export interface Choices {
-  agent: string;
-  /** A speech-to-speech model takes no text. */
-  agentTakesText: boolean;
+  /** Null is a bot that is made in the form. */
+  agent: Agent | null;
   product: string;
   greeting: string;
   systemPrompt: string;
   language: string;
-  /** Lines of `name = value`. */
-  variables: string;
+  /** By their names. */
+  variables: Record<string, string>;
+  /** Lines of `name = value`, for variables that are in no text. */
+  otherVariables: string;
   isSpeechToSpeech: boolean;
   parts: Record<Part, PartChoice>;
   way: "either" | Way;
@@ -38,13 +40,13 @@ const DEFAULT: PartChoice = { provider: "", model: "", voice: "" };
 
 export function firstChoices(microphone: string): Choices {
   return {
-    agent: "",
-    agentTakesText: true,
+    agent: null,
     product: "",
     greeting: "",
     systemPrompt: "",
     language: "",
-    variables: "",
+    variables: {},
+    otherVariables: "",
     isSpeechToSpeech: false,
     parts: { stt: DEFAULT, llm: DEFAULT, tts: DEFAULT, realtime: DEFAULT },
     way: "either",
@@ -52,22 +54,33 @@ export function firstChoices(microphone: string): Choices {
   };
 }
 
-/** Said where neither the form nor an agent has a greeting, so that somebody speaks first. */
+/** Said where there is neither a greeting nor an agent, so that somebody speaks first. */
 const GREETING = "Hello! What can I do for you?";
 
 export function settingsOf(choices: Choices): CallSettings {
   const { agent, product, way } = choices;
   const join: CallSettings["join"] = { bot: botOf(choices), metadata: { page: "talk" } };
-  if (agent) join["agent"] = agent;
+  if (agent) join["agent"] = agent.id;
   if (product) join["product"] = product;
-  const variables = variablesOf(choices.variables);
+  const variables = variablesOf(choices);
   if (Object.keys(variables).length) join["variables"] = variables;
   return {
     join,
-    takesText: !choices.isSpeechToSpeech && choices.agentTakesText,
+    takesText: takesText(choices),
     ways: way === "either" ? ["webrtc", "websocket"] : [way],
     microphone: choices.microphone,
   };
+}
+
+/** The product of a call for which none is chosen. */
+export function usualProduct({ agent }: Choices): string {
+  return agent?.product ?? "voice_bot";
+}
+
+/** A speech-to-speech model takes no text; a part named in the form replaces that of an agent. */
+function takesText({ agent, isSpeechToSpeech, parts }: Choices): boolean {
+  if (isSpeechToSpeech) return false;
+  return !agent?.bot?.realtime || CASCADE.some((part) => Object.keys(given(parts[part])).length > 0);
 }
 
 function botOf(choices: Choices): Record<string, unknown> {
@@ -89,7 +102,27 @@ function given(choice: PartChoice): Record<string, string> {
   return Object.fromEntries(Object.entries(choice).filter(([, value]) => value.trim()));
 }
 
-function variablesOf(text: string): Record<string, string> {
+/** What the texts of the call need: the form's go before the agent's. */
+export function neededVariables({ agent, greeting, systemPrompt }: Choices): Variable[] {
+  const own = [
+    ["bot.greeting", greeting.trim()],
+    ["bot.system_prompt", systemPrompt.trim()],
+  ] as const;
+  const replaced = new Set<string>(own.filter(([, text]) => text).map(([field]) => field));
+  const agents = (agent ? textsOf(agent) : []).filter(([field]) => !replaced.has(field));
+  return variablesIn([...own, ...agents]).filter((variable) => !variable.isSystem);
+}
+
+/** What is left empty has its default. */
+function variablesOf(choices: Choices): Record<string, string> {
+  const filled = neededVariables(choices)
+    .map(({ name }) => [name, choices.variables[name] ?? ""] as const)
+    .filter(([, value]) => value);
+  const others = choices.agent ? lines(choices.otherVariables) : {};
+  return { ...others, ...Object.fromEntries(filled) };
+}
+
+function lines(text: string): Record<string, string> {
   const pairs = text
     .split("\n")
     .map((line) => line.split("="))

@@ -28,6 +28,11 @@ function devKey(): string | null {
   return document.querySelector<HTMLMetaElement>('meta[name="flow-dev-key"]')?.content ?? null;
 }
 
+/** `?agent=NAME` in the page's address: its id, or its name. */
+function wantedAgent(): string | null {
+  return new URLSearchParams(location.search).get("agent");
+}
+
 function Talk() {
   const [key, setKey] = useState(() => storedKey.read() ?? devKey());
   const [why, setWhy] = useState<string | null>(null);
@@ -67,10 +72,7 @@ function WithKey({ secret, forget }: { secret: string; forget: (why: string | nu
   }, [view.name]);
   useHeldPage(isCalling ? view.call : null);
 
-  const onProblem = useCallback(
-    (problem: Problem) => setView({ name: "setup", trouble: ofProblem(problem) }),
-    [],
-  );
+  const onTrouble = useCallback((trouble: Trouble) => setView({ name: "setup", trouble }), []);
   const change = (changed: Choices) => {
     chosenMicrophone.keep(changed.microphone);
     setChoices(changed);
@@ -131,7 +133,8 @@ function WithKey({ secret, forget }: { secret: string; forget: (why: string | nu
             onChange={change}
             onStart={() => void start()}
             onKey={() => forget(null)}
-            onProblem={onProblem}
+            onTrouble={onTrouble}
+            wanted={hasCalled.current ? null : wantedAgent()}
           />
         )}
         {view.name === "call" && (

@@ -1,36 +1,28 @@
 import { useEffect, useRef } from "preact/hooks";
+import { type Agent, allAgents } from "../shared/agents";
 import type { Api } from "../shared/api";
-import { Problem } from "../shared/problem";
 import type { Product } from "../shared/types";
 import { useLoad } from "../shared/use_load";
-import type { Choices } from "./choices";
+import { AgentField, VariableFields } from "./agent_fields";
+import { type Choices, usualProduct } from "./choices";
 import { MicrophoneIcon } from "./icons";
 import { ConnectionFields, Models } from "./setup_details";
-import type { Trouble } from "./trouble";
+import { Text } from "./text";
+import { noAgent, ofProblem, type Trouble } from "./trouble";
 import { TroubleNote } from "./trouble_note";
 
-interface Agent {
-  id: string;
-  name: string;
-  bot?: { realtime?: unknown };
-}
-
-/** What can be chosen here; agents are null where the service has none of them. */
+/** What can be chosen here. */
 interface Offer {
   products: Product[];
-  agents: Agent[] | null;
+  agents: Agent[];
 }
 
 async function offerOf(api: Api, signal: AbortSignal): Promise<Offer> {
-  const agents = api.get<{ agents: Agent[] }>("/api/agents", {}, signal).then(
-    (found) => found.agents,
-    (error: unknown) => {
-      if (error instanceof Problem && error.status === 404) return null;
-      throw error;
-    },
-  );
-  const listed = await api.get<{ products: Product[] }>("/api/products", {}, signal);
-  return { products: listed.products.filter((one) => one.calls), agents: await agents };
+  const [listed, agents] = await Promise.all([
+    api.get<{ products: Product[] }>("/api/products", {}, signal),
+    allAgents(api, signal),
+  ]);
+  return { products: listed.products.filter((one) => one.calls), agents };
 }
 
 /** The form before a call. */
@@ -43,17 +35,25 @@ export function Setup(props: {
   onChange: (choices: Choices) => void;
   onStart: () => void;
   onKey: () => void;
-  onProblem: (problem: Problem) => void;
+  onTrouble: (trouble: Trouble) => void;
+  /** The agent, by its id or name, that the page's address asks for. */
+  wanted: string | null;
 }) {
-  const { api, choices, trouble, onChange } = props;
+  const { api, choices, trouble, wanted, onChange } = props;
   const offer = useLoad((signal) => offerOf(api, signal), []);
   useEffect(() => {
-    if (offer.problem) props.onProblem(offer.problem);
+    if (offer.problem) props.onTrouble(ofProblem(offer.problem));
   }, [offer.problem]);
+  useEffect(() => {
+    if (offer.data === null || wanted === null) return;
+    const agent = offer.data.agents.find((one) => [one.id, one.name].includes(wanted)) ?? null;
+    onChange({ ...choices, agent });
+    if (agent === null) props.onTrouble(noAgent(wanted));
+  }, [offer.data, wanted]);
   const set = <Name extends keyof Choices>(name: Name, value: Choices[Name]) =>
     onChange({ ...choices, [name]: value });
   const products = offer.data?.products ?? [];
-  const agents = offer.data?.agents ?? null;
+  const agents = offer.data?.agents ?? [];
   const start = useRef<HTMLButtonElement>(null);
   useEffect(() => {
     if (props.takesFocus) start.current?.focus({ preventScroll: true });
@@ -83,32 +83,16 @@ export function Setup(props: {
         </TroubleNote>
       )}
       <section class="card card-body stack" aria-label="The bot">
-        {agents !== null && (
-          <label class="field">
-            <span>Agent</span>
-            <select
-              class="input"
-              value={choices.agent}
-              onChange={(event) => {
-                const agent = event.currentTarget.value;
-                const bot = agents.find((one) => one.id === agent)?.bot;
-                onChange({ ...choices, agent, agentTakesText: !bot?.realtime });
-              }}
-            >
-              <option value="">{agents.length ? "None: a bot made here" : "None yet"}</option>
-              {agents.map((agent) => (
-                <option value={agent.id} key={agent.id}>
-                  {agent.name}
-                </option>
-              ))}
-            </select>
-          </label>
-        )}
+        <AgentField agents={agents} choices={choices} onChange={onChange} />
         <Text
           label="Greeting"
           rows={2}
           value={choices.greeting}
-          placeholder={choices.agent ? "The agent's own" : "Hello! What can I do for you?"}
+          placeholder={
+            choices.agent
+              ? (choices.agent.bot?.greeting ?? "The agent has none: you speak first")
+              : "Hello! What can I do for you?"
+          }
           onChange={(value) => set("greeting", value)}
         />
         <Text
@@ -117,11 +101,12 @@ export function Setup(props: {
           value={choices.systemPrompt}
           placeholder={
             choices.agent
-              ? "The agent's own"
+              ? (choices.agent.bot?.system_prompt ?? "The agent has none of its own")
               : "What the bot is there for, as in: You take reservations for a restaurant."
           }
           onChange={(value) => set("systemPrompt", value)}
         />
+        <VariableFields choices={choices} onChange={onChange} />
         <div class="form-grid">
           <label class="field">
             <span>Product</span>
@@ -130,9 +115,9 @@ export function Setup(props: {
               value={choices.product}
               onChange={(event) => set("product", event.currentTarget.value)}
             >
-              {!choices.product && <option value="">voice_bot</option>}
+              {!choices.product && <option value="">{usualProduct(choices)}</option>}
               {products
-                .filter((one) => choices.product || one.name !== "voice_bot")
+                .filter((one) => choices.product || one.name !== usualProduct(choices))
                 .map((one) => (
                   <option value={one.name} key={one.name}>
                     {one.name}
@@ -155,19 +140,15 @@ export function Setup(props: {
             />
           </label>
         </div>
-        {agents !== null && (
-          <Text
-            label="Variables, a line each"
-            rows={2}
-            value={choices.variables}
-            placeholder="name = Ada"
-            onChange={(value) => set("variables", value)}
-          />
-        )}
         <Models api={api} choices={choices} onChange={onChange} />
         <ConnectionFields choices={choices} onChange={onChange} />
         <div class="setup-start">
-          <button ref={start} type="submit" class="button button-primary button-large">
+          <button
+            ref={start}
+            type="submit"
+            class="button button-primary button-large"
+            disabled={wanted !== null && offer.isLoading}
+          >
             <MicrophoneIcon />
             Start talking
           </button>
@@ -175,26 +156,5 @@ export function Setup(props: {
         </div>
       </section>
     </form>
-  );
-}
-
-function Text(props: {
-  label: string;
-  rows: number;
-  value: string;
-  placeholder: string;
-  onChange: (value: string) => void;
-}) {
-  return (
-    <label class="field">
-      <span>{props.label}</span>
-      <textarea
-        class="input"
-        rows={props.rows}
-        value={props.value}
-        placeholder={props.placeholder}
-        onInput={(event) => props.onChange(event.currentTarget.value)}
-      />
-    </label>
   );
 }

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Api } from "../shared/api";
 import { useLoad } from "../shared/use_load";
-import { CASCADE, type Choices, type Part, type PartChoice } from "./choices";
+import { CASCADE, type Choices, type Part, type PartChoice, usualProduct } from "./choices";
 import { type Microphone, microphones } from "./microphone";
 import { type ModelList, PartFields } from "./stack_fields";
 
@@ -17,20 +17,21 @@ export function Models({ api, choices, onChange }: Fields & { api: Api }) {
   return (
     <details class="more" onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>
-        Models <span class="muted">{isChanged(choices) ? "as chosen" : "the defaults"}</span>
+        Models <span class="muted">{whichModels(choices)}</span>
       </summary>
       {isOpen && <ModelFields api={api} choices={choices} onChange={onChange} />}
     </details>
   );
 }
 
-function isChanged(choices: Choices): boolean {
+function whichModels(choices: Choices): string {
   const isNamed = Object.values(choices.parts).some((part) => part.provider || part.voice);
-  return choices.isSpeechToSpeech || isNamed;
+  if (choices.isSpeechToSpeech || isNamed) return "as chosen";
+  return choices.agent ? "the agent's own" : "the defaults";
 }
 
 function ModelFields({ api, choices, onChange }: Fields & { api: Api }) {
-  const product = choices.product || "voice_bot";
+  const product = choices.product || usualProduct(choices);
   const models = useLoad((signal) => api.get<ModelList>("/api/models", { product }, signal), [product]);
   if (models.problem) return <p class="form-message">{models.problem.message}</p>;
   if (models.data === null) return <p class="muted">Loading…</p>;

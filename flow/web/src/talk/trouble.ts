@@ -22,6 +22,8 @@ const BY_CODE: Record<string, [title: string, text: string]> = {
   insufficient_permissions: ["This key may not use what you chose", "Choose another product, or have the permission added to the key."],
   model_not_allowed: ["The product does not allow this model", "Choose another model or another product."],
   unknown_product: ["There is no such product here", "Choose another product."],
+  unknown_agent: ["This agent is not there any more", "Choose another one."],
+  agent_archived: ["This agent is archived", "No new call can have it: choose another one."],
   model_unpriced: ["This key's budget cannot hold a model without a price", "Choose another model."],
   at_capacity: ["All lines are busy", "The server takes no more calls at the moment. Try again {when}."],
   shutting_down: ["The server is being restarted", "Try again {when}."],
@@ -49,6 +51,14 @@ export function ofProblem(problem: Problem): Trouble {
     text: text.replace("{when}", inWords(problem.retryAfterSecs)),
     ...(problem.status ? { said: fields || said } : {}),
     requestId,
+  };
+}
+
+/** What to do where the page's address asks for an agent that is not there. */
+export function noAgent(name: string): Trouble {
+  return {
+    title: `There is no agent called ${name}`,
+    text: "It may be archived, or another team's. Choose one of those below, or none.",
   };
 }
 

@@ -1,19 +1,24 @@
 import { useState } from "preact/hooks";
 import { useRoute } from "preact-iso";
+import type { Agent } from "../../shared/agents";
 import { duration, moment, usd, usdExact, words } from "../../shared/format";
 import { Problem } from "../../shared/problem";
 import { Empty, Failure } from "../../shared/states";
 import type { LedgerRow, Thread } from "../../shared/types";
 import { Account } from "../account";
 import { callSeconds } from "../call_table";
+import { Fact } from "../fact";
 import { Insights } from "../insights";
 import { Latency } from "../latency";
 import { LedgerTable } from "../ledger_table";
 import { useGet } from "../load";
 import { Badge, Card, PageHead, Shown, StatusBadge } from "../parts";
+import { RecordingLink } from "../recording";
 import { useSession } from "../session";
 import { Timeline } from "../timeline";
+import { ToolCalls } from "../tool_calls";
 import { Transcript } from "../transcript";
+import { VariablesGiven } from "../variables";
 
 const RUNNING = new Set(["created", "connecting", "in_call", "ended", "extracting"]);
 
@@ -60,6 +65,7 @@ function Call(props: {
   usage: ReturnType<typeof useGet<{ events: LedgerRow[] }>>;
 }) {
   const { thread, rows } = props;
+  const { variables, tool_calls: toolCalls = [] } = thread;
   return (
     <div class="stack">
       <Facts thread={thread} />
@@ -91,6 +97,11 @@ function Call(props: {
               <Latency latency={thread.latency} />
             </Card>
           )}
+          {variables && Object.keys(variables).length > 0 && (
+            <Card title="Variables">
+              <VariablesGiven variables={variables} />
+            </Card>
+          )}
           {thread.content_shown !== false && (
             <Card title="Insights">
               <Insights thread={thread} />
@@ -98,6 +109,11 @@ function Call(props: {
           )}
         </div>
       </div>
+      {toolCalls.length > 0 && (
+        <Card title="Tools used" flush>
+          <ToolCalls calls={toolCalls} />
+        </Card>
+      )}
       <Card title="Ledger" aside={<span class="muted small">every piece of vendor work</span>} flush>
         <Shown of={props.usage}>
           {(data) =>
@@ -138,8 +154,18 @@ function Facts({ thread }: { thread: Thread }) {
       <Fact label="Product">
         {thread.product} {!thread.billable && <Badge>not billed</Badge>}
       </Fact>
+      {thread.agent && (
+        <Fact label="Agent">
+          <AgentUsed agent={thread.agent} />
+        </Fact>
+      )}
       <Fact label="Over">{thread.transport ?? thread.request?.transport?.type ?? "–"}</Fact>
       <Fact label="Ended by">{thread.end_reason ? words(thread.end_reason) : "–"}</Fact>
+      {thread.recording && (
+        <Fact label="Recording">
+          <RecordingLink recording={thread.recording} />
+        </Fact>
+      )}
       {thread.api_key_id && (
         <Fact label="Key">
           <a href={`/console/operator/keys/${thread.api_key_id}`}>{thread.key_name ?? "Unnamed"}</a>
@@ -156,12 +182,19 @@ function Facts({ thread }: { thread: Thread }) {
   );
 }
 
-function Fact({ label, children }: { label: string; children: preact.ComponentChildren }) {
+/** The agent of a call by its name; other teams' agents have none here. */
+function AgentUsed({ agent }: { agent: NonNullable<Thread["agent"]> }) {
+  const { id, version } = agent;
+  const found = useGet<Agent>(`/api/agents/${id}`, { version });
   return (
-    <div class="fact">
-      <span class="muted small">{label}</span>
-      <span class="break">{children}</span>
-    </div>
+    <>
+      {found.problem ? (
+        <code>{id}</code>
+      ) : (
+        <a href={`/console/agents/${id}?version=${version}`}>{found.data?.name ?? "…"}</a>
+      )}{" "}
+      <span class="muted">version {version}</span>
+    </>
   );
 }
 
