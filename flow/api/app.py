@@ -6,12 +6,16 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from flow.api import (
+    agents,
     api_pages,
     health,
     keys,
@@ -39,6 +43,7 @@ from flow.api.pages import pages_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
+from flow.domain.agents.agent import AgentDefinition
 from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
@@ -61,6 +66,7 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
+    agents.router,
     pipecat_runner.router,
     threads.router,
     requests.router,
@@ -77,6 +83,7 @@ _ROUTERS = (
 
 _IN_PATHS = {
     "thread_id": "The call's id, as its join answered it.",
+    "agent_id": "The agent's id.",
     "api_key_id": "The key's id here.",
     "team_id": "The team.",
     "resource": "What is limited, such as `ai_credits`.",
@@ -86,6 +93,19 @@ _IN_PATHS = {
 
 class FlowApi(FastAPI):
     """FastAPI, describing the security and the problems that middleware deals with."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The middleware that `create_app` names, around the routes.
+
+        FastAPI puts three of its own around that: against errors, for its telemetry and for the
+        size of bodies. `Problems` and `RequestSize` do their work, and every request would pass
+        them on its way in, and twice or more on its way out.
+        """
+        app: ASGIApp = AsyncExitStackMiddleware(self.router)
+        app = ExceptionMiddleware(app, handlers=self.exception_handlers)
+        for middleware in reversed(self.user_middleware):
+            app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+        return app
 
     def openapi(self) -> dict[str, Any]:
         """The description of the whole API."""
@@ -181,6 +201,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
             for model in (
                 Problem,
                 JoinRequest,
+                AgentDefinition,
                 pipecat_runner.StartRequest,
                 connect.Offer,
                 connect.Candidates,

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from posthog import Posthog
 from prometheus_client import CollectorRegistry
 
 from flow.app.database import database_and_url
@@ -17,13 +16,13 @@ from flow.domain.pricing.pricer import Pricer
 from flow.domain.pricing.unpriced_models import HasPrice, remembered
 from flow.domain.products.product import Products
 from flow.domain.products.product_file import read_products
-from flow.domain.usage.events import UsageEvent
+from flow.domain.usage.events import Kind, UsageEvent
 from flow.settings import Settings
 from flow.telemetry.calls import CallWatch
 from flow.telemetry.database import MeasuredTransport
 from flow.telemetry.ledger_lag import FlushWatch
 from flow.telemetry.metric_definitions import Metrics
-from flow.vendors.posthog import get_posthog_client, shutdown_posthog
+from flow.vendors.posthog import CountingPosthog, get_posthog_client, shutdown_posthog
 from flow.vendors.posthog_flags import FeatureFlag
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class Resources:
     products: Products
     price: Callable[[UsageEvent], UsageEvent]
     has_price: HasPrice
+    has_tier_price: Callable[[Kind, str, str, str], bool]
     models_of: Callable[[str], Iterable[str]]
     registry: CollectorRegistry
     metrics: Metrics
@@ -54,7 +54,7 @@ class Resources:
     tracing: Tracing | None
     database: Database
     url: str | None
-    posthog: Posthog | None
+    posthog: CountingPosthog | None
     flag: FeatureFlag
 
     @property
@@ -102,6 +102,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             products=products,
             price=pricer.price,
             has_price=remembered(pricer.has_price),
+            has_tier_price=pricer.has_tier_price,
             models_of=pricer.models_of,
             registry=registry,
             metrics=metrics,

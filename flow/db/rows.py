@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from flow.domain.agents.agent import Agent
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread, Turn
+from flow.domain.calls.tool_call import ToolCall
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
 from flow.domain.limits.key_standing import KeyStanding
 from flow.domain.limits.quota import RATES, LimitState, refused
 from flow.domain.products.save_mode import SaveMode
-from flow.domain.usage.events import Line, Owner, RequestIds, UsageEvent
+from flow.domain.usage.events import Owner, UsageEvent
 from flow.errors import Refused
 
 
@@ -96,6 +97,7 @@ def thread(row: Mapping[str, Any]) -> Thread:
         status=Status(row["status"]),
         join=JoinRequest.from_json(floats(row["join"])),
         transcript=tuple(_turn(turn) for turn in row["transcript"]),
+        tool_calls=tuple(ToolCall.from_json(floats(call)) for call in row["tool_calls"]),
         insights=floats(row["insights"]),
         usage_stats=row["usage_stats"],
         metadata=floats(row["metadata"]),
@@ -106,6 +108,21 @@ def thread(row: Mapping[str, Any]) -> Thread:
         connected_at=maybe_utc(row["connected_at"]),
         ended_at=maybe_utc(row["ended_at"]),
         completed_at=maybe_utc(row["completed_at"]),
+    )
+
+
+def agent(row: Mapping[str, Any]) -> Agent:
+    """The version of an agent that ``flow.agent_json`` built."""
+    definition = floats(row["definition"])
+    return Agent(
+        id=UUID(row["id"]),
+        team_id=row["team_id"],
+        name=definition["name"],
+        version=row["version"],
+        definition=definition,
+        created_at=utc(row["created_at"]),
+        updated_at=utc(row["updated_at"]),
+        archived_at=maybe_utc(row["archived_at"]),
     )
 
 
@@ -228,72 +245,10 @@ def key_account(row: Mapping[str, Any]) -> KeyAccount:
     )
 
 
-_SELDOM = (
-    "requested_model",
-    "sent_model",
-    "service_tier",
-    "price_version",
-    "latency_secs",
-    "time_to_first_token_secs",
-    "note",
-)
-_seldom = attrgetter(*_SELDOM)
-NO_IDS = RequestIds()
-
-
 def event_json(event: UsageEvent) -> dict[str, Any]:
-    """The event as ``record_usage`` takes it.
-
-    What `UsageEvent.to_json` says of it, without what is unknown: hundreds of events go in one
-    call, and most of what one could say of them is not.
-    """
-    owner, control, cost = event.owner, event.control, event.cost
-    data: dict[str, Any] = {
-        "id": str(event.id),
-        "api_key_id": str(owner.api_key_id),
-        "team_id": owner.team_id,
-        "product": owner.product,
-        "billable": owner.billable,
-        "kind": event.kind,
-        "source": event.source,
-        "provider": event.provider,
-        "model": event.model,
-        "lines": [_line_json(line) for line in event.lines],
-        "provenance": event.provenance,
-        "outcome": event.outcome,
-        "occurred_at": event.occurred_at.isoformat(),
-        "stream": event.stream,
-        "capture": event.capture,
-    }
-    if owner.workflow_thread_id is not None:
-        data["workflow_thread_id"] = str(owner.workflow_thread_id)
-    if cost is not None:
-        data["total_cost_usd"] = format(cost.total, "f")
-    seldom = zip(_SELDOM, _seldom(event), strict=True)
-    data |= {name: value for name, value in seldom if value is not None}
-    if event.ids != NO_IDS:
-        data |= {name: value for name, value in asdict(event.ids).items() if value is not None}
-    if event.failure is not None:
-        data["failure"] = asdict(event.failure)
-    if control.save_mode:
-        data["save_mode"] = True
-    if control.save_mode_reason is not None:
-        data["save_mode_reason"] = control.save_mode_reason
-    if control.budget_tier is not None:
-        data["budget_tier"] = control.budget_tier
-    return data
-
-
-def _line_json(line: Line) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "unit": line.unit,
-        "quantity": line.quantity if isinstance(line.quantity, int) else format(line.quantity, "f"),
-        "component": line.component,
-    }
-    if line.cost_usd is not None:
-        data["cost_usd"] = format(line.cost_usd, "f")
-    if line.part_of is not None:
-        data["part_of"] = line.part_of
+    """The event as ``record_usage`` takes it: without its properties, which are no part of it."""
+    data = event.to_json()
+    data.pop("properties", None)
     return data
 
 

@@ -24,9 +24,18 @@ from flow.metering.taps.answer import EVENT_ID_HEADER
 SAVE_MODE_HEADER = b"x-flow-save-mode"
 LONGEST_ID = 200
 MOST_PROPERTIES = 64
+DEEPEST = 32
+MOST_DIGITS = 18
 
 # PostHog takes these characters in a trace's id.
 _TRACE_ID = re.compile(r"[A-Za-z0-9\-_~.@()!':|]{1,200}")
+
+_TRACE_ID_HEADER = TRACE_ID_HEADER.encode()
+_SESSION_ID_HEADER = SESSION_ID_HEADER.encode()
+_DISTINCT_ID_HEADER = DISTINCT_ID_HEADER.encode()
+_PROPERTIES_HEADER = PROPERTIES_HEADER.encode()
+_PREFIX = PREFIX.encode()
+_OWN_PREFIX = _PREFIX + b"$"
 
 _PASSED_ON = frozenset(
     {b"accept", b"content-type", b"user-agent", b"anthropic-version", b"anthropic-beta",
@@ -41,6 +50,10 @@ _KEPT_BACK = frozenset(
      b"transfer-encoding", b"upgrade", b"server", b"date", b"via", b"alt-svc", b"set-cookie",
      b"strict-transport-security", b"www-authenticate", b"openai-organization", b"openai-project",
      b"anthropic-organization-id", b"location", EVENT_ID_HEADER.encode()}
+)  # fmt: skip
+_KEPT_BACK_QUERY = frozenset(
+    {"key", "apikey", "xapikey", "accesstoken", "oauthtoken", "authorization", "subscriptionkey",
+     "fields", "alt", "callback", "quotauser", "userproject", "httpmethod"}
 )  # fmt: skip
 _KEPT_BACK_PREFIXES = (b"access-control-", b"x-posthog-", b"cf-")
 
@@ -60,10 +73,26 @@ def request_headers(request: GatewayRequest, defaults: Mapping[str, str]) -> dic
 
 
 def attributing_headers(request: GatewayRequest) -> Iterator[tuple[str, str]]:
-    """What a request says for analytics, for a gateway behind this one."""
+    """What a request says for analytics, for a gateway behind this one. Names that begin with ``$``
+    are PostHog's own, such as what a request has cost."""
     for name, value in request.headers:
-        if name in _ANALYTICS or name.startswith(PREFIX.encode()):
+        if name == _PROPERTIES_HEADER:
+            said = {key: one for key, one in _object(value).items() if not key.startswith("$")}
+            yield PROPERTIES_HEADER, json.dumps(said)
+        elif name in _ANALYTICS or (name.startswith(_PREFIX) and not name.startswith(_OWN_PREFIX)):
             yield name.decode("latin-1"), value.decode("latin-1")
+
+
+def passed_query(request: GatewayRequest) -> str:
+    """The query of a request to a vendor, without what names another key or leaves out of the
+    answer what was used, as Google's do (cloud.google.com/apis/docs/system-parameters)."""
+    parts = request.query.decode("latin-1").split("&")
+    return "&".join(part for part in parts if _query_name(part) not in _KEPT_BACK_QUERY)
+
+
+def _query_name(part: str) -> str:
+    name = unquote(part.partition("=")[0]).lower().lstrip("$.")
+    return name.replace("-", "").replace("_", "")
 
 
 def answer_headers(headers: RawHeaders, api_key: str) -> list[tuple[bytes, bytes]]:
@@ -80,7 +109,9 @@ def answer_headers(headers: RawHeaders, api_key: str) -> list[tuple[bytes, bytes
 
 def _readable_encoding(request: GatewayRequest) -> str:
     """What the caller and a reader can both decode."""
-    accepted = request.header(b"accept-encoding") or ""
+    accepted = request.header(b"accept-encoding")
+    if not accepted:
+        return "identity"
     offers = (offer.strip().lower().replace(" ", "") for offer in accepted.split(","))
     wanted = {o.partition(";")[0] for o in offers if not re.search(r";q=0(\.0*)?$", o)}
     return "gzip" if wanted & {"gzip", "x-gzip", "*"} else "identity"
@@ -88,37 +119,46 @@ def _readable_encoding(request: GatewayRequest) -> str:
 
 def ids_of(request: GatewayRequest) -> RequestIds:
     """The ids that the caller gave; one that is too long or not printable counts as not given."""
-    trace_id = request.header(TRACE_ID_HEADER.encode())
+    trace_id = request.header(_TRACE_ID_HEADER)
     return RequestIds(
         request_id=request.request_id,
         trace_id=trace_id if trace_id and _TRACE_ID.fullmatch(trace_id) else None,
-        session_id=_id(request.header(SESSION_ID_HEADER.encode())),
-        distinct_id=_id(request.header(DISTINCT_ID_HEADER.encode())),
+        session_id=_id(request.header(_SESSION_ID_HEADER)),
+        distinct_id=_id(request.header(_DISTINCT_ID_HEADER)),
     )
 
 
 def properties_of(request: GatewayRequest) -> dict[str, Any]:
     """What the caller says of its request for analytics, in both ways in which gateways take it."""
-    prefix = PREFIX.encode()
     found: dict[str, Any] = {}
     for name, value in request.headers:
-        if name == PROPERTIES_HEADER.encode():
+        if name == _PROPERTIES_HEADER:
             found |= _object(value)
-        elif name.startswith(prefix) and len(name) > len(prefix):
-            found[name[len(prefix) :].decode("latin-1")] = unquote(value.decode("latin-1"))
+        elif name.startswith(_PREFIX) and len(name) > len(_PREFIX):
+            found[name[len(_PREFIX) :].decode("latin-1")] = unquote(value.decode("latin-1"))
     return dict(list(found.items())[:MOST_PROPERTIES])
 
 
 def _object(text: bytes) -> dict[str, Any]:
+    """The object in a header; of what some parser of JSON would refuse, nothing: one such event
+    would have all that are sent with it refused."""
     try:
-        said = json.loads(text, parse_constant=_no_constant)
+        said = json.loads(text, parse_constant=float, parse_int=_small)
+        json.dumps(said, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return said if isinstance(said, dict) and _is_shallow(said) else {}
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _small(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError("it has too many digits")
+    return int(digits)
+
+
+def _is_shallow(value: Any, deepest: int = DEEPEST) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return deepest > 0 and all(_is_shallow(one, deepest - 1) for one in inner)
 
 
 def _id(value: str | None) -> str | None:

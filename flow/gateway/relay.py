@@ -9,6 +9,8 @@ from flow.gateway.upstream import UpstreamFailed
 from flow.metering.taps.answer import EVENT_ID_HEADER
 
 MAX_DRAINED_BYTES = 16 * 1024 * 1024
+SMALL_BYTES = 32 * 1024
+"""What the server takes without waiting for the client to read."""
 
 
 async def relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
@@ -30,6 +32,14 @@ async def _relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
     if not watch.has_left:
         start = {"type": "http.response.start", "status": answered.status, "headers": headers}
         await watch.send(send, start)
+        is_whole = answered.rest is not None and answered.rest.is_read
+        if is_whole and len(answered.first) <= SMALL_BYTES:
+            # Nothing is left to wait for, the client neither: one message takes the place of two.
+            if metered is not None:
+                metered.end(is_wanted=not watch.has_left)
+            watch.stop()
+            await send({"type": "http.response.body", "body": answered.first})
+            return
         if answered.first:
             await watch.send(send, _part(answered.first))
     drained = 0

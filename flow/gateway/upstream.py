@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Self
 
@@ -105,7 +106,8 @@ class UpstreamAnswer:
         self._response = response
         self.status = response.status
         self.raw_headers: RawHeaders = response.raw_headers
-        self.headers: Mapping[str, str] = {n.lower(): v for n, v in response.headers.items()}
+        self.headers: Mapping[str, str] = response.headers
+        """Found by their names in any case."""
 
     async def part(self) -> bytes:
         """What has come of the body; nothing at its end.
@@ -117,6 +119,11 @@ class UpstreamAnswer:
             return await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UpstreamFailed.of(error) from error
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all of the body has come, and was read."""
+        return self._response.content.at_eof()
 
     async def beginning(self) -> bytes:
         """The body of an error, or as much of it as anybody would read."""
@@ -153,6 +160,7 @@ class UpstreamClient:
             trust_env=False,
         )
         self._silence_secs = silence_secs
+        self._url = lru_cache(maxsize=1_000)(partial(URL, encoded=True))
 
     async def post(
         self, url: str, query: str, headers: Mapping[str, str], body: bytes
@@ -162,7 +170,7 @@ class UpstreamClient:
         Raises:
             UpstreamFailed: no answer has come.
         """
-        target = URL(f"{url}?{query}" if query else url, encoded=True)
+        target = URL(f"{url}?{query}", encoded=True) if query else self._url(url)
         data = BytesIO(body) if len(body) > LARGE_BODY_BYTES else body
         try:
             response = await self._session.post(

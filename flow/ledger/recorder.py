@@ -1,18 +1,21 @@
 """The recorder: brings usage and transcripts of calls to the database without making calls wait.
 
 `Recorder.record` appends to the spool and returns. In the background everything pending goes to
-the database in one call, repeated until it is acknowledged; only then is the spool trimmed. The
+the database in one call, repeated until it is acknowledged; only then is the spool trimmed. What
+is sent comes from memory, and from the spool where more is waiting than is kept in memory. The
 ledger keeps one row per event id, so sending twice is harmless; losing an event is not. Turns of
-the transcript take the same way (`Recorder.record_turn`), and a thread keeps one turn per number.
+the transcript take the same way (`Recorder.record_turn`), and a thread keeps one turn per number;
+so do uses of tools (`Recorder.record_tool_call`), one per id.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -21,6 +24,7 @@ import structlog
 
 from flow.db.database import Recorded
 from flow.domain.calls.thread import ThreadTurn, Turn
+from flow.domain.calls.tool_call import ThreadToolCall, ToolCall
 from flow.domain.usage.events import Outcome, Provenance, UsageEvent
 from flow.errors import Unavailable
 from flow.ledger.interfaces import Ledger, Unwatched, Watch
@@ -33,9 +37,16 @@ BATCH = 500
 COALESCE_SECS = 0.005
 LONGEST_PAUSE_SECS = 5.0
 TRIM_BYTES = 1 << 20
+MOST_RECENT = 2_000
+"""How much of what waits on the disk is in memory too, so that it need not be read again."""
 
-Item = UsageEvent | ThreadTurn
-Kind = TypeVar("Kind", UsageEvent, ThreadTurn)
+Item = UsageEvent | ThreadTurn | ThreadToolCall
+Kind = TypeVar("Kind", UsageEvent, ThreadTurn, ThreadToolCall)
+_OF_CALLS: Mapping[str, type[ThreadTurn | ThreadToolCall]] = {
+    "turn": ThreadTurn,
+    "tool": ThreadToolCall,
+}
+"""What comes of a call beside usage, by the op of its line."""
 
 
 class Recorder:
@@ -69,6 +80,9 @@ class Recorder:
         self._open: dict[UUID, bytes] = {}
         self._pending: Counter[UUID | None] = Counter()
         self._unspooled: deque[Item] = deque()
+        # Of the spool's lines from `_recent_from` on, each with the position after it.
+        self._recent: deque[tuple[int, Item]] = deque()
+        self._recent_from = self._spool.head
         self._wake = asyncio.Event()
         self._acknowledged = asyncio.Condition()
         self._closing = False
@@ -99,6 +113,13 @@ class Recorder:
         It is on this machine's disk until the database has it, and no longer.
         """
         self._keep("turn", ThreadTurn(thread_id, turn))
+
+    def record_tool_call(self, thread_id: UUID, call: ToolCall) -> None:
+        """Take the start or the outcome of a use of a tool. Returns at once; never raises.
+
+        It is on this machine's disk until the database has it, and no longer.
+        """
+        self._keep("tool", ThreadToolCall(thread_id, call))
 
     def discard(self, event: UsageEvent) -> None:
         """Forget work noted by `begin` that turned out to consume nothing."""
@@ -141,6 +162,11 @@ class Recorder:
         self._pending[_thread_of(item)] += 1
         if self._append(op, item) is None:
             self._unspooled.append(item)
+        elif len(self._recent) < MOST_RECENT:
+            self._recent.append((self._spool.end, item))
+        else:
+            self._recent.clear()
+            self._recent_from = self._spool.end
         self._wake.set()
 
     def _append(self, op: Op, item: Item) -> bytes | None:
@@ -162,8 +188,8 @@ class Recorder:
                 event = self._parsed(line)
                 if event is None:
                     continue
-                if isinstance(event, ThreadTurn):
-                    self.record_turn(event.workflow_thread_id, event.turn)
+                if not isinstance(event, UsageEvent):
+                    self._keep(line.op, event)
                     adopted += 1
                     continue
                 if line.op == "open":
@@ -201,27 +227,40 @@ class Recorder:
                 await asyncio.sleep(pause)
 
     async def _send_next(self) -> None:
-        lines, position = self._spool.read(BATCH)
+        spooled, position = self._next()
         unspooled = list(self._unspooled)
-        spooled = (self._parsed(line) for line in lines if line.op in ("event", "turn"))
-        items = unspooled + [item for item in spooled if item is not None]
+        items = unspooled + spooled
         turns = [item for item in items if isinstance(item, ThreadTurn)]
         events = [item for item in items if isinstance(item, UsageEvent)]
-        # Turns first: a batch is sent again as a whole, and of events all are told again.
+        uses = [item for item in items if isinstance(item, ThreadToolCall)]
+        # Events last: a batch is sent again as a whole, and of events all are told again.
         await self._bring(turns, self._save)
+        await self._bring(uses, self._save_tool_calls)
         await self._bring([self._priced(event) for event in events], self._send)
         for _ in unspooled:
             self._unspooled.popleft()
         self._spool.advance(position)
+        while self._recent and self._recent[0][0] <= position:
+            self._recent.popleft()
         is_all = self._spool.unsent_bytes == 0 and not self._unspooled
         self._watch.committed((event.id for event in events), is_all=is_all)
         with suppress(OSError):
             # What was said stays on the disk no longer than it must.
-            self._spool.trim(self._open.values(), threshold=0 if turns else TRIM_BYTES)
+            self._spool.trim(self._open.values(), threshold=0 if turns or uses else TRIM_BYTES)
         self._pending.subtract(map(_thread_of, items))
         self._pending = +self._pending
         async with self._acknowledged:
             self._acknowledged.notify_all()
+
+    def _next(self) -> tuple[list[Item], int]:
+        """The next batch of what is spooled, and the position after it."""
+        if self._spool.head >= self._recent_from:
+            recent = list(islice(self._recent, BATCH))
+            is_all = len(recent) == len(self._recent)
+            return [item for _, item in recent], self._spool.end if is_all else recent[-1][0]
+        lines, position = self._spool.read(BATCH)
+        items = (self._parsed(line) for line in lines if line.op in ("event", *_OF_CALLS))
+        return [item for item in items if item is not None], position
 
     async def _bring(
         self, items: Sequence[Kind], send: Callable[[Sequence[Kind]], Awaitable[None]]
@@ -243,7 +282,9 @@ class Recorder:
     def _refused(self, item: Item, error: Exception) -> None:
         # The database's message may quote what it was given.
         log.error("spool_line_refused", error_type=type(error).__name__, **_which(item))
-        op: Op = "turn" if isinstance(item, ThreadTurn) else "event"
+        op: Op = "event"
+        if not isinstance(item, UsageEvent):
+            op = "turn" if isinstance(item, ThreadTurn) else "tool"
         self._watch.rejected(1)
         self._quarantine.keep(encoded(op, item.to_json()), str(error))
 
@@ -251,6 +292,10 @@ class Recorder:
         for thread_id in await self._ledger.save_turns(turns):
             # It went with its key.
             log.warning("turns_of_no_thread", workflow_thread_id=str(thread_id))
+
+    async def _save_tool_calls(self, calls: Sequence[ThreadToolCall]) -> None:
+        for thread_id in await self._ledger.save_tool_calls(calls):
+            log.warning("tool_calls_of_no_thread", workflow_thread_id=str(thread_id))
 
     async def _send(self, events: Sequence[UsageEvent]) -> None:
         recorded = await self._ledger.record_usage(events)
@@ -275,8 +320,7 @@ class Recorder:
     def _parsed(self, line: Line) -> Item | None:
         try:
             if line.event is not None:
-                kind = ThreadTurn if line.op == "turn" else UsageEvent
-                return kind.from_json(line.event)
+                return _OF_CALLS.get(line.op, UsageEvent).from_json(line.event)
             reason = "the line is not whole"
             if line.size > len(line.raw):
                 reason = f"the line of {line.size} bytes is too long; here is its beginning"
@@ -288,9 +332,9 @@ class Recorder:
 
 
 def _thread_of(item: Item) -> UUID | None:
-    if isinstance(item, ThreadTurn):
-        return item.workflow_thread_id
-    return item.owner.workflow_thread_id
+    if isinstance(item, UsageEvent):
+        return item.owner.workflow_thread_id
+    return item.workflow_thread_id
 
 
 def _which(item: Item) -> dict[str, Any]:
@@ -298,6 +342,8 @@ def _which(item: Item) -> dict[str, Any]:
     known = {"workflow_thread_id": str(_thread_of(item))}
     if isinstance(item, ThreadTurn):
         return known | {"turn": item.turn.seq}
+    if isinstance(item, ThreadToolCall):
+        return known | {"tool_call": str(item.call.id)}
     return known | {"event_id": str(item.id)}
 
 

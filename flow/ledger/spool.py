@@ -1,17 +1,17 @@
-"""A file of usage events and turns that outlives its process.
+"""A file of usage events, turns and uses of tools that outlives its process.
 
 Each process appends to a file of its own, ``<directory>/<uuid>.jsonl``, and holds an exclusive
 ``flock`` on it for as long as it lives. A file whose lock can be taken belongs to a process that
 is gone: the next process to start adopts it. The lock goes with the process however it dies, so
 neither process ids nor clocks are needed.
 
-A line is ``{"op": "open" | "event" | "drop" | "turn", "event": {...}}``. *open* says that work was
-begun, with the best estimate of it, so that work a vendor is already billing is not lost when the
-process dies in the middle of it; *event* is the finished account under the same id; *drop* says
-that the work came to nothing; *turn* is what somebody said. Lines are written in one
-``write`` each, so a killed process loses nothing that `append` returned for; a machine that
-loses power may lose what the kernel had not yet written, except while the ledger is away, when
-`sync` is called.
+A line is ``{"op": "open" | "event" | "drop" | "turn" | "tool", "event": {...}}``. *open* says that
+work was begun, with the best estimate of it, so that work a vendor is already billing is not lost
+when the process dies in the middle of it; *event* is the finished account under the same id; *drop*
+says that the work came to nothing; *turn* is what somebody said, and *tool* the start or the
+outcome of a use of a tool. Lines are written in one ``write`` each, so a killed process loses
+nothing that `append` returned for; a machine that loses power may lose what the kernel had not yet
+written, except while the ledger is away, when `sync` is called.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pydantic_core import to_json
 
 log = structlog.get_logger(__name__)
 
-Op = Literal["open", "event", "drop", "turn"]
+Op = Literal["open", "event", "drop", "turn", "tool"]
 
 MAX_LINE_BYTES = 4 << 20
 """Far more than an event or a turn takes: what is longer was not written by a `Spool`."""
@@ -63,6 +63,7 @@ class Spool:
         self._fd = fd
         self._head = 0
         self._size = os.fstat(fd).st_size
+        self._trimmed = 0
 
     @classmethod
     def create(cls, directory: Path) -> Self:
@@ -107,6 +108,17 @@ class Spool:
         """How much stands between the head and the end."""
         return self._size - self._head
 
+    @property
+    def head(self) -> int:
+        """The position up to which everything is elsewhere. Positions stay the same when the file
+        is trimmed."""
+        return self._trimmed + self._head
+
+    @property
+    def end(self) -> int:
+        """The position after the last line."""
+        return self._trimmed + self._size
+
     def append(self, op: Op, event: dict[str, Any]) -> bytes:
         """Write one line, whole or not at all, and return it."""
         raw = encoded(op, event)
@@ -130,11 +142,11 @@ class Spool:
             position += size
             if len(lines) == most or position - self._head >= MAX_READ_BYTES:
                 break
-        return lines, position
+        return lines, self._trimmed + position
 
     def advance(self, position: int) -> None:
         """Everything before ``position`` is safely elsewhere."""
-        self._head = position
+        self._head = position - self._trimmed
 
     def trim(self, still_open: Iterable[bytes], *, threshold: int) -> None:
         """Give back the disk that sent lines hold, keeping the open ones, as `append` gave them.
@@ -145,12 +157,14 @@ class Spool:
         kept = b"".join(still_open)
         if not kept and self.unsent_bytes == 0:
             os.ftruncate(self._fd, 0)
+            self._trimmed += self._head
             self._head = self._size = 0
         elif self._head > threshold:
             rest = os.pread(self._fd, self.unsent_bytes, self._head)
             fd = _locked_file(self.path, kept + rest)
             os.close(self._fd)
             self._fd = fd
+            self._trimmed += self._head - len(kept)
             self._head = len(kept)
             self._size = os.fstat(fd).st_size
 

@@ -127,6 +127,8 @@ class MeteredRequest:
         self._recorder = recorder
         self._event = event
         self._opening = opening
+        self._model = event.model
+        self._tier = event.service_tier
         self._on_closed = on_closed
         self._started = time.monotonic()
         self._first_output: float | None = None
@@ -180,12 +182,8 @@ class MeteredRequest:
                     self._report = evidence
                     self._is_outdated = False
             case Served():
-                event = self._event
-                model = _name(evidence.model) or event.model
-                tier = _name(evidence.service_tier) or event.service_tier
-                # Some say it with every word.
-                if (model, tier) != (event.model, event.service_tier):
-                    self._event = replace(event, model=model, service_tier=tier)
+                self._model = _name(evidence.model) or self._model
+                self._tier = _name(evidence.service_tier) or self._tier
             case Sent():
                 self._sent = _added(self._sent, evidence.quantities)
                 self._renew(_most(self._event.quantities, self._sent))
@@ -219,6 +217,8 @@ class MeteredRequest:
         provenance, outcome = RULES[known, ended]
         event = replace(
             self._event,
+            model=self._model,
+            service_tier=self._tier,
             quantities=quantities,
             provenance=provenance,
             outcome=outcome,
@@ -236,9 +236,9 @@ class MeteredRequest:
             self._first_output = round(time.monotonic() - self._started, 6)
         if output.audio_seconds is None or self._audio_seconds is None:
             self._audio_seconds = None
-        else:
+        elif output.audio_seconds:
             self._audio_seconds += output.audio_seconds
-        if output.estimate:
+        if output.estimate is not NOTHING and output.estimate:
             self._made = _added(self._made, output.estimate)
             self._is_outdated = True
             self._unrenewed_tokens += output.estimate.total_tokens
@@ -248,7 +248,9 @@ class MeteredRequest:
         if not output.text:
             return
         self._text.append(output.text)
-        if self._made:  # The text is what the sound says, and not billed beside it.
+        if (
+            self._made is not NOTHING and self._made
+        ):  # The text is what the sound says, and not billed beside it.
             return
         self._uncounted += len(output.text)
         if self._uncounted >= COUNTED_CHARACTERS:
@@ -257,14 +259,14 @@ class MeteredRequest:
         self._unrenewed += output.text
         if len(self._unrenewed) >= RENEWED_CHARACTERS and self._is_renewal_due():
             so_far = self._event.quantities
-            more = count_tokens(self._unrenewed, self._event.model)
+            more = count_tokens(self._unrenewed, self._model)
             self._unrenewed = ""
             self._renew(so_far.replaced(output_tokens=so_far.count("output_tokens") + more))
 
     def _count_text(self) -> None:
         """Count the text that has not been: of a long one not all at once, in the end."""
         text = "".join(self._text[self._counted_parts :])
-        self._counted_tokens += count_tokens(text, self._event.model)
+        self._counted_tokens += count_tokens(text, self._model)
         self._counted_parts, self._uncounted = len(self._text), 0
 
     def _is_renewal_due(self) -> bool:
@@ -275,7 +277,9 @@ class MeteredRequest:
         return True
 
     def _renew(self, estimate: Quantities) -> None:
-        self._event = replace(self._event, quantities=estimate)
+        self._event = replace(
+            self._event, model=self._model, service_tier=self._tier, quantities=estimate
+        )
         self._recorder.begin(self._event)
 
     def _consumed(

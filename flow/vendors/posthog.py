@@ -26,6 +26,7 @@ from flow.domain.usage.posthog_properties import (
     generation_properties,
     trace_properties,
 )
+from flow.vendors.posthog_batches import EventBatches
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,9 @@ FLAG_TIMEOUT_SECS = 1.5
 FLUSH_INTERVAL_SECS = 1.0
 SHUTDOWN_SECS = 3.0
 
+# Whoever sends events is a server, whose place is nobody's.
+_SENDER = {"$lib": "flow", "$geoip_disable": True}
+
 OnSent = Callable[[int], None]
 """Called with the number of events queued for PostHog, in any thread."""
 
@@ -45,12 +49,42 @@ will not get, in any thread."""
 
 
 class CountingPosthog(Posthog):
-    """A client that reports of each event whether it was queued or dropped."""
+    """A client that reports of each event whether it was queued or dropped.
 
-    def __init__(self, api_key: str, *, on_sent: OnSent, on_lost: OnLost, **options: Any) -> None:
+    Generations, of which there are many, have a queue of their own.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        host: str,
+        max_queue_size: int,
+        on_sent: OnSent,
+        on_lost: OnLost,
+        **options: Any,
+    ) -> None:
         self._on_sent = on_sent
         self._on_lost = on_lost
-        super().__init__(api_key, **options)
+        self._generations = EventBatches(
+            api_key,
+            host,
+            _generation,
+            max_events=max_queue_size,
+            interval_secs=FLUSH_INTERVAL_SECS,
+            timeout_secs=UPLOAD_TIMEOUT_SECS,
+            on_lost=on_lost,
+        )
+        super().__init__(api_key, host=host, max_queue_size=max_queue_size, **options)
+
+    def capture_generation(self, event: UsageEvent, content: Content | None) -> bool:
+        """Queue a generation; whether it was queued. Never raises."""
+        is_queued = self._generations.put((event, content))
+        if is_queued:
+            self._on_sent(1)
+        else:
+            self._on_lost("dropped", 1)
+        return is_queued
 
     def capture(self, event: str, **arguments: Any) -> str | None:
         """Queue an event; the id it was queued under, or ``None``. Never raises."""
@@ -64,6 +98,7 @@ class CountingPosthog(Posthog):
     def shutdown(self) -> None:
         """Send what is queued and stop for good: `get_posthog_client` then makes a new client."""
         _clients.forget(self)
+        self._generations.close()
         super().shutdown()
 
 
@@ -71,10 +106,12 @@ class _Clients:
     """The clients of this process that are not shut down, by their arguments."""
 
     def __init__(self) -> None:
-        self._by_arguments: dict[tuple[object, ...], Posthog] = {}
+        self._by_arguments: dict[tuple[object, ...], CountingPosthog] = {}
         self._lock = threading.Lock()
 
-    def get(self, arguments: tuple[object, ...], make: Callable[[], Posthog]) -> Posthog:
+    def get(
+        self, arguments: tuple[object, ...], make: Callable[[], CountingPosthog]
+    ) -> CountingPosthog:
         with self._lock:
             if (client := self._by_arguments.get(arguments)) is None:
                 client = self._by_arguments[arguments] = make()
@@ -102,7 +139,7 @@ def get_posthog_client(
     capture_content: bool = False,
     on_sent: OnSent = _nothing,
     on_lost: OnLost = _nothing,
-) -> Posthog | None:
+) -> CountingPosthog | None:
     """The process's client, which sends in the background; ``None`` without a project key.
 
     The same arguments give the same client, until `shutdown_posthog` ends it. Building it opens
@@ -129,7 +166,7 @@ def get_posthog_client(
 
 def _client(
     key: str, host: str, *, capture_content: bool, on_sent: OnSent, on_lost: OnLost
-) -> Posthog:
+) -> CountingPosthog:
     def upload_failed(error: Exception, batch: Sequence[Any]) -> None:
         lost = len(batch)
         log.warning("posthog_upload_failed", events_lost=lost, error_type=type(error).__name__)
@@ -183,7 +220,7 @@ async def shutdown_posthog(client: Posthog | None, timeout_secs: float = SHUTDOW
 
 
 def capture_llm_generation(
-    client: Posthog | None, event: UsageEvent, *, content: Content | None = None
+    client: CountingPosthog | None, event: UsageEvent, *, content: Content | None = None
 ) -> bool:
     """Queue one ``$ai_generation`` or ``$ai_embedding`` for an event; whether it was queued.
 
@@ -191,20 +228,35 @@ def capture_llm_generation(
     captured for call minutes, which are no generation, nor for what somebody else captures
     (``event.capture`` false).
     """
-    name = EVENT_NAMES.get(event.kind)
-    if client is None or not event.capture or name is None:
+    if client is None or not event.capture or event.kind not in EVENT_NAMES:
         return False
-    return client.capture(name, **generation_arguments(event, content)) is not None
+    return client.capture_generation(event, content)
 
 
 def generation_arguments(event: UsageEvent, content: Content | None = None) -> dict[str, Any]:
     """What ``Posthog.capture`` is given for an event."""
     return {
-        "distinct_id": event.ids.distinct_id or str(event.owner.api_key_id),
+        "distinct_id": _distinct_id(event),
         "properties": generation_properties(event, content),
         "timestamp": event.occurred_at,
         "uuid": str(event.id),
         "groups": _groups(event.owner),
+    }
+
+
+def _generation(captured: tuple[UsageEvent, Content | None]) -> dict[str, Any]:
+    """A generation as PostHog's batch endpoint takes it."""
+    event, content = captured
+    said = generation_properties(event, content)
+    if groups := _groups(event.owner):
+        said["$groups"] = groups
+    said |= _SENDER
+    return {
+        "event": EVENT_NAMES[event.kind],
+        "distinct_id": _distinct_id(event),
+        "properties": said,
+        "timestamp": event.occurred_at.isoformat(),
+        "uuid": str(event.id),
     }
 
 
@@ -239,6 +291,10 @@ def capture_trace(
 def trace_uuid(thread_id: UUID) -> UUID:
     """The id of a thread's ``$ai_trace`` event."""
     return uuid5(thread_id, "$ai_trace")
+
+
+def _distinct_id(event: UsageEvent) -> str:
+    return event.ids.distinct_id or str(event.owner.api_key_id)
 
 
 def _groups(owner: Owner) -> dict[str, str]:

@@ -217,8 +217,9 @@ def _section(kind: Kind, events: list[UsageEvent]) -> dict[str, Any]:
 
 def _costs_by_component(events: list[UsageEvent]) -> dict[str, Decimal]:
     costs = dict.fromkeys(COMPONENTS, Decimal(0))
-    for line in (line for event in events for line in event.lines):
-        costs[line.component] = costs.get(line.component, Decimal(0)) + (line.cost_usd or 0)
+    for line in (line for event in events for line in event.to_json()["lines"]):
+        component = line["component"]
+        costs[component] = costs.get(component, Decimal(0)) + Decimal(line.get("cost_usd", 0))
     return costs
 
 

@@ -100,6 +100,33 @@ async def test_a_burst_goes_in_few_calls(
     assert ledger.calls <= 4
 
 
+@pytest.mark.parametrize("most_recent", [0, 1, 30, 2_000])
+async def test_what_is_in_memory_and_what_is_on_the_disk_alone_go_once_and_in_order(
+    most_recent: int,
+    database: Database,
+    new_owner: NewOwner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flow.ledger.recorder.MOST_RECENT", most_recent)
+    monkeypatch.setattr("flow.ledger.recorder.BATCH", 7)
+    monkeypatch.setattr("flow.ledger.recorder.TRIM_BYTES", 2_000)
+    owner = await new_owner()
+    ledger = Faulty(database)
+    ledger.before = [DatabaseUnavailable()]
+    heard: Heard = []
+    events = [llm_event(owner) for _ in range(100)]
+    async with recording(ledger, tmp_path, heard) as recorder:
+        recorder.begin(llm_event(owner))  # open all the while
+        for n, event in enumerate(events):
+            recorder.record(event)
+            if n % 40 == 0:
+                await asyncio.sleep(0.02)
+        assert await recorder.drain(owner.workflow_thread_id, 20)
+    assert [event.id for batch, _ in heard for event in batch] == [event.id for event in events]
+    assert len(await ledger_of(database, owner)) == 100
+
+
 @pytest.mark.parametrize("lost", ["request", "answer"])
 async def test_an_unavailable_ledger_delays_but_neither_loses_nor_doubles(
     lost: str, database: Database, new_owner: NewOwner, tmp_path: Path

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from flow.db.database import Database, Recorded
@@ -88,8 +89,9 @@ async def test_what_the_ledger_does_not_take_is_counted_and_waits_no_longer(
 
 
 async def test_a_line_nobody_can_read_does_not_wait_for_ever(
-    database: Database, new_owner: NewOwner, tmp_path: Path
+    database: Database, new_owner: NewOwner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flow.ledger.recorder.MOST_RECENT", 0)
     owner = await new_owner()
     watched = Watched(Faulty(database), tmp_path)
     watched.recorder.record(llm_event(owner))

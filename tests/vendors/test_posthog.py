@@ -244,6 +244,30 @@ async def test_content_leaves_only_when_it_is_passed(sandbox):
     assert with_content["$ai_output_choices"] == "hello"
 
 
+@pytest.mark.parametrize("said", ["\ud800", float("inf")], ids=["half-a-character", "infinite"])
+async def test_what_a_caller_says_that_is_hard_to_send_keeps_no_other_event(sandbox, said):
+    app, client = sandbox
+    odd = replace(EVENT, id=uuid4(), properties={"plan": said})
+    assert capture_llm_generation(client, odd)
+    assert capture_llm_generation(client, EVENT)
+    assert await shutdown_posthog(client)
+    plans = {event.uuid: event.properties.get("plan") for event in app.events}
+    assert plans == {str(odd.id): said if isinstance(said, str) else None, str(EVENT.id): None}
+
+
+async def test_what_cannot_be_rendered_is_dropped_alone():
+    app, counts = PostHogSandbox(), Counts()
+    async with Served(app) as url:
+        client = get_posthog_client(
+            SecretStr(PROJECT_KEY), url, on_sent=counts.sent, on_lost=counts.gave_up
+        )
+        capture_llm_generation(client, replace(EVENT, id=uuid4(), properties={"plan": object()}))
+        capture_llm_generation(client, EVENT)
+        assert await shutdown_posthog(client)
+    assert [event.uuid for event in app.events] == [str(EVENT.id)]
+    assert (counts.queued, counts.lost) == (2, {"dropped": 1})
+
+
 async def test_one_trace_for_a_call_however_often_the_step_is_repeated(sandbox):
     app, client = sandbox
     for _ in range(2):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget
@@ -38,8 +38,12 @@ class GatewayRequest:
     note_budget: Callable[[Budget | None], None] = _unnoted
     note_rates: Callable[[Rates | None], None] = _unnoted
 
+    _first: Mapping[bytes, bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_first", dict(reversed(self.headers)))
+
     def header(self, name: bytes) -> str | None:
         """The value of the first header of that name."""
-        found = (value for known, value in self.headers if known == name)
-        value = next(found, None)
+        value = self._first.get(name)
         return None if value is None else value.decode("latin-1").strip()

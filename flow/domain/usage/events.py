@@ -7,11 +7,12 @@ per id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Self
 from uuid import UUID, uuid4
 
@@ -25,7 +26,6 @@ __all__ = [
     "CostControl",
     "Failure",
     "Kind",
-    "Line",
     "Outcome",
     "Owner",
     "Provenance",
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 EXACT_DIGITS = 100
+_place = {name: place for place, name in enumerate(UNITS)}.__getitem__
 _NEVER_LEFT = ("Connect", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError")
 
 Amount = int | Decimal
@@ -77,6 +78,8 @@ class Quantities(Mapping[str, Amount]):
     def __init__(self, amounts: Mapping[str, Amount] | None = None, /, **named: Amount) -> None:
         given = {**amounts, **named} if amounts else named
         self._amounts = {name: amount for name, amount in given.items() if amount}
+        if len(self._amounts) > 1:
+            self._amounts = {n: self._amounts[n] for n in sorted(self._amounts, key=_place)}
         for name, amount in self._amounts.items():
             unit = UNITS[name]
             if unit.measure is not Measure.SECONDS and not isinstance(amount, int):
@@ -100,7 +103,7 @@ class Quantities(Mapping[str, Amount]):
         return unit in self._amounts
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in UNITS if name in self._amounts)
+        return iter(self._amounts)
 
     def __len__(self) -> int:
         return len(self._amounts)
@@ -110,6 +113,10 @@ class Quantities(Mapping[str, Amount]):
 
     def __repr__(self) -> str:
         return f"Quantities({', '.join(f'{name}={self[name]}' for name in self)})"
+
+    def items(self) -> ItemsView[str, Amount]:
+        """The units in the order of the registry, with their amounts."""
+        return self._amounts.items()
 
     def count(self, unit: str) -> int:
         """A unit that has no fractions."""
@@ -184,32 +191,6 @@ def exact_sum(amounts: Iterable[Decimal]) -> Decimal:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One unit of one event, as the ledger keeps it.
-
-    ``cost_usd`` is ``None`` where nothing is charged by this unit, or the event is unpriced.
-    """
-
-    unit: str
-    quantity: Amount
-    cost_usd: Decimal | None
-    component: str
-    part_of: str | None
-
-    def to_json(self) -> dict[str, str | None]:
-        """The line with its numbers as strings, since JSON parsers make floats of numbers."""
-        return {
-            "unit": self.unit,
-            "quantity": format(self.quantity, "f")
-            if isinstance(self.quantity, Decimal)
-            else str(self.quantity),
-            "cost_usd": None if self.cost_usd is None else format(self.cost_usd, "f"),
-            "component": self.component,
-            "part_of": self.part_of,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a piece of work failed, as far as it is known. ``message`` holds no prompt text."""
 
@@ -269,6 +250,10 @@ class RequestIds:
     distinct_id: str | None = None
 
 
+NO_CONTROL = CostControl()
+NO_IDS = RequestIds()
+
+
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
     """One piece of vendor work, ready for the ledger.
@@ -302,8 +287,8 @@ class UsageEvent:
     failure: Failure | None = None
     note: str | None = None
     capture: bool = True
-    control: CostControl = CostControl()
-    ids: RequestIds = RequestIds()
+    control: CostControl = NO_CONTROL
+    ids: RequestIds = NO_IDS
     properties: Mapping[str, Any] = field(default_factory=dict, hash=False)
     id: UUID = field(default_factory=uuid4)
 
@@ -311,66 +296,60 @@ class UsageEvent:
         """The same event with its cost; `None` leaves it unpriced."""
         return replace(self, cost=cost, price_version=price_version)
 
-    @property
-    def lines(self) -> tuple[Line, ...]:
-        """What was used, a line for each unit, with what each cost."""
-        cost: Mapping[str, Decimal] = self.cost if self.cost is not None else {}
-        return tuple(
-            Line(
-                unit=unit,
-                quantity=self.quantities[unit],
-                cost_usd=cost.get(unit),
-                component=component_of(self.kind, unit),
-                part_of=UNITS[unit].part_of,
-            )
-            for unit in self.quantities
-        )
-
     def to_json(self) -> dict[str, Any]:
-        """The event as one object; quantities, money and times are strings."""
-        owner, control, failure = self.owner, self.control, self.failure
-        thread_id = owner.workflow_thread_id
-        return {
+        """The event as one object, without what is not known; money, fractions and times are
+        strings.
+
+        It is made twice for each event, and hundreds go in one call of the database.
+        """
+        owner, control, ids, cost = self.owner, self.control, self.ids, self.cost
+        data: dict[str, Any] = {
             "id": str(self.id),
-            "workflow_thread_id": None if thread_id is None else str(thread_id),
             "api_key_id": str(owner.api_key_id),
             "team_id": owner.team_id,
             "product": owner.product,
             "billable": owner.billable,
-            "request_id": self.ids.request_id,
-            "trace_id": self.ids.trace_id,
-            "session_id": self.ids.session_id,
-            "distinct_id": self.ids.distinct_id,
             "kind": self.kind.value,
             "source": self.source,
             "provider": self.provider,
             "model": self.model,
-            "requested_model": self.requested_model,
-            "sent_model": self.sent_model,
-            "service_tier": self.service_tier,
-            "lines": [line.to_json() for line in self.lines],
-            "total_cost_usd": None if self.cost is None else format(self.cost.total, "f"),
+            "lines": [self._line(unit, amount) for unit, amount in self.quantities.items()],
             "provenance": self.provenance.value,
             "outcome": self.outcome.value,
-            "price_version": self.price_version,
             "occurred_at": self.occurred_at.isoformat(),
-            "latency_secs": self.latency_secs,
-            "time_to_first_token_secs": self.time_to_first_token_secs,
             "stream": self.stream,
-            "failure": None
-            if failure is None
-            else {
-                "type": failure.type,
-                "message": failure.message,
-                "http_status": failure.http_status,
-            },
-            "note": self.note,
             "capture": self.capture,
-            "save_mode": control.save_mode,
-            "save_mode_reason": control.save_mode_reason,
-            "budget_tier": control.budget_tier,
-            "properties": dict(self.properties),
         }
+        if owner.workflow_thread_id is not None:
+            data["workflow_thread_id"] = str(owner.workflow_thread_id)
+        seldom = zip(_SELDOM, _seldom(self), strict=True)
+        data |= {name: value for name, value in seldom if value is not None}
+        if ids is not NO_IDS:
+            data |= {name: value for name in _IDS if (value := getattr(ids, name)) is not None}
+        if control is not NO_CONTROL:
+            known = ((name, getattr(control, name)) for name in _CONTROL)
+            data |= {name: value for name, value in known if value not in (None, False)}
+        if cost is not None:
+            data["total_cost_usd"] = format(cost.total, "f")
+        if self.failure is not None:
+            data["failure"] = asdict(self.failure)
+        if self.properties:
+            data["properties"] = dict(self.properties)
+        return data
+
+    def _line(self, unit: str, amount: Amount) -> dict[str, Any]:
+        """One unit as the ledger keeps it. ``cost_usd`` is left out where nothing is charged by
+        it, or the event is unpriced."""
+        line = {
+            "unit": unit,
+            "quantity": format(amount, "f") if isinstance(amount, Decimal) else amount,
+            "component": component_of(self.kind, unit),
+        }
+        if self.cost is not None and unit in self.cost:
+            line["cost_usd"] = format(self.cost[unit], "f")
+        if (whole := UNITS[unit].part_of) is not None:
+            line["part_of"] = whole
+        return line
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -379,14 +358,14 @@ class UsageEvent:
         Raises:
             KeyError, ValueError, TypeError: the object is not one `to_json` wrote.
         """
-        thread_id, lines = data["workflow_thread_id"], data["lines"]
+        thread_id, lines = data.get("workflow_thread_id"), data["lines"]
         cost = None
-        if data["total_cost_usd"] is not None:
+        if data.get("total_cost_usd") is not None:
             cost = Cost(
                 {
                     line["unit"]: Decimal(line["cost_usd"])
                     for line in lines
-                    if line["cost_usd"] is not None
+                    if line.get("cost_usd") is not None
                 }
             )
         return cls(
@@ -404,30 +383,41 @@ class UsageEvent:
             source=data["source"],
             provider=data["provider"],
             model=data["model"],
-            requested_model=data["requested_model"],
-            sent_model=data["sent_model"],
-            service_tier=data["service_tier"],
+            requested_model=data.get("requested_model"),
+            sent_model=data.get("sent_model"),
+            service_tier=data.get("service_tier"),
             quantities=Quantities({line["unit"]: _amount(line) for line in lines}),
             provenance=Provenance(data["provenance"]),
             outcome=Outcome(data["outcome"]),
             cost=cost,
-            price_version=data["price_version"],
+            price_version=data.get("price_version"),
             occurred_at=datetime.fromisoformat(data["occurred_at"]),
-            latency_secs=data["latency_secs"],
-            time_to_first_token_secs=data["time_to_first_token_secs"],
+            latency_secs=data.get("latency_secs"),
+            time_to_first_token_secs=data.get("time_to_first_token_secs"),
             stream=data["stream"],
-            failure=None if data["failure"] is None else Failure(**data["failure"]),
-            note=data["note"],
+            failure=Failure(**failure) if (failure := data.get("failure")) else None,
+            note=data.get("note"),
             capture=data["capture"],
             control=CostControl(
-                save_mode=data["save_mode"],
-                save_mode_reason=data["save_mode_reason"],
-                budget_tier=data["budget_tier"],
+                save_mode=data.get("save_mode", False),
+                save_mode_reason=data.get("save_mode_reason"),
+                budget_tier=data.get("budget_tier"),
             ),
         )
 
 
 _IDS = tuple(field.name for field in fields(RequestIds))
+_CONTROL = tuple(field.name for field in fields(CostControl))
+_SELDOM = (
+    "requested_model",
+    "sent_model",
+    "service_tier",
+    "price_version",
+    "latency_secs",
+    "time_to_first_token_secs",
+    "note",
+)
+_seldom = attrgetter(*_SELDOM)
 
 
 def _amount(line: Mapping[str, Any]) -> Amount:

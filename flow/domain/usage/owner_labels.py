@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -50,6 +51,8 @@ HEADER_NAMES = (
     *(PROPERTIES_HEADER, *ID_HEADERS, PRODUCT_HEADER),
 )
 """The headers that carry all of this, in lower case."""
+
+_HEADER_NAMES = frozenset(HEADER_NAMES)
 
 # RFC 9110 allows more in a field value; what is left out here has been used to split headers
 # (control characters) or is read differently by different servers (anything beyond ASCII).
@@ -105,11 +108,11 @@ def with_attribution(
     call are the existing ones, as they are in Flow's own events. ``owner=None`` only removes,
     which is what a vendor that is no gateway is to see.
     """
-    kept = {name: value for name, value in existing.items() if name.lower() not in HEADER_NAMES}
+    kept = {name: value for name, value in existing.items() if name.lower() not in _HEADER_NAMES}
     others = _others(existing)
     if owner is None:
         return kept | ({PROPERTIES_HEADER: _one_line(others)} if others else {})
-    headers = kept | _headers(owner, control, others)
+    headers = kept | (_headers(owner, control, others) if others else _own_headers(owner, control))
     if owner.workflow_thread_id is None:
         named = ((name.lower(), value.strip()) for name, value in existing.items())
         ids = {name: value for name, value in named if name in ID_HEADERS and value}
@@ -144,6 +147,10 @@ def _headers(
     }
 
 
+# A key's requests follow one another, and percent-encoding a dozen values takes its time.
+_own_headers = lru_cache(maxsize=1_000)(_headers)
+
+
 def _header_value(value: str | bool) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -158,6 +165,8 @@ def _one_line(properties: Mapping[str, Any]) -> str:
 def _others(headers: Mapping[str, str]) -> dict[str, Any]:
     """What ``X-PostHog-Properties`` says besides what only the server says."""
     (*_, text) = ("", *(v for name, v in headers.items() if name.lower() == PROPERTIES_HEADER))
+    if not text:
+        return {}
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):

@@ -48,6 +48,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from flow.domain.usage.events import Quantities
@@ -84,6 +85,8 @@ class ReportedTokens:
 
 MOST = 10**9
 """More tokens than one piece of work can have; the ledger takes no more than 2**31 of a unit."""
+
+_all_counts = attrgetter(*ReportedTokens.__slots__)
 
 _NET = ("anthropic", "aws", "bedrock", "amazon")
 _GEMINI = ("google", "gemini", "vertex")
@@ -289,12 +292,12 @@ def _says_net(reported: ReportedTokens, cached: int) -> bool:
 
 
 def _refuse_impossible(reported: ReportedTokens) -> None:
-    for name in ReportedTokens.__slots__:
-        value = getattr(reported, name)
-        if value is not None and value < 0:
+    for name, value in zip(ReportedTokens.__slots__, _all_counts(reported), strict=True):
+        if value is None or 0 <= value <= MOST:
+            continue
+        if value < 0:
             raise ContradictoryUsage(f"{name} is negative: {value}")
-        if value is not None and value > MOST:
-            raise ContradictoryUsage(f"{name} is more than any work has: {Decimal(value):.3e}")
+        raise ContradictoryUsage(f"{name} is more than any work has: {Decimal(value):.3e}")
 
 
 def _both(reported: ReportedTokens, beside: int) -> tuple[int, int]:
@@ -384,15 +387,24 @@ def _heard(usage: Mapping[str, Any], *names: str) -> int | None:
 
 def _detail(source: Any, *names: str) -> Any:
     """The first of these fields that is there, as an object, a mapping or ``None``."""
+    if source is None:
+        return None
+    is_json = isinstance(source, dict)
     for name in names:
-        value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+        value = source.get(name) if is_json else _field(source, name)
         if value is not None:
             return value
     return None
 
 
+def _field(source: Any, name: str) -> Any:
+    return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+
+
 def _count(source: Any, *names: str) -> int | None:
     value = _detail(source, *names)
+    if value is None or type(value) is int:
+        return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -36,10 +36,12 @@ def _lifetimes(node: Any, deepest: int) -> Iterator[Any]:
         return
     if isinstance(node, list):
         for item in node:
-            yield from _lifetimes(item, deepest - 1)
-    elif isinstance(node, Mapping):
+            if isinstance(item, list | dict):
+                yield from _lifetimes(item, deepest - 1)
+    elif isinstance(node, dict):
         control = node.get("cache_control")
-        if isinstance(control, Mapping):
+        if isinstance(control, dict):
             yield control.get("ttl")
         for name in _NEST_BLOCKS:
-            yield from _lifetimes(node.get(name), deepest - 1)
+            if isinstance(within := node.get(name), list | dict):
+                yield from _lifetimes(within, deepest - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flow.domain.usage.vendor_reports import Counting, ReportedTokens, accepted
@@ -13,6 +13,8 @@ from flow.metering.wires.server_sent_events import EventStream
 
 # Of `data`, `event`, `id`, `retry`, a comment and a byte order mark: JSON begins with none of them.
 _FIRST_OF_EVENTS = b"deir:\xef"
+
+_NONE: tuple[Mapping[str, Any], ...] = ()
 
 
 class JsonExchange(ABC):
@@ -67,15 +69,12 @@ class JsonExchange(ABC):
             self._events = EventStream()
 
     def _data(self, data: str) -> Iterator[Evidence]:
-        if not data.strip():  # as some keep a connection alive
-            return
-        if data.strip() == "[DONE]":
-            yield EndOfAnswer()
-            return
-        event = parsed(data)
-        if isinstance(event, Mapping):
+        event = None if data == "[DONE]" else parsed(data)
+        if isinstance(event, dict):
             yield from self._event(event)
-        else:
+        elif data.strip() == "[DONE]":
+            yield EndOfAnswer()
+        elif data.strip():  # some keep a connection alive with spaces
             yield unreadable("an event of the stream")
 
     @abstractmethod
@@ -95,19 +94,15 @@ def report(
         yield Reported(*accepted(tokens, counting), is_final)
 
 
-def objects(value: Any) -> Iterator[Mapping[str, Any]]:
+def objects(value: Any) -> Iterable[Mapping[str, Any]]:
     """The objects in a JSON array, or in anything else none."""
-    return (
-        (item for item in value if isinstance(item, Mapping))
-        if isinstance(value, list)
-        else iter(())
-    )
+    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else _NONE
 
 
 def within(value: Any, *names: str) -> Any:
     """The value at this path of object fields, or ``None``."""
     for name in names:
-        value = value.get(name) if isinstance(value, Mapping) else None
+        value = value.get(name) if isinstance(value, dict) else None
     return value
 
 

@@ -28,6 +28,7 @@ from flow.metering.wires.reader import HttpRequest, failed_in_answer, unreadable
 PATH = "/chat/completions"
 
 _CALLS = ("function", "custom")
+_PLAIN = frozenset({"role", "content"})
 
 
 class OpenAIChat:
@@ -56,6 +57,7 @@ class ChatExchange(JsonExchange):
         self._writes_for_an_hour = writes_for_an_hour(request)
         self._begun: set[str] = set()
         self._finished: set[str] = set()
+        self._served: tuple[Any, Any] = (None, None)
 
     def _event(self, event: Mapping[str, Any]) -> Iterator[Evidence]:
         return self._read(event)
@@ -70,9 +72,10 @@ class ChatExchange(JsonExchange):
     def _read(self, chunk: Mapping[str, Any]) -> Iterator[Evidence]:
         if chunk.get("error"):
             yield failed_in_answer()
-        model, tier = chunk.get("model"), chunk.get("service_tier")
-        if model or tier:
-            yield Served(text(model) or None, text(tier) or None)
+        served = chunk.get("model"), chunk.get("service_tier")
+        if served != self._served:  # which every chunk says
+            self._served = served
+            yield Served(text(served[0]) or None, text(served[1]) or None)
         for choice in objects(chunk.get("choices")):
             if generated := _generated(choice.get("delta") or choice.get("message")):
                 yield Output(generated)
@@ -82,8 +85,10 @@ class ChatExchange(JsonExchange):
                 self._finished.add(which)
                 if self._is_finished:
                     yield Completed()
-        usage = chunk.get("usage") or within(chunk, "x_groq", "usage")
-        if isinstance(usage, Mapping):
+        usage = chunk.get("usage")
+        if not usage and "x_groq" in chunk:
+            usage = within(chunk, "x_groq", "usage")
+        if isinstance(usage, dict):
             # The chunk that is there for the usage has no choices, and is the last one.
             is_final = self._is_finished or not chunk.get("choices")
             tokens = with_lifetimes(
@@ -118,6 +123,10 @@ def _opening(request: Mapping[str, Any]) -> Opening:
 
 def _generated(part: Any) -> str:
     """Everything in a delta or message that was generated, as one text."""
+    if not isinstance(part, dict):
+        return ""
+    if part.keys() <= _PLAIN:  # as nearly all are
+        return text(part.get("content"))
     found = [
         within(part, name) for name in ("content", "refusal", "reasoning_content", "reasoning")
     ]

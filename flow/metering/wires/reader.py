@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
+
+import jiter
 
 from flow.domain.usage.events import Failure
 from flow.metering.evidence import Evidence, Failed, Opening
@@ -117,6 +120,8 @@ def failed_in_answer(code: Any = None) -> Failed:
 
 def parsed(data: bytes | str) -> Any:
     """The JSON value, or ``None`` where there is none."""
+    with suppress(ValueError):  # three times as fast, and strict about halves of characters
+        return jiter.from_json(data if isinstance(data, bytes) else data.encode())
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """One event: its type, empty where none is given, and its data."""
 
     type: str
@@ -30,26 +29,31 @@ class EventStream:
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that this chunk completes."""
-        self._rest.append(chunk)
-        if not any(b"\n" in one or b"\r" in one for one in self._rest[-2:]):
-            return
-        buffered = b"".join(self._rest)
+        buffered = chunk
+        if self._rest:
+            self._rest.append(chunk)
+            if not any(b"\n" in one or b"\r" in one for one in self._rest[-2:]):
+                return
+            buffered = b"".join(self._rest)
         # A CR at the end may be half of CR LF.
         held = b"\r" if buffered.endswith(b"\r") else b""
         *lines, rest = _split(buffered[: len(buffered) - len(held)])
-        self._rest = [rest + held]
+        self._rest = [rest + held] if rest or held else []
         for line in lines:
-            if not line:
-                yield from self._dispatch()
-            else:
+            if line:
                 self._take(line)
+            elif self._data:
+                yield self._event()
+            else:
+                self._type = ""
 
     def end(self) -> Iterator[ServerSentEvent]:
         """What stands at the end without an empty line after it, as lenient clients read it."""
         if rest := b"".join(self._rest).strip(b"\r\n"):
             self._take(rest)
         self._rest = []
-        yield from self._dispatch()
+        if self._data:
+            yield self._event()
 
     def _take(self, line: bytes) -> None:
         if not self._is_begun:
@@ -61,11 +65,10 @@ class EventStream:
         elif name == b"event":
             self._type = text
 
-    def _dispatch(self) -> Iterator[ServerSentEvent]:
+    def _event(self) -> ServerSentEvent:
         data, self._data = self._data, []
         kind, self._type = self._type, ""
-        if data:
-            yield ServerSentEvent(kind, "\n".join(data))
+        return ServerSentEvent(kind, data[0] if len(data) == 1 else "\n".join(data))
 
 
 def _split(data: bytes) -> list[bytes]:
