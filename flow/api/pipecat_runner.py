@@ -80,7 +80,8 @@ class StartRequest(BaseModel):
         asked = self.transport or ("daily" if self.create_daily_room else None)
         inside = said.get("type", asked)
         if asked is not None and inside != asked:
-            problem = FieldProblem("body.transport.type", f"is {inside!r}, and transport {asked!r}")
+            said = f"is {inside!r}, but 'transport' asks for {asked!r}: leave one of them out"
+            problem = FieldProblem("body.transport.type", said)
             raise InvalidInput("The request is not valid.", [problem])
         return {"rtvi": True} | said | {"type": inside or "webrtc"}
 

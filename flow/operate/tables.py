@@ -26,7 +26,7 @@ from flow.domain.usage.reports import UNIT_COLUMNS
 from flow.domain.usage.units import Measure
 
 # Wide enough for every table where nobody says how wide it may be.
-_PIPE_WIDTH = 100
+_PIPE_WIDTH = 160
 _TIER_STYLES = {
     Tier.OK: "green",
     Tier.WARN: "yellow",

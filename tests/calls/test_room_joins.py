@@ -143,6 +143,11 @@ NO_LIVEKIT = dict.fromkeys(("livekit_url", "livekit_api_key", "livekit_api_secre
         ({"daily_api_key": None}, "daily", "DAILY_API_KEY"),
         (NO_LIVEKIT, "livekit", "LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET"),
         ({"building": {"absent": "install 'x[daily]'"}}, "daily", "install 'x[daily]'"),
+        (
+            {"daily_api_key": None, "building": {"absent": "install 'x[daily]'"}},
+            "daily",
+            "'daily' needs DAILY_API_KEY. For 'daily' install 'x[daily]'",
+        ),
     ],
 )
 async def test_a_room_that_is_not_set_up_here_is_refused_and_the_log_says_what_to_do(

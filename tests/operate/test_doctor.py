@@ -16,6 +16,10 @@ from typing import Any
 import psycopg
 import pytest
 from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from flow.bot.transports import TRANSPORTS
 from flow.db.migrations import migrations
@@ -386,6 +390,16 @@ async def test_a_port_that_another_program_has_is_found(clinic: Clinic) -> None:
     with socket.create_server(("127.0.0.1", port)):
         (found,) = (await clinic.doctor(1))["port"]
     assert "another program listens" in found["said"]
+
+
+async def test_the_flow_of_this_machine_is_no_other_clock(clinic: Clinic) -> None:
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async with Served(Starlette(routes=[Route("/healthz", healthz)])) as url:
+        found = await clinic.doctor(FLOW_PORT=url.rpartition(":")[2])
+    assert "Flow listens" in found["port"][0]["said"]
+    assert "public URL" not in found["clock"][0]["said"]
 
 
 async def test_the_public_url_has_to_lead_to_flow(clinic: Clinic) -> None:

@@ -109,12 +109,14 @@ class RoomCalls:
         yield from self._rooms.problems(transport)
         spec = self._specs[transport.type]
         absent = f"'{spec.name}' is not set up here"
-        if transport.room_url is None or not spec.enters_without_settings:
-            remedy = "; name a room_url" if spec.enters_without_settings else ""
-            if not self._rooms.has(spec.name):
-                yield FieldProblem("transport.type", f"{absent}{remedy}", spec.needed)
+        needs_settings = transport.room_url is None or not spec.enters_without_settings
+        hints = [spec.needed] if needs_settings and not self._rooms.has(spec.name) else []
         if (missing := self._media.missing(spec.name)) is not None:
-            yield FieldProblem("transport.type", absent, f"For '{spec.name}' {missing}.")
+            hints.append(f"For '{spec.name}' {missing}.")
+        elif hints and spec.enters_without_settings:
+            absent += "; name a room_url"
+        if hints:
+            yield FieldProblem("transport.type", absent, " ".join(filter(None, hints)))
 
     async def begin(self, thread: Thread, transport: Transport, until: datetime) -> Meeting:
         """Have the bot wait for its caller in the thread's room, and say how to get there.

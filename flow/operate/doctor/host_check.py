@@ -83,15 +83,15 @@ async def public_url_finding(settings: Settings, asker: Asker) -> Finding:
     name, url = "public URL", settings.public_url
     if url is None:
         return skipped(name, "not set: callers are told the address that a join came to")
-    if await _is_flow(asker, url.rstrip("/")):
+    if await _is_flow(asker, url.rstrip("/"), "the public URL"):
         return ok(name, f"Flow answers at {url}")
     cure = "See that `flow serve` runs, and that FLOW_PUBLIC_URL and the proxy lead to it."
     return problem(name, f"no Flow answers at {url}/healthz", cure)
 
 
-async def _is_flow(asker: Asker, url: str) -> bool:
+async def _is_flow(asker: Asker, url: str, whose: str | None = None) -> bool:
     try:
-        answer = await asker.ask("the public URL", httpx.Request("GET", f"{url}/healthz"))
+        answer = await asker.ask(whose, httpx.Request("GET", f"{url}/healthz"))
         return answer.is_success and answer.json() == {"status": "ok"}
     except (NoAnswer, ValueError):
         return False

@@ -27,7 +27,8 @@ async def unkey_findings(settings: Settings, known_key: str | None) -> list[Find
         known_key: Unkey's id of any key, to try to read.
     """
     if settings.unkey_root_key is None:
-        return [skipped(NAME, "not used: one local key, for debugging, lets everybody in")]
+        local = "not used: one local key, for debugging, lets everybody in"
+        return [skipped(NAME, local if settings.debug else "UNKEY_ROOT_KEY is not set")]
     root_key = settings.unkey_root_key.get_secret_value()
     may_verify = await _may_verify(root_key, settings.unkey_base_url)
     if "verify" not in may_verify.check:

@@ -63,7 +63,7 @@ export function CallAccount(props: {
             The call is over
           </h1>
           <p class="muted" role="status">
-            {stateOf(loaded)}
+            {stateOf(loaded, props.isLost)}
           </p>
         </div>
         <div class="row">
@@ -92,7 +92,10 @@ function WhyItEnded({ loaded, isLost }: { loaded: Loaded<Ended>; isLost: boolean
   return <TroubleNote trouble={thread.error?.message ? { ...why, said: thread.error.message } : why} />;
 }
 
-function stateOf({ data }: Loaded<Ended>): string {
+function stateOf({ data, problem }: Loaded<Ended>, isLost: boolean): string {
+  if (data === null && problem !== null) {
+    return isLost ? "The connection was lost, and its account cannot be fetched." : "Its account cannot be fetched.";
+  }
   if (data === null) return "Fetching its account…";
   if (!FINAL.includes(data.thread.status)) return "Its account is being settled…";
   const reason = data.thread.end_reason;

@@ -15,8 +15,8 @@ export interface Trouble {
 const ANOTHER_KEY = "Use another key, or ask whoever gave you this one.";
 
 const BY_CODE: Record<string, [title: string, text: string]> = {
-  budget_exceeded: ["The budget of this key is used up", "It begins anew {when}. To talk before that, have the budget raised or use another key."],
-  quota_exceeded: ["What this team may use is used up", "It begins anew {when}. To talk before that, have the quota raised or use another product."],
+  budget_exceeded: ["This key's budget has no room for a call", "There may be room {when}. To talk before that, have the budget raised or use another key."],
+  quota_exceeded: ["The quota has no room for a call", "There may be room {when}. To talk before that, have the quota raised or use another product."],
   concurrency_exceeded: ["This key has as many calls as it may have at once", "Hang up one of them, or try again {when}."],
   rate_limited: ["That were too many requests in a short time", "Try again {when}."],
   insufficient_permissions: ["This key may not use what you chose", "Choose another product, or have the permission added to the key."],
