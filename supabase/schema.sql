@@ -228,8 +228,8 @@ CREATE INDEX workflow_threads_team_live ON workflow_threads USING btree (team_id
 CREATE INDEX workflow_threads_unfinished ON workflow_threads USING btree (status, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE TRIGGER workflow_threads_billable BEFORE UPDATE OF billable ON workflow_threads FOR EACH ROW WHEN (new.billable IS DISTINCT FROM old.billable) EXECUTE FUNCTION flow.refuse_change_of_billable();
 CREATE TRIGGER workflow_threads_move BEFORE UPDATE OF status ON workflow_threads FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status) EXECUTE FUNCTION flow.check_move();
-CREATE CONSTRAINT TRIGGER workflow_threads_over AFTER UPDATE OF status ON workflow_threads DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status AND (new.status = ANY (ARRAY['completed'::text, 'failed'::text])) AND (new."join" ->> 'webhook_url'::text) IS NOT NULL) EXECUTE FUNCTION flow.note_thread_over();
 CREATE TRIGGER workflow_threads_start BEFORE INSERT ON workflow_threads FOR EACH ROW WHEN (new.status <> 'created'::text) EXECUTE FUNCTION flow.check_move();
+CREATE CONSTRAINT TRIGGER workflow_threads_told AFTER UPDATE OF status ON workflow_threads DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status AND (new.status = ANY (ARRAY['in_call'::text, 'completed'::text, 'failed'::text])) AND (new."join" ->> 'webhook_url'::text) IS NOT NULL) EXECUTE FUNCTION flow.note_thread_event();
 
 create table public.workflow_thread_turns (
   workflow_thread_id uuid not null,
@@ -603,11 +603,12 @@ create table public.webhook_events (
   constraint webhook_events_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
   constraint webhook_events_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
   constraint webhook_events_check CHECK ((period IS NULL) <> (type ~~ 'budget.%'::text)),
-  constraint webhook_events_type_check CHECK (type = ANY (ARRAY['thread.completed'::text, 'thread.failed'::text, 'budget.warn'::text, 'budget.exceeded'::text]))
+  constraint webhook_events_type_check CHECK (type = ANY (ARRAY['thread.started'::text, 'thread.completed'::text, 'thread.failed'::text, 'budget.warn'::text, 'budget.exceeded'::text]))
 );
 -- What customers are to be told, each once.
 CREATE UNIQUE INDEX webhook_events_once_a_period ON webhook_events USING btree (api_key_id, type, period) WHERE period IS NOT NULL;
-CREATE UNIQUE INDEX webhook_events_once_a_thread ON webhook_events USING btree (workflow_thread_id) WHERE period IS NULL;
+CREATE UNIQUE INDEX webhook_events_over ON webhook_events USING btree (workflow_thread_id) WHERE type = ANY (ARRAY['thread.completed'::text, 'thread.failed'::text]);
+CREATE UNIQUE INDEX webhook_events_started ON webhook_events USING btree (workflow_thread_id) WHERE type = 'thread.started'::text;
 CREATE INDEX webhook_events_thread ON webhook_events USING btree (workflow_thread_id) WHERE workflow_thread_id IS NOT NULL;
 CREATE TRIGGER webhook_events_address AFTER INSERT ON webhook_events FOR EACH ROW EXECUTE FUNCTION flow.address_webhook();
 
@@ -693,16 +694,19 @@ return jsonb_build_object(
   'posthog_trace_id', (p_thread).id
 );
 
-create function flow.note_thread_over() returns trigger
+-- How a thread was when it got to a state that customers are told of.
+create function flow.note_thread_event() returns trigger
 language plpgsql
 set search_path = ''
 as $$
 begin
   insert into public.webhook_events (type, api_key_id, team_id, workflow_thread_id, data)
-  select 'thread.' || t.status, t.api_key_id, t.team_id, t.id, flow.told_thread(t)
+  select
+    case new.status when 'in_call' then 'thread.started' else 'thread.' || new.status end,
+    t.api_key_id, t.team_id, t.id, flow.told_thread(t)
   from public.workflow_threads t
-  where t.id = new.id and t.status in ('completed', 'failed')
-  on conflict (workflow_thread_id) where period is null do nothing;
+  where t.id = new.id
+  on conflict do nothing;
   return null;
 end
 $$;

@@ -3,7 +3,9 @@
 create table public.webhook_events (
   id uuid primary key default gen_random_uuid(),
   type text not null check (
-    type in ('thread.completed', 'thread.failed', 'budget.warn', 'budget.exceeded')
+    type in (
+      'thread.started', 'thread.completed', 'thread.failed', 'budget.warn', 'budget.exceeded'
+    )
   ),
   api_key_id uuid not null references public.api_keys (id) on delete cascade,
   team_id text collate "C" not null,
@@ -15,8 +17,10 @@ create table public.webhook_events (
 comment on table public.webhook_events is 'What customers are to be told, each once.';
 create unique index webhook_events_once_a_period
   on public.webhook_events (api_key_id, type, period) where period is not null;
-create unique index webhook_events_once_a_thread
-  on public.webhook_events (workflow_thread_id) where period is null;
+create unique index webhook_events_started
+  on public.webhook_events (workflow_thread_id) where type = 'thread.started';
+create unique index webhook_events_over
+  on public.webhook_events (workflow_thread_id) where type in ('thread.completed', 'thread.failed');
 create index webhook_events_thread
   on public.webhook_events (workflow_thread_id) where workflow_thread_id is not null;
 
@@ -105,29 +109,32 @@ return jsonb_build_object(
   'posthog_trace_id', (p_thread).id
 );
 
-create function flow.note_thread_over() returns trigger
+-- How a thread was when it got to a state that customers are told of.
+create function flow.note_thread_event() returns trigger
 language plpgsql
 set search_path = ''
 as $$
 begin
   insert into public.webhook_events (type, api_key_id, team_id, workflow_thread_id, data)
-  select 'thread.' || t.status, t.api_key_id, t.team_id, t.id, flow.told_thread(t)
+  select
+    case new.status when 'in_call' then 'thread.started' else 'thread.' || new.status end,
+    t.api_key_id, t.team_id, t.id, flow.told_thread(t)
   from public.workflow_threads t
-  where t.id = new.id and t.status in ('completed', 'failed')
-  on conflict (workflow_thread_id) where period is null do nothing;
+  where t.id = new.id
+  on conflict do nothing;
   return null;
 end
 $$;
 
--- At the end of the transaction that finishes a thread, whichever function does it: the event
+-- At the end of the transaction that moves a thread, whichever function does it: the event
 -- tells what was committed, including what was written after the move.
-create constraint trigger workflow_threads_over after update of status on public.workflow_threads
+create constraint trigger workflow_threads_told after update of status on public.workflow_threads
   deferrable initially deferred
   for each row when (
-    new.status is distinct from old.status and new.status in ('completed', 'failed')
+    new.status is distinct from old.status and new.status in ('in_call', 'completed', 'failed')
     and new."join" ->> 'webhook_url' is not null
   )
-  execute function flow.note_thread_over();
+  execute function flow.note_thread_event();
 
 create function flow.address_webhook() returns trigger
 language plpgsql
