@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test bench chaos lint types schema lock node clean unproven
+.PHONY: help demo dev test bench chaos lint types schema docs lock node clean unproven
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
@@ -71,15 +71,18 @@ types: $(SYNCED) ## mypy, strict
 schema: $(SYNCED) ## write supabase/schema.sql from the migrations
 	@.venv/bin/python -m flow.db.schema_dump supabase/schema.sql
 
+docs: .venv/.docs ## the documentation, into site/; ARGS=serve for http://127.0.0.1:8001
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs $(if $(filter serve,$(ARGS)),serve --dev-addr 127.0.0.1:8001,build --strict --clean)
+
 # All that any install may need: every extra, what builds the package, and uv.
 lock: .uv/bin/uv ## write requirements.lock; ARGS=--upgrade for the newest versions
-	@.uv/bin/uv pip compile pyproject.toml --all-extras --group dev --group installer \
+	@.uv/bin/uv pip compile pyproject.toml --all-extras --group dev --group docs --group installer \
 	  --universal --python-version 3.11 \
 	  --generate-hashes --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock $(ARGS)
 
 clean: ## remove all that make has put here
-	rm -rf .venv .uv .node dist build tests/node/node_modules \
+	rm -rf .venv .uv .node dist build site tests/node/node_modules \
 	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find flow tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -164,6 +167,12 @@ $(SYNCED): requirements.lock pyproject.toml | .uv/bin/uv
 	  --editable . \
 	&& echo "Installed in $$(($$(date +%s) - began)) s."
 	@echo "$(CURDIR)" > $@
+
+# What only the documentation needs is installed when that is built.
+.venv/.docs: $(SYNCED)
+	@.uv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
+	  --constraint requirements.lock --group docs
+	@touch $@
 
 # Some tests run Supabase's own PostgREST and CLI, which need Node. Not `npm ci`: it refuses a lock
 # that does not hold the CLI's binaries for every platform, of which a machine needs one.

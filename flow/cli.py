@@ -86,7 +86,9 @@ def demo(
 
 @cli.command()
 def dev(
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")
+    ] = 8000,
     reload: Annotated[bool, typer.Option(help="Start anew when the code changes.")] = True,
 ) -> None:
     """Serve on this machine, with stand-ins for the vendors and a key."""

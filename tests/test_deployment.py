@@ -54,7 +54,7 @@ def composed() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def manifests() -> list[dict[str, Any]]:
-    page = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
+    page = (ROOT / "docs" / "guides" / "kubernetes.md").read_text("utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     return [document for block in blocks for document in yaml.safe_load_all(block)]
 

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from flow.api import api_pages, health, keys, pipecat_runner, products, requests, threads, usage
 from flow.api import call_connections as connect
-from flow.api import health, keys, pipecat_runner, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.admin import routes as admin
@@ -59,7 +59,17 @@ _ROUTERS = (
     keys.router,
     admin.router,
     health.router,
+    api_pages.router,
 )
+
+
+_IN_PATHS = {
+    "thread_id": "The call's id, as its join answered it.",
+    "api_key_id": "The key's id here.",
+    "team_id": "The team.",
+    "resource": "What is limited, such as `ai_credits`.",
+    "event_id": "The id in the header `webhook-id`.",
+}
 
 
 class FlowApi(FastAPI):
@@ -83,6 +93,9 @@ def create_app(services: Services) -> FastAPI:
         version=API_VERSION,
         description="Voice bots whose every call has an exact account.",
         redirect_slashes=False,
+        # Those of FastAPI have scripts of another host.
+        docs_url=None,
+        redoc_url=None,
         # FastAPI would trace every request by itself where a process has a tracer, with the query
         # in "url.query": that of a WebSocket holds the token of its join.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -170,6 +183,9 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
         for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] in _IN_PATHS and parameter["in"] == "path":
+                    parameter["description"] = _IN_PATHS[parameter["name"]]
             if path.startswith(("/api/", "/start", "/sessions/")):
                 operation["security"] = [{scheme: []} for scheme in schemes]
                 # FastAPI's own form of a 422, which this API never sends.
