@@ -11,7 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import api_pages, health, keys, pipecat_runner, products, requests, threads, usage
+from flow.api import (
+    api_pages,
+    call_commands,
+    health,
+    keys,
+    pipecat_runner,
+    products,
+    requests,
+    thread_events,
+    threads,
+    usage,
+)
 from flow.api import call_connections as connect
 from flow.api import joins as bot
 from flow.api import key_limits as limits
@@ -28,6 +39,7 @@ from flow.api.media_streams import media_stream_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
+from flow.domain.calls.command import MessageRequest, SayRequest
 from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
@@ -50,8 +62,10 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
+    call_commands.router,
     pipecat_runner.router,
     threads.router,
+    thread_events.router,
     requests.router,
     usage.router,
     limits.router,
@@ -111,7 +125,7 @@ def create_app(services: Services) -> FastAPI:
                 Auth,
                 keys=services.keys,
                 database=services.database,
-                token_routes=["offer", "end", *webhooks],
+                token_routes=["offer", "end", "events", *webhooks],
                 on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),
@@ -168,7 +182,10 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
                 pipecat_runner.StartRequest,
                 connect.Offer,
                 connect.Candidates,
+                SayRequest,
+                MessageRequest,
                 *admin.BODIES,
+                *thread_events.EVENTS,
             )
         ],
         ref_template="#/components/schemas/{model}",
@@ -178,7 +195,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         components["schemas"][model]["properties"]["type"]["enum"] = [*transports.specs]
     webhooks = {calls.webhook for calls in transports.streams.values()}
     for path, operations in schema["paths"].items():
-        by_token = path.startswith("/api/bot/") and path.endswith(("/offer", "/end"))
+        by_token = path.endswith(("/offer", "/end", "/events"))
         schemes = ["bearer", "api_key"] + (["join_token"] if by_token else [])
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]

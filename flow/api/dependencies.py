@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from flow.api.event_feed import EventFeed
 from flow.api.gateway_routes import Gateway
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
@@ -225,8 +226,10 @@ class Services:
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``cors_origins`` are those whose pages may use the routes of a call.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
+    ``feed`` tells what is new of threads.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
-    ``on_key`` is told of the keys that make requests.
+    ``on_key`` is told of the keys that make requests, ``on_command`` of the threads whose calls
+    have commands waiting.
     Without a ``gateway`` the paths of its protocols are not served.
     Without ``unkey`` no keys are made or revoked here.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
@@ -243,6 +246,7 @@ class Services:
     has_price: HasPrice
     transports: Transports
     secret: bytes
+    feed: EventFeed
     registry: CollectorRegistry
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
     traces: Traces | None = None
@@ -256,6 +260,7 @@ class Services:
     allow_private_webhooks: bool = False
     checker: Checker = field(default_factory=Checker)
     on_key: Callable[[ApiKey], None] = lambda _key: None
+    on_command: Callable[[UUID], None] = lambda _thread_id: None
     now: Callable[[], datetime] = utc_now
 
     def __post_init__(self) -> None:

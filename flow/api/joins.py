@@ -85,7 +85,7 @@ class EndAnswer(BaseModel):
 
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
-_IDEMPOTENCY_HEADER = {
+IDEMPOTENCY_HEADER = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Repeating a join under the same key gives the same thread.",
@@ -116,7 +116,7 @@ _WAITING_MARGIN_SECS = 60
         **documented(409, 413, 415, 422),
     },
     openapi_extra={
-        "parameters": [_IDEMPOTENCY_HEADER, _OVERRIDE_HEADER],
+        "parameters": [IDEMPOTENCY_HEADER, _OVERRIDE_HEADER],
         **takes(JoinRequest, _JOIN_EXAMPLES),
     },
 )
@@ -150,7 +150,7 @@ async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None
     There is no way where a repeated join finds its call under way or over.
     """
     services, key = services_of(request), caller_of(request)
-    idempotency_key, override = _idempotency_key(request), _override(request)
+    idempotency_key, override = idempotency_key_of(request), _override(request)
     _require_public_webhook(services, body)
     await _require_usable_schema(services, body)
     accepted = services.calls.check(body)
@@ -300,7 +300,8 @@ async def _require_usable_schema(services: Services, join: JoinRequest) -> None:
         raise InvalidInput("The request is not valid.", [FieldProblem("insights.schema", said)])
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key_of(request: Request) -> str | None:
+    """The idempotency key of a request, if it has one; raises `InvalidInput`."""
     given = request.headers.getlist("idempotency-key")
     if not given:
         return None

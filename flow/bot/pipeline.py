@@ -101,7 +101,7 @@ class CallPipeline:
     ``rtvi`` speaks with the caller's client, where that speaks RTVI. ``user`` and ``assistant``
     are ``None`` where nothing gathers what is said, ``questions`` where it is not Flow that asks;
     ``bot`` is the function of a bot of the operator's own, which may be at work as long as the
-    call.
+    call, and may have nothing that can be made to speak.
     """
 
     worker: PipelineWorker
@@ -114,6 +114,14 @@ class CallPipeline:
     speak: Speak = spoken_by_voice
     bot: BotRun | None = None
     rtvi: CallerRtvi | None = None
+    can_speak: bool = True
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether a message can be added to the conversation from outside."""
+        if self.bot is not None and self.speak is spoken_by_model:
+            return False  # its model may be one that takes no notes
+        return self.assistant is not None
 
     @property
     def tells_when_said(self) -> bool:

@@ -25,9 +25,11 @@ from flow.bot.pipeline import CallPipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.rtvi import CLIENT_READY, HANG_UP, TEXT, CallerRtvi
 from flow.bot.service_failures import ServiceFailures
+from flow.bot.steering import Steering
 from flow.bot.transcript import Transcript
 from flow.bot.transports.room import RoomTransport
 from flow.bot.turn_latency import MEASURED
+from flow.domain.calls.command import Order
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Status, Turn
@@ -78,6 +80,7 @@ class CallSession:
         thread = lease.thread
         self._log = log.bind(workflow_thread_id=str(thread.id))
         self._transcript = Transcript(recorder.record_turn, thread.id, first=lease.first_turn)
+        self._steering = Steering(pipeline, self._transcript)
         self._failures = ServiceFailures(pipeline.services)
         self._seconds = CallSeconds(thread.owner, recorder, spending.control)
         self._heartbeat = Heartbeat(
@@ -104,6 +107,11 @@ class CallSession:
         return self._spending.tier
 
     @property
+    def claim(self) -> str:
+        """The name under which this process has the call."""
+        return self._lease.claim
+
+    @property
     def ending(self) -> Ending | None:
         """Why the call ended, or is about to; ``None`` while nothing has ended it."""
         return self._ending
@@ -119,6 +127,12 @@ class CallSession:
         self._spending.stand(standing)
         if self._spending.must_wrap_up and self._leave is None and self._ending is None:
             self._leave = asyncio.create_task(self._take_leave(), name="goodbye")
+
+    async def carry_out(self, order: Order) -> str | None:
+        """Have the bot say or know something, or say why this one cannot."""
+        if self._ending is not None or not self._heartbeat.is_running:
+            return "The call is about to end, or has not begun."
+        return await self._steering.carry_out(order)
 
     async def run(self) -> Ending:
         """Run the call and return why it ended. Usage and turns are then with the recorder."""

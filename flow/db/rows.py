@@ -93,7 +93,7 @@ def thread(row: Mapping[str, Any]) -> Thread:
         billable=row["billable"],
         status=Status(row["status"]),
         join=JoinRequest.from_json(floats(row["join"])),
-        transcript=tuple(_turn(turn) for turn in row["transcript"]),
+        transcript=tuple(turn_of(one) for one in row["transcript"]),
         insights=floats(row["insights"]),
         usage_stats=row["usage_stats"],
         metadata=floats(row["metadata"]),
@@ -293,7 +293,8 @@ def _line_json(line: Line) -> dict[str, Any]:
     return data
 
 
-def _turn(row: Mapping[str, Any]) -> Turn:
+def turn_of(row: Mapping[str, Any]) -> Turn:
+    """One turn of a transcript."""
     return Turn(
         seq=row["seq"],
         role=row["role"],

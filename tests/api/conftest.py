@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from flow.api.app import Services, create_app
 from flow.api.dependencies import Transports, utc_now
+from flow.api.event_feed import EventFeed
 from flow.app.asgi import SERVER_OPTIONS
 from flow.bot.transports import TRANSPORTS
 from flow.db.database import Database
@@ -226,6 +227,7 @@ async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
                 ),
                 "has_price": lambda kind, provider, model: model != NO_PRICE,
                 "secret": SECRET,
+                "feed": EventFeed(database, poll_secs=0.02),
                 "registry": CollectorRegistry(),
                 "now": now,
                 **given,

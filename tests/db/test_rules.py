@@ -29,6 +29,7 @@ TABLES = [
     "webhook_deliveries",
     "workflow_executors",
     "room_calls",
+    "call_commands",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 

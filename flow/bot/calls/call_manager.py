@@ -189,6 +189,7 @@ class CallManager:
             connection.not_opened,
             touch=partial(self._threads.touch_thread, thread.id),
             end=end,
+            claim=claim,
             wait_secs=connection.wait_secs,
         )
 
