@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Literal
 from uuid import UUID, uuid4
 
@@ -95,4 +96,4 @@ async def _taken(services: Services, sent: Command) -> Command:
     while found is not None and not found.is_taken and now() < until:
         await asyncio.sleep(LOOK_SECS)
         found = await services.database.during_calls.get_command(sent.id)
-    return sent if found is None else found
+    return sent if found is None else replace(found, is_replayed=sent.is_replayed)

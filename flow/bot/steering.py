@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from pipecat.frames.frames import Frame, InterruptionFrame, LLMMessagesAppendFrame
+from pipecat.frames.frames import (
+    Frame,
+    InterruptionFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMMessagesAppendFrame,
+    LLMTextFrame,
+)
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.utils.time import time_now_iso8601
 
@@ -45,11 +52,11 @@ class Steering:
     async def _say(self, say: SayRequest) -> str | None:
         if not self._pipeline.can_speak:
             return MUTE
-        spoken = self._pipeline.speak(say.text)
+        spoken = [self._pipeline.speak(say.text)] if self._is_model else _as_reply(say.text)
         if say.interrupt:
-            await self._queue([InterruptionFrame(), spoken])
+            await self._queue([InterruptionFrame(), *spoken])
         else:
-            await self._queue_in_turn([spoken])
+            await self._queue_in_turn(spoken)
         return None
 
     async def _tell(self, message: MessageRequest) -> str | None:
@@ -91,3 +98,9 @@ class Steering:
             last = frames[-1]
             self._is_answering = not isinstance(last, ConversationNote) or last.respond
             await self._queue(frames)
+
+
+def _as_reply(text: str) -> list[Frame]:
+    """Has a voice say a text as it says a model's reply: sentence by sentence, so that of one that
+    is cut off the transcript has what was heard."""
+    return [LLMFullResponseStartFrame(), LLMTextFrame(text), LLMFullResponseEndFrame()]

@@ -164,9 +164,9 @@ async def test_streams_of_a_key_are_bounded_and_others_keep_theirs(
     mine = (await api.join())["workflow_thread_id"]
     theirs = (await api.other.post("/api/bot/join", json={})).json()["workflow_thread_id"]
     async with AsyncExitStack() as open_ones:
-        for _ in range(2):
-            first = await open_ones.enter_async_context(stream(api.client, mine))
-            await first.until("status")
+        kept = [await open_ones.enter_async_context(stream(api.client, mine)) for _ in range(2)]
+        for one in kept:
+            await one.until("status")
         async with stream(api.client, mine) as events:
             await events.response.aread()
             assert events.response.status_code == httpx.codes.TOO_MANY_REQUESTS
@@ -203,10 +203,9 @@ async def test_who_reads_nothing_is_dropped(api: Api, monkeypatch: pytest.Monkey
     head = f"GET /api/threads/{thread_id}/events HTTP/1.1\r\nHost: x\r\n"
     writer.write(f"{head}Authorization: {api.client.headers['Authorization']}\r\n\r\n".encode())
     await reader.readline()
+    await asyncio.sleep(1.0)
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-        async with asyncio.timeout(20):
-            await asyncio.sleep(1.0)
-            await reader.readexactly(len(words) * len(turns))
+        await asyncio.wait_for(reader.readexactly(len(words) * len(turns)), 20)
     writer.close()
 
 
