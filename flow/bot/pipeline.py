@@ -39,6 +39,7 @@ from flow.bot.services import CallServices
 from flow.bot.speech_detection import CallListening, ListeningModels
 from flow.bot.transports.spec import AudioFormat
 from flow.bot.turn_latency import LatencyProcessor
+from flow.bot.turn_order import OrderedTurns
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Vendor
 from flow.domain.calls.bot_part import CASCADE, BotPart
@@ -208,7 +209,7 @@ def context_of(said: Sequence[Turn]) -> LLMContext:
 
 def aggregator_pair(context: LLMContext, listening: CallListening) -> LLMContextAggregatorPair:
     """What gathers the turns of both sides into a context."""
-    return LLMContextAggregatorPair(
+    return OrderedTurns(
         context,
         user_params=LLMUserAggregatorParams(
             vad_analyzer=listening.vad, user_turn_strategies=listening.strategies
