@@ -18,6 +18,8 @@ from flow.sandbox.all_vendors import vendors
 from flow.sandbox.callers.frames import Audio, decode
 from flow.sandbox.openai.chat import Pace
 from tests.calls.conftest import Serve, Serving
+from tests.calls.test_call import SHORT
+from tests.calls.test_realtime import MODELS, all_stood_in, by
 
 GREETING = "Hello!"
 TOLD = "Your table is ready."
@@ -146,3 +148,25 @@ async def test_a_bot_says_what_it_is_told_follows_and_is_watched(serving: Serve)
     costs = [data["total_cost_usd"] for kind, data in events if kind == "usage"]
     assert costs == sorted(costs)
     assert costs[-1] == pytest.approx(float(thread.usage_stats["total_cost_usd"]))
+
+
+@pytest.mark.parametrize("vendor", MODELS)
+async def test_a_model_that_hears_and_speaks_says_and_follows_too(
+    vendor: str, serving: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with all_stood_in(SHORT, monkeypatch) as standing, serving(standing) as served:
+        [line] = SHORT.lines
+        async with talking(served, **by(vendor)["bot"]) as (thread_id, _):
+            await command(served, thread_id, "say", text=TOLD)
+            await said(served, thread_id, 2)
+            await command(served, thread_id, "message", text=STEER)
+            await command(served, thread_id, "message", text=line.text, role="user", respond=True)
+            await said(served, thread_id, 4)
+        thread = await served.settled(thread_id)
+        await served.conserved(thread)
+    assert [(turn.role, turn.content) for turn in thread.transcript] == [
+        ("assistant", SHORT.greeting),
+        ("assistant", TOLD),
+        ("user", line.text),
+        ("assistant", line.reply),
+    ]
