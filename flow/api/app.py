@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import (
+    agents,
     api_pages,
     call_commands,
     health,
@@ -40,6 +41,7 @@ from flow.api.pages import pages_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
+from flow.domain.agents.agent import AgentDefinition
 from flow.domain.calls.command import MessageRequest, SayRequest
 from flow.domain.calls.join_request import JoinRequest
 
@@ -64,6 +66,7 @@ _ROUTERS = (
     bot.router,
     connect.router,
     call_commands.router,
+    agents.router,
     pipecat_runner.router,
     threads.router,
     thread_events.router,
@@ -80,6 +83,7 @@ _ROUTERS = (
 
 _IN_PATHS = {
     "thread_id": "The call's id, as its join answered it.",
+    "agent_id": "The agent's id.",
     "api_key_id": "The key's id here.",
     "team_id": "The team.",
     "resource": "What is limited, such as `ai_credits`.",
@@ -180,6 +184,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
             for model in (
                 Problem,
                 JoinRequest,
+                AgentDefinition,
                 pipecat_runner.StartRequest,
                 connect.Offer,
                 connect.Candidates,

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from flow.api.auth import caller_of
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
-from flow.api.joins import IDEMPOTENCY_HEADER, idempotency_key_of
+from flow.api.idempotency import idempotency_header, idempotency_key
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
@@ -28,11 +28,7 @@ ANSWER_SECS = 2.0
 """How long a command waits for the process that has the call; it is carried out later as well."""
 LOOK_SECS = 0.1
 
-_EXTRA = {
-    "parameters": [
-        {**IDEMPOTENCY_HEADER, "description": "Repeating it under the same key changes nothing."}
-    ]
-}
+_EXTRA = {"parameters": [idempotency_header("Repeating it under the same key changes nothing.")]}
 
 
 class CommandAnswer(BaseModel):
@@ -72,7 +68,7 @@ async def _command(request: Request, thread_id: UUID, order: Order) -> Response:
     services, key = services_of(request), caller_of(request)
     context_of(request.scope).workflow_thread_id = thread_id
     sent = await services.database.during_calls.send_command(
-        uuid4(), thread_id, key.id, order, idempotency_key_of(request)
+        uuid4(), thread_id, key.id, order, idempotency_key(request)
     )
     if not sent.is_taken:
         services.on_command(thread_id)

@@ -27,6 +27,7 @@ from flow.api.threads import ReplyLatency, TurnView
 from flow.domain.calls import join_token as tokens
 from flow.domain.calls.progress import Progress, Seen, events_of
 from flow.domain.calls.thread import Status, Thread
+from flow.domain.calls.tool_call import ToolOutcome
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
 
@@ -84,7 +85,18 @@ class EndData(BaseModel):
     error: dict[str, Any] | None = None
 
 
-EVENTS = (StatusData, TurnData, AccountData, EndData)
+class ToolCallData(BaseModel):
+    """``tool_call``: the bot has begun to use a tool, or is done; for whoever has the key."""
+
+    id: UUID
+    name: str = Field(examples=["find_booking"])
+    arguments: dict[str, Any]
+    started_at: datetime
+    outcome: ToolOutcome
+    seconds: float | None
+
+
+EVENTS = (StatusData, TurnData, ToolCallData, AccountData, EndData)
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {

@@ -17,6 +17,7 @@ from flow.domain.calls.command import MOST_COMMANDS, WITHIN_SECS, Command, Order
 from flow.domain.calls.progress import Progress, Seen
 from flow.domain.calls.room_call import TURNS_OF_A_LEASE
 from flow.domain.calls.thread import Status
+from flow.domain.calls.tool_call import ToolCall
 
 
 class DuringCalls(TypedCalls):
@@ -75,7 +76,12 @@ class DuringCalls(TypedCalls):
         found = await self._call(
             "list_thread_progress",
             p_watched=[
-                {"thread_id": str(thread_id), "turns": {str(k): v for k, v in seen.turns.items()}}
+                {
+                    "thread_id": str(thread_id),
+                    "turns": {str(k): v for k, v in seen.turns.items()},
+                    "tools_since": seen.tools_since and seen.tools_since.isoformat(),
+                    "tools_running": [*map(str, seen.tools_running)],
+                }
                 for thread_id, seen in watched
             ],
             p_turns_of_a_lease=TURNS_OF_A_LEASE,
@@ -96,4 +102,5 @@ def _progress(row: Mapping[str, Any]) -> Progress:
         usage_stats=account["usage_stats"],
         tier=rows.standing(account["standing"]).tier,
         turns=tuple(rows.turn_of(turn) for turn in row["turns"]),
+        tool_calls=tuple(ToolCall.from_json(rows.floats(call)) for call in row["tool_calls"]),
     )

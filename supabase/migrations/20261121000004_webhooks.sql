@@ -4,7 +4,8 @@ create table public.webhook_events (
   id uuid primary key default gen_random_uuid(),
   type text not null check (
     type in (
-      'thread.started', 'thread.completed', 'thread.failed', 'budget.warn', 'budget.exceeded'
+      'thread.started', 'thread.completed', 'thread.failed', 'tool.failed', 'budget.warn',
+      'budget.exceeded'
     )
   ),
   api_key_id uuid not null references public.api_keys (id) on delete cascade,
@@ -12,6 +13,7 @@ create table public.webhook_events (
   workflow_thread_id uuid references public.workflow_threads (id) on delete cascade,
   period date check ((period is null) <> (type like 'budget.%')),
   scope text check (scope in ('key', 'team')),
+  tool_call_id uuid check ((tool_call_id is null) = (type <> 'tool.failed')),
   data jsonb not null,
   created_at timestamptz not null default now()
 );
@@ -23,6 +25,8 @@ create unique index webhook_events_started
   on public.webhook_events (workflow_thread_id) where type = 'thread.started';
 create unique index webhook_events_over
   on public.webhook_events (workflow_thread_id) where type in ('thread.completed', 'thread.failed');
+create unique index webhook_events_tool_call
+  on public.webhook_events (workflow_thread_id, tool_call_id) where tool_call_id is not null;
 create index webhook_events_thread
   on public.webhook_events (workflow_thread_id) where workflow_thread_id is not null;
 
@@ -137,6 +141,38 @@ create constraint trigger workflow_threads_told after update of status on public
     and new."join" ->> 'webhook_url' is not null
   )
   execute function flow.note_thread_event();
+
+-- Of a tool that went wrong, neither arguments nor result: they are content, and are read by key.
+create function flow.note_tool_failed() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  insert into public.webhook_events (
+    type, api_key_id, team_id, workflow_thread_id, tool_call_id, data
+  )
+  select 'tool.failed', t.api_key_id, t.team_id, t.id, new.id, jsonb_build_object(
+    'workflow_thread_id', t.id,
+    'product', t.product,
+    'metadata', t.metadata,
+    'tool_call_id', new.id,
+    'name', new.name,
+    'outcome', new.outcome,
+    'started_at', flow.utc_text(new.started_at),
+    'seconds', new.seconds,
+    'http_status', new.status
+  )
+  from public.workflow_threads t
+  where t.id = new.workflow_thread_id and t."join" ->> 'webhook_url' is not null
+  on conflict do nothing;
+  return null;
+end
+$$;
+
+create trigger workflow_thread_tool_calls_failed
+  after insert or update of outcome on public.workflow_thread_tool_calls
+  for each row when (new.outcome in ('failed', 'timeout', 'unknown'))
+  execute function flow.note_tool_failed();
 
 create function flow.address_webhook() returns trigger
 language plpgsql

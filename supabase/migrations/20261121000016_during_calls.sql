@@ -192,6 +192,30 @@ begin
 end
 $$;
 
+-- What has begun since, and what has come of what was running then.
+create function flow.tool_calls_after(p_thread_id uuid, p_since timestamptz, p_running uuid[])
+returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
+          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null
+        ) order by u.started_at, u.id
+      ),
+      '[]'
+    )
+    from public.workflow_thread_tool_calls u
+    where u.workflow_thread_id = p_thread_id
+      and (u.started_at > p_since or (u.id = any (p_running) and u.outcome <> 'running'))
+  );
+end
+$$;
+
 create function public.list_thread_progress(p_watched jsonb, p_turns_of_a_lease integer)
 returns json
 language plpgsql stable
@@ -214,6 +238,11 @@ begin
         'end_reason', t.end_reason,
         'error', t.error,
         'account', v_accounts -> t.id::text,
+        'tool_calls', flow.tool_calls_after(
+          t.id,
+          coalesce((w.value ->> 'tools_since')::timestamptz, '-infinity'),
+          array(select r.value::uuid from jsonb_array_elements_text(w.value -> 'tools_running') r)
+        ),
         'turns', flow.turns_after(t.id, w.value -> 'turns', p_turns_of_a_lease)
       ) end
       order by w.place
@@ -224,8 +253,9 @@ begin
 end
 $$;
 comment on function public.list_thread_progress is
-  'How threads stand, and their turns that were not seen yet, for each of [{"thread_id", "turns": '
-  '{"lease": last seq seen}}]; null for a thread that is gone.';
+  'How threads stand, and their turns and tool calls that were not seen yet, for each of [{"thread_id", "turns": '
+  '{"lease": last seq seen}, "tools_since": when the last tool call seen began, "tools_running": ids}]; '
+  'null for a thread that is gone.';
 
 select flow.restrict_to_service_role(array['call_commands'], array[
   'command_call', 'take_call_commands', 'refuse_call_command', 'get_call_command',

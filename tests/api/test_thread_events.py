@@ -9,13 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
 from flow.api import event_feed, thread_events
 from flow.domain.calls.thread import Status, ThreadTurn, Turn
+from flow.domain.calls.tool_call import ThreadToolCall, ToolCall, ToolOutcome
 from tests.api.conftest import Api, spend
 
 T0 = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -112,6 +113,29 @@ async def test_late_turns_of_a_process_that_died_are_told_to_who_comes_back(api:
     async with stream(api.client, thread_id, seen.id) as events:
         assert (await events.until("turn")).data["seq"] == 1
         assert (await events.until("turn")).data["seq"] == 10_001
+
+
+async def test_uses_of_tools_are_told_each_when_it_begins_and_is_over(api: Api) -> None:
+    thread_id = (await api.join())["workflow_thread_id"]
+    await api.in_call(thread_id)
+
+    async def used(use: UUID, secs: int, outcome: ToolOutcome) -> None:
+        call = ToolCall(use, "find", {"day": "friday"}, T0 + timedelta(seconds=secs), outcome)
+        await api.database.save_tool_calls([ThreadToolCall(UUID(thread_id), call)])
+
+    slow, quick = uuid4(), uuid4()
+    await used(slow, 0, ToolOutcome.RUNNING)
+    async with stream(api.client, thread_id) as events:
+        begun = await events.until("tool_call", id=str(slow), outcome="running")
+        assert (begun.data["name"], begun.data["arguments"]) == ("find", {"day": "friday"})
+        await used(quick, 1, ToolOutcome.RUNNING)
+        await events.until("tool_call", id=str(quick), outcome="running")
+        await used(quick, 1, ToolOutcome.OK)
+        seen = await events.until("tool_call", id=str(quick), outcome="ok")
+    await used(slow, 0, ToolOutcome.TIMEOUT)
+    async with stream(api.client, thread_id, seen.id) as events:
+        over = await events.until("tool_call")
+    assert (over.data["id"], over.data["outcome"]) == (str(slow), "timeout")
 
 
 async def test_the_token_of_the_join_shows_what_was_said_and_no_cost(api: Api) -> None:

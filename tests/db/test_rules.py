@@ -19,6 +19,7 @@ TABLES = [
     "workflow_threads",
     "workflow_thread_turns",
     "workflow_thread_moves",
+    "workflow_thread_tool_calls",
     "usage_events",
     "usage_daily",
     "usage_daily_lines",
@@ -30,6 +31,10 @@ TABLES = [
     "workflow_executors",
     "room_calls",
     "call_commands",
+    "gateway_leases",
+    "gateway_counts",
+    "agents",
+    "agent_versions",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 

@@ -16,6 +16,7 @@ import pytest
 from flow.api.threads import ThreadSummary
 from flow.db.database import Database
 from flow.domain.calls.thread import Status, Thread
+from flow.domain.calls.tool_call import ThreadToolCall, ToolCall, ToolOutcome
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.usage.events import Cost
 from flow.domain.webhooks.webhook import Claimed, Delivery, State
@@ -25,6 +26,7 @@ from tests.db.making import JOIN, a_key, a_thread, an_event
 
 URL = "https://hooks.example.com/flow?to=me"
 LEASE = timedelta(seconds=30)
+T0 = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 # Nobody has come: of what is over without a call, its end alone is told.
 TO_THE_END = (Status.CONNECTING, Status.ENDED, Status.EXTRACTING)
 WITH_CALL = (Status.CONNECTING, Status.IN_CALL, Status.ENDED, Status.EXTRACTING)
@@ -101,6 +103,24 @@ async def test_a_call_is_told_when_its_caller_has_come_and_once(database: Databa
     assert (data["status"], data["ended_at"], data["end_reason"]) == ("in_call", None, None)
     connected = (await database.get_workflow_thread_data(thread.id)).connected_at
     assert datetime.fromisoformat(data["connected_at"]) == connected
+
+
+async def test_a_tool_that_went_wrong_is_told_once_and_without_content(database: Database) -> None:
+    key = await a_key(database)
+    thread, quiet = await told_thread(database, key), await told_thread(database, key, None)
+    outcomes = [ToolOutcome.RUNNING, ToolOutcome.TIMEOUT, ToolOutcome.TIMEOUT]
+    for one, kinds in ((thread, outcomes), (quiet, outcomes), (thread, [ToolOutcome.OK])):
+        use = uuid4()
+        for outcome in kinds:
+            secs = None if outcome is ToolOutcome.RUNNING else 10.0
+            call = ToolCall(use, "find", {"name": "Ada"}, T0, outcome, secs, 504)
+            await database.save_tool_calls([ThreadToolCall(one.id, call)])
+    (one,) = await claimed(database, key)
+    data = json.loads(one.payload)["data"]
+    assert (one.type, one.workflow_thread_id) == ("tool.failed", thread.id)
+    assert (data["name"], data["outcome"], data["seconds"]) == ("find", "timeout", 10.0)
+    assert (data["http_status"], data["started_at"]) == (504, "2026-11-21T12:00:00.000000Z")
+    assert "Ada" not in one.payload
 
 
 async def test_money_is_told_in_strings_to_the_last_digit(database: Database) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.progress import Progress, Seen, ThreadEvent, events_of
 from flow.domain.calls.room_call import TURNS_OF_A_LEASE
 from flow.domain.calls.thread import Status, Turn
+from flow.domain.calls.tool_call import ToolCall, ToolOutcome
 from flow.domain.limits.budget import Tier
 from flow.errors import InvalidInput
 
@@ -85,6 +87,26 @@ def test_a_caller_is_told_what_was_said_and_nothing_of_the_service() -> None:
 )
 def test_a_status_without_a_time_is_told_while_it_lasts(status: Status) -> None:
     assert str(status) in told([*events_of(progress(status), Seen())])
+
+
+def use(place: int, outcome: ToolOutcome = ToolOutcome.RUNNING) -> ToolCall:
+    return ToolCall(UUID(int=place), "find", {"n": place}, T0 + timedelta(seconds=place), outcome)
+
+
+def test_uses_of_tools_are_told_when_they_begin_and_when_they_are_over() -> None:
+    both = progress(tool_calls=(use(1), use(2)))
+    *_, seen = [event.seen for event in events_of(both, Seen())]
+    assert Seen.from_event_id(seen.event_id) == seen
+    assert seen.tools_running == (UUID(int=1), UUID(int=2))
+    (first,) = events_of(progress(tool_calls=(use(1, ToolOutcome.FAILED),)), seen)
+    assert (first.type, first.data["outcome"], first.data["arguments"]) == (
+        "tool_call",
+        "failed",
+        {"n": 1},
+    )
+    assert first.seen.tools_running == (UUID(int=2),)
+    assert first.seen.tools_since == T0 + timedelta(seconds=2)
+    assert not [e for e in events_of(both, Seen(), whole=False) if e.type == "tool_call"]
 
 
 def test_an_account_is_told_when_it_changes() -> None:
