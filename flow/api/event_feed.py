@@ -12,7 +12,7 @@ import structlog
 
 from flow.db.database import Database
 from flow.domain.calls.progress import Progress, Seen
-from flow.errors import FlowError, Refused, Unavailable
+from flow.errors import Refused, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -88,17 +88,18 @@ class EventFeed:
             watched = [(thread_id, seen) for thread_id, seen, _ in self._waiting]
             try:
                 found = await self._database.during_calls.list_progress(watched)
-                pause = self._poll_secs
-            except FlowError as error:
-                kind = log.warning if isinstance(error, Unavailable) else log.error
-                kind("event_feed_waits", error=str(error))
+            except Exception as error:
+                if not isinstance(error, Unavailable):
+                    log.exception("event_feed_failed")
                 pause = PAUSE_SECS
                 continue
+            pause = self._poll_secs
             self._answer(found)
 
     def _answer(self, found: list[Progress | None]) -> None:
         """Tell the first of those who wait; others may have come meanwhile."""
         answered, self._waiting = self._waiting[: len(found)], self._waiting[len(found) :]
-        for (_, _, told), progress in zip(answered, found, strict=True):
+        # Nobody waits any more once this process stops.
+        for (_, _, told), progress in zip(answered, found, strict=False):
             if not told.done():
                 told.set_result(progress)
