@@ -17,6 +17,7 @@ from flow.api import (
     call_commands,
     health,
     keys,
+    model_choices,
     pipecat_runner,
     products,
     requests,
@@ -74,6 +75,7 @@ _ROUTERS = (
     usage.router,
     limits.router,
     products.router,
+    model_choices.router,
     keys.router,
     admin.router,
     health.router,
@@ -104,7 +106,11 @@ class FlowApi(FastAPI):
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``; it owns none of them and closes none of them."""
     streams = services.transports.streams.values()
-    routers = (*_ROUTERS, *map(media_stream_router, streams), pages_router(services.pages))
+    routers = (
+        *_ROUTERS,
+        *map(media_stream_router, streams),
+        pages_router(services.pages, services.dev_pages),
+    )
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(

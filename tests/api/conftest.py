@@ -22,6 +22,7 @@ from flow.api.app import Services, create_app
 from flow.api.dependencies import Transports, utc_now
 from flow.api.event_feed import EventFeed
 from flow.app.asgi import SERVER_OPTIONS
+from flow.bot.model_choices import VendorModelChoices
 from flow.bot.transports import TRANSPORTS
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
@@ -222,6 +223,7 @@ async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
                 "unkey": admin,
                 "calls": calls,
                 "products": PRODUCTS,
+                "models": VendorModelChoices(["openai"], lambda *_: True, lambda _: ["gpt-4.1"]),
                 "transports": Transports(
                     TRANSPORTS, {"websocket": calls}, {"webrtc": calls}, streams or {}
                 ),

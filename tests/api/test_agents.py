@@ -115,6 +115,8 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a placeholder that is none": ({"bot": {"greeting": "{{a b}}"}}, 422, "bot.greeting"),
     "a schema that is none": ({"insights": {"schema": {"type": "x"}}}, 422, "insights.schema"),
     "a webhook inside": ({"webhook_url": "https://10.0.0.1/x"}, 422, "webhook_url"),
+    "tools twice": ({"bot": {"tools": []}, "tools": []}, 422, "tools"),
+    "a tool that is none": ({"tools": [{"type": "x"}]}, 422, "tools.0"),
     "much metadata": ({"metadata": {"x": "y" * 20_000}}, 422, "metadata"),
 }
 

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from flow.domain.agents.system_variables import SYSTEM_VARIABLES, CallFacts
 from flow.domain.agents.variables import (
     MAX_FILLED_CHARS,
+    MAX_PROBLEMS,
     MAX_VALUE_CHARS,
     MAX_VARIABLES,
     Filling,
@@ -53,6 +54,7 @@ FILLED = {
 REFUSED = {
     "Hello {{who}}": "needs the variable 'who': give it in variables, or write {{who|default}}",
     "{{flow.date}}": "there is no 'flow.date'; there are flow.agent",
+    "{{flow.day|today}}": "there is no 'flow.day'",
     "{{flow.agent}}": "needs 'flow.agent', which is not known of this call: write {{flow.agent|",
     "{{name": "without }}",
     "{{first name}}": "names no variable",
@@ -98,6 +100,12 @@ def test_templates_can_be_judged_before_there_are_values() -> None:
     filled.text("f", "{{flow.other}}")
     filled.text("f", "{{")
     assert len(problems(filled)) == 2
+
+
+def test_no_answer_names_thousands_of_problems() -> None:
+    filled = filling()
+    filled.text("f", "".join(f"{{{{a{n}}}}}" for n in range(3_000)))
+    assert len(problems(filled)) == MAX_PROBLEMS
 
 
 def test_every_problem_is_named_once_in_its_field() -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.join_request import AgentRef, CallSettings, JoinRequest
@@ -44,17 +44,20 @@ class AgentDefinition(CallSettings):
 
     @field_validator("tools")
     @classmethod
-    def _fit_together(cls, value: tuple[Tool, ...] | None) -> tuple[Tool, ...] | None:
+    def _are_given_once(
+        cls, value: tuple[Tool, ...] | None, info: ValidationInfo
+    ) -> tuple[Tool, ...] | None:
+        bot = info.data.get("bot")
+        if value is not None and bot is not None and "tools" in bot.model_fields_set:
+            raise ValueError("are given twice, here and in bot: remove one of them")
         if (problem := tool_problems(value or ())) is not None:
             raise ValueError(problem)
         return value
 
     @model_validator(mode="after")
-    def _has_its_tools_once(self) -> Self:
+    def _with_its_tools_in_its_bot(self) -> Self:
         if self.tools is None:
             return self
-        if "tools" in self.bot.model_fields_set:
-            raise ValueError("tools are given twice, beside the bot and in it: remove one of them")
         bot = self.bot.model_copy(update={"tools": self.tools})
         return self.model_copy(update={"bot": bot, "tools": None})
 

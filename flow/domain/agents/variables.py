@@ -23,6 +23,8 @@ MAX_VARIABLES = 100
 MAX_VALUE_CHARS = 8_192
 MAX_FILLED_CHARS = 32_768
 """Of one text once it is filled: a short template can name a long value many times."""
+MAX_PROBLEMS = 50
+"""Of those that are told; a text can name thousands of variables."""
 
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]*")
 _HOST_TEXT = re.compile(r"[A-Za-z0-9.-]*")
@@ -91,9 +93,9 @@ class Filling:
         self._problems: dict[FieldProblem, None] = {}
 
     def check(self) -> None:
-        """Raise `InvalidInput` with every problem met so far, each with its field."""
+        """Raise `InvalidInput` with the problems met so far, each with its field."""
         if self._problems:
-            raise InvalidInput("The variables do not fit.", [*self._problems])
+            raise InvalidInput("The variables do not fit.", [*self._problems][:MAX_PROBLEMS])
 
     def text(self, field: str, template: str) -> str:
         """Text for people and models; ``field`` is where it stands in the request."""
@@ -149,11 +151,15 @@ class Filling:
     def _escaped(
         self, field: str, wanted: Placeholder, before: str, escaped: Callable[[str, str], str]
     ) -> str | None:
+        if _is_reserved(wanted.name) and wanted.name not in self._reserved:
+            there_are = ", ".join(self._reserved)
+            self.refuse(field, f"there is no {wanted.name!r}; there are {there_are}")
+            return None
         value = self._values.get(wanted.name, wanted.default)
-        if value is None and (wanted.name in self._reserved or not _is_reserved(wanted.name)):
+        if value is None:
             value = self._assumed
         if value is None:
-            self.refuse(field, self._missing(wanted.name))
+            self.refuse(field, _missing(wanted.name))
             return None
         try:
             return escaped(before, value)
@@ -161,13 +167,12 @@ class Filling:
             self.refuse(field, f"the value of {{{{{wanted.name}}}}} {error}")
             return None
 
-    def _missing(self, name: str) -> str:
-        default = f"{{{{{name}|default}}}}"
-        if not _is_reserved(name):
-            return f"needs the variable {name!r}: give it in variables, or write {default}"
-        if name in self._reserved:
-            return f"needs {name!r}, which is not known of this call: write {default}"
-        return f"there is no {name!r}; there are {', '.join(self._reserved)}"
+
+def _missing(name: str) -> str:
+    default = f"{{{{{name}|default}}}}"
+    if _is_reserved(name):
+        return f"needs {name!r}, which is not known of this call: write {default}"
+    return f"needs the variable {name!r}: give it in variables, or write {default}"
 
 
 def _is_reserved(name: str) -> bool:
