@@ -62,6 +62,7 @@ def document() -> dict[str, Any]:
         has_price=nobody,
         transports=Transports(specs=TRANSPORTS, streams=streams),
         secret=bytes(32),
+        feed=nobody,
         registry=CollectorRegistry(),
     )
     return create_app(services).openapi()

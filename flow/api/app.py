@@ -17,12 +17,14 @@ from starlette.types import ASGIApp
 from flow.api import (
     agents,
     api_pages,
+    call_commands,
     health,
     keys,
     model_choices,
     pipecat_runner,
     products,
     requests,
+    thread_events,
     threads,
     usage,
 )
@@ -44,6 +46,7 @@ from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
 from flow.domain.agents.agent import AgentDefinition
+from flow.domain.calls.command import MessageRequest, SayRequest
 from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
@@ -66,9 +69,11 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
+    call_commands.router,
     agents.router,
     pipecat_runner.router,
     threads.router,
+    thread_events.router,
     requests.router,
     usage.router,
     limits.router,
@@ -147,7 +152,7 @@ def create_app(services: Services) -> FastAPI:
                 Auth,
                 keys=services.keys,
                 database=services.database,
-                token_routes=["offer", "end", *webhooks],
+                token_routes=["offer", "end", "events", *webhooks],
                 on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),
@@ -205,7 +210,10 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
                 pipecat_runner.StartRequest,
                 connect.Offer,
                 connect.Candidates,
+                SayRequest,
+                MessageRequest,
                 *admin.BODIES,
+                *thread_events.EVENTS,
             )
         ],
         ref_template="#/components/schemas/{model}",
@@ -215,7 +223,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         components["schemas"][model]["properties"]["type"]["enum"] = [*transports.specs]
     webhooks = {calls.webhook for calls in transports.streams.values()}
     for path, operations in schema["paths"].items():
-        by_token = path.startswith("/api/bot/") and path.endswith(("/offer", "/end"))
+        by_token = path.endswith(("/offer", "/end", "/events"))
         schemes = ["bearer", "api_key"] + (["join_token"] if by_token else [])
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]

@@ -59,7 +59,7 @@ class Auth:
         self._keys = keys
         self._rows = KeyRows(database, on_key)
         names = "|".join(map(re.escape, token_routes))
-        self._by_token = re.compile(rf"/api/bot/[^/]+/(?:{names})")
+        self._by_token = re.compile(rf"/api/(?:bot|threads)/[^/]+/(?:{names})")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for a known caller.

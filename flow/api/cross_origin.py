@@ -14,11 +14,18 @@ _ROUTES = re.compile(
     r"/start"
     rf"|/sessions/{_THREAD}/api/offer"
     rf"|/api/bot/(?:join|{_THREAD}/(?:offer|end))"
-    rf"|/api/threads/{_THREAD}(?:/usage)?"
+    rf"|/api/threads/{_THREAD}(?:/usage|/events)?"
 )
 """Beginning a call, being in it, and reading what became of it. What lists, sums up or
 administrates is for programs that keep a key to themselves."""
-_SENT = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "X-Request-Id")
+_SENT = (
+    "Authorization",
+    "X-API-Key",
+    "Content-Type",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "X-Request-Id",
+)
 _SHOWN = (
     "X-Request-Id",
     "Retry-After",

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from flow.api.event_feed import EventFeed
 from flow.api.gateway_routes import Gateway
 from flow.api.pages import STATIC, DevPages
 from flow.db.database import Database
@@ -228,10 +229,12 @@ class Services:
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``cors_origins`` are those whose pages may use the routes of a call.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
+    ``feed`` tells what is new of threads.
     ``models`` are what joins can choose from, ``has_price`` says which a budget can hold.
     ``checker`` checks schemas for insights.
     ``billing_url`` is where customers can raise their limits.
-    ``on_key`` is told of the keys that make requests.
+    ``on_key`` is told of the keys that make requests, ``on_command`` of the threads whose calls
+    have commands waiting.
     Without a ``gateway`` the paths of its protocols are not served.
     Without ``unkey`` no keys are made or revoked here.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
@@ -250,6 +253,7 @@ class Services:
     has_price: HasPrice
     transports: Transports
     secret: bytes
+    feed: EventFeed
     registry: CollectorRegistry
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
     traces: Traces | None = None
@@ -264,6 +268,7 @@ class Services:
     allow_private_webhooks: bool = False
     checker: Checker = field(default_factory=Checker)
     on_key: Callable[[ApiKey], None] = lambda _key: None
+    on_command: Callable[[UUID], None] = lambda _thread_id: None
     now: Callable[[], datetime] = utc_now
     pages: Path = STATIC
     dev_pages: DevPages | None = None

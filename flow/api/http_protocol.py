@@ -193,6 +193,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        # For a stream whose reader takes nothing: closing would wait for it.
+        cycle.scope["extensions"] = {"flow.abort": {"call": self.transport.abort}}
         super()._start_asgi_task(cycle, app)
 
     def _nobody_listens(self) -> None:

@@ -146,7 +146,7 @@ async def run_background(
         if queues is not None:
             for place in free:
                 await queues.rooms.put(place)
-        _run_until_left(stack, finishing.finish.take_up(left), "take-up")
+        run_until_left(stack, finishing.finish.take_up(left), "take-up")
         yield
 
 
@@ -240,13 +240,13 @@ async def _run_workflows(
         report,
         beat_secs=BEAT_OF_CALLS * settings.heartbeat_secs,
     )
-    _run_until_left(stack, heartbeat.forever(), "heartbeat")
+    run_until_left(stack, heartbeat.forever(), "heartbeat")
     _sweep(stack, resources, queues.finishing)
     stack.push_async_callback(_drain, queues.finishing)
     watch = RoomWatch(
         database.room_calls, queues.rooms.put, clients.rooms.close, settings.heartbeat_secs
     )
-    _run_until_left(stack, watch.forever(), "room-watch")
+    run_until_left(stack, watch.forever(), "room-watch")
 
 
 def _beat(
@@ -266,7 +266,7 @@ def _beat(
         dead_secs=FORGOTTEN_SECS,
         beat_secs=BEAT_OF_CALLS * resources.settings.heartbeat_secs,
     )
-    _run_until_left(stack, heartbeat.forever(), "heartbeat")
+    run_until_left(stack, heartbeat.forever(), "heartbeat")
 
 
 def _sweep(
@@ -276,7 +276,7 @@ def _sweep(
 
     settings = resources.settings
     sweep = Sweep(resources.database, finishing, settings.join_token_secs, settings.sweep_secs)
-    _run_until_left(stack, sweep.forever(), "sweep")
+    run_until_left(stack, sweep.forever(), "sweep")
 
 
 async def _drain(finishing: Finishing) -> None:
@@ -284,7 +284,7 @@ async def _drain(finishing: Finishing) -> None:
         logger.warning("workflows_left", meaning="another process, or the next start, goes on")
 
 
-def _run_until_left(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+def run_until_left(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
     """Run a task that is cancelled when the stack is left."""
     task = asyncio.create_task(work, name=name)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from flow.app.background_work import open_finishing, run_background
+from flow.app.background_work import open_finishing, run_background, run_until_left
 from flow.app.bots import (
     bot_defaults,
     build_calls,
@@ -44,6 +44,7 @@ from flow.telemetry.prometheus_exposition import exposed
 from flow.vendors.posthog_identities import PosthogIdentities
 
 if TYPE_CHECKING:
+    from flow.api.event_feed import EventFeed
     from flow.api.pages import DevPages
     from flow.bot.calls.registry import CallRegistry
     from flow.bot.transports.room_packages import RoomMedia
@@ -68,6 +69,7 @@ class Service:
     registry: CollectorRegistry
     calls: CallRegistry
     gateway: Gateway
+    feed: EventFeed
     drain_secs: float
 
     async def drain(self) -> None:
@@ -75,6 +77,7 @@ class Service:
         logger.info("draining", calls=self.calls.capacity.running, within_secs=self.drain_secs)
         self.gateway.stop()
         await self.calls.close(self.drain_secs)
+        self.feed.close()
         logger.info("drained", calls=self.calls.capacity.running)
 
 
@@ -94,6 +97,8 @@ async def run_service(
     # Pipecat takes seconds to import, and only a process that serves calls needs it.
     from flow.api.app import create_app, create_operations_app
     from flow.api.dependencies import Services
+    from flow.api.event_feed import EventFeed
+    from flow.bot.calls.commands import CallCommands
     from flow.bot.calls.registry import CallRegistry
 
     async with AsyncExitStack() as stack:
@@ -125,10 +130,14 @@ async def run_service(
         hold = None if leases is None else leases.hold
         report = partial(_report, resources, recorder, running)
         await stack.enter_async_context(run_background(resources, clients, finishing, hold, report))
+        commands = CallCommands(running, resources.database.during_calls)
+        run_until_left(stack, commands.forever(), "commands")
         stack.push_async_callback(_end_calls, running)
         registry = await stack.enter_async_context(
             exposed(resources.registry, lambda: _sample(resources, recorder, running))
         )
+        feed = EventFeed(resources.database)
+        stack.callback(feed.close)
         services = Services(
             database=resources.database,
             keys=clients.keys,
@@ -142,6 +151,7 @@ async def run_service(
             gateway=gateway,
             unkey=clients.unkey,
             secret=secret_of(settings),
+            feed=feed,
             registry=registry,
             metrics=resources.metrics,
             traces=resources.tracing,
@@ -150,6 +160,7 @@ async def run_service(
             cors_origins=settings.cors_origins,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
+            on_command=commands.nudge,
             on_key=PosthogIdentities(resources.posthog),
             dev_pages=dev_pages,
         )
@@ -164,6 +175,7 @@ async def run_service(
             registry=registry,
             calls=running,
             gateway=gateway,
+            feed=feed,
             drain_secs=settings.drain_secs,
         )
 

@@ -44,6 +44,7 @@ from flow.bot.tools.memory import messages_of
 from flow.bot.tools.open_tools import ToolSettings
 from flow.bot.transports.spec import AudioFormat
 from flow.bot.turn_latency import LatencyProcessor
+from flow.bot.turn_order import OrderedTurns
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Vendor
 from flow.domain.calls.bot_part import CASCADE, BotPart
@@ -113,7 +114,7 @@ class CallPipeline:
     ``rtvi`` speaks with the caller's client, where that speaks RTVI. ``user`` and ``assistant``
     are ``None`` where nothing gathers what is said, ``questions`` where it is not Flow that asks;
     ``bot`` is the function of a bot of the operator's own, which may be at work as long as the
-    call.
+    call, and may have nothing that can be made to speak.
     """
 
     worker: PipelineWorker
@@ -126,9 +127,17 @@ class CallPipeline:
     speak: Speak = spoken_by_voice
     bot: BotRun | None = None
     rtvi: CallerRtvi | None = None
+    can_speak: bool = True
     tools: CallTools | None = None
     owes_reply: bool = False
     """The bot takes up a call in which it has said nothing yet of what a tool did."""
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether a message can be added to the conversation from outside."""
+        if self.bot is not None and self.speak is spoken_by_model:
+            return False  # its model may be one that takes no notes
+        return self.assistant is not None
 
     @property
     def tells_when_said(self) -> bool:
@@ -234,7 +243,7 @@ def context_of(
 
 def aggregator_pair(context: LLMContext, listening: CallListening) -> LLMContextAggregatorPair:
     """What gathers the turns of both sides into a context."""
-    return LLMContextAggregatorPair(
+    return OrderedTurns(
         context,
         user_params=LLMUserAggregatorParams(
             vad_analyzer=listening.vad, user_turn_strategies=listening.strategies

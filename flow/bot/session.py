@@ -25,10 +25,12 @@ from flow.bot.pipeline import CallPipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.rtvi import CLIENT_READY, HANG_UP, TEXT, CallerRtvi
 from flow.bot.service_failures import ServiceFailures
+from flow.bot.steering import Steering
 from flow.bot.tools.voice import BOT_HANGS_UP
 from flow.bot.transcript import Transcript
 from flow.bot.transports.room import RoomTransport
 from flow.bot.turn_latency import MEASURED
+from flow.domain.calls.command import Order
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Status, Turn
@@ -85,6 +87,7 @@ class CallSession:
         thread = lease.thread
         self._log = log.bind(workflow_thread_id=str(thread.id))
         self._transcript = Transcript(recorder.record_turn, thread.id, first=lease.first_turn)
+        self._steering = Steering(pipeline, self._transcript)
         self._failures = ServiceFailures(pipeline.services)
         self._seconds = CallSeconds(thread.owner, recorder, spending.control)
         self._heartbeat = Heartbeat(
@@ -111,6 +114,11 @@ class CallSession:
         return self._spending.tier
 
     @property
+    def claim(self) -> str:
+        """The name under which this process has the call."""
+        return self._lease.claim
+
+    @property
     def ending(self) -> Ending | None:
         """Why the call ended, or is about to; ``None`` while nothing has ended it."""
         return self._ending
@@ -130,6 +138,12 @@ class CallSession:
             goodbye = self._take_leave(product.goodbye, product.wrap_up_secs, cuts_in=True)
             self._ending = Ending(EndReason.BUDGET_EXCEEDED)
             self._leave = asyncio.create_task(goodbye, name="goodbye")
+
+    async def carry_out(self, order: Order) -> str | None:
+        """Have the bot say or know something, or say why this one cannot."""
+        if self._ending is not None or not self._heartbeat.is_running:
+            return "The call is about to end, or has not begun."
+        return await self._steering.carry_out(order)
 
     async def run(self) -> Ending:
         """Run the call and return why it ended. Usage and turns are then with the recorder."""

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from flow.db import rows
 from flow.db.agents import Agents
+from flow.db.during_calls import DuringCalls
 from flow.db.gateway_leases import GatewayLeases
 from flow.db.operator import Operating
 from flow.db.pages import Page, check_limit, page, place
@@ -60,6 +61,11 @@ class Database(TypedCalls):
     def room_calls(self) -> RoomCalls:
         """The calls about calls in rooms."""
         return RoomCalls(self._transport)
+
+    @property
+    def during_calls(self) -> DuringCalls:
+        """The calls about what happens while a call runs."""
+        return DuringCalls(self._transport)
 
     @property
     def agents(self) -> Agents:

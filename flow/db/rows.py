@@ -96,7 +96,7 @@ def thread(row: Mapping[str, Any]) -> Thread:
         billable=row["billable"],
         status=Status(row["status"]),
         join=JoinRequest.from_json(floats(row["join"])),
-        transcript=tuple(_turn(turn) for turn in row["transcript"]),
+        transcript=tuple(turn_of(one) for one in row["transcript"]),
         tool_calls=tuple(ToolCall.from_json(floats(call)) for call in row["tool_calls"]),
         insights=floats(row["insights"]),
         usage_stats=row["usage_stats"],
@@ -252,7 +252,8 @@ def event_json(event: UsageEvent) -> dict[str, Any]:
     return data
 
 
-def _turn(row: Mapping[str, Any]) -> Turn:
+def turn_of(row: Mapping[str, Any]) -> Turn:
+    """One turn of a transcript."""
     return Turn(
         seq=row["seq"],
         role=row["role"],

@@ -3,13 +3,17 @@
 create table public.webhook_events (
   id uuid primary key default gen_random_uuid(),
   type text not null check (
-    type in ('thread.completed', 'thread.failed', 'budget.warn', 'budget.exceeded')
+    type in (
+      'thread.started', 'thread.completed', 'thread.failed', 'tool.failed', 'budget.warn',
+      'budget.exceeded'
+    )
   ),
   api_key_id uuid not null references public.api_keys (id) on delete cascade,
   team_id text collate "C" not null,
   workflow_thread_id uuid references public.workflow_threads (id) on delete cascade,
   period date check ((period is null) <> (type like 'budget.%')),
   scope text check (scope in ('key', 'team')),
+  tool_call_id uuid check ((tool_call_id is null) = (type <> 'tool.failed')),
   data jsonb not null,
   created_at timestamptz not null default now()
 );
@@ -17,8 +21,12 @@ comment on table public.webhook_events is 'What customers are to be told, each o
 comment on column public.webhook_events.scope is 'Whose budget an event of one is about.';
 create unique index webhook_events_once_a_period
   on public.webhook_events (api_key_id, type, period, scope) where period is not null;
-create unique index webhook_events_once_a_thread
-  on public.webhook_events (workflow_thread_id) where period is null;
+create unique index webhook_events_started
+  on public.webhook_events (workflow_thread_id) where type = 'thread.started';
+create unique index webhook_events_over
+  on public.webhook_events (workflow_thread_id) where type in ('thread.completed', 'thread.failed');
+create unique index webhook_events_tool_call
+  on public.webhook_events (workflow_thread_id, tool_call_id) where tool_call_id is not null;
 create index webhook_events_thread
   on public.webhook_events (workflow_thread_id) where workflow_thread_id is not null;
 
@@ -93,6 +101,7 @@ return jsonb_build_object(
   'workflow_thread_id', (p_thread).id,
   'status', (p_thread).status,
   'product', (p_thread).product,
+  'agent', nullif((p_thread)."join" -> 'agent', 'null'),
   'billable', (p_thread).billable,
   'created_at', flow.utc_text((p_thread).created_at),
   'connected_at', flow.utc_text((p_thread).connected_at),
@@ -107,29 +116,64 @@ return jsonb_build_object(
   'posthog_trace_id', (p_thread).id
 );
 
-create function flow.note_thread_over() returns trigger
+-- How a thread was when it got to a state that customers are told of.
+create function flow.note_thread_event() returns trigger
 language plpgsql
 set search_path = ''
 as $$
 begin
   insert into public.webhook_events (type, api_key_id, team_id, workflow_thread_id, data)
-  select 'thread.' || t.status, t.api_key_id, t.team_id, t.id, flow.told_thread(t)
+  select
+    case new.status when 'in_call' then 'thread.started' else 'thread.' || new.status end,
+    t.api_key_id, t.team_id, t.id, flow.told_thread(t)
   from public.workflow_threads t
-  where t.id = new.id and t.status in ('completed', 'failed')
-  on conflict (workflow_thread_id) where period is null do nothing;
+  where t.id = new.id
+  on conflict do nothing;
   return null;
 end
 $$;
 
--- At the end of the transaction that finishes a thread, whichever function does it: the event
+-- At the end of the transaction that moves a thread, whichever function does it: the event
 -- tells what was committed, including what was written after the move.
-create constraint trigger workflow_threads_over after update of status on public.workflow_threads
+create constraint trigger workflow_threads_told after update of status on public.workflow_threads
   deferrable initially deferred
   for each row when (
-    new.status is distinct from old.status and new.status in ('completed', 'failed')
+    new.status is distinct from old.status and new.status in ('in_call', 'completed', 'failed')
     and new."join" ->> 'webhook_url' is not null
   )
-  execute function flow.note_thread_over();
+  execute function flow.note_thread_event();
+
+-- Of a tool that went wrong, neither arguments nor result: they are content, and are read by key.
+create function flow.note_tool_failed() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  insert into public.webhook_events (
+    type, api_key_id, team_id, workflow_thread_id, tool_call_id, data
+  )
+  select 'tool.failed', t.api_key_id, t.team_id, t.id, new.id, jsonb_build_object(
+    'workflow_thread_id', t.id,
+    'product', t.product,
+    'metadata', t.metadata,
+    'tool_call_id', new.id,
+    'name', new.name,
+    'outcome', new.outcome,
+    'started_at', flow.utc_text(new.started_at),
+    'seconds', new.seconds,
+    'http_status', new.status
+  )
+  from public.workflow_threads t
+  where t.id = new.workflow_thread_id and t."join" ->> 'webhook_url' is not null
+  on conflict do nothing;
+  return null;
+end
+$$;
+
+create trigger workflow_thread_tool_calls_failed
+  after insert or update of outcome on public.workflow_thread_tool_calls
+  for each row when (new.outcome in ('failed', 'timeout', 'unknown'))
+  execute function flow.note_tool_failed();
 
 create function flow.address_webhook() returns trigger
 language plpgsql

@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from flow.api.app import Services, create_app
 from flow.api.dependencies import Transports, utc_now
+from flow.api.event_feed import EventFeed
 from flow.app.asgi import SERVER_OPTIONS
 from flow.bot.model_choices import VendorModelChoices
 from flow.bot.transports import TRANSPORTS
@@ -228,6 +229,7 @@ async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
                 ),
                 "has_price": lambda kind, provider, model: model != NO_PRICE,
                 "secret": SECRET,
+                "feed": EventFeed(database, poll_secs=0.02),
                 "registry": CollectorRegistry(),
                 "now": now,
                 **given,

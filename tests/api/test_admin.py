@@ -371,7 +371,7 @@ async def test_dead_webhooks_are_seen_and_sent_again(api: Api) -> None:
     operator, hook = an_operator(api), {"webhook_url": "https://hooks.example.com/x"}
     for n in range(3):
         join = await api.join({**hook, "metadata": {"order": n}})
-        await api.over(join["workflow_thread_id"])
+        await api.database.finish_thread(UUID(join["workflow_thread_id"]), Status.FAILED)
     claimed = await api.database.webhooks.claim(limit=9, per_key=9, lease=timedelta(minutes=1))
     for one in claimed[:2]:
         await api.database.webhooks.note_failed(one, status=500, error=None, retry_in=None)

@@ -162,7 +162,9 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
         line = build_pipeline(JOIN, owner, stage, SPEECH, recorder, settings, spending)
         touch = partial(database.touch_thread, joined.thread.id)
         unused: Any = None
-        lease = CallLease(joined.thread, JOIN, unused, unused, touch=touch, end=unused)
+        lease = CallLease(
+            joined.thread, JOIN, unused, unused, touch=touch, end=unused, claim="bench/1"
+        )
         session = CallSession(lease, line, stage, recorder, spending)
         running = asyncio.create_task(session.run())
         return Call(begun, running, line.worker, lambda: session.end(EndReason.ENDED_BY_API))

@@ -188,7 +188,7 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
     async def touch(status: Status | None = None) -> Pulse:
         return await threads.touch_thread(thread.id, status)
 
-    return CallLease(thread, join, others, others, touch=touch, end=others)
+    return CallLease(thread, join, others, others, touch=touch, end=others, claim="a/1")
 
 
 @asynccontextmanager

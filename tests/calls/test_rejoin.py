@@ -38,6 +38,7 @@ RATE = 16_000
 SECOND = Line("And do you sell bread as well?", "Yes, we bake it every morning.")
 SCRIPT = replace(SHORT, lines=(*SHORT.lines, SECOND))
 PATIENCE_SECS = 90.0
+TOLD = "Your order is ready."
 
 
 class Switchboard:
@@ -170,12 +171,22 @@ async def test_another_process_goes_on_with_the_conversation(
         at.caller.say(SCRIPT.lines[0].text)
         await at.said(thread_id, 3)
         first = at.holder(thread_id)
+        # Any process takes what the bot is to say; the one that has the call says it.
+        other = at.processes["b" if first == "a" else "a"]
+        order, once = {"text": TOLD}, {"Idempotency-Key": "once"}
+        for replayed in (None, "true"):
+            say = await at.http.post(
+                f"{other.url}/api/bot/{thread_id}/say", json=order, headers=once
+            )
+            assert (say.status_code, say.json()["status"]) == (202, "taken")
+            assert say.headers.get("idempotent-replayed") == replayed
+        await at.said(thread_id, 4)
         await end(at.processes[first])
-        thread = await at.said(thread_id, 4)
+        thread = await at.said(thread_id, 5)
         assert at.holder(thread_id) != first
-        assert (thread.status, thread.transcript[3].content) == (Status.IN_CALL, BACK)
+        assert (thread.status, thread.transcript[4].content) == (Status.IN_CALL, BACK)
         at.caller.say(SECOND.text)
-        await at.said(thread_id, 6)
+        await at.said(thread_id, 7)
         await at.caller.hang_up()
         thread = await at.until(thread_id, lambda thread: thread.status.is_final)
         rows = await database.get_thread_usage(thread_id)
@@ -186,6 +197,7 @@ async def test_another_process_goes_on_with_the_conversation(
         ("assistant", SHORT.greeting),
         ("user", SCRIPT.lines[0].text),
         ("assistant", SCRIPT.lines[0].reply),
+        ("assistant", TOLD),
         ("assistant", BACK),
         ("user", SECOND.text),
         ("assistant", SECOND.reply),

@@ -30,21 +30,23 @@ async def test_the_end_of_a_call_is_told_as_the_api_shows_it(serving: Serve) -> 
         webhooks = served.service.database.webhooks
         secret = (await webhooks.secrets(thread.api_key_id, new_secret())).current
         async with asyncio.timeout(20):
-            while [one.state for one in (await webhooks.list()).items] != [State.DELIVERED]:
+            while [one.state for one in (await webhooks.list()).items] != 2 * [State.DELIVERED]:
                 await asyncio.sleep(0.05)
-        (delivery,) = (await webhooks.list()).items
+        delivery, _ = (await webhooks.list()).items
         app.trust(secret)
         await webhooks.replay(delivery.event_id)
         async with asyncio.timeout(20):
-            while len(app.received) < 2:
+            while len(app.received) < 3:
                 await asyncio.sleep(0.05)
         shown = (await served.http.get(f"/api/threads/{thread.id}")).json()
         # An attempt is counted once its answer is read, which is after it came here.
-        delivered = 'flow_webhook_attempts_total{outcome="delivered"} 2.0'
+        delivered = 'flow_webhook_attempts_total{outcome="delivered"} 3.0'
         async with asyncio.timeout(20):
             while delivered not in (await served.http.get("/metrics")).text:
                 await asyncio.sleep(0.05)
-    first, again = app.received
+    started, first, again = app.received
+    assert started.type == "thread.started"
+    assert started.data["status"] == "in_call", "it is told while the call goes on"
     assert first == again, "the replay was verified, and is the same"
     assert (first.path, first.type) == ("/ended", "thread.completed")
     assert UUID(first.webhook_id) == delivery.event_id

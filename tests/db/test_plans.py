@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from flow.db.database import Database
 from flow.db.postgres_transport import PostgresTransport
 from flow.domain.agents.agent import AgentDefinition
+from flow.domain.calls.command import SayRequest
+from flow.domain.calls.progress import Seen
 from flow.domain.calls.thread import Status, ThreadTurn, Turn
 from flow.domain.calls.thread_overview import ThreadFilter
 from flow.domain.limits.quota import Terms
@@ -27,6 +30,7 @@ GROWING = (
     "usage_monthly",
     "webhook_events",
     "webhook_deliveries",
+    "call_commands",
     "agents",
     "agent_versions",
 )
@@ -46,6 +50,13 @@ async def a_whole_call(database: Database, *, limited: bool) -> None:
     await database.claim_thread(thread.id, "a process")
     await database.save_workflow_thread_data(thread.id, status=Status.IN_CALL)
     await database.touch_thread(thread.id)
+    during, said = database.during_calls, SayRequest(text="Hello")
+    for _ in range(2):
+        await during.send_command(uuid4(), thread.id, key.id, said, "once")
+    (command,) = await during.take_commands({thread.id: "a process"}, uuid4())
+    await during.refuse_command(command.id, "no voice")
+    await during.get_command(command.id)
+    await during.list_progress([(thread.id, Seen(2, {0: 3}))])
     await database.save_turns([ThreadTurn(thread.id, Turn(0, "user", "Hello", datetime.now(UTC)))])
     await spend(database, thread, "9", occurred_at=datetime.now(UTC))
     await database.get_thread_standing(thread.id)

@@ -30,6 +30,7 @@ TABLES = [
     "webhook_deliveries",
     "workflow_executors",
     "room_calls",
+    "call_commands",
     "gateway_leases",
     "gateway_counts",
     "agents",

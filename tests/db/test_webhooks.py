@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from flow.api.threads import ThreadSummary
 from flow.db.database import Database
 from flow.domain.calls.thread import Status, Thread
+from flow.domain.calls.tool_call import ThreadToolCall, ToolCall, ToolOutcome
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.usage.events import Cost
 from flow.domain.webhooks.webhook import Claimed, Delivery, State
@@ -24,7 +26,10 @@ from tests.db.making import JOIN, a_key, a_thread, an_event
 
 URL = "https://hooks.example.com/flow?to=me"
 LEASE = timedelta(seconds=30)
-TO_THE_END = (Status.CONNECTING, Status.IN_CALL, Status.ENDED, Status.EXTRACTING)
+T0 = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+# Nobody has come: of what is over without a call, its end alone is told.
+TO_THE_END = (Status.CONNECTING, Status.ENDED, Status.EXTRACTING)
+WITH_CALL = (Status.CONNECTING, Status.IN_CALL, Status.ENDED, Status.EXTRACTING)
 
 
 async def told_thread(database: Database, key: ApiKey, url: str | None = URL) -> Thread:
@@ -36,11 +41,16 @@ async def told_thread(database: Database, key: ApiKey, url: str | None = URL) ->
     return made.thread
 
 
-async def finished(database: Database, key: ApiKey, url: str | None = URL) -> Thread:
+async def finished(
+    database: Database,
+    key: ApiKey,
+    url: str | None = URL,
+    moves: Sequence[Status] = TO_THE_END,
+) -> Thread:
     """A completed thread with usage and insights."""
     thread = await told_thread(database, key, url)
     await database.record_usage([an_event(thread)])
-    for status in TO_THE_END:
+    for status in moves:
         await database.save_workflow_thread_data(thread.id, status=status)
     insights = {"status": "ok", "data": {"name": 'Zoë "Z" O\'Neill', "n": 1.5}}
     await database.save_workflow_thread_data(thread.id, insights=insights, end_reason="caller_left")
@@ -60,9 +70,10 @@ async def only(database: Database, key: ApiKey) -> Delivery:
 
 async def test_a_completed_thread_is_told_once_as_the_api_shows_it(database: Database) -> None:
     key = await a_key(database)
-    thread = await finished(database, key)
+    thread = await finished(database, key, moves=WITH_CALL)
     await database.finish_thread(thread.id, Status.COMPLETED)
-    (one,) = await claimed(database, key)
+    started, one = await claimed(database, key)
+    assert started.type == "thread.started"
     assert (one.type, one.url, one.attempt) == ("thread.completed", URL, 1)
     assert one.workflow_thread_id == thread.id
     sent = json.loads(one.payload, parse_float=Decimal)
@@ -76,6 +87,40 @@ async def test_a_completed_thread_is_told_once_as_the_api_shows_it(database: Dat
     for name in ("created_at", "connected_at", "ended_at", "completed_at"):
         assert datetime.fromisoformat(data[name]) == getattr(thread, name)
         assert data[name].endswith("Z")
+
+
+async def test_a_call_is_told_when_its_caller_has_come_and_once(database: Database) -> None:
+    key = await a_key(database)
+    thread = await told_thread(database, key)
+    await database.claim_thread(thread.id, "a/1")
+    assert await claimed(database, key) == []
+    for _ in range(2):
+        # A bot that takes another's place says so again.
+        await database.touch_thread(thread.id, Status.IN_CALL)
+    (one,) = await claimed(database, key)
+    data = json.loads(one.payload)["data"]
+    assert (one.type, one.workflow_thread_id) == ("thread.started", thread.id)
+    assert (data["status"], data["ended_at"], data["end_reason"]) == ("in_call", None, None)
+    connected = (await database.get_workflow_thread_data(thread.id)).connected_at
+    assert datetime.fromisoformat(data["connected_at"]) == connected
+
+
+async def test_a_tool_that_went_wrong_is_told_once_and_without_content(database: Database) -> None:
+    key = await a_key(database)
+    thread, quiet = await told_thread(database, key), await told_thread(database, key, None)
+    outcomes = [ToolOutcome.RUNNING, ToolOutcome.TIMEOUT, ToolOutcome.TIMEOUT]
+    for one, kinds in ((thread, outcomes), (quiet, outcomes), (thread, [ToolOutcome.OK])):
+        use = uuid4()
+        for outcome in kinds:
+            secs = None if outcome is ToolOutcome.RUNNING else 10.0
+            call = ToolCall(use, "find", {"name": "Ada"}, T0, outcome, secs, 504)
+            await database.save_tool_calls([ThreadToolCall(one.id, call)])
+    (one,) = await claimed(database, key)
+    data = json.loads(one.payload)["data"]
+    assert (one.type, one.workflow_thread_id) == ("tool.failed", thread.id)
+    assert (data["name"], data["outcome"], data["seconds"]) == ("find", "timeout", 10.0)
+    assert (data["http_status"], data["started_at"]) == (504, "2026-11-21T12:00:00.000000Z")
+    assert "Ada" not in one.payload
 
 
 async def test_money_is_told_in_strings_to_the_last_digit(database: Database) -> None:
@@ -104,7 +149,7 @@ async def test_a_lost_thread_is_told_as_failed_with_its_reason(database: Databas
     await database.save_workflow_thread_data(thread.id, status=Status.IN_CALL)
     assert await database.take_over_threads_of(process) == [thread.id]
     await database.finish_thread(thread.id, Status.FAILED)
-    (one,) = await claimed(database, key)
+    _, one = await claimed(database, key)
     data = json.loads(one.payload)["data"]
     assert one.type == "thread.failed"
     assert (data["end_reason"], data["error"]["code"]) == ("process_lost", "process_lost")

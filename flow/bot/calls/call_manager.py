@@ -191,6 +191,7 @@ class CallManager:
             connection.not_opened,
             touch=partial(self._threads.touch_thread, thread.id),
             end=end,
+            claim=claim,
             wait_secs=connection.wait_secs,
             control=connection.control,
         )

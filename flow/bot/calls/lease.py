@@ -40,6 +40,7 @@ class CallLease:
         not_opened: why the call ended if ``open`` raises.
         touch: where signs of life and the status go.
         end: what is to be done when the call is over here; does not raise.
+        claim: the name under which this process has the call in the database.
         wait_secs: how long the bot waits for its caller; ``None``: the caller is there.
         first_turn: the number of the first turn here.
         can_move: whether another process can go on with the call.
@@ -52,6 +53,7 @@ class CallLease:
     not_opened: Callable[[BaseException], Ending]
     touch: SignOfLife
     end: Callable[[Ending], Awaitable[None]]
+    claim: str
     wait_secs: float | None = None
     first_turn: int = 0
     can_move: bool = False

@@ -48,6 +48,15 @@ class CallRegistry:
         """How many calls run at each tier of their key's budget; ``None``: without a budget."""
         return Counter(session.tier for session in self._sessions.values() if session is not None)
 
+    @property
+    def claims(self) -> dict[UUID, str]:
+        """Under which claim each call that runs here is held."""
+        return {
+            thread_id: session.claim
+            for thread_id, session in self._sessions.items()
+            if session is not None
+        }
+
     def session(self, thread_id: UUID) -> CallSession | None:
         """The call of a thread, if it runs here."""
         return self._sessions.get(thread_id)

@@ -17,7 +17,7 @@ from flow.bot.transports.room_packages import RoomMedia
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.ending import Ending, EndReason, process_lost
 from flow.domain.calls.room import Room
-from flow.domain.calls.room_call import OpenRoom, Place, Taken
+from flow.domain.calls.room_call import TURNS_OF_A_LEASE, OpenRoom, Place, Taken
 from flow.domain.calls.thread import Pulse, Status, Thread
 from flow.errors import CallTakenOver, Conflict, FlowError, Refused, Unavailable
 
@@ -25,8 +25,6 @@ log = structlog.get_logger(__name__)
 
 # Until another process, or this one, tries to enter a room that could not be entered.
 AGAIN_SECS = 1.0
-# What was said to a bot that is gone may come to the database later, and has its numbers.
-TURNS_OF_A_LEASE = 10_000
 # How long a call that is handed over waits for its last words to be stored.
 STORED_SECS = 5.0
 
@@ -179,6 +177,7 @@ class RoomLeases:
             _not_entered,
             touch=partial(self._records.touch, thread.id, claim),
             end=partial(self._over, taken, claim),
+            claim=claim,
             wait_secs=_wait_secs(taken),
             first_turn=place.attempt * TURNS_OF_A_LEASE,
             can_move=True,

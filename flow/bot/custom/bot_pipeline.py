@@ -116,6 +116,7 @@ async def build_bot_pipeline(
         speak=spoken_by_model if has_model and not has_voice else spoken_by_voice,
         bot=bot,
         rtvi=rtvi,
+        can_speak=has_voice or has_model,
     )
 
 

@@ -6,11 +6,23 @@ unasked, and when the bot is to speak: after an `LLMRunFrame`, or with messages 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from pipecat.frames.frames import Frame, LLMContextUserTurnFrame
+from pipecat.frames.frames import DataFrame, Frame, LLMContextUserTurnFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection
+
+
+@dataclass
+class ConversationNote(DataFrame):
+    """A message that was added to the context, for a model that keeps a conversation of its own.
+
+    ``respond``: the model is to answer it at once.
+    """
+
+    message: Any
+    respond: bool
 
 
 class ContextFrames:

@@ -7,12 +7,12 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, cast
 
-from pipecat.frames.frames import Frame
+from pipecat.frames.frames import Frame, LLMRunFrame
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from flow.bot.vendors.context_frames import ContextFrames
+from flow.bot.vendors.context_frames import ContextFrames, ConversationNote
 from flow.bot.vendors.metered_sockets import socket_url
 from flow.bot.vendors.spec import Build, pipecat_class
 from flow.kit.tls import trusted
@@ -134,6 +134,9 @@ def _with_tap(kind: Any) -> Any:
         async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
             """As Pipecat's, which does not tell the caller's turns from being asked to speak."""
             self._frames.note(frame, direction)
+            if isinstance(frame, ConversationNote):
+                await self._take_note(frame)
+                return
             await super().process_frame(frame, direction)
 
         async def _handle_context(
@@ -151,6 +154,19 @@ def _with_tap(kind: Any) -> Any:
             await super()._handle_context(context, direction)
             if is_asked and not is_first:
                 await self._speak_on(instruction)
+
+        async def _take_note(self, note: ConversationNote) -> None:
+            """Tell Gemini what it has not heard; a context that is yet to be told has the note."""
+            if self._context is None:
+                if note.respond:
+                    await self.push_frame(LLMRunFrame(), FrameDirection.UPSTREAM)
+                return
+            self._frames.new_instruction(self._context)
+            if note.respond:
+                await self._speak_on(note.message)
+            elif self._session is not None:
+                turn = {"role": "user", "parts": [{"text": note.message["content"]}]}
+                await self._session.send_client_content(turns=[turn], turn_complete=False)
 
         async def _speak_on(self, instruction: Any) -> None:
             """Have the model speak in place of whatever it is saying."""

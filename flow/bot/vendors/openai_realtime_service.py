@@ -11,14 +11,20 @@ import asyncio
 from functools import cache
 from typing import Any
 
-from pipecat.frames.frames import Frame, InterruptionFrame, LLMFullResponseEndFrame, TTSStoppedFrame
+from pipecat.frames.frames import (
+    Frame,
+    InterruptionFrame,
+    LLMFullResponseEndFrame,
+    LLMRunFrame,
+    TTSStoppedFrame,
+)
 from pipecat.processors.aggregators.llm_context import LLMContext, standard_message_text
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.utils.types import is_given
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.protocol import State
 
-from flow.bot.vendors.context_frames import ContextFrames
+from flow.bot.vendors.context_frames import ContextFrames, ConversationNote
 from flow.metering.taps.socket import SocketTap, metered_connection
 
 DIAL_WAITS = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -121,6 +127,9 @@ def metered_realtime(kind: Any) -> Any:
         async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
             """As Pipecat's, which does not tell the caller's turns from being asked to speak."""
             self._frames.note(frame, direction)
+            if isinstance(frame, ConversationNote):
+                await self._take_note(frame)
+                return
             await super().process_frame(frame, direction)
 
         async def _handle_context(self, context: Any, direction: FrameDirection) -> None:
@@ -161,6 +170,20 @@ def metered_realtime(kind: Any) -> Any:
                 await self._stop_response()
             self._results_awaiting_response = True
             await self._create_response()
+
+        async def _take_note(self, note: ConversationNote) -> None:
+            """Tell the server what it has not heard; what it is yet to be told has the note."""
+            if self._context is None:
+                if note.respond:
+                    await self.push_frame(LLMRunFrame(), FrameDirection.UPSTREAM)
+                return
+            self._frames.new_instruction(self._context)
+            if self._api_session_ready and not self._llm_needs_conversation_setup:
+                role = "user" if note.message["role"] == "user" else "system"
+                await self._send_message_item(note.message["content"], role)
+            if note.respond:
+                self._is_to_speak = True
+                await self._speak_on(None)
 
         async def _stop_response(self) -> None:
             from pipecat.services.openai.realtime import events

@@ -14,6 +14,10 @@ from flow.domain.calls.thread import Thread
 # Beyond the longest call: the bot ends it, and the vendor only if no bot is left to do so.
 MARGIN = timedelta(seconds=120)
 
+TURNS_OF_A_LEASE = 10_000
+"""Each process that takes a call up numbers its turns from a multiple of this: what was said to a
+bot that is gone may come to the database later, and has its numbers."""
+
 BACK = "Sorry, I was cut off for a moment. I am here again."
 
 

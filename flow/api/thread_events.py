@@ -1,0 +1,194 @@
+"""How a call goes on, as server-sent events
+(https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from flow.api.call_connections import Token, thread_of
+from flow.api.dependencies import services_of
+from flow.api.event_feed import EventFeed
+from flow.api.exact_json import dumps
+from flow.api.problems import documented
+from flow.api.request_context import log_of
+from flow.api.threads import ReplyLatency, TurnView
+from flow.domain.calls import join_token as tokens
+from flow.domain.calls.progress import Progress, Seen, events_of
+from flow.domain.calls.thread import Status, Thread
+from flow.domain.calls.tool_call import ToolOutcome
+
+router = APIRouter(prefix="/api/threads", tags=["threads"])
+
+KEEP_ALIVE_SECS = 15.0
+"""Less than proxies let a silent connection live."""
+SEND_SECS = 10.0
+"""A reader that takes nothing for so long is dropped."""
+RETRY_MS = 1_000
+ABORT = "flow.abort"
+"""The extension of a scope by which the server cuts the connection."""
+
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",  # nginx, and what follows it, would wait for more
+    "x-content-type-options": "nosniff",
+}
+_EXAMPLE = """retry: 1000
+
+event: turn
+data: {"seq":2,"role":"assistant","content":"Yes, until six.","interrupted":false,...}
+id: 2.0-2.9f0c1d22
+
+"""
+
+
+class StatusData(BaseModel):
+    """``status``: the thread has moved."""
+
+    status: Status
+    at: datetime | None = Field(description="When, where that is known.")
+
+
+class TurnData(TurnView):
+    """``turn``: something was said. ``latency`` is there for whoever has the key."""
+
+    latency: ReplyLatency | None = None
+
+
+class AccountData(BaseModel):
+    """``usage``: the account so far; for whoever has the key."""
+
+    total_cost_usd: Decimal
+    total_tokens: int
+    llm_calls: int
+    call_seconds: Decimal
+    budget_tier: Literal["ok", "warn", "engage", "exceeded", "override", "unknown"] | None
+
+
+class EndData(BaseModel):
+    """``end``: the thread is final; nothing follows. ``error`` is for whoever has the key."""
+
+    status: Status
+    at: datetime | None
+    end_reason: str | None
+    error: dict[str, Any] | None = None
+
+
+class ToolCallData(BaseModel):
+    """``tool_call``: the bot has begun to use a tool, or is done; for whoever has the key."""
+
+    id: UUID
+    name: str = Field(examples=["find_booking"])
+    arguments: dict[str, Any]
+    started_at: datetime
+    outcome: ToolOutcome
+    seconds: float | None
+
+
+EVENTS = (StatusData, TurnData, ToolCallData, AccountData, EndData)
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The events, until the thread is final.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+    },
+    204: {"description": "All has been seen: do not connect again."},
+    **documented(404, 422),
+}
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "Of the last event seen: what came after it follows.",
+    "schema": {"type": "string"},
+}
+
+
+@router.get(
+    "/{thread_id:uuid}/events",
+    response_class=StreamingResponse,
+    responses=_ANSWERS,
+    openapi_extra={"parameters": [_LAST_EVENT_ID]},
+)
+async def stream_events(request: Request, thread_id: UUID, token: Token = None) -> Response:
+    """What happens in a call, as it happens and from its beginning, whichever process runs it.
+
+    With the token of the join it is told what was said, and neither cost nor latency.
+    """
+    services = services_of(request)
+    seen = _seen(request)
+    thread = await thread_of(request, thread_id, token)
+    if token is not None and thread.status.is_final:
+        # Of a call that is over, a token shows nothing for longer than it lets anybody in.
+        tokens.check(services.secret, token, thread_id, services.now())
+    if seen.is_all:
+        return Response(status_code=204)
+    [progress] = await services.database.during_calls.list_progress([(thread_id, seen)])
+    events = _events(services.feed, thread_id, progress, seen, whole=token is None)
+    return _EventStream(services.feed, thread, events)
+
+
+def _seen(request: Request) -> Seen:
+    given = request.headers.get("last-event-id")
+    return Seen() if not given else Seen.from_event_id(given)
+
+
+class _EventStream(StreamingResponse):
+    """The answer: ends with the thread, with this process, or when its reader is too slow."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, feed: EventFeed, thread: Thread, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, headers=_HEADERS)
+        self._feed = feed
+        self._api_key_id = thread.api_key_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; raises `Refused` before any when too many streams are open."""
+
+        async def in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(SEND_SECS):
+                    await send(message)
+            except TimeoutError:
+                raise _SlowReader from None
+
+        with self._feed.stream(self._api_key_id):
+            try:
+                await super().__call__(scope, receive, in_time)
+            except _SlowReader:
+                log_of(scope).warning("slow_reader_dropped")
+                if (server := scope.get("extensions", {}).get(ABORT)) is not None:
+                    server["call"]()
+
+
+class _SlowReader(Exception):
+    """It has taken nothing for too long."""
+
+
+async def _events(
+    feed: EventFeed, thread_id: UUID, progress: Progress | None, seen: Seen, *, whole: bool
+) -> AsyncIterator[bytes]:
+    now = asyncio.get_running_loop().time
+    yield format_sse_event(retry=RETRY_MS)
+    sent_at = now()
+    while progress is not None:
+        for event in events_of(progress, seen, whole=whole):
+            seen, sent_at = event.seen, now()
+            yield format_sse_event(data_str=dumps(event.data), event=event.type, id=seen.event_id)
+        if seen.is_all:
+            return
+        if now() - sent_at >= KEEP_ALIVE_SECS:
+            sent_at = now()
+            yield format_sse_event(comment="still there")
+        progress = await feed.next(thread_id, seen)
