@@ -21,6 +21,7 @@ from flow.db.pages import Page, check_limit, page, place
 from flow.db.postgres_json import text_array
 from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
+from flow.db.telephony import Telephony
 from flow.db.transport import TypedCalls
 from flow.db.webhooks import Webhooks
 from flow.domain.calls.host import HostReport
@@ -52,6 +53,11 @@ class Database(TypedCalls):
     def room_calls(self) -> RoomCalls:
         """The calls about calls in rooms."""
         return RoomCalls(self._transport)
+
+    @property
+    def telephony(self) -> Telephony:
+        """The calls about telephone numbers and the legs of telephone calls."""
+        return Telephony(self._transport)
 
     async def ping(self) -> None:
         """Return when the database answers and Flow's functions are there.

@@ -11,9 +11,13 @@ class EndReason(StrEnum):
     """Why a call ended, or why it ended in one process. The values are stored and shown."""
 
     BUDGET_EXCEEDED = "budget_exceeded"
+    BUSY = "busy"
+    """A call that Flow placed: the line of the callee is."""
     CALLER_HUNG_UP = "caller_hung_up"
     CANCELLED = "cancelled"
     """Nothing ran: the call was claimed, and its room could not be entered."""
+    DIAL_FAILED = "dial_failed"
+    """A call that Flow was to place: the carrier would not, or could not."""
     ENDED_BY_API = "ended_by_api"
     """Somebody asked for it."""
     ERROR = "error"
@@ -23,6 +27,8 @@ class EndReason(StrEnum):
     """The process stops: the call is to go on in another."""
     IDLE_TIMEOUT = "idle_timeout"
     MAX_DURATION = "max_duration"
+    NO_ANSWER = "no_answer"
+    """A call that Flow placed: nobody took it."""
     NOBODY_CAME = "nobody_came"
     """There was no call, only a bot in an empty room."""
     PIPELINE_ENDED = "pipeline_ended"
@@ -31,7 +37,11 @@ class EndReason(StrEnum):
     SHUTDOWN = "shutdown"
     TAKEN_OVER = "taken_over"
     """Another process has the call by now, and it goes on there."""
+    TRANSFERRED = "transferred"
+    """The caller was passed on to somebody else."""
     VENDOR_FAILURE = "vendor_failure"
+    VOICEMAIL = "voicemail"
+    """A call that Flow placed: a machine answered, and was dealt with as the join said."""
 
 
 @dataclass(frozen=True, slots=True)
