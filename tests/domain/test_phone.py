@@ -80,7 +80,7 @@ def call(status: str, **known: Any) -> CarrierCall:
         ("+0301234567", "must be a number such as"),
         ("+49301", "must be a number such as"),
         ("+4930123456789012", "must be a number such as"),
-        ("+49３０123456", "must be a number such as"),
+        ("+49\uff13\uff10123456", "must be a number such as"),
         ("+4930123456\n", "written without"),
         ("", "must be a number such as"),
         ("sip:ada@example.com", "must be a number such as"),
