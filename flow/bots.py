@@ -9,7 +9,7 @@
             call.transport.output(), assistant,
         ]
 
-``FLOW_BOTS`` names its module; docs/bots.md says the rest.
+``FLOW_BOTS`` names its module; docs/guides/bots.md says the rest.
 """
 
 from flow.bot.custom.call import Call

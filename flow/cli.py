@@ -66,20 +66,29 @@ def demo(
     live: Annotated[
         bool, typer.Option(help="Use the vendors themselves, by the keys in the environment.")
     ] = False,
+    gateway: Annotated[
+        bool, typer.Option(help="Make requests to the LLM gateway in place of a call.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with the account as one JSON object on one line.")
     ] = False,
 ) -> None:
     """Make one real call on this machine, and account for it."""
+    if gateway and (live or stack is not None):
+        _fail("--gateway goes with neither --stack nor --live: its vendors are stand-ins.")
     with _extra_sandbox("demo"):
-        from flow.demo import run
+        from flow.demo import run, run_gateway
 
+    if gateway:
+        raise typer.Exit(run_gateway(as_json=as_json))
     raise typer.Exit(run(stack=stack, live=live, as_json=as_json))
 
 
 @cli.command()
 def dev(
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")
+    ] = 8000,
     reload: Annotated[bool, typer.Option(help="Start anew when the code changes.")] = True,
 ) -> None:
     """Serve on this machine, with stand-ins for the vendors and a key."""

@@ -226,6 +226,7 @@ CREATE INDEX workflow_threads_live ON workflow_threads USING btree (api_key_id) 
 CREATE INDEX workflow_threads_team_created ON workflow_threads USING btree (team_id, created_at DESC, id DESC) WHERE created_at > '-infinity'::timestamp with time zone;
 CREATE INDEX workflow_threads_team_live ON workflow_threads USING btree (team_id) WHERE (status <> ALL (ARRAY['completed'::text, 'failed'::text, 'expired'::text, 'cancelled'::text])) AND team_id IS NOT NULL;
 CREATE INDEX workflow_threads_unfinished ON workflow_threads USING btree (status, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
+CREATE INDEX workflow_threads_unsuccessful ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE TRIGGER workflow_threads_billable BEFORE UPDATE OF billable ON workflow_threads FOR EACH ROW WHEN (new.billable IS DISTINCT FROM old.billable) EXECUTE FUNCTION flow.refuse_change_of_billable();
 CREATE TRIGGER workflow_threads_move BEFORE UPDATE OF status ON workflow_threads FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status) EXECUTE FUNCTION flow.check_move();
 CREATE CONSTRAINT TRIGGER workflow_threads_over AFTER UPDATE OF status ON workflow_threads DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status AND (new.status = ANY (ARRAY['completed'::text, 'failed'::text])) AND (new."join" ->> 'webhook_url'::text) IS NOT NULL) EXECUTE FUNCTION flow.note_thread_over();
@@ -378,34 +379,58 @@ begin
 end
 $$;
 
+-- Planned for just the filters that are given, each with the index that serves it.
 create function public.list_workflow_threads(
   p_api_key_id uuid,
   p_limit integer,
   p_before_created_at timestamp with time zone default NULL::timestamp with time zone,
   p_before_id uuid default NULL::uuid,
   p_status text default NULL::text,
-  p_product text default NULL::text
+  p_product text default NULL::text,
+  p_running boolean default false,
+  p_from date default NULL::date,
+  p_to date default NULL::date
 ) returns jsonb
-language sql stable
+language plpgsql stable
 set search_path = ''
+set enable_seqscan = off
+set jit = off
 as $$
-  with page as (
-    select t as thread, t.created_at, t.id
-    from public.workflow_threads t
-    where t.api_key_id = p_api_key_id
-      and (t.created_at, t.id) < (
-        coalesce(p_before_created_at, 'infinity'),
-        coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+declare
+  v_conditions text := concat_ws(
+    ' and ',
+    't.api_key_id = $2',
+    case when p_before_id is not null then '(t.created_at, t.id) < ($3, $4)' end,
+    case when p_status is not null then format('t.status = %L', p_status) end,
+    case when p_product is not null then 't.product = $5' end,
+    case when p_running then $sql$t.status in ('connecting', 'in_call')$sql$ end,
+    case when p_from is not null then $sql$t.created_at >= $6::timestamp at time zone 'UTC'$sql$ end,
+    case when p_to is not null then $sql$t.created_at < ($7 + 1)::timestamp at time zone 'UTC'$sql$ end
+  );
+  v_found jsonb;
+begin
+  execute format(
+    $sql$
+      with page as (
+        select t as thread from public.workflow_threads t
+        where %s
+        order by t.created_at desc, t.id desc
+        limit $1
       )
-      and (p_status is null or t.status = p_status)
-      and (p_product is null or t.product = p_product)
-    order by t.created_at desc, t.id desc
-    limit p_limit
+      select coalesce(
+        jsonb_agg(
+          flow.thread_json(p.thread) order by (p.thread).created_at desc, (p.thread).id desc
+        ),
+        '[]'
+      )
+      from page p
+    $sql$,
+    v_conditions
   )
-  select coalesce(
-    jsonb_agg(flow.thread_json(p.thread) order by p.created_at desc, p.id desc), '[]'
-  )
-  from page p
+  into v_found
+  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to;
+  return v_found;
+end
 $$;
 
 -- A sign of life, as every change of a running thread is: it renews the lease.

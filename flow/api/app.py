@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from flow.api import api_pages, health, keys, pipecat_runner, products, requests, threads, usage
 from flow.api import call_connections as connect
-from flow.api import health, keys, pipecat_runner, products, requests, threads, usage
 from flow.api import joins as bot
 from flow.api import key_limits as limits
 from flow.api.admin import routes as admin
@@ -25,6 +25,7 @@ from flow.api.gateway_routes import GatewayRoutes, gateway_routes
 from flow.api.http_metrics import Measured
 from flow.api.join_tracing import TracedJoin
 from flow.api.media_streams import media_stream_router
+from flow.api.pages import pages_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
@@ -59,7 +60,17 @@ _ROUTERS = (
     keys.router,
     admin.router,
     health.router,
+    api_pages.router,
 )
+
+
+_IN_PATHS = {
+    "thread_id": "The call's id, as its join answered it.",
+    "api_key_id": "The key's id here.",
+    "team_id": "The team.",
+    "resource": "What is limited, such as `ai_credits`.",
+    "event_id": "The id in the header `webhook-id`.",
+}
 
 
 class FlowApi(FastAPI):
@@ -75,7 +86,7 @@ class FlowApi(FastAPI):
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``; it owns none of them and closes none of them."""
     streams = services.transports.streams.values()
-    routers = (*_ROUTERS, *map(media_stream_router, streams))
+    routers = (*_ROUTERS, *map(media_stream_router, streams), pages_router(services.pages))
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(
@@ -83,6 +94,9 @@ def create_app(services: Services) -> FastAPI:
         version=API_VERSION,
         description="Voice bots whose every call has an exact account.",
         redirect_slashes=False,
+        # Those of FastAPI have scripts of another host.
+        docs_url=None,
+        redoc_url=None,
         # FastAPI would trace every request by itself where a process has a tracer, with the query
         # in "url.query": that of a WebSocket holds the token of its join.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -170,6 +184,9 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
         for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] in _IN_PATHS and parameter["in"] == "path":
+                    parameter["description"] = _IN_PATHS[parameter["name"]]
             if path.startswith(("/api/", "/start", "/sessions/")):
                 operation["security"] = [{scheme: []} for scheme in schemes]
                 # FastAPI's own form of a 422, which this API never sends.

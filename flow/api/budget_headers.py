@@ -31,12 +31,14 @@ class Budget(BaseModel):
     ``remaining_usd`` is the cap less what is spent; running calls hold ``reserved_usd`` of that.
     """
 
-    tier: Tier = Field(examples=["ok"])
-    cap_usd: str | None = Field(examples=["50.00"])
-    spent_usd: str | None = Field(examples=["8.80"])
-    reserved_usd: str | None = Field(examples=["0.10"])
-    remaining_usd: str | None = Field(examples=["41.20"])
-    resets_at: datetime | None
+    tier: Tier = Field(examples=["ok"], description="How much of the budget is spent.")
+    cap_usd: str | None = Field(examples=["50.00"], description="The budget of the month.")
+    spent_usd: str | None = Field(examples=["8.80"], description="What is spent of it.")
+    reserved_usd: str | None = Field(
+        examples=["0.10"], description="What running calls hold beyond what they have spent."
+    )
+    remaining_usd: str | None = Field(examples=["41.20"], description="The cap less what is spent.")
+    resets_at: datetime | None = Field(description="When the next month begins (UTC).")
 
 
 _UNLIMITED = Budget(

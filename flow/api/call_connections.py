@@ -52,19 +52,24 @@ class Connection(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str
+    type: str = Field(description="The transport of the join.")
     url: str = Field(
         examples=[
             "wss://flow.example.com/api/bot/0b6d1a52-8a5e-4f0f-9d0f-5b8f3c0f2a11/ws?token=..."
-        ]
+        ],
+        description="Where to connect.",
     )
-    twiml_url: str | None = None
-    room: str | None = None
-    token: str | None = None
+    twiml_url: str | None = Field(
+        default=None, description="What Twilio is to be given; of a telephone call."
+    )
+    room: str | None = Field(default=None, description="The room's name; of a call in a room.")
+    token: str | None = Field(default=None, description="What lets the caller into the room.")
     connect_params: dict[str, Any] | None = Field(
-        default=None, examples=[{"webrtcRequestParams": {"endpoint": "https://..."}}]
+        default=None,
+        description="What `connect()` of Pipecat's clients takes, as it is; of a call with RTVI.",
+        examples=[{"webrtcRequestParams": {"endpoint": "https://..."}}],
     )
-    expires_at: datetime
+    expires_at: datetime = Field(description="Until when the token can be used.")
 
 
 class Offer(BaseModel):
@@ -72,19 +77,29 @@ class Offer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    sdp: Annotated[str, Field(min_length=1, max_length=200_000)]
-    type: Literal["offer"]
-    pc_id: Annotated[str, Field(max_length=128)] | None = None
-    restart_pc: bool | None = None
-    request_data: Any = Field(default=None, alias="requestData")
+    sdp: Annotated[str, Field(min_length=1, max_length=200_000)] = Field(
+        description="The caller's session description."
+    )
+    type: Literal["offer"] = Field(description="Always `offer`.")
+    pc_id: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, description="The connection to negotiate again; left out for the first offer."
+    )
+    restart_pc: bool | None = Field(
+        default=None, description="Whether to begin a new connection in place of that one."
+    )
+    request_data: Any = Field(
+        default=None,
+        alias="requestData",
+        description="Taken, as Pipecat's clients send it, and not used.",
+    )
 
 
 class SdpAnswer(BaseModel):
     """The answer to an offer."""
 
-    sdp: str
-    type: Literal["answer"]
-    pc_id: str
+    sdp: str = Field(description="The bot's session description.")
+    type: Literal["answer"] = Field(description="Always `answer`.")
+    pc_id: str = Field(description="Names the connection in later offers and candidates.")
 
 
 class Candidate(BaseModel):
@@ -92,9 +107,15 @@ class Candidate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    candidate: Annotated[str, Field(max_length=4096)]
-    sdp_mid: Annotated[str, Field(max_length=128)]
-    sdp_mline_index: Annotated[int, Field(ge=0, le=1000)]
+    candidate: Annotated[str, Field(max_length=4096)] = Field(
+        description="The candidate, as the browser gives it."
+    )
+    sdp_mid: Annotated[str, Field(max_length=128)] = Field(
+        description="The media description that it is for."
+    )
+    sdp_mline_index: Annotated[int, Field(ge=0, le=1000)] = Field(
+        description="The place of that description."
+    )
 
 
 class Candidates(BaseModel):
@@ -102,8 +123,12 @@ class Candidates(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    pc_id: Annotated[str, Field(max_length=128)]
-    candidates: Annotated[list[Candidate], Field(max_length=256)]
+    pc_id: Annotated[str, Field(max_length=128)] = Field(
+        description="The connection, as the answer named it."
+    )
+    candidates: Annotated[list[Candidate], Field(max_length=256)] = Field(
+        description="All that are new."
+    )
 
 
 @router.websocket("/{thread_id:uuid}/ws")

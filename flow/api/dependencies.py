@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from flow.api.gateway_routes import Gateway
+from flow.api.pages import STATIC
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.join_request import JoinRequest, Transport
@@ -230,7 +232,7 @@ class Services:
     Without a ``gateway`` the paths of its protocols are not served.
     Without ``unkey`` no keys are made or revoked here.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
-    ``traces`` nothing is traced.
+    ``traces`` nothing is traced. ``pages`` is the folder that the pages were built into.
 
     Raises:
         ConfigurationError: the secret is too short.
@@ -257,6 +259,7 @@ class Services:
     checker: Checker = field(default_factory=Checker)
     on_key: Callable[[ApiKey], None] = lambda _key: None
     now: Callable[[], datetime] = utc_now
+    pages: Path = STATIC
 
     def __post_init__(self) -> None:
         if len(self.secret) < MIN_SECRET_BYTES:

@@ -9,9 +9,9 @@ from typing import Literal
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
@@ -29,31 +29,33 @@ Reason = Literal["shutting_down", "database_unavailable", "auth_unavailable", "a
 class Health(BaseModel):
     """The process answers."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"] = Field(default="ok", description="Always `ok`.")
 
 
 class Checks(BaseModel):
     """Each party the API cannot do without, and whether this process takes calls."""
 
-    database: State
-    keys: State
-    calls: Literal["ok", "at_capacity", "shutting_down"]
+    database: State = Field(description="Whether the database answers.")
+    keys: State = Field(description="Whether keys can be verified.")
+    calls: Literal["ok", "at_capacity", "shutting_down"] = Field(
+        description="Whether this process takes another call."
+    )
 
 
 class Room(BaseModel):
     """How many calls run in this process, and how many may."""
 
-    running: int
-    capacity: int
+    running: int = Field(description="Calls that run now.")
+    capacity: int = Field(description="Calls that may run at once.")
 
 
 class Readiness(BaseModel):
     """Whether calls can be sent here now, and if not why: the code of a refusal."""
 
-    status: Literal["ready", "unavailable"]
-    reason: Reason | None
-    checks: Checks
-    calls: Room
+    status: Literal["ready", "unavailable"] = Field(description="Whether a call can be sent here.")
+    reason: Reason | None = Field(description="Why not; null where it can.")
+    checks: Checks = Field(description="The state of each part.")
+    calls: Room = Field(description="The calls of this process.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,11 @@ async def readyz(request: Request) -> Response:
     return ExactJSONResponse(readiness, status_code=200 if readiness.status == "ready" else 503)
 
 
-@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_model=None)
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "Prometheus' text format."}},
+)
 async def metrics(request: Request) -> Response:
     """The process's numbers, as Prometheus reads them."""
     return Response(

@@ -66,22 +66,22 @@ _JOIN_EXAMPLES: dict[str, Any] = {
 class JoinAnswer(BaseModel):
     """A thread that was made, or the one made before under the same idempotency key."""
 
-    workflow_thread_id: UUID
-    status: Status
-    product: str = Field(examples=["voice_bot"])
+    workflow_thread_id: UUID = Field(description="The call's id, in all that follows.")
+    status: Status = Field(description="`created`, unless the join was made before.")
+    product: str = Field(examples=["voice_bot"], description="The product that the call is for.")
     connection: Connection | None = Field(
         description="How to connect; null when a repeated join finds its call under way or over."
     )
-    budget: Budget
-    posthog_trace_id: UUID
+    budget: Budget = Field(description="The key's budget, with this call's reservation in it.")
+    posthog_trace_id: UUID = Field(description="The id of the call's trace at PostHog.")
 
 
 class EndAnswer(BaseModel):
     """The thread as it is now; ``end_requested`` while the call is still hanging up."""
 
-    workflow_thread_id: UUID
-    status: Status
-    end_requested: bool
+    workflow_thread_id: UUID = Field(description="The call's id.")
+    status: Status = Field(description="Where the call is now.")
+    end_requested: bool = Field(description="Whether it is still hanging up.")
 
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")

@@ -36,11 +36,11 @@ class Limit(BaseModel):
     resource is credits, of which 1 is 1 cent of billable cost.
     """
 
-    resource: str = Field(examples=["ai_credits"])
-    scope: Literal["key", "team"]
+    resource: str = Field(examples=["ai_credits"], description="What is limited.")
+    scope: Literal["key", "team"] = Field(description="Whose limit it is.")
     product: str | None = Field(description="Set where the limit is for calls of one product.")
     used: str | None = Field(
-        description="Null: the team's, and the key has no permission limits.team.",
+        description="What is used. Null: the team's, and the key has no permission limits.team.",
         examples=["120.5"],
     )
     reserved: str | None = Field(
@@ -50,7 +50,9 @@ class Limit(BaseModel):
     limit: str | None = Field(description="Null: there is no limit.", examples=["1000"])
     limited: bool = Field(description="Whether a call would be refused now.")
     resets_at: datetime | None = Field(description="Null: it frees itself when a call ends.")
-    source: Literal["flow", "external"] = "flow"
+    source: Literal["flow", "external"] = Field(
+        default="flow", description="Who has set it: Flow, or the operator's billing service."
+    )
     status: Literal["ok", "unavailable"] = Field(
         default="ok", description="Unavailable: an external source cannot be asked now."
     )
@@ -59,8 +61,8 @@ class Limit(BaseModel):
 class Limits(BaseModel):
     """Every limit of the key and its team, and the key's budget."""
 
-    budget: Budget
-    limits: list[Limit]
+    budget: Budget = Field(description="The key's budget.")
+    limits: list[Limit] = Field(description="Every limit.")
 
 
 @router.get("", response_model=Limits, responses=documented(404, 422))

@@ -21,9 +21,9 @@ router = APIRouter(prefix="/api/key", tags=["limits"])
 class CallingKey(BaseModel):
     """Whose key a request was made with, and what it may do."""
 
-    api_key_id: UUID
-    name: str | None = Field(examples=["Ada"])
-    team_id: str = Field(examples=["acme"])
+    api_key_id: UUID = Field(description="The key's id here.")
+    name: str | None = Field(examples=["Ada"], description="What people call it.")
+    team_id: str = Field(examples=["acme"], description="The team of the key.")
     permissions: list[str] = Field(
         examples=[["limits.team"]], description="Those that it has at Unkey."
     )

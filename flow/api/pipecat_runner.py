@@ -51,9 +51,13 @@ class StartRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     transport: str | None = Field(default=None, description="webrtc, unless it is said here.")
-    create_daily_room: bool = Field(default=False, alias="createDailyRoom")
-    enable_default_ice_servers: bool = Field(default=False, alias="enableDefaultIceServers")
-    body: dict[str, Any] = Field(default_factory=dict)
+    create_daily_room: bool = Field(
+        default=False, alias="createDailyRoom", description="Another way to ask for `daily`."
+    )
+    enable_default_ice_servers: bool = Field(
+        default=False, alias="enableDefaultIceServers", description="Changes nothing."
+    )
+    body: dict[str, Any] = Field(default_factory=dict, description="A join.")
 
     def join(self, context: dict[str, Any]) -> JoinRequest:
         """The join; its fields are named as they stand in the body of the request.
@@ -90,8 +94,12 @@ class StartAnswer(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     sessionId: UUID | None = Field(default=None, description="The thread's id.")  # noqa: N815
-    wsUrl: str | None = None  # noqa: N815
-    webrtcRequestParams: dict[str, Any] | None = None  # noqa: N815
+    wsUrl: str | None = Field(  # noqa: N815
+        default=None, description="Where to connect by WebSocket."
+    )
+    webrtcRequestParams: dict[str, Any] | None = Field(  # noqa: N815
+        default=None, description="Where to send a WebRTC offer."
+    )
     url: str | None = Field(default=None, description="Of a room, with a ``token``.")
 
 

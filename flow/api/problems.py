@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flow.api.error_codes import REFUSED
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problem_details import FieldError, Problem
 from flow.api.protocol_errors import protocol_error
@@ -40,35 +41,6 @@ from flow.errors import (
 
 _MAX_TEXT = 300
 
-_REFUSED_STATUS: Mapping[str, int] = {
-    "malformed_request": 400,
-    "conflicting_credentials": 400,
-    "missing_api_key": 401,
-    "invalid_api_key": 401,
-    "expired_api_key": 401,
-    "invalid_token": 401,
-    "expired_token": 401,
-    "invalid_signature": 403,
-    "disabled_api_key": 403,
-    "insufficient_permissions": 403,
-    "model_not_allowed": 403,
-    "unknown_product": 403,
-    "model_not_found": 404,
-    "not_acceptable": 406,
-    "request_timeout": 408,
-    "payload_too_large": 413,
-    "unsupported_media_type": 415,
-    "headers_too_large": 431,
-    "rate_limited": 429,
-    "quota_exceeded": 429,
-    "budget_exceeded": 429,
-    "concurrency_exceeded": 429,
-    "unkey_not_set_up": 501,
-    "root_key_unknown": 503,
-    "root_key_permission": 503,
-    "at_capacity": 503,
-    "shutting_down": 503,
-}
 KEYED = (400, 401, 403, 429, 503)
 """What any request that needs a key may be answered."""
 
@@ -193,7 +165,8 @@ def _allowed(request: Request) -> str:
 
 def _status(error: Exception) -> int:
     if isinstance(error, Refused):
-        return _REFUSED_STATUS.get(error.code, 403)
+        known = REFUSED.get(error.code)
+        return 403 if known is None else known.status
     if isinstance(error, InvalidInput):
         return 422
     if isinstance(error, NotFound):

@@ -22,7 +22,9 @@ _PRODUCT = {"name": "voice_bot", "billable": True, "max_duration_secs": 1800}
 class ProductList(BaseModel):
     """The operator's products, as the products file has them."""
 
-    products: list[dict[str, Any]] = Field(examples=[[_PRODUCT]])
+    products: list[dict[str, Any]] = Field(
+        examples=[[_PRODUCT]], description="Every product, in the order of the file."
+    )
 
 
 @router.get("", response_model=ProductList, responses=documented())

@@ -28,16 +28,22 @@ class RequestPage(BaseModel):
     ``request_id``: the ``X-Request-Id`` of its answer, whose ``X-Flow-Event-Id`` is the ``id``.
     """
 
-    requests: list[dict[str, Any]] = Field(examples=[[_REQUEST]])
-    next_cursor: str | None
+    requests: list[dict[str, Any]] = Field(
+        examples=[[_REQUEST]], description="The rows of the page."
+    )
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last.")
 
 
 @router.get("", response_model=RequestPage, responses=documented(422))
 async def list_requests(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
-    product: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=512, description="`next_cursor` of the page before.")
+    ] = None,
+    product: Annotated[
+        str | None, Query(max_length=128, description="Only this product's.")
+    ] = None,
 ) -> Response:
     """The key's requests to the gateway, newest first, each with what it used and cost."""
     page = await services_of(request).database.list_requests(

@@ -16,6 +16,7 @@ from flow.api.auth import caller_of
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
+from flow.api.usage import FirstDay, LastDay
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
 
@@ -49,16 +50,20 @@ LEDGER_ROW = {
 class Utterance(BaseModel):
     """When somebody spoke, and who."""
 
-    seq: int
-    role: str = Field(examples=["assistant"])
-    started_at: datetime
+    seq: int = Field(description="Its place in the call.")
+    role: str = Field(
+        examples=["assistant"], description="`user` is the caller, `assistant` the bot."
+    )
+    started_at: datetime = Field(description="When it began.")
     interrupted: bool = Field(description="The caller spoke over it; the content is what was said.")
 
 
 class TurnView(Utterance):
     """One utterance."""
 
-    content: str = Field(examples=["Good evening! For how many people?"])
+    content: str = Field(
+        examples=["Good evening! For how many people?"], description="What was said."
+    )
 
 
 class ReplyLatency(BaseModel):
@@ -82,47 +87,51 @@ class ReplyLatency(BaseModel):
 class LatencyView(BaseModel):
     """How long the caller waited for replies."""
 
-    turns: list[ReplyLatency]
-    p50_secs: float
-    p95_secs: float
-    max_secs: float
+    turns: list[ReplyLatency] = Field(description="Each reply of the bot.")
+    p50_secs: float = Field(description="The median of the totals.")
+    p95_secs: float = Field(description="What 95 % of the totals are below.")
+    max_secs: float = Field(description="The longest total.")
 
 
 class ThreadSummary(BaseModel):
     """A thread without its transcript."""
 
-    workflow_thread_id: UUID
-    status: Status
-    product: str = Field(examples=["voice_bot"])
-    billable: bool
-    created_at: datetime
-    connected_at: datetime | None
-    ended_at: datetime | None
-    completed_at: datetime | None
-    end_reason: str | None = Field(examples=["caller_left"])
-    end_requested: bool
-    error: dict[str, Any] | None
-    insights: dict[str, Any] | None
+    workflow_thread_id: UUID = Field(description="The call's id.")
+    status: Status = Field(description="Where the call is.")
+    product: str = Field(examples=["voice_bot"], description="The product that it is for.")
+    billable: bool = Field(description="Whether the team is charged for it.")
+    created_at: datetime = Field(description="When it was joined.")
+    connected_at: datetime | None = Field(description="When the caller came.")
+    ended_at: datetime | None = Field(description="When the call was over.")
+    completed_at: datetime | None = Field(description="When its account was settled.")
+    end_reason: str | None = Field(examples=["caller_left"], description="Why it is over.")
+    end_requested: bool = Field(description="Whether somebody asked for its end.")
+    error: dict[str, Any] | None = Field(
+        description="What went wrong: a `code` and what goes with it."
+    )
+    insights: dict[str, Any] | None = Field(
+        description="What was extracted from the transcript: `status`, `data`, `model`."
+    )
     usage_stats: dict[str, Any] = Field(
         description="The running account; exact numbers, for reading.", examples=[_USAGE_STATS]
     )
-    metadata: dict[str, Any]
-    posthog_trace_id: UUID
+    metadata: dict[str, Any] = Field(description="What the join said.")
+    posthog_trace_id: UUID = Field(description="The id of the call's trace at PostHog.")
 
 
 class ThreadView(ThreadSummary):
     """A thread with its transcript, and the request it was made by."""
 
     request: dict[str, Any] = Field(description="The join as accepted, defaults filled in.")
-    transcript: list[TurnView]
+    transcript: list[TurnView] = Field(description="What was said, in its order.")
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
 
 
 class ThreadPage(BaseModel):
     """Threads, newest first. Give ``next_cursor`` back as ``cursor`` for the following page."""
 
-    threads: list[ThreadSummary]
-    next_cursor: str | None
+    threads: list[ThreadSummary] = Field(description="The threads of the page.")
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last.")
 
 
 class ThreadUsage(BaseModel):
@@ -133,21 +142,37 @@ class ThreadUsage(BaseModel):
     is null where nothing is charged by the unit, the total where no price is known.
     """
 
-    workflow_thread_id: UUID
-    events: list[dict[str, Any]] = Field(examples=[[LEDGER_ROW]])
+    workflow_thread_id: UUID = Field(description="The call's id.")
+    events: list[dict[str, Any]] = Field(examples=[[LEDGER_ROW]], description="The rows.")
 
 
 @router.get("", response_model=ThreadPage, responses=documented(422))
 async def list_threads(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
-    status: Status | None = None,
-    product: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=512, description="`next_cursor` of the page before.")
+    ] = None,
+    status: Annotated[Status | None, Query(description="Only those that are there.")] = None,
+    product: Annotated[
+        str | None, Query(max_length=128, description="Only this product's.")
+    ] = None,
+    running: Annotated[
+        bool, Query(description="Only those with a call under way, or being connected.")
+    ] = False,
+    from_: FirstDay = None,
+    to: LastDay = None,
 ) -> Response:
     """The key's threads, newest first."""
     page = await services_of(request).database.list_workflow_threads(
-        caller_of(request).id, limit=limit, cursor=cursor, status=status, product=product
+        caller_of(request).id,
+        limit=limit,
+        cursor=cursor,
+        status=status,
+        product=product,
+        running=running,
+        from_=from_,
+        to=to,
     )
     summaries = [ThreadSummary(**_summary(thread)) for thread in page.items]
     return ExactJSONResponse(ThreadPage(threads=summaries, next_cursor=page.next_cursor))

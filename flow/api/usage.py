@@ -52,10 +52,12 @@ class UsageReport(BaseModel):
     exact. Money is null where nothing had a price.
     """
 
-    from_: date = Field(alias="from", examples=["2026-11-01"])
-    to: date = Field(examples=["2026-11-30"])
-    group_by: list[str] = Field(examples=[["day", "model"]])
-    rows: list[dict[str, Any]] = Field(examples=[[_ROW]])
+    from_: date = Field(alias="from", examples=["2026-11-01"], description="The first day.")
+    to: date = Field(examples=["2026-11-30"], description="The last day, included.")
+    group_by: list[str] = Field(
+        examples=[["day", "model"]], description="What the rows are groups of."
+    )
+    rows: list[dict[str, Any]] = Field(examples=[[_ROW]], description="One for each group.")
 
 
 @router.get(

@@ -331,8 +331,15 @@ class Database(TypedCalls):
         cursor: str | None = None,
         status: Status | None = None,
         product: str | None = None,
+        running: bool = False,
+        from_: date | None = None,
+        to: date | None = None,
     ) -> Page[Thread]:
         """The key's threads, newest first, each with an empty transcript.
+
+        Args:
+            running: only those with a call under way, or being connected.
+            from_, to: only those joined in these UTC days, both inclusive.
 
         Raises:
             InvalidInput: the cursor is not one this method gave, or the limit not 1 to 200.
@@ -347,6 +354,9 @@ class Database(TypedCalls):
             p_before_id=before_id,
             p_status=status and status.value,
             p_product=product,
+            p_running=running,
+            p_from=from_ and from_.isoformat(),
+            p_to=to and to.isoformat(),
         )
         return page(found, limit, rows.thread)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -14,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.service import Service
 from flow.demo.narration import Narration
 from flow.demo.savings import Saved, saved
+from flow.demo.service import NO_DATABASE, data_folder, environment_of, get, served
 from flow.demo.stacks import Stack
 from flow.domain.pricing.pricer import Pricer
-from flow.errors import ConfigurationError, FlowError, Unavailable
+from flow.errors import ConfigurationError, Unavailable
 from flow.kit.tls import trusted
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.callers.caller import CallReport, call
@@ -88,7 +86,7 @@ async def account_for_a_call(stack: Stack, *, live: bool, narration: Narration) 
     """
     script = SUPPORT_CALL
     async with AsyncExitStack() as running:
-        folder = running.enter_context(_folder())
+        folder = running.enter_context(data_folder())
         others = [] if live else [*stack.vendors]
         narration.doing(
             f"starting the stand-ins for {', '.join(['openai', *others, 'unkey'])} and posthog"
@@ -98,7 +96,7 @@ async def account_for_a_call(stack: Stack, *, live: bool, narration: Narration) 
         receiver_url = await running.enter_async_context(Served(receiver))
         narration.doing("starting Postgres, applying the migrations, starting the service")
         settings = running.enter_context(_settings(stood_in, stack, folder, live=live))
-        async with _served(settings) as (url, service):
+        async with served(settings) as (url, service):
             secret = await _give_budget(service, stack.cap_usd, stood_in.api_key, url)
             receiver.trust(secret)
             narration.step(f"calling {url}, on a budget of ${stack.cap_usd} for the month")
@@ -112,11 +110,11 @@ async def account_for_a_call(stack: Stack, *, live: bool, narration: Narration) 
                 told = await _told(receiver, str(report.workflow_thread_id))
                 narration.step(f"the webhook {told.type} has come, rightly signed")
                 narration.doing("holding the ledger against whatever repeats it")
-                ledger = (await _get(http, f"/api/threads/{report.workflow_thread_id}/usage"))[
+                ledger = (await get(http, f"/api/threads/{report.workflow_thread_id}/usage"))[
                     "events"
                 ]
-                report_rows = (await _get(http, "/api/usage?group_by=day,model,kind"))["rows"]
-                budget = (await _get(http, "/api/limits"))["budget"]
+                report_rows = (await get(http, "/api/usage?group_by=day,model,kind"))["rows"]
+                budget = (await get(http, "/api/limits"))["budget"]
                 next_join = (await http.post("/api/bot/join", json={})).json()
         billed = {} if live else await stood_in.billed()
         return Account(
@@ -130,14 +128,6 @@ async def account_for_a_call(stack: Stack, *, live: bool, narration: Narration) 
             vendor_bills={name: stood_in.models[name].bill.to_json() for name in billed},
             posthog_events=[event.to_json() for event in stood_in.posthog.unique_events],
         )
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="flow-demo-") as name:
-        # The embedded database may run as another user, who must get to its files.
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 @asynccontextmanager
@@ -173,16 +163,14 @@ def _settings(stood_in: Vendors, stack: Stack, folder: Path, *, live: bool) -> I
     if live:
         _require_keys(stack)
         environment = {name: v for name, v in environment.items() if not name.startswith("OPENAI_")}
-    elsewhere: dict[str, Any] = {
-        "database_url": None,
-        "supabase_url": None,
-        "supabase_service_role_key": None,
+    own: dict[str, Any] = {
+        **NO_DATABASE,
         # The receiver of its webhooks is on this machine.
         "debug": True,
         "webhooks_allow_private": True,
     }
-    with _environment(environment):
-        yield Settings(**elsewhere, data_dir=folder)
+    with environment_of(environment):
+        yield Settings(**own, data_dir=folder)
 
 
 def _require_keys(stack: Stack) -> None:
@@ -196,39 +184,6 @@ def _require_keys(stack: Stack) -> None:
     ]
     if missing:
         raise ConfigurationError(f"flow demo --live needs a key: set {', '.join(missing)}.")
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@asynccontextmanager
-async def _served(settings: Settings) -> AsyncIterator[tuple[str, Service]]:
-    """The real service on a free port of loopback, for as long as the block lasts."""
-    application = Application(settings)
-    config = uvicorn.Config(application, host="127.0.0.1", port=0, lifespan="on", **SERVER_OPTIONS)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    try:
-        while not server.started:
-            if serving.done():
-                raise FlowError("The service did not start; its log says why.")
-            await asyncio.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", application.service
-    finally:
-        server.should_exit = True
-        await serving
 
 
 async def _give_budget(service: Service, cap_usd: Decimal, api_key: str, url: str) -> str:
@@ -264,7 +219,7 @@ async def _called(
         path = f"/api/threads/{await joined}"
         told = 0
         while True:
-            turns = (await _get(http, path))["transcript"]
+            turns = (await get(http, path))["transcript"]
             for turn in turns[told:]:
                 narration.turn(turn)
             told = len(turns)
@@ -311,7 +266,7 @@ async def _settled(http: httpx.AsyncClient, thread_id: str, narration: Narration
     last = None
     async with _within("the call has not settled"):
         while True:
-            thread = await _get(http, f"/api/threads/{thread_id}")
+            thread = await get(http, f"/api/threads/{thread_id}")
             if (status := thread["status"]) != last and status in GOES_ON:
                 narration.doing(GOES_ON[status])
             last = status
@@ -319,13 +274,6 @@ async def _settled(http: httpx.AsyncClient, thread_id: str, narration: Narration
                 narration.step(f"the call is {status}")
                 return thread
             await asyncio.sleep(0.2)
-
-
-async def _get(http: httpx.AsyncClient, path: str) -> dict[str, Any]:
-    answer = await http.get(path)
-    answer.raise_for_status()
-    found: dict[str, Any] = json.loads(answer.text, parse_float=Decimal)
-    return found
 
 
 def _checks(

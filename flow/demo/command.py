@@ -1,4 +1,4 @@
-"""The ``flow demo`` command."""
+"""The ``flow demo`` command, for a call or for the LLM gateway."""
 
 from __future__ import annotations
 
@@ -30,4 +30,23 @@ def run(*, stack: str | None, live: bool, as_json: bool) -> int:
     show(account, console)
     if as_json:
         sys.stdout.write(one_line(account) + "\n")
+    return 0 if account.reconciled else 1
+
+
+def run_gateway(*, as_json: bool) -> int:
+    """Make requests to the LLM gateway and show their account; 0 if everything agrees, else 1.
+
+    Raises:
+        FlowError: the service could not be started, or a package is missing.
+    """
+    from flow.demo import gateway_statement
+    from flow.demo.gateway import account_for_requests
+
+    console = Console(stderr=as_json)
+    log.set_up("error", "console", content=False)
+    with Narration(console) as narration:
+        account = asyncio.run(account_for_requests(narration, gateway_statement.told))
+    gateway_statement.show(account, console)
+    if as_json:
+        sys.stdout.write(gateway_statement.one_line(account) + "\n")
     return 0 if account.reconciled else 1

@@ -36,6 +36,7 @@ ATTEMPTS = 2
 # What may pass at the same model, and what another one need not share.
 _PASSING = frozenset({408, 409, 500, 502, 503, 504, 529})
 _ELSEWHERE = _PASSING | {404, 429}
+_BAD_KEY = b'"API_KEY_INVALID"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ async def _refused(attempt: Attempt, answer: UpstreamAnswer) -> Answered:
     finally:
         answer.close()
     found = Answered(attempt.upstream, attempt.id, answer.status, answer.raw_headers, body)
-    if answer.status in (401, 403) or _tells_key(found):
+    if answer.status in (401, 403) or _is_about_key(found):
         # It is about the operator's key, and may quote it.
         log.error("upstream_refused_key", provider=attempt.upstream.name, status=answer.status)
         raise KeyRefused("RefusedKey")
@@ -201,6 +202,9 @@ def _pause(answer: Answered) -> float | None:
     return secs if isfinite(secs) and 0 <= secs <= LONGEST_PAUSE_SECS else None
 
 
-def _tells_key(answer: Answered) -> bool:
+def _is_about_key(answer: Answered) -> bool:
+    """Whether an error quotes the operator's key, or says that there is something wrong with it,
+    as Google's do with the status 400 (``google.rpc.ErrorInfo``)."""
     decode = decoder((answer.header(b"content-encoding") or b"").decode("latin-1"))
-    return answer.upstream.api_key.encode() in decode(answer.first)
+    said = decode(answer.first)
+    return answer.upstream.api_key.encode() in said or _BAD_KEY in said

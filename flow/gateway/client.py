@@ -16,6 +16,8 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 RETRY_SECS = 2
+STALLED_SECS = 300.0
+"""For how long a client may read nothing of what is there for it; at most twice as long."""
 
 
 class BodyMemory:
@@ -69,7 +71,7 @@ class RequestBody:
 
 
 class ClientWatch:
-    """Tells when the client of a request has gone away.
+    """Tells when the client of a request has gone away, or reads no more.
 
     Args:
         receive: the server's.
@@ -85,13 +87,24 @@ class ClientWatch:
         self._patience_secs = patience_secs
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_sending = False
+        self._sent = 0
+        self._stalled = asyncio.get_running_loop().call_later(STALLED_SECS, self._check, -1)
         self._watcher = asyncio.create_task(self._watch(), name="client-watch")
 
     def stop(self) -> None:
         """The answer is complete: what the client does now is nobody's business."""
         self._watcher.cancel()
+        self._stalled.cancel()
         if self._timer is not None:
             self._timer.cancel()
+
+    async def send(self, send: Send, message: Message) -> None:
+        """Send the client something; it may take its time."""
+        self._is_sending = True
+        await send(message)
+        self._is_sending = False
+        self._sent += 1
 
     @asynccontextmanager
     async def leaving(self) -> AsyncIterator[None]:
@@ -116,6 +129,15 @@ class ClientWatch:
             self._timer = loop.call_later(self._patience_secs, self._cancel)
         else:
             self._cancel()
+
+    def _check(self, sent: int) -> None:
+        """End the work of a client that has read nothing since ``sent`` parts had been sent."""
+        if self._is_sending and self._sent == sent:
+            self.has_left = True
+            self._cancel()
+        else:
+            loop = asyncio.get_running_loop()
+            self._stalled = loop.call_later(STALLED_SECS, self._check, self._sent)
 
     def _cancel(self) -> None:
         self.is_cancelled = True

@@ -28,9 +28,10 @@ async def _relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
     metered = answered.metered
     headers = _headers(answered)
     if not watch.has_left:
-        await send({"type": "http.response.start", "status": answered.status, "headers": headers})
+        start = {"type": "http.response.start", "status": answered.status, "headers": headers}
+        await watch.send(send, start)
         if answered.first:
-            await send(_part(answered.first))
+            await watch.send(send, _part(answered.first))
     drained = 0
     if answered.rest is not None:
         try:
@@ -38,7 +39,7 @@ async def _relay(answered: Answered, watch: ClientWatch, send: Send) -> None:
                 if metered is not None:
                     metered.part(part)
                 if not watch.has_left:
-                    await send(_part(part))
+                    await watch.send(send, _part(part))
                     continue
                 drained += len(part)
                 if drained > MAX_DRAINED_BYTES:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
 from flow.domain.gateway import operations
 from flow.domain.gateway.operations import Operation
+from flow.domain.usage.vendor_reports import Counting
 from flow.metering.wires.anthropic_messages import AnthropicMessages
 from flow.metering.wires.openai_audio import OpenAISpeech, OpenAITranscription
 from flow.metering.wires.openai_chat import OpenAIChat
@@ -94,6 +96,20 @@ AZURE_APIS = VendorApis(
     key_header="api-key",
     base_path="/openai/v1",
 )
+
+# ai.google.dev, "OpenAI compatibility". Thoughts lie beside the completion there.
+GOOGLE_APIS = VendorApis(
+    MappingProxyType(
+        {
+            operations.CHAT: VendorApi(
+                "/chat/completions", partial(OpenAIChat, Counting.GEMINI), asks_for_usage=True
+            ),
+            operations.EMBEDDINGS: OPENAI_APIS.operations[operations.EMBEDDINGS],
+        }
+    ),
+    base_path="/v1beta/openai",
+)
+"""Gemini, in OpenAI's protocol."""
 
 ANTHROPIC_APIS = VendorApis(
     MappingProxyType(

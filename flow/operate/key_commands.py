@@ -170,7 +170,11 @@ def budget(
 
 
 @keys.command("save-mode")
-def save_mode(key: Key, mode: Mode, as_json: AsJson = False) -> None:
+def save_mode(
+    key: Key,
+    mode: Annotated[Mode, typer.Argument(help="When its calls are made cheaper.")],
+    as_json: AsJson = False,
+) -> None:
     """Set when a key's calls are made cheaper; ``default`` leaves it to the product."""
     from flow.admin import json_forms
     from flow.operate import tables

@@ -1,8 +1,8 @@
 """P2: a join against a request to LiteLLM's proxy, which has virtual keys and spend in Postgres.
 
 LiteLLM is no dependency of Flow: `FLOW_BENCH_LITELLM` names the ``litellm`` of an environment of
-its own (the README says how to make one). Its requests go to a virtual key and a model with a
-``mock_response``: what is compared is admission and accounting, and no vendor.
+its own (docs/internals/speed.md says how to make one). Its requests go to a virtual key and a model
+with a ``mock_response``: what is compared is admission and accounting, and no vendor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.ports import free_port
 LITELLM = "FLOW_BENCH_LITELLM"
 MASTER_KEY = "sk-bench-master-not-a-secret"
 READY_SECS = 180.0
-# Measured when Flow was designed, on a machine like that of the README; this run has not seen it.
+# Measured when Flow was designed, on a machine like that of the docs; this run has not seen it.
 QUOTED = {"quoted_per_sec": "52-60", "quoted_p50_ms": 18}
 WHAT = "a join against LiteLLM's proxy"
 _CONFIG = {

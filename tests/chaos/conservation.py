@@ -100,9 +100,9 @@ async def _wrong(
     bills += disagreements(reconcile_all(elsewhere, billed))
     return wrong | {
         "threads whose usage_stats are not the ledger's sum": accounts,
-        "keys whose rollup is not the ledger's sum": await _rollups(postgres),
+        "keys whose rollup is not the ledger's sum": await rollups(postgres),
         "threads whose ledger is not the vendor's bill": bills,
-        "events put aside": await _put_aside(postgres, folders),
+        "events put aside": await put_aside(postgres, folders),
         "reservations held": [f"{name} {held}" for name, held in await postgres.rows(_HELD)],
         "lines left in a spool": [left for folder in folders for left in spooled(folder)],
     }
@@ -153,7 +153,8 @@ def disagreements(compared: Iterable[Comparison]) -> list[str]:
     ]
 
 
-async def _rollups(postgres: Postgres) -> list[str]:
+async def rollups(postgres: Postgres) -> list[str]:
+    """The keys whose daily sums are not those of the ledger."""
     wrong = []
     for (key,) in await postgres.rows("select id from api_keys"):
         ledger = sorted(await postgres.rows(SUMS, key=key))
@@ -162,7 +163,8 @@ async def _rollups(postgres: Postgres) -> list[str]:
     return wrong
 
 
-async def _put_aside(postgres: Postgres, folders: Iterable[Path]) -> list[str]:
+async def put_aside(postgres: Postgres, folders: Iterable[Path]) -> list[str]:
+    """Why events were refused by the database, or by the spool of one of these data folders."""
     rejected = await postgres.rows("select reason from rejected_usage_events")
     files = (folder / "spool" / "quarantine.ndjson" for folder in folders)
     return [str(reason) for (reason,) in rejected] + [

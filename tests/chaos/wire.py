@@ -54,12 +54,12 @@ class Wire:
             return False
         return not self._writer.is_closing()
 
-    async def answer(self, within_secs: float) -> Answer:
-        """All that comes until the other side closes, or for so long."""
+    async def answer(self, within_secs: float, most: int | None = None) -> Answer:
+        """All that comes until the other side closes, or for so long, or ``most`` bytes of it."""
         raw, closed, reset = b"", True, False
         try:
             async with asyncio.timeout(within_secs):
-                while part := await self._reader.read(65_536):
+                while part := await self._reader.read(_next_read(raw, most)):
                     raw += part
         except TimeoutError:
             closed = False
@@ -89,6 +89,10 @@ class Wire:
     def stop_reading(self) -> None:
         """Read nothing more: what is sent to us stays in buffers, which fill."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+
+def _next_read(raw: bytes, most: int | None) -> int:
+    return 65_536 if most is None else most - len(raw)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 from flow.domain.calls.close_codes import CLOSE_CODES, MAX_REASON_BYTES, close_of
 from flow.domain.calls.ending import Ending, EndReason
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "calls.md"
 ALIKE = {1000, 1012}
 """Codes of several reasons: ends that a caller wanted, and those after which to join again."""
 
@@ -54,7 +54,7 @@ UNSENT = {
 """The caller has closed it, or there is no socket: ends of calls in rooms, and of threads."""
 
 
-def test_the_readme_has_the_table() -> None:
-    rows = re.findall(r"^\| (\d{4}) \| `(\w+)[^`]*` \|", README.read_text(), re.MULTILINE)
+def test_the_docs_have_the_table() -> None:
+    rows = re.findall(r"^\| (\d{4}) \| `(\w+)[^`]*` \|", PAGE.read_text(), re.MULTILINE)
     sent = {close_of(Ending(reason)) for reason in set(CLOSE_CODES) - UNSENT}
     assert {(int(code), reason) for code, reason in rows} == sent

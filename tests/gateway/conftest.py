@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -24,7 +24,9 @@ from flow.app.service import Service, run_service
 from flow.domain.limits.api_key import ApiKey
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.bill import Line
+from flow.sandbox.model_vendors import MODEL_VENDORS
 from flow.sandbox.openai.chat import Pace
+from flow.sandbox.openai.replies import Reply
 from flow.sandbox.posthog.events import Event
 from flow.sandbox.reconcile import reconcile_all
 from flow.settings import Settings
@@ -33,6 +35,8 @@ from tests.gateway.wire import Wire
 
 PATIENCE_SECS = 60.0
 REPLY = "This is a reply of some length, so that it comes in more than a few pieces of its own."
+THOUGHTS = 30
+"""Tokens that the model spends on thinking before it answers a second turn of a user."""
 WIRE_KEY = "the-operators-own-key-of-this-vendor"
 PRODUCTS = """
 [gateway]
@@ -176,13 +180,18 @@ class World:
 
 
 @asynccontextmanager
-async def running(postgres_url: str, folder: Path, **settings: Any) -> AsyncIterator[World]:
-    """A service with its gateway over stand-ins, and over a `Wire`."""
+async def running(
+    postgres_url: str, folder: Path, *, wired: Collection[str] = (), **settings: Any
+) -> AsyncIterator[World]:
+    """A service with its gateway over stand-ins, and over a `Wire`, which takes the place of those
+    that are ``wired`` as well."""
     products = folder / "products.toml"
     products.write_text(PRODUCTS)
     wire = Wire()
+    replies = [REPLY, Reply(REPLY, reasoning_tokens=THOUGHTS)]
+    others = ["anthropic", "azure", "google"]
     async with (
-        vendors([REPLY], models=["anthropic", "azure"], pace=Pace(token_secs=0.001)) as stood_in,
+        vendors(replies, models=others, pace=Pace(token_secs=0.001)) as stood_in,
         wire as wire_url,
     ):
         environment = {
@@ -190,6 +199,8 @@ async def running(postgres_url: str, folder: Path, **settings: Any) -> AsyncIter
             "GROQ_API_KEY": WIRE_KEY,
             "GROQ_BASE_URL": f"{wire_url}/openai/v1",
         }
+        for name in wired:
+            environment |= MODEL_VENDORS[name].environment(wire_url)
         known: dict[str, Any] = {
             "database_url": postgres_url,
             "data_dir": folder / "data",
@@ -221,8 +232,9 @@ def module_postgres_url(postgres: str, template: str) -> Any:
 
 @pytest.fixture(scope="module")
 def module_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What a file's service is set to: its ``SETTINGS``."""
-    return dict(getattr(request.module, "SETTINGS", {}))
+    """What a file's service is set to: its ``SETTINGS``, and which vendors are ``WIRED``."""
+    wired = getattr(request.module, "WIRED", ())
+    return {"wired": wired, **getattr(request.module, "SETTINGS", {})}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import openai
 import pytest
 from pydantic import BaseModel
 
+from flow.sandbox.faults import Fault
 from flow.sandbox.openai.speech import as_wav
-from tests.gateway.conftest import REPLY, Caller
+from tests.gateway.conftest import REPLY, THOUGHTS, Caller
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -110,6 +112,66 @@ async def test_a_deployment_of_azures(caller: Caller) -> None:
     assert chunks[-1].usage is not None
     (row,) = await caller.conserved(1)
     assert (row["provider"], row["provenance"]) == ("azure", "reported")
+
+
+TWO_TURNS: Any = [*HELLO, {"role": "assistant", "content": "Hi."}, *HELLO]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_gemini_thinks_beside_its_answer(caller: Caller, stream: bool) -> None:
+    chat = caller.openai.chat.completions
+    model: Any = "google/gemini-2.5-flash"
+    if stream:
+        async with await chat.create(model=model, messages=TWO_TURNS, stream=True) as chunks:
+            told = [chunk.usage async for chunk in chunks]
+        assert None not in told
+        usage = told[-1]
+    else:
+        usage = (await chat.create(model=model, messages=TWO_TURNS)).usage
+    assert usage is not None
+    (row,) = await caller.conserved(1)
+    assert (row["provider"], row["model"]) == ("google", "gemini-2.5-flash")
+    assert (row["outcome"], row["provenance"]) == ("ok", "reported")
+    used = {line["unit"]: int(line["quantity"]) for line in row["lines"]}
+    assert used["reasoning_tokens"] == THOUGHTS
+    assert used["output_tokens"] == usage.completion_tokens + THOUGHTS
+    assert float(row["total_cost_usd"]) > 0
+
+
+async def test_gemini_with_tools_images_structured_output_and_embeddings(caller: Caller) -> None:
+    content: Any = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+    ]
+    answer = await caller.openai.chat.completions.create(
+        model="gemini-2.5-flash",
+        messages=[{"role": "user", "content": content}],
+        tools=[{"type": "function", "function": TOOL}],
+        tool_choice="required",
+        reasoning_effort="low",
+    )
+    assert answer.choices[0].message.tool_calls
+    parsed = await caller.openai.chat.completions.parse(
+        model="google/gemini-2.5-flash", messages=HELLO, response_format=Insight
+    )
+    assert isinstance(parsed.choices[0].message.parsed, Insight)
+    vectors = await caller.openai.embeddings.create(
+        model="google/gemini-embedding-001", input="A text."
+    )
+    assert vectors.data[0].embedding
+    rows = await caller.conserved(3)
+    assert [row["provenance"] for row in rows] == ["reported", "reported", "estimated"]
+    assert {float(row["total_cost_usd"]) > 0 for row in rows} == {True}
+
+
+async def test_gemini_is_of_no_use_with_a_key_that_is_none(caller: Caller) -> None:
+    said = '[{"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}]'
+    fault = Fault(kind="status", status=400, body=said, times=1)
+    caller.world.vendors.models["google"].faults.add(fault)
+    with pytest.raises(openai.InternalServerError, match="credentials") as raised:
+        await caller.openai.chat.completions.create(model="google/gemini-2.5-flash", messages=HELLO)
+    assert raised.value.status_code == 502
+    assert (await caller.row())["failure"]["http_status"] == 400
 
 
 class Insight(BaseModel):

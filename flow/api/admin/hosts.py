@@ -21,7 +21,7 @@ router = APIRouter(prefix="/hosts")
 class HostReport(BaseModel):
     """What a process last said of itself."""
 
-    version: str
+    version: str = Field(description="The version of Flow that it runs.")
     calls: int = Field(description="Those that run in it.")
     capacity: int = Field(description="How many may.")
     draining: bool = Field(description="It is being shut down, and takes no more calls.")
@@ -33,19 +33,21 @@ class HostReport(BaseModel):
 class Host(BaseModel):
     """A process. ``silent``: it has not stopped by itself, and gives no signs of life."""
 
-    name: str = Field(examples=["host-1-0"])
-    state: HostState
-    started_at: datetime
+    name: str = Field(
+        examples=["host-1-0"], description="Its name among all processes of the database."
+    )
+    state: HostState = Field(description="Whether it runs, drains, has stopped or is silent.")
+    started_at: datetime = Field(description="When it was started.")
     heartbeat_at: datetime = Field(description="Its last sign of life.")
     silent_secs: float = Field(description="How long ago that was.")
     held_calls: int = Field(description="Running threads in its name, wherever it is.")
-    report: HostReport | None
+    report: HostReport | None = Field(description="What it last said; null: nothing yet.")
 
 
 class HostList(BaseModel):
     """Every process that was heard of within a day, by name."""
 
-    hosts: list[Host]
+    hosts: list[Host] = Field(description="The processes.")
 
 
 @router.get("", response_model=HostList, responses=documented())

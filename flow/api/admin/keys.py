@@ -40,24 +40,26 @@ class KeyBudget(BaseModel):
     ``remaining_usd`` is the cap less what is spent; running calls hold ``reserved_usd`` of that.
     """
 
-    tier: Tier | None = Field(examples=["ok"])
-    cap_usd: str | None = Field(examples=["50"])
-    spent_usd: str = Field(examples=["8.8"])
-    reserved_usd: str = Field(examples=["0.1"])
-    remaining_usd: str | None = Field(examples=["41.2"])
-    resets_at: datetime
+    tier: Tier | None = Field(examples=["ok"], description="How much of the budget is spent.")
+    cap_usd: str | None = Field(examples=["50"], description="The budget of the month.")
+    spent_usd: str = Field(examples=["8.8"], description="What is spent this month.")
+    reserved_usd: str = Field(
+        examples=["0.1"], description="What running calls hold beyond what they have spent."
+    )
+    remaining_usd: str | None = Field(examples=["41.2"], description="The cap less what is spent.")
+    resets_at: datetime = Field(description="When the next month begins (UTC).")
 
 
 class Key(BaseModel):
     """A key with its limits. A revoked one keeps its row and its ledger."""
 
-    api_key_id: UUID
-    unkey_key_id: str
-    team_id: str = Field(examples=["acme"])
-    name: str | None = Field(examples=["Ada"])
-    created_at: datetime
-    revoked_at: datetime | None
-    budget: KeyBudget
+    api_key_id: UUID = Field(description="The key's id here.")
+    unkey_key_id: str = Field(description="The key's id at Unkey.")
+    team_id: str = Field(examples=["acme"], description="The team of the key.")
+    name: str | None = Field(examples=["Ada"], description="What people call it.")
+    created_at: datetime = Field(description="When it was made.")
+    revoked_at: datetime | None = Field(description="When it was revoked; null: it was not.")
+    budget: KeyBudget = Field(description="What it may spend, and has spent.")
     override_until: datetime | None = Field(description="Until then the budget refuses nothing.")
     save_mode: SaveMode | None = Field(description="null: as the product says.")
     running_calls: int = Field(description="Those that wait for their caller too.")
@@ -66,28 +68,28 @@ class Key(BaseModel):
 class KeyAtUnkey(BaseModel):
     """A key as Unkey keeps it; ``start`` is how its secret begins."""
 
-    enabled: bool
-    start: str
-    name: str | None
-    team_id: str
-    permissions: list[str]
-    created_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None
+    enabled: bool = Field(description="Whether Unkey lets it in.")
+    start: str = Field(description="How its secret begins.")
+    name: str | None = Field(description="What people call it.")
+    team_id: str = Field(description="The external id of its identity, which is the team.")
+    permissions: list[str] = Field(description="What it may do.")
+    created_at: datetime = Field(description="When it was made.")
+    expires_at: datetime | None = Field(description="When it ends; null: never.")
+    last_used_at: datetime | None = Field(description="When it was last verified; null: never.")
 
 
 class KeyDetails(Key):
     """A key, and what Unkey says of it. ``unkey_note`` says why that is missing."""
 
     webhook_url: str | None = Field(description="Where the key's budget events go.")
-    unkey: KeyAtUnkey | None
-    unkey_note: str | None
+    unkey: KeyAtUnkey | None = Field(description="What Unkey says of it; null: see the note.")
+    unkey_note: str | None = Field(description="Why Unkey's part is missing.")
 
 
 class IssuedKey(Key):
     """A key just made. Its ``secret`` is shown this once and stored nowhere."""
 
-    secret: str
+    secret: str = Field(description="What its requests are made with.")
 
 
 class RevokedKey(Key):
@@ -99,8 +101,8 @@ class RevokedKey(Key):
 class KeyPage(BaseModel):
     """Keys, newest first. Give ``next_cursor`` back as ``cursor`` for the following page."""
 
-    keys: list[Key]
-    next_cursor: str | None
+    keys: list[Key] = Field(description="The keys of the page.")
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last.")
 
 
 class KeyRequest(BaseModel):
@@ -108,13 +110,21 @@ class KeyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    team_id: str = Field(min_length=1, max_length=255)
-    name: str = Field(min_length=1, max_length=255, pattern=r"\S")
-    prefix: str | None = Field(default="flow", max_length=16)
-    expires_at: AwareDatetime | None = None
-    permissions: list[str] = Field(default=[], max_length=100)
+    team_id: str = Field(min_length=1, max_length=255, description="The team it belongs to.")
+    name: str = Field(
+        min_length=1, max_length=255, pattern=r"\S", description="What people call it."
+    )
+    prefix: str | None = Field(default="flow", max_length=16, description="How its secret begins.")
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="When it ends; left out: never."
+    )
+    permissions: list[str] = Field(
+        default=[], max_length=100, description="What else it may do, by Unkey's names."
+    )
     budget_usd: _Usd | None = Field(default=None, description="USD a month (UTC).")
-    save_mode: SaveMode | None = None
+    save_mode: SaveMode | None = Field(
+        default=None, description="When its calls are made cheaper; null: as the product says."
+    )
 
 
 class KeyChange(BaseModel):
@@ -127,7 +137,11 @@ class KeyChange(BaseModel):
         default=None, description="Until then the budget refuses nothing."
     )
     save_mode: SaveMode | None = Field(default=None, description="null: as the product says.")
-    webhook_url: str | None = Field(default=None, max_length=2048)
+    webhook_url: str | None = Field(
+        default=None,
+        max_length=2048,
+        description="Where the key's budget events go; null: to the call that spent it.",
+    )
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -144,7 +158,9 @@ async def list_keys(
     team_id: OfTeam = None,
     search: Annotated[Search, Query(description="A part of the name, or an id.")] = None,
     tier: Annotated[Tier | None, Query(description="Of the budget, this month.")] = None,
-    revoked: bool | None = None,
+    revoked: Annotated[
+        bool | None, Query(description="Only those that are revoked, or are not.")
+    ] = None,
 ) -> Response:
     """Every key that was ever seen, with what it spent this month (UTC)."""
     page = await services_of(request).database.operating.list_api_keys(

@@ -25,38 +25,38 @@ router = APIRouter()
 class UnpricedModel(BaseModel):
     """A model whose usage has no price; some of it could not even be metered."""
 
-    provider: str
-    model: str
-    kind: str = Field(examples=["llm"])
-    unpriced_events: int
-    unmetered_events: int
+    provider: str = Field(description="The vendor.")
+    model: str = Field(description="The model, by the vendor's own name.")
+    kind: str = Field(examples=["llm"], description="What kind of work it did.")
+    unpriced_events: int = Field(description="Rows of the ledger without a price.")
+    unmetered_events: int = Field(description="Rows that say that nothing told how much was used.")
     keys: int = Field(description="How many keys used it.")
-    first_day: date
-    last_day: date
+    first_day: date = Field(description="The first day of its use.")
+    last_day: date = Field(description="The last day of its use.")
 
 
 class Unpriced(BaseModel):
     """Models without a price from ``from`` to ``to``, the most used first."""
 
-    from_: date = Field(alias="from")
-    to: date
-    models: list[UnpricedModel]
+    from_: date = Field(alias="from", description="The first day.")
+    to: date = Field(description="The last day, included.")
+    models: list[UnpricedModel] = Field(description="One for each vendor, model and kind.")
 
 
 class RejectedEvent(BaseModel):
     """An event that the ledger could not take, as it came, and why."""
 
-    id: int
-    rejected_at: datetime
-    reason: str
-    event: dict[str, Any]
+    id: int = Field(description="Its number in the table of rejected events.")
+    rejected_at: datetime = Field(description="When the ledger refused it.")
+    reason: str = Field(description="Why.")
+    event: dict[str, Any] = Field(description="The event as it came.")
 
 
 class RejectedPage(BaseModel):
     """Rejected events, newest first. Give ``next_cursor`` back as ``cursor`` for more."""
 
-    rejected: list[RejectedEvent]
-    next_cursor: str | None
+    rejected: list[RejectedEvent] = Field(description="The events of the page.")
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last.")
 
 
 @router.get(

@@ -12,8 +12,10 @@ from flow.api.auth import require_permission
 from flow.api.request_context import context_of, log_of
 from flow.domain.limits.permissions import ADMIN, CONTENT
 
-Limit = Annotated[int, Query(ge=1, le=200)]
-Cursor = Annotated[str | None, Query(max_length=1024)]
+Limit = Annotated[int, Query(ge=1, le=200, description="How many at most.")]
+Cursor = Annotated[
+    str | None, Query(max_length=1024, description="`next_cursor` of the page before.")
+]
 OfKey = Annotated[UUID | None, Query(alias="api_key_id", description="Only this key's.")]
 OfTeam = Annotated[
     str | None, Query(alias="team_id", max_length=255, description="Only this team's.")

@@ -30,20 +30,20 @@ class Team(BaseModel):
     A ``limit`` of null means that no quota is set.
     """
 
-    team_id: str = Field(examples=["acme"])
+    team_id: str = Field(examples=["acme"], description="The team's id.")
     keys: int = Field(description="Those that were not revoked.")
-    running_calls: int
-    spent_usd: str = Field(examples=["12.5"])
+    running_calls: int = Field(description="Calls that wait for their caller, too.")
+    spent_usd: str = Field(examples=["12.5"], description="Of all products.")
     billable_usd: str = Field(examples=["12.5"], description="Of products that are billed.")
-    resets_at: datetime
-    limits: list[LimitView]
+    resets_at: datetime = Field(description="When the next month begins (UTC).")
+    limits: list[LimitView] = Field(description="Every limit.")
 
 
 class TeamPage(BaseModel):
     """Teams, by name. Give ``next_cursor`` back as ``cursor`` for the following page."""
 
-    teams: list[Team]
-    next_cursor: str | None
+    teams: list[Team] = Field(description="The teams of the page.")
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last.")
 
 
 class QuotaChange(BaseModel):
@@ -57,7 +57,7 @@ class QuotaChange(BaseModel):
             Field(ge=0, lt=10**12, max_digits=30, decimal_places=18, allow_inf_nan=False),
         ]
         | None
-    )
+    ) = Field(description="A month's worth, or at one time.")
 
 
 @router.get("", response_model=TeamPage, responses=documented(422))

@@ -36,30 +36,32 @@ router = APIRouter(prefix="/threads")
 class OperatorThread(BaseModel):
     """A thread of any key, without its content."""
 
-    workflow_thread_id: UUID
-    api_key_id: UUID
-    key_name: str | None
-    team_id: str
-    product: str
-    billable: bool
-    status: Status
-    transport: str = Field(examples=["webrtc"])
+    workflow_thread_id: UUID = Field(description="The call's id.")
+    api_key_id: UUID = Field(description="The key's id here.")
+    key_name: str | None = Field(description="What people call the key.")
+    team_id: str = Field(description="The team of the key.")
+    product: str = Field(description="The product that the call is for.")
+    billable: bool = Field(description="Whether the team is charged for it.")
+    status: Status = Field(description="Where the call is.")
+    transport: str = Field(examples=["webrtc"], description="How the caller is connected.")
     host: str | None = Field(description="The process that runs the call, or ran it.")
-    heartbeat_at: datetime | None
-    created_at: datetime
-    connected_at: datetime | None
-    ended_at: datetime | None
-    completed_at: datetime | None
-    end_reason: str | None
-    end_requested: bool
-    error: dict[str, Any] | None
+    heartbeat_at: datetime | None = Field(description="The call's last sign of life.")
+    created_at: datetime = Field(description="When it was joined.")
+    connected_at: datetime | None = Field(description="When the caller came.")
+    ended_at: datetime | None = Field(description="When the call was over.")
+    completed_at: datetime | None = Field(description="When its account was settled.")
+    end_reason: str | None = Field(description="Why it is over.")
+    end_requested: bool = Field(description="Whether somebody asked for its end.")
+    error: dict[str, Any] | None = Field(
+        description="What went wrong: a `code` and what goes with it."
+    )
     usage_stats: dict[str, Any] = Field(description="As in the owner's view of the thread.")
 
 
 class OperatorTurn(Utterance):
     """One utterance; its words are null where the content is not shown."""
 
-    content: str | None
+    content: str | None = Field(description="What was said.")
 
 
 class OperatorThreadDetails(OperatorThread):
@@ -69,19 +71,19 @@ class OperatorThreadDetails(OperatorThread):
     insights and metadata are null, and so are the words of each turn.
     """
 
-    content_shown: bool
+    content_shown: bool = Field(description="Whether this key may see the content.")
     request: dict[str, Any] | None = Field(description="The join as accepted.")
-    insights: dict[str, Any] | None
-    metadata: dict[str, Any] | None
-    transcript: list[OperatorTurn]
-    latency: LatencyView | None
+    insights: dict[str, Any] | None = Field(description="What was extracted from the transcript.")
+    metadata: dict[str, Any] | None = Field(description="What the join said.")
+    transcript: list[OperatorTurn] = Field(description="What was said, in its order.")
+    latency: LatencyView | None = Field(description="How long the caller waited for replies.")
 
 
 class OperatorThreadPage(BaseModel):
     """Threads, newest first. Give ``next_cursor`` back as ``cursor`` for the following page."""
 
-    threads: list[OperatorThread]
-    next_cursor: str | None
+    threads: list[OperatorThread] = Field(description="The threads of the page.")
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last.")
 
 
 @router.get("", response_model=OperatorThreadPage, responses=documented(422))
@@ -91,8 +93,10 @@ async def list_threads(
     cursor: Cursor = None,
     api_key_id: OfKey = None,
     team_id: OfTeam = None,
-    product: Annotated[str | None, Query(max_length=128)] = None,
-    status: Status | None = None,
+    product: Annotated[
+        str | None, Query(max_length=128, description="Only this product's.")
+    ] = None,
+    status: Annotated[Status | None, Query(description="Only those that are there.")] = None,
     running: Annotated[
         bool, Query(description="Only those that a process holds, or is connecting to.")
     ] = False,

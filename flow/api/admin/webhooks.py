@@ -24,39 +24,41 @@ router = APIRouter(prefix="/webhooks")
 class Webhook(BaseModel):
     """An event, and how far it has got to its receiver."""
 
-    event_id: UUID
-    type: str = Field(examples=["thread.completed"])
-    api_key_id: UUID
-    team_id: str
-    workflow_thread_id: UUID | None
-    created_at: datetime
-    url: str
-    state: State
-    attempts: int
-    next_attempt_at: datetime | None
-    delivered_at: datetime | None
-    dead_at: datetime | None
+    event_id: UUID = Field(description="The id in the header `webhook-id`.")
+    type: str = Field(examples=["thread.completed"], description="What it tells of.")
+    api_key_id: UUID = Field(description="The key's id here.")
+    team_id: str = Field(description="The team of the key.")
+    workflow_thread_id: UUID | None = Field(
+        description="The call that it is about, if it is about one."
+    )
+    created_at: datetime = Field(description="When it was written.")
+    url: str = Field(description="Where it is sent.")
+    state: State = Field(description="How far it has got.")
+    attempts: int = Field(description="How often it was sent.")
+    next_attempt_at: datetime | None = Field(description="When it is sent next; null: never.")
+    delivered_at: datetime | None = Field(description="When it was taken; null: it was not.")
+    dead_at: datetime | None = Field(description="When it was given up; null: it was not.")
     last_status: int | None = Field(description="The HTTP status of the last attempt.")
-    last_error: str | None
+    last_error: str | None = Field(description="Why the last attempt failed.")
 
 
 class WebhookDetails(Webhook):
     """A webhook with its payload; insights and metadata are in it for ``flow.content`` alone."""
 
-    payload: dict[str, Any]
+    payload: dict[str, Any] = Field(description="What is sent.")
 
 
 class WebhookPage(BaseModel):
     """Webhooks, newest first. Give ``next_cursor`` back as ``cursor`` for the following page."""
 
-    webhooks: list[Webhook]
-    next_cursor: str | None
+    webhooks: list[Webhook] = Field(description="The webhooks of the page.")
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last.")
 
 
 class Replayed(BaseModel):
     """How many are on their way again."""
 
-    replayed: int
+    replayed: int = Field(description="The number of events.")
 
 
 @router.get("", response_model=WebhookPage, responses=documented(422))

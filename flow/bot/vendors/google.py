@@ -1,4 +1,4 @@
-"""Google: Gemini, in Google's own protocols."""
+"""Google: Gemini, to bots in Google's own protocols, to the LLM gateway in OpenAI's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flow.bot.vendors.google_live import live
 from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
 from flow.kit.tls import trusted
+from flow.metering.vendor_apis import GOOGLE_APIS
 from flow.metering.wires.gemini_generate import GeminiGenerate
 from flow.metering.wires.gemini_live import GeminiLive
 from flow.vendors.key_requests import get
@@ -62,5 +63,6 @@ VENDOR = Vendor(
     ),
     extra="google",
     package="google.genai",
+    apis=GOOGLE_APIS,
     key_request=get("/v1beta/models?pageSize=1", "x-goog-api-key", ""),
 )

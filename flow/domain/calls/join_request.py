@@ -73,17 +73,37 @@ class Transport(Part):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    type: Annotated[str, Field(max_length=64)] = "websocket"
-    room_url: Annotated[str, Field(max_length=2048)] | None = None
-    token: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = Field(
-        default=None, exclude=True
+    type: Annotated[str, Field(max_length=64)] = Field(
+        default="websocket",
+        description="How: `websocket`, `webrtc`, `twilio`, `daily` or `livekit`.",
     )
-    rtvi: RtviOption = None
-    to: Annotated[str, Field(max_length=64)] | None = None
-    from_: Annotated[str, Field(max_length=64)] | None = Field(default=None, alias="from")
-    ring_secs: Annotated[int, Field(ge=5, le=120)] = 30
-    voicemail: Voicemail = Voicemail.TALK
-    voicemail_message: Annotated[str, Field(min_length=1, max_length=1_000)] | None = None
+    room_url: Annotated[str, Field(max_length=2048)] | None = Field(
+        default=None, description="A room of your own, in place of one that Flow makes."
+    )
+    token: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = Field(
+        default=None,
+        exclude=True,
+        description="What lets the bot into that room; never shown again.",
+    )
+    rtvi: RtviOption = Field(
+        default=None, description="Whether RTVI is spoken, and what the caller may send by it."
+    )
+    to: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="The number that Flow is to call, such as `+4930123456`."
+    )
+    from_: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, alias="from", description="The number that it calls from: one of yours."
+    )
+    ring_secs: Annotated[int, Field(ge=5, le=120)] = Field(
+        default=30, description="How long it may ring."
+    )
+    voicemail: Voicemail = Field(
+        default=Voicemail.TALK,
+        description="What to do when a machine answers: `talk`, `hang_up` or `leave_message`.",
+    )
+    voicemail_message: Annotated[str, Field(min_length=1, max_length=1_000)] | None = Field(
+        default=None, description="The message, for `leave_message`."
+    )
 
     @field_validator("to", "from_")
     @classmethod
@@ -153,34 +173,41 @@ class Llm(Part):
     ``api`` says by which of its vendor's APIs, where there are several; ``chat`` unless said.
     """
 
-    provider: Name | None = None
-    model: Name | None = None
-    api: Literal["chat", "responses"] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
+    provider: Name | None = Field(default=None, description="The vendor.")
+    model: Name | None = Field(default=None, description="The model, by the vendor's own name.")
+    api: Literal["chat", "responses"] | None = Field(
+        default=None,
+        description="Which of the vendor's APIs, where it has several: `chat` unless said.",
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        default=None, description="How freely the model chooses its words."
+    )
+    max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = Field(
+        default=None, description="The longest reply, in tokens."
+    )
 
 
 class Stt(Part):
     """The transcription model; what is left out comes from the product."""
 
-    provider: Name | None = None
-    model: Name | None = None
+    provider: Name | None = Field(default=None, description="The vendor.")
+    model: Name | None = Field(default=None, description="The model, by the vendor's own name.")
 
 
 class Tts(Part):
     """The voice; what is left out comes from the product."""
 
-    provider: Name | None = None
-    model: Name | None = None
-    voice: Name | None = None
+    provider: Name | None = Field(default=None, description="The vendor.")
+    model: Name | None = Field(default=None, description="The model, by the vendor's own name.")
+    voice: Name | None = Field(default=None, description="The voice, by the vendor's own name.")
 
 
 class Realtime(Part):
     """A model that hears and speaks by itself; what is left out comes from the product."""
 
-    provider: Name | None = None
-    model: Name | None = None
-    voice: Name | None = None
+    provider: Name | None = Field(default=None, description="The vendor.")
+    model: Name | None = Field(default=None, description="The model, by the vendor's own name.")
+    voice: Name | None = Field(default=None, description="The voice, by the vendor's own name.")
 
 
 class Bot(Part):
@@ -189,15 +216,27 @@ class Bot(Part):
     ``name`` is that of a bot of the operator's own, which takes the rest as it likes.
     """
 
-    name: Name | None = None
-    system_prompt: Text | None = None
-    greeting: Text | None = None
-    language: Annotated[str, Field(pattern=r"^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$")] | None = None
-    llm: Llm = Llm()
-    stt: Stt = Stt()
-    tts: Tts = Tts()
-    realtime: Realtime | None = None
-    turn_detection: TurnDetection | None = None
+    name: Name | None = Field(
+        default=None, description="A bot of the operator's own; left out: the built-in one."
+    )
+    system_prompt: Text | None = Field(
+        default=None, description="What the model is told about its task."
+    )
+    greeting: Text | None = Field(
+        default=None, description="What the bot says first; left out: it waits for the caller."
+    )
+    language: Annotated[str, Field(pattern=r"^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$")] | None = Field(
+        default=None, description="What is spoken, as in `de` or `pt-BR`."
+    )
+    llm: Llm = Field(default=Llm(), description="The language model.")
+    stt: Stt = Field(default=Stt(), description="The transcription.")
+    tts: Tts = Field(default=Tts(), description="The voice.")
+    realtime: Realtime | None = Field(
+        default=None, description="One model that hears and speaks, in place of those three."
+    )
+    turn_detection: TurnDetection | None = Field(
+        default=None, description="What tells that the caller has finished."
+    )
 
     @model_validator(mode="after")
     def _has_one_kind_of_model(self, info: ValidationInfo) -> Self:
@@ -219,9 +258,13 @@ class Insights(Part):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    enabled: bool = True
-    instructions: Text | None = None
-    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    enabled: bool = Field(default=True, description="Whether to extract any.")
+    instructions: Text | None = Field(default=None, description="What to look for, in words.")
+    json_schema: dict[str, Any] | None = Field(
+        default=None,
+        alias="schema",
+        description="A JSON Schema (2020-12) of the object to extract.",
+    )
 
     @field_validator("json_schema")
     @classmethod
@@ -242,14 +285,25 @@ class Insights(Part):
 class JoinRequest(Part):
     """Body of ``POST /api/bot/join``. Every field may be left out."""
 
-    product: Name = "voice_bot"
-    transport: Transport = Transport()
-    bot: Bot = Bot()
-    insights: Insights = Insights()
-    max_duration_secs: Annotated[int, Field(ge=5, le=14_400)] | None = None
-    save_mode: SaveMode | None = None
-    webhook_url: Annotated[str, Field(max_length=2048)] | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    product: Name = Field(default="voice_bot", description="What the call is sold as.")
+    transport: Transport = Field(default=Transport(), description="How the caller is connected.")
+    bot: Bot = Field(default=Bot(), description="What the bot says, and with what.")
+    insights: Insights = Field(default=Insights(), description="What to extract afterwards.")
+    max_duration_secs: Annotated[int, Field(ge=5, le=14_400)] | None = Field(
+        default=None,
+        description="The longest that the call may last; left out: as long as the product allows.",
+    )
+    save_mode: SaveMode | None = Field(
+        default=None,
+        description="When the call is made cheaper; left out: as the key or the product says.",
+    )
+    webhook_url: Annotated[str, Field(max_length=2048)] | None = Field(
+        default=None, description="Where the call's end is told."
+    )
+    metadata: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Anything of yours; it stays with the thread, up to 16 KiB as JSON.",
+    )
 
     @field_validator("webhook_url")
     @classmethod

@@ -20,8 +20,12 @@ class Rtvi(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    allow: Annotated[tuple[Allowed, ...], Field(examples=[["text"]])] = ()
-    metrics: bool = False
+    allow: tuple[Allowed, ...] = Field(
+        default=(), examples=[["text"]], description="What the client may send."
+    )
+    metrics: bool = Field(
+        default=False, description="Whether it is told how long the bot's parts take."
+    )
 
     @field_validator("allow")
     @classmethod

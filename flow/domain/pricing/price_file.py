@@ -3,10 +3,10 @@
 ::
 
     [[price]]
-    vendor = "openai"                # the event's provider
-    model = "gpt-4o-transcribe"      # a model and its dated releases; or a pattern: *, ?, [...]
-    effective_from = 2025-03-20      # from 00:00 UTC of that day, until a later line's day
-    per_million = { input_tokens = "2.50", output_tokens = "10" }  # USD
+    vendor = "openai"
+    model = "gpt-4o-transcribe"
+    effective_from = 2025-03-20
+    per_million = { input_tokens = "2.50", output_tokens = "10" }
     per_minute = { audio_seconds = "0.006" }
     source = "https://developers.openai.com/api/docs/models/gpt-4o-transcribe"
     note = "Tokens where the vendor reports them, else its own estimate per minute."
@@ -131,7 +131,7 @@ def read_lines(text: str, where: str) -> tuple[PriceLine, ...]:
     for number, fields in enumerate(entries, start=1):
         entry = f"{where}: entry {number}{_named(fields)}"
         try:
-            line = _Entry.model_validate(fields).line()
+            line = Entry.model_validate(fields).line()
         except ValidationError as error:
             mistakes += [f"{entry}: {_problem(one)}." for one in error.errors()]
             continue
@@ -153,7 +153,7 @@ def _problem(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{path_of(error['loc'])} is missing"
     if error["type"] == "extra_forbidden":
-        known = _MultipleTable if table else _Entry
+        known = MultipleTable if table else Entry
         return f"{path_of(error['loc'])} is not known: {suggestion(str(name), known.model_fields)}"
     sentence = sentence_of(error)
     return f"{path_of(error['loc'])}: {sentence}" if error["loc"] else sentence
@@ -227,31 +227,42 @@ class _Table(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class _MultipleTable(_Table):
+class MultipleTable(_Table):
     """How often the rate of another unit: ``{ of = "input_tokens", factor = "2" }``."""
 
-    of: Unit
-    factor: Number
+    of: Unit = Field(description="The unit whose rate is multiplied.")
+    factor: Number = Field(description="By how much.")
 
 
-class _Entry(_Table):
+class Entry(_Table):
     """One ``[[price]]`` of a file."""
 
-    vendor: Text
-    model: Text
-    effective_from: Day
-    source: Text
-    service_tier: Text | None = None
-    note: Text | None = None
-    per_unit: Usd = {}
-    per_thousand: Usd = {}
-    per_million: Usd = {}
-    per_minute: Usd = {}
-    per_hour: Usd = {}
-    multiples: dict[Unit, _MultipleTable] = {}
-    weekdays: Annotated[list[str], AfterValidator(_not_empty)] | None = None
-    hours: Annotated[list[str], AfterValidator(_not_empty)] | None = None
-    except_on: Annotated[list[Day], AfterValidator(_not_empty)] | None = None
+    vendor: Text = Field(description="The vendor, as in a join.")
+    model: Text = Field(description="A model and its dated releases; or a pattern: *, ?, [...].")
+    effective_from: Day = Field(description="From 00:00 UTC of that day, until a later line's day.")
+    source: Text = Field(description="Where the price is written.")
+    service_tier: Text | None = Field(
+        default=None, description="For that tier only; left out: the standard one."
+    )
+    note: Text | None = Field(default=None, description="Anything worth knowing.")
+    per_unit: Usd = Field(default={}, description="USD for one of each unit.")
+    per_thousand: Usd = Field(default={}, description="USD for a thousand.")
+    per_million: Usd = Field(default={}, description="USD for a million.")
+    per_minute: Usd = Field(default={}, description="USD a minute, for units of time.")
+    per_hour: Usd = Field(default={}, description="USD an hour, for units of time.")
+    multiples: dict[Unit, MultipleTable] = Field(
+        default={}, description="In place of rates: how often the rate of another unit."
+    )
+    weekdays: Annotated[list[str], AfterValidator(_not_empty)] | None = Field(
+        default=None, description="Days on which it holds, such as `mon`; left out: every day."
+    )
+    hours: Annotated[list[str], AfterValidator(_not_empty)] | None = Field(
+        default=None,
+        description="Hours at which it holds, such as `00:30-16:30` (UTC); left out: all.",
+    )
+    except_on: Annotated[list[Day], AfterValidator(_not_empty)] | None = Field(
+        default=None, description="Days on which it does not hold."
+    )
 
     @model_validator(mode="after")
     def _one_rate_a_unit(self) -> Self:

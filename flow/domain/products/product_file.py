@@ -2,35 +2,38 @@
 
 ::
 
-    [voice_bot]                          # the name: [a-z][a-z0-9_-]*
-    billable = true                      # required: whether its usage is charged to the team
-    calls = true                         # whether calls can be joined for it
-    gateway = false                      # whether the LLM gateway takes requests for it
-    permission = "product.voice"         # what a key must be permitted at Unkey; left out: nothing
-    fallbacks = ["openai/gpt-4.1-mini"]  # asked by the gateway when a model cannot answer
-    aliases = ["voice"]                  # other names a join may use
-    credit_bucket = "ai_credits"         # the team's quota that its billable cost counts against
-    max_duration_secs = 1800             # the longest call, 5 to 14400
-    reservation_usd = "0.10"             # held from the key's budget while a call has used less
-    reservation_secs = 60                # held from the team's call seconds likewise
-    concurrency_per_key = 10             # calls one key may have at once; left out: no limit
-    on_exceeded = "finish"               # or "wrap_up": end running calls when the budget is gone
-    wrap_up_secs = 15                    # 1 to 120, from the goodbye to the end
+    [voice_bot]
+    billable = true
+    calls = true
+    gateway = false
+    permission = "product.voice"
+    fallbacks = ["openai/gpt-4.1-mini"]
+    aliases = ["voice"]
+    credit_bucket = "ai_credits"
+    max_duration_secs = 1800
+    reservation_usd = "0.10"
+    reservation_secs = 60
+    concurrency_per_key = 10
+    on_exceeded = "finish"
+    wrap_up_secs = 15
     goodbye = "I have to end our call here."
-    early_replies = true                 # ask the model before the caller's turn is surely over
-    save_mode = "auto"                   # off, auto or on where neither key nor join says
-    unpriced = "refuse"                  # or "allow": a model without a price, under a budget
+    early_replies = true
+    save_mode = "auto"
+    unpriced = "refuse"
 
-    [voice_bot.llm]                      # likewise .stt, .tts and .realtime
-    default = "openai/gpt-4.1"           # left out: what the service's environment says
-    allowed = ["openai/*", "groq/*"]     # patterns with *, ? and [...]; left out: any
-    voice = "alloy"                      # tts and realtime only
+    [voice_bot.llm]
+    default = "openai/gpt-4.1"
+    allowed = ["openai/*", "groq/*"]
 
-    [voice_bot.saving]                   # what save mode does; what is left out it leaves alone
+    [voice_bot.tts]
+    default = "openai/gpt-4o-mini-tts"
+    voice = "alloy"
+
+    [voice_bot.saving]
     models = { "openai/gpt-4.1" = "openai/gpt-4.1-mini" }
-    max_tokens = 150                     # of a reply, 1 to 32768
+    max_tokens = 150
     instruction = "Answer in one or two short sentences."
-    prompt_cache = true                  # keep cached prompts for longer
+    prompt_cache = true
 
 ``insights`` is what the step after a call may use: its ``calls`` is false, and it has no field that
 only a call needs. No join asks for its models, so one without a price is not refused: the start of

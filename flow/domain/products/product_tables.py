@@ -58,6 +58,8 @@ _SOLD = {
     "realtime": "speech-to-speech",
 }
 _WILD = "*?["
+_DEFAULT = "The model where a join names none; left out: the service's own default."
+_ALLOWED = "Patterns of models that may be used, with *, ? and [...]; left out: any."
 
 
 def _name(value: str) -> str:
@@ -220,72 +222,135 @@ class _ModelsTable(_Table):
 class LlmTable(_ModelsTable):
     """``[product.llm]``."""
 
-    default: LlmModel | None = None
-    allowed: Annotated[LlmPatterns, AfterValidator(_not_empty)] | None = None
+    default: LlmModel | None = Field(
+        default=None,
+        description=_DEFAULT,
+    )
+    allowed: Annotated[LlmPatterns, AfterValidator(_not_empty)] | None = Field(
+        default=None,
+        description=_ALLOWED,
+    )
 
 
 class SttTable(_ModelsTable):
     """``[product.stt]``."""
 
-    default: SttModel | None = None
-    allowed: Annotated[SttPatterns, AfterValidator(_not_empty)] | None = None
+    default: SttModel | None = Field(
+        default=None,
+        description=_DEFAULT,
+    )
+    allowed: Annotated[SttPatterns, AfterValidator(_not_empty)] | None = Field(
+        default=None,
+        description=_ALLOWED,
+    )
 
 
 class TtsTable(_ModelsTable):
     """``[product.tts]``."""
 
-    default: TtsModel | None = None
-    allowed: Annotated[TtsPatterns, AfterValidator(_not_empty)] | None = None
-    voice: Voice | None = None
+    default: TtsModel | None = Field(
+        default=None,
+        description=_DEFAULT,
+    )
+    allowed: Annotated[TtsPatterns, AfterValidator(_not_empty)] | None = Field(
+        default=None,
+        description=_ALLOWED,
+    )
+    voice: Voice | None = Field(default=None, description="The voice of the default model.")
 
 
 class RealtimeTable(_ModelsTable):
     """``[product.realtime]``."""
 
-    default: RealtimeModel | None = None
-    allowed: Annotated[RealtimePatterns, AfterValidator(_not_empty)] | None = None
-    voice: Voice | None = None
+    default: RealtimeModel | None = Field(
+        default=None,
+        description=_DEFAULT,
+    )
+    allowed: Annotated[RealtimePatterns, AfterValidator(_not_empty)] | None = Field(
+        default=None,
+        description=_ALLOWED,
+    )
+    voice: Voice | None = Field(default=None, description="The voice of the default model.")
 
 
 class SavingTable(_Table):
     """``[product.saving]``."""
 
-    models: Annotated[dict[LlmModel, LlmModel], AfterValidator(_cheaper)] = {}
-    max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
+    models: Annotated[dict[LlmModel, LlmModel], AfterValidator(_cheaper)] = Field(
+        default={}, description="Which model of the same vendor takes the place of which."
+    )
+    max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = Field(
+        default=None, description="The longest reply, in tokens."
+    )
     instruction: (
         Annotated[str, StringConstraints(max_length=32_768), AfterValidator(_says_something)] | None
-    ) = None
-    prompt_cache: bool = False
+    ) = Field(default=None, description="A sentence that is added to the messages.")
+    prompt_cache: bool = Field(
+        default=False, description="Whether the vendor is asked to keep cached prompts for longer."
+    )
 
 
 class ProductTable(_Table):
     """``[product]``; defaults are those of `Product`, which gets the written fields alone."""
 
     # First, so that the fields of calls know it.
-    calls: bool = True
-    billable: bool
-    gateway: bool = False
-    permission: Annotated[str, AfterValidator(_permission)] | None = None
-    fallbacks: Annotated[tuple[LlmModel, ...], _Lax, AfterValidator(_unique)] = ()
-    aliases: Annotated[tuple[Name, ...], _Lax, AfterValidator(_unique)] = ()
-    credit_bucket: Annotated[str, AfterValidator(_bucket)] = ""
-    max_duration_secs: Annotated[int, Field(ge=5, le=_LONGEST_CALL_SECS)] = 0
-    reservation_usd: Usd = Decimal(0)
-    reservation_secs: Annotated[int, Field(ge=0, le=_LONGEST_CALL_SECS)] = 0
-    concurrency_per_key: Annotated[int, Field(ge=1, le=1_000_000)] = 0
-    on_exceeded: OnExceeded = "finish"
-    wrap_up_secs: Annotated[int, Field(ge=1, le=120)] = 0
+    calls: bool = Field(default=True, description="Whether calls can be joined for it.")
+    billable: bool = Field(description="Whether its usage is charged to the team.")
+    gateway: bool = Field(
+        default=False, description="Whether the LLM gateway takes requests for it."
+    )
+    permission: Annotated[str, AfterValidator(_permission)] | None = Field(
+        default=None,
+        description="What a key must be permitted at Unkey to use it; left out: nothing.",
+    )
+    fallbacks: Annotated[tuple[LlmModel, ...], _Lax, AfterValidator(_unique)] = Field(
+        default=(),
+        description="What the gateway asks, in order, when the model asked for cannot answer.",
+    )
+    aliases: Annotated[tuple[Name, ...], _Lax, AfterValidator(_unique)] = Field(
+        default=(), description="Other names that a join may use."
+    )
+    credit_bucket: Annotated[str, AfterValidator(_bucket)] = Field(
+        default="", description="The team's quota that its billable cost counts against."
+    )
+    max_duration_secs: Annotated[int, Field(ge=5, le=_LONGEST_CALL_SECS)] = Field(
+        default=0, description="The longest call, 5 to 14400 seconds."
+    )
+    reservation_usd: Usd = Field(
+        default=Decimal(0), description="USD held from the key's budget while a call has used less."
+    )
+    reservation_secs: Annotated[int, Field(ge=0, le=_LONGEST_CALL_SECS)] = Field(
+        default=0, description="Seconds held from the team's quota of call seconds likewise."
+    )
+    concurrency_per_key: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=0, description="Calls one key may have at once; left out: no limit."
+    )
+    on_exceeded: OnExceeded = Field(
+        default="finish",
+        description="When the budget is gone: `finish` running calls, or `wrap_up` and end them.",
+    )
+    wrap_up_secs: Annotated[int, Field(ge=1, le=120)] = Field(
+        default=0, description="Seconds from the goodbye to the end, 1 to 120."
+    )
     goodbye: Annotated[
         str, StringConstraints(max_length=1_000), AfterValidator(_says_something)
-    ] = ""
-    early_replies: bool = True
-    save_mode: Annotated[SaveMode, Field(strict=False)] = SaveMode.AUTO
-    unpriced: Unpriced = "refuse"
-    llm: LlmTable = LlmTable()
-    stt: SttTable = SttTable()
-    tts: TtsTable = TtsTable()
-    realtime: RealtimeTable = RealtimeTable()
-    saving: SavingTable = SavingTable()
+    ] = Field(default="", description="What the bot says then.")
+    early_replies: bool = Field(
+        default=True,
+        description="Whether the model is asked before the caller's turn is surely over.",
+    )
+    save_mode: Annotated[SaveMode, Field(strict=False)] = Field(
+        default=SaveMode.AUTO, description="`off`, `auto` or `on`, where neither key nor join says."
+    )
+    unpriced: Unpriced = Field(
+        default="refuse",
+        description="`refuse` or `allow` a model without a price to a key with a budget.",
+    )
+    llm: LlmTable = Field(default=LlmTable(), description="Language models.")
+    stt: SttTable = Field(default=SttTable(), description="Transcription.")
+    tts: TtsTable = Field(default=TtsTable(), description="Voices.")
+    realtime: RealtimeTable = Field(default=RealtimeTable(), description="Speech-to-speech.")
+    saving: SavingTable = Field(default=SavingTable(), description="What save mode does.")
 
     @field_validator(*CALL_FIELDS, mode="before")
     @classmethod

@@ -136,7 +136,8 @@ def decoder(encoding: str) -> Callable[[bytes], bytes]:
 
 
 class _Inflater:
-    """Undoes gzip and deflate, which some servers send without the header that belongs to it.
+    """Undoes gzip and deflate, which some servers send without the header that belongs to it, and
+    gzip in several members (RFC 1952, section 2.2).
 
     What cannot be inflated is nothing.
     """
@@ -148,8 +149,15 @@ class _Inflater:
     def decode(self, data: bytes) -> bytes:
         """What this part of the body holds."""
         is_first, self._is_first = self._is_first, self._is_first and not data
+        found: bytes = b""
         try:
-            return self._inflate.decompress(data) if self._inflate else b""
+            while self._inflate and data:
+                found += self._inflate.decompress(data)
+                if not self._inflate.eof:
+                    return found
+                data = self._inflate.unused_data
+                self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
         except zlib.error:
             self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if is_first else None
-            return self.decode(data)
+            return found + self.decode(data)
+        return found

@@ -69,9 +69,6 @@ class MessageExchange(JsonExchange):
                 yield failed_in_answer(within(event, "error", "type"))
 
     def _whole(self, answer: Any) -> Iterator[Evidence]:
-        if within(answer, "type") == "error":
-            yield failed_in_answer(within(answer, "error", "type"))
-            return
         if not isinstance(within(answer, "content"), list):
             yield unreadable("the message")
             return

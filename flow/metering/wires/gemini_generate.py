@@ -74,6 +74,7 @@ class GenerateExchange(JsonExchange):
 
     def body(self, data: bytes) -> Iterator[Evidence]:
         """Read the chunks in it."""
+        self._begin(data)
         if self._events is not None:
             yield from super().body(data)
             return

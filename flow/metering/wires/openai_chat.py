@@ -27,6 +27,8 @@ from flow.metering.wires.reader import HttpRequest, failed_in_answer, unreadable
 
 PATH = "/chat/completions"
 
+_CALLS = ("function", "custom")
+
 
 class OpenAIChat:
     """Reads chat completions.
@@ -116,8 +118,11 @@ def _opening(request: Mapping[str, Any]) -> Opening:
 
 def _generated(part: Any) -> str:
     """Everything in a delta or message that was generated, as one text."""
-    names = ("content", "refusal", "reasoning_content", "reasoning")
-    found = [within(part, name) for name in names]
-    for call in objects(within(part, "tool_calls")):
-        found += [within(call, "function", "name"), within(call, "function", "arguments")]
+    found = [
+        within(part, name) for name in ("content", "refusal", "reasoning_content", "reasoning")
+    ]
+    found.append(within(part, "audio", "transcript"))
+    calls = [within(part, "function_call")]  # as it was called before there were tools
+    calls += [call.get(kind) for call in objects(within(part, "tool_calls")) for kind in _CALLS]
+    found += [within(call, name) for call in calls for name in ("name", "arguments", "input")]
     return "".join(map(text, found))

@@ -1,7 +1,8 @@
 """A stand-in for Google's Gemini API, with a bill of its own.
 
 It generates content and holds Live sessions, so that Google's SDK and anything built on it run
-against it unchanged. What it bills, it writes down itself: `flow.sandbox.bill`.
+against it unchanged, and serves chat completions and embeddings in OpenAI's protocol. What it
+bills, it writes down itself: `flow.sandbox.bill`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from flow.sandbox.google.errors import error_response
 from flow.sandbox.google.generate import Generate
 from flow.sandbox.google.live import Live
 from flow.sandbox.google.live_generation import Speaker
+from flow.sandbox.google.openai_protocol import openai_routes
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.errors import ApiError
 from flow.sandbox.openai.replies import SMALL_TALK, Script
@@ -60,6 +62,7 @@ class GoogleSandbox(ModelStandIn):
             bill,
             [
                 Route("/{version}/models/{method:path}", self._serve_model, methods=["POST"]),
+                *openai_routes(bill, script, pace, api_keys),
                 Route("/{version}/models", self._list_models),
                 WebSocketRoute(f"/ws/{_SERVICE}.BidiGenerateContent", self._serve_live),
                 Route("/{path:path}", _unknown_url),

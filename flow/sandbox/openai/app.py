@@ -95,15 +95,20 @@ class OpenAISandbox(ModelStandIn):
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
 
 
-def guarded(handler: Handler, check_key: Callable[[Request], None]) -> Handler:
-    """The handler behind a check of its requests' key, with every refusal as an answer."""
+def guarded(
+    handler: Handler,
+    check_key: Callable[[Request], None],
+    refused: Callable[[ApiError, str], Response] = ApiError.response,
+) -> Handler:
+    """The handler behind a check of its requests' key, with every refusal as an answer:
+    ``refused`` makes it, of the error and the request's id."""
 
     async def serve(request: Request) -> Response:
         try:
             check_key(request)
             return await handler(request)
         except ApiError as error:
-            return error.response(exchange_of(request).request_id)
+            return refused(error, exchange_of(request).request_id)
 
     return serve
 

@@ -47,12 +47,17 @@ class Dialect:
 
     ``served`` gives the model behind the name in a request, or refuses it with an `ApiError`;
     ``preface`` is what a stream's first chunk holds where that one has no choices;
-    ``reports_unasked``: usage is in the last chunk of every stream, whether asked for or not.
+    ``reports_unasked``: usage is in the last chunk of every stream, whether asked for or not;
+    ``reports_in_chunks``: usage so far is in every chunk, for those who ask for it, and there is
+    none of its own; ``usage`` makes the report of what is billed; ``error`` an error of a stream.
     """
 
     served: Callable[[str], str] = served_model
     preface: Mapping[str, Any] = field(default_factory=dict)
     reports_unasked: bool = False
+    reports_in_chunks: bool = False
+    usage: Callable[..., dict[str, Any]] = usage_of
+    error: Callable[[int, str], Any] = error_body
 
 
 OPENAI = Dialect()
@@ -138,7 +143,9 @@ class _Work:
                 if broken is not None and sent == broken.chunks:
                     if broken.kind == "error_chunk":
                         bill.close(self._line, "failed")
-                        yield _event(error_body(500, "The server had an error while answering."))
+                        yield _event(
+                            self._dialect.error(500, "The server had an error while answering.")
+                        )
                         return
                     yield b'data: {"id": "\n\n'
                 if self._hits.of("empty_choices"):
@@ -163,13 +170,14 @@ class _Work:
         if self._dialect.reports_unasked and reports_once:
             last |= {"usage": self._usage()}
         yield last
-        if self._wants_usage and reports_once:
+        if self._wants_usage and reports_once and not self._dialect.reports_in_chunks:
             yield self._envelope("chat.completion.chunk") | {"choices": [], "usage": self._usage()}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         chunk = self._envelope("chat.completion.chunk") | {"choices": [choice]}
-        if self._hits.of("cumulative_usage"):
+        in_chunks = self._dialect.reports_in_chunks and self._wants_usage
+        if self._hits.of("cumulative_usage") or (in_chunks and not self._hits.of("no_usage")):
             return chunk | {"usage": self._usage()}
         return chunk | {"usage": None} if self._wants_usage else chunk
 
@@ -184,7 +192,9 @@ class _Work:
         }
 
     def _usage(self) -> dict[str, Any]:
-        return usage_of(self._line.amounts, details=not self._hits.of("null_usage_details"))
+        return self._dialect.usage(
+            self._line.amounts, details=not self._hits.of("null_usage_details")
+        )
 
 
 def _event(data: object) -> bytes:

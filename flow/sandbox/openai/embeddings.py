@@ -46,10 +46,15 @@ class EmbeddingsRequest(BaseModel):
 
 
 class Embeddings:
-    """Answers with a unit vector that follows from each text, and bills its tokens."""
+    """Answers with a unit vector that follows from each text, and bills its tokens.
 
-    def __init__(self, bill: Bill) -> None:
+    Args:
+        reports: whether the answer says how many they were, as not every vendor's does.
+    """
+
+    def __init__(self, bill: Bill, *, reports: bool = True) -> None:
         self._bill = bill
+        self._reports = reports
 
     async def __call__(self, request: Request) -> Response:
         """Serve one request.
@@ -87,7 +92,7 @@ class Embeddings:
             ],
             "model": wanted.model,
         }
-        if not hits_of(request).of("no_usage"):
+        if self._reports and not hits_of(request).of("no_usage"):
             answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse(answer, headers={"x-request-id": line.request_id})
 

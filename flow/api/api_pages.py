@@ -1,0 +1,74 @@
+"""``/docs``: the API in a browser, where requests can be tried.
+
+Swagger UI's files come with the package ``fastapi-swagger``. The page asks no other host for
+anything, and its content security policy does not let it.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from flow.errors import NotFound
+
+# Of Swagger UI's icons some are "data:" URLs in its style sheet.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff"}
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Flow: the API</title>
+<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_START = """\
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+});
+"""
+_TYPES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/docs")
+async def page() -> Response:
+    """The page; its own paths are relative, for a service behind a path of a proxy."""
+    return Response(_PAGE, media_type="text/html", headers=_HEADERS)
+
+
+@router.get("/docs/start.js")
+async def start() -> Response:
+    """What begins it: a script in the page itself would need a weaker policy."""
+    return Response(_START, media_type="text/javascript", headers=_HEADERS)
+
+
+@router.get("/docs/{name}")
+async def asset(name: str) -> Response:
+    """One of Swagger UI's files."""
+    if name not in _TYPES:
+        raise NotFound("There is nothing at this path.")
+    file = resources.files("fastapi_swagger") / "resources" / name
+    headers = {**_HEADERS, "cache-control": "public, max-age=86400"}
+    return Response(file.read_bytes(), media_type=_TYPES[name], headers=headers)
