@@ -26,6 +26,7 @@ def _data_dir() -> Path:
     return Path(home) / "flow"
 
 
+_PREFIX = re.compile(r"\+(?:[1-9][0-9]{0,14})?")
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     quota_token: SecretStr | None = None
     cost_controls: Literal["on", "off"] | None = None
     webhooks_allow_private: bool = False
+    dial_prefixes: Annotated[tuple[str, ...], NoDecode] = ()
     log_format: Literal["console", "json"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     capture_content: bool = False
@@ -120,11 +122,22 @@ class Settings(BaseSettings):
         "http/protobuf", validation_alias=_env("OTEL_EXPORTER_OTLP_PROTOCOL")
     )
 
-    @field_validator("bots", "cors_origins", mode="before")
+    @field_validator("bots", "cors_origins", "dial_prefixes", mode="before")
     @classmethod
     def _names(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
         return tuple(name.strip() for name in names if name.strip())
+
+    @field_validator("dial_prefixes")
+    @classmethod
+    def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in value:
+            if not _PREFIX.fullmatch(prefix):
+                raise ValueError(
+                    f"{prefix!r} is not how a number begins: give + and the country code, such as"
+                    " +49,+43, or + for every country"
+                )
+        return value
 
     @field_validator("cors_origins")
     @classmethod

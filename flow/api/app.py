@@ -29,6 +29,7 @@ from flow.api.pages import pages_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
+from flow.api.telephony import telephony_router
 from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
@@ -86,7 +87,12 @@ class FlowApi(FastAPI):
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``; it owns none of them and closes none of them."""
     streams = services.transports.streams.values()
-    routers = (*_ROUTERS, *map(media_stream_router, streams), pages_router(services.pages))
+    routers = (
+        *_ROUTERS,
+        *map(media_stream_router, streams),
+        *map(telephony_router, streams),
+        pages_router(services.pages),
+    )
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(
@@ -183,6 +189,8 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         schemes = ["bearer", "api_key"] + (["join_token"] if by_token else [])
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
+        if path.startswith("/api/telephony/"):
+            schemes = []
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] in _IN_PATHS and parameter["in"] == "path":

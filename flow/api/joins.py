@@ -27,6 +27,7 @@ from flow.api.call_connections import (
 )
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.phone_joins import order_call, require_dialable
 from flow.api.problems import documented
 from flow.api.raw_request_route import RawRequestRoute
 from flow.api.request_bodies import read, takes
@@ -155,6 +156,7 @@ async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None
     await _require_usable_schema(services, body)
     accepted = services.calls.check(body)
     check_transport(services, body.transport)
+    await require_dialable(services, key, body.transport)
     product = services.products.for_call(accepted.product)
     if product.permission is not None:
         require_permission(request, product.permission)
@@ -166,11 +168,24 @@ async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None
     context.workflow_thread_id = joined.thread.id
     if services.transports.has_rooms(body.transport):
         way = await begin_in_room(services, joined, body.transport, context.trace)
+    elif body.transport.to is not None:
+        way = await order_call(request, services, joined, body.transport)
     else:
         way = connection(request, services, joined.thread)
     if way is None or body.transport.rtvi is None:
         return joined, way
     return joined, way | {"connect_params": connect_params(services, body.transport, way)}
+
+
+async def admitted(
+    services: Services, key: ApiKey, body: JoinRequest, idempotency_key: str
+) -> Joined:
+    """The thread of a join that nobody sent: as for one of this key, whose permissions are the
+    operator's who has set it up."""
+    accepted = services.calls.check(body)
+    product = services.products.for_call(accepted.product)
+    asked = _Asked(accepted, product, False, idempotency_key, fingerprint(body))
+    return await _joined(services, key, asked)
 
 
 def joined_answer(answer: dict[str, Any], joined: Joined) -> Response:

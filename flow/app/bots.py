@@ -112,7 +112,7 @@ def build_room_calls(
     return RoomCalls(specs, clients.rooms, media, calls, leases), leases
 
 
-def build_transports(clients: Clients, calls: CallManager) -> Transports:
+def build_transports(resources: Resources, clients: Clients, calls: CallManager) -> Transports:
     """The ways in which callers connect, for the API."""
     from flow.api.dependencies import Transports
     from flow.bot.calls.caller_calls import MediaStreamCalls, OfferCalls, SocketCalls
@@ -126,7 +126,7 @@ def build_transports(clients: Clients, calls: CallManager) -> Transports:
         sockets={name: SocketCalls(spec, calls) for name, spec in sockets.items()},
         offers={name: OfferCalls(spec, calls) for name, spec in offers.items()},
         streams={
-            name: MediaStreamCalls(streams[name], carrier, calls)
+            name: MediaStreamCalls(streams[name], carrier, calls, resources.database.telephony)
             for name, carrier in clients.carriers.items()
         },
     )

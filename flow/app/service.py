@@ -108,7 +108,9 @@ async def run_service(
         room_calls, leases = build_room_calls(resources, clients, recorder, finishing, calls, media)
         hold = None if leases is None else leases.hold
         report = partial(_report, resources, recorder, running)
-        await stack.enter_async_context(run_background(resources, clients, finishing, hold, report))
+        await stack.enter_async_context(
+            run_background(resources, clients, recorder, finishing, hold, report)
+        )
         stack.push_async_callback(_end_calls, running)
         registry = await stack.enter_async_context(
             exposed(resources.registry, lambda: _sample(resources, recorder, running))
@@ -120,7 +122,7 @@ async def run_service(
             products=resources.products,
             has_price=resources.has_price,
             quotas=clients.quotas,
-            transports=build_transports(clients, calls),
+            transports=build_transports(resources, clients, calls),
             rooms=room_calls,
             gateway=gateway,
             unkey=clients.unkey,
@@ -132,6 +134,7 @@ async def run_service(
             cors_origins=settings.cors_origins,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
+            dial_prefixes=settings.dial_prefixes,
             on_key=PosthogIdentities(resources.posthog),
         )
         # Only a reply that is cut off needs the tokenizer, later than it takes to load.

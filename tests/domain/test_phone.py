@@ -27,8 +27,6 @@ from flow.domain.calls.phone_call import (
 )
 from flow.domain.calls.phone_number import (
     is_number,
-    is_prefix,
-    masked,
     may_be_dialled,
     number_problem,
 )
@@ -108,12 +106,6 @@ def test_only_what_the_operator_allows_is_dialled(
     number: str, prefixes: list[str], may: bool
 ) -> None:
     assert may_be_dialled(number, prefixes) is may
-
-
-def test_prefixes_and_logs() -> None:
-    good = [text for text in ("+", "+1", "+4930", "49", "", "+0", "+49x") if is_prefix(text)]
-    assert good == ["+", "+1", "+4930"]
-    assert masked("+4930123456") == "+493*******"
 
 
 @pytest.mark.parametrize(

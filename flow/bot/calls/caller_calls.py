@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -24,9 +25,12 @@ from flow.bot.transports.spec import (
 )
 from flow.domain.calls.close_codes import close_of
 from flow.domain.calls.ending import Ending, EndReason
-from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.media_stream import CallNews, CarriedCall, CarrierRequest, MediaStream
+from flow.domain.calls.phone_call import PhoneCall, Voicemail, caller_leg
+from flow.domain.calls.spoken import voice_language
 from flow.domain.calls.thread import Thread
 from flow.errors import NotFound, Unavailable
+from flow.vendors.dialler import Dialler
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +46,9 @@ class Manager(Protocol):
         """Open the connection; the call goes on by itself."""
         ...
 
+
+PRICE_AFTER_SECS = 5.0
+"""After the end of a call, when its carrier is first asked for the price."""
 
 EndingOf = Callable[[], Ending | None]
 
@@ -140,10 +147,25 @@ class OfferCalls:
         await connected.add_candidates(request["pc_id"], request["candidates"])
 
 
+class Legs(Protocol):
+    """What the calls need of `flow.db.telephony.Telephony`."""
+
+    async def get(self, leg_id: UUID) -> PhoneCall | None:
+        """A leg of a call."""
+        ...
+
+    async def note(self, leg_id: UUID, *, due_secs: float | None = None) -> PhoneCall | None:
+        """Have a leg looked at in so many seconds."""
+        ...
+
+
 class MediaStreamCalls:
     """Telephone calls over the media streams of a carrier."""
 
-    def __init__(self, spec: MediaStreamSpec, carrier: Carrier, manager: Manager) -> None:
+    def __init__(
+        self, spec: MediaStreamSpec, carrier: Carrier, manager: Manager, legs: Legs
+    ) -> None:
+        self._legs = legs
         self._spec = spec
         self._carrier = carrier
         self._manager = manager
@@ -151,9 +173,26 @@ class MediaStreamCalls:
         self.webhook = spec.webhook
         self.webhook_openapi = spec.webhook_openapi
 
-    def call_of(self, request: CarrierRequest) -> str:
-        """The id of the call that a webhook's request is about; raises as `Carrier.call_of`."""
+    @property
+    def dialler(self) -> Dialler | None:
+        """Places calls and moves them; ``None``: the carrier is only answered."""
+        return self._carrier.dialler
+
+    def call_of(self, request: CarrierRequest) -> CarriedCall:
+        """The call that a webhook's request is about; raises as `Carrier.call_of`."""
         return self._carrier.call_of(request)
+
+    def news_of(self, request: CarrierRequest) -> CallNews:
+        """What the carrier says of a call by itself; raises as `Carrier.call_of`."""
+        return self._carrier.news_of(request)
+
+    async def hang_up(self, call_id: str) -> None:
+        """End a call, or raise `Unavailable`."""
+        await self._carrier.hang_up(call_id)
+
+    def spoken(self, text: str, language: str | None) -> bytes:
+        """XML that has the carrier say a text and end the call."""
+        return self._spec.spoken(text, voice_language(language))
 
     def document(self, stream_url: str, token: str) -> bytes:
         """XML that has the carrier open a stream, which says the token."""
@@ -174,16 +213,38 @@ class MediaStreamCalls:
             return media_stream_transport(self._spec, CallSocket(websocket, ending), stream)
 
         async def hang_up(ending: Ending) -> None:
-            if ending.reason is EndReason.CALLER_HUNG_UP:
-                return
-            try:
-                await self._carrier.hang_up(stream.call_id)
-            except Unavailable as error:
-                thread_id = str(thread.id)
-                log.warning("hang_up_failed", workflow_thread_id=thread_id, error=str(error))
+            if ending.reason is not EndReason.CALLER_HUNG_UP:
+                try:
+                    await self._carrier.hang_up(stream.call_id)
+                except Unavailable as error:
+                    thread_id = str(thread.id)
+                    log.warning("hang_up_failed", workflow_thread_id=thread_id, error=str(error))
+            with suppress(Unavailable):
+                await self._legs.note(caller_leg(thread.id), due_secs=PRICE_AFTER_SECS)
 
-        connection = CallerConnection(started, _caller_is_gone, hang_up)
+        connection = CallerConnection(
+            started, _caller_is_gone, hang_up, explain=partial(self._explained, thread)
+        )
         await _make_sure_closed(websocket, await self._manager.run(thread, connection))
+
+    async def _explained(self, thread: Thread, ending: Ending) -> Ending:
+        """Why a call ended whose stream its carrier has closed: not only callers do that.
+
+        What moved the call away may have been asked of another process.
+        """
+        if ending.reason is not EndReason.CALLER_HUNG_UP:
+            return ending
+        try:
+            leg = await self._legs.get(caller_leg(thread.id))
+        except Unavailable:
+            return ending
+        if leg is None:
+            return ending
+        if leg.transferred_at is not None:
+            return Ending(EndReason.TRANSFERRED)
+        if leg.is_at_a_machine and thread.join.transport.voicemail is not Voicemail.TALK:
+            return Ending(EndReason.VOICEMAIL)
+        return ending
 
 
 async def _make_sure_closed(websocket: Any, ending: Ending) -> None:

@@ -21,7 +21,8 @@ from pydantic import SecretStr
 from flow.bot.transports.media_stream import read_message
 from flow.bot.transports.spec import MediaStreamSpec
 from flow.bot.transports.websocket import LONGEST_CHUNK_SECS
-from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.media_stream import CallNews, CarriedCall, CarrierRequest, MediaStream
+from flow.domain.calls.phone_call import CarrierStatus
 from flow.domain.calls.transport_spec import CallAddress, stream_url
 from flow.errors import InvalidInput, Refused
 from flow.vendors.twilio import API_URL, Twilio, is_call_sid
@@ -72,25 +73,32 @@ class TwilioCarrier:
         url = settings.get("TWILIO_BASE_URL", API_URL)
         return cls(Twilio(settings["TWILIO_ACCOUNT_SID"], token, url))
 
-    def call_of(self, request: CarrierRequest) -> str:
-        """The SID of the call that a webhook's request is about.
+    @property
+    def dialler(self) -> Twilio:
+        """The account: it places calls."""
+        return self._twilio
+
+    def call_of(self, request: CarrierRequest) -> CarriedCall:
+        """The call that a webhook's request is about.
 
         Raises:
             Refused: code ``invalid_signature``.
             InvalidInput: it names no call.
         """
-        signature = request.headers.get("x-twilio-signature", "")
-        if not self._twilio.signed(signature, request.url, request.form):
-            raise Refused(
-                "invalid_signature",
-                "This is not signed by Twilio for this URL.",
-                hint="FLOW_PUBLIC_URL must be the address that Twilio calls, and TWILIO_AUTH_TOKEN"
-                " its account's.",
-            )
-        call_sid = dict(request.form).get("CallSid", "")
-        if not is_call_sid(call_sid):
-            raise InvalidInput("Twilio's request does not say which call it is about (CallSid).")
-        return call_sid
+        form = self._form(request)
+        return CarriedCall(_sid(form), form.get("From", ""), form.get("To", ""))
+
+    def news_of(self, request: CarrierRequest) -> CallNews:
+        """What a status callback, or that of answering-machine detection, says; raises as
+        `call_of`.
+
+        https://www.twilio.com/docs/voice/api/call-resource#statuscallback
+        https://www.twilio.com/docs/voice/answering-machine-detection#async-amd
+        """
+        form = self._form(request)
+        status = form.get("CallStatus", "")
+        known = CarrierStatus(status) if status in set(CarrierStatus) else None
+        return CallNews(_sid(form), known, form.get("AnsweredBy"))
 
     async def hang_up(self, call_id: str) -> None:
         """Have Twilio end the call: one whose stream is closed goes on with the TwiML after it."""
@@ -99,6 +107,18 @@ class TwilioCarrier:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._twilio.aclose()
+
+    def _form(self, request: CarrierRequest) -> dict[str, str]:
+        """The fields of a request that Twilio has signed."""
+        signature = request.headers.get("x-twilio-signature", "")
+        if not self._twilio.signed(signature, request.url, request.form):
+            raise Refused(
+                "invalid_signature",
+                "This is not signed by Twilio for this URL.",
+                hint="FLOW_PUBLIC_URL must be the address that Twilio calls, and TWILIO_AUTH_TOKEN"
+                " its account's.",
+            )
+        return dict(request.form)
 
 
 class TwilioCallSerializer(TwilioFrameSerializer):
@@ -133,8 +153,35 @@ def twiml(stream_url: str, token: str) -> bytes:
     response = Xml.Element("Response")
     stream = Xml.SubElement(Xml.SubElement(response, "Connect"), "Stream", url=stream_url)
     Xml.SubElement(stream, "Parameter", name="token", value=token)
+    return _document(response)
+
+
+def spoken(text: str, language: str | None) -> bytes:
+    """TwiML that says a text and hangs up.
+
+    Languages are those of https://www.twilio.com/docs/voice/twiml/say#attributes-language.
+    """
+    response = Xml.Element("Response")
+    _say(response, text, language)
+    Xml.SubElement(response, "Hangup")
+    return _document(response)
+
+
+def _say(parent: Xml.Element, text: str, language: str | None) -> None:
+    attributes = {} if language is None else {"language": language}
+    Xml.SubElement(parent, "Say", attributes).text = text
+
+
+def _document(response: Xml.Element) -> bytes:
     document: bytes = Xml.tostring(response, encoding="utf-8", xml_declaration=True)
     return document
+
+
+def _sid(form: Mapping[str, str]) -> str:
+    call_sid = form.get("CallSid", "")
+    if not is_call_sid(call_sid):
+        raise InvalidInput("Twilio's request does not say which call it is about (CallSid).")
+    return call_sid
 
 
 def started(text: str) -> MediaStream | None:
@@ -210,6 +257,8 @@ TRANSPORT = MediaStreamSpec(
     carrier=TwilioCarrier.of_settings,
     key_request=_show_account,
     document=twiml,
+    spoken=spoken,
+    places_calls=True,
     started=started,
     serializer=TwilioCallSerializer,
 )

@@ -119,11 +119,11 @@ class Transport(Part):
 
     @model_validator(mode="after")
     def _is_a_whole_call(self, info: ValidationInfo) -> Self:
-        if _is_stored(info):
+        given = self.model_fields_set & {"voicemail", "voicemail_message", "ring_secs"}
+        if (self.to is None and self.from_ is None and not given) or _is_stored(info):
             return self
         if (self.to is None) != (self.from_ is None):
             raise ValueError("a call that is to be placed needs both to and from")
-        given = self.model_fields_set & {"voicemail", "voicemail_message", "ring_secs"}
         if self.to is None and given:
             raise ValueError(f"{sorted(given)[0]} is for a call that is placed: give to and from")
         leaves_message = self.voicemail is Voicemail.LEAVE_MESSAGE

@@ -9,18 +9,12 @@ from collections.abc import Sequence
 E164 = r"^\+[1-9][0-9]{6,14}$"
 
 _E164 = re.compile(E164)
-_PREFIX = re.compile(r"\+[1-9][0-9]{0,14}")
 _FORMATTING = re.compile(r"[\s().\-/]")
 
 
 def is_number(text: str) -> bool:
     """Whether this is a number as E.164 writes it: ``+`` and 7 to 15 digits."""
     return _E164.fullmatch(text) is not None
-
-
-def is_prefix(text: str) -> bool:
-    """Whether this is how some numbers begin: ``+49``, or ``+`` for all."""
-    return text == "+" or _PREFIX.fullmatch(text) is not None
 
 
 def number_problem(text: str) -> str | None:
@@ -44,8 +38,3 @@ def may_be_dialled(number: str, prefixes: Sequence[str]) -> bool:
     be dialled that was not allowed. A SIP address has no country, and is nobody's to allow.
     """
     return is_number(number) and number.startswith(tuple(prefixes))
-
-
-def masked(number: str) -> str:
-    """A number as a log may show it: its beginning, and how much of it is not shown."""
-    return f"{number[:4]}{'*' * (len(number) - 4)}"
