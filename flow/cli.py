@@ -14,7 +14,14 @@ import typer
 
 from flow.errors import FlowError, InvalidInput
 from flow.kit.installed import requirement, version
-from flow.operate import doctor_command, posthog_commands, thread_commands, webhook_commands
+from flow.operate import (
+    agent_commands,
+    doctor_command,
+    posthog_commands,
+    team_commands,
+    thread_commands,
+    webhook_commands,
+)
 from flow.operate import key_commands as commands
 
 cli = typer.Typer(
@@ -171,6 +178,8 @@ def migrate() -> None:
 
 
 cli.add_typer(commands.keys)
+cli.add_typer(agent_commands.agents)
+cli.add_typer(team_commands.teams)
 cli.add_typer(thread_commands.threads)
 cli.add_typer(webhook_commands.webhooks)
 cli.add_typer(posthog_commands.posthog)

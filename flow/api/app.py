@@ -11,7 +11,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import api_pages, health, keys, pipecat_runner, products, requests, threads, usage
+from flow.api import (
+    agents,
+    api_pages,
+    health,
+    keys,
+    pipecat_runner,
+    products,
+    requests,
+    threads,
+    usage,
+)
 from flow.api import call_connections as connect
 from flow.api import joins as bot
 from flow.api import key_limits as limits
@@ -30,6 +40,7 @@ from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
 from flow.api.telephony import telephony_router
+from flow.domain.agents.agent import AgentDefinition
 from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
@@ -52,6 +63,7 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
+    agents.router,
     pipecat_runner.router,
     threads.router,
     requests.router,
@@ -67,6 +79,7 @@ _ROUTERS = (
 
 _IN_PATHS = {
     "thread_id": "The call's id, as its join answered it.",
+    "agent_id": "The agent's id.",
     "api_key_id": "The key's id here.",
     "team_id": "The team.",
     "resource": "What is limited, such as `ai_credits`.",
@@ -112,7 +125,7 @@ def create_app(services: Services) -> FastAPI:
             *_cross_origin(services),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
-            Middleware(Problems),
+            Middleware(Problems, billing_url=services.billing_url),
             Middleware(RequestSize),
             Middleware(
                 Auth,
@@ -172,6 +185,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
             for model in (
                 Problem,
                 JoinRequest,
+                AgentDefinition,
                 pipecat_runner.StartRequest,
                 connect.Offer,
                 connect.Candidates,

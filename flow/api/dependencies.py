@@ -247,6 +247,7 @@ class Services:
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``dial_prefixes`` are how the numbers begin that calls may be placed to.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
+    ``billing_url`` is where customers can raise their limits.
     ``on_key`` is told of the keys that make requests.
     Without a ``gateway`` the paths of its protocols are not served.
     Without ``unkey`` no keys are made or revoked here.
@@ -272,6 +273,7 @@ class Services:
     gateway: Gateway | None = None
     unkey: UnkeyAdmin | None = None
     public_url: str | None = None
+    billing_url: str | None = None
     cors_origins: tuple[str, ...] = ()
     join_token_secs: int = 300
     allow_private_webhooks: bool = False

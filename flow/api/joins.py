@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flow.api.agents import agent_of
 from flow.api.auth import caller_of, require_permission
 from flow.api.budget_headers import Budget, note_budget, shown
 from flow.api.call_connections import (
@@ -25,8 +23,10 @@ from flow.api.call_connections import (
     connection,
     thread_of,
 )
+from flow.api.call_settings import require_public_webhook, require_usable_schema
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.idempotency import fingerprint, idempotency_header, idempotency_key
 from flow.api.phone_joins import order_call, require_dialable
 from flow.api.problems import documented
 from flow.api.raw_request_route import RawRequestRoute
@@ -34,13 +34,15 @@ from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_transport, require_room_for
 from flow.db.database import Joined
+from flow.domain.agents.filling import filled_in
+from flow.domain.agents.system_variables import CallFacts
 from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.phone_call import caller_leg
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission
 from flow.domain.pricing import unpriced_models as unpriced
 from flow.domain.products.product import ModelName, Product
-from flow.domain.webhooks import public_url
 from flow.errors import FieldProblem, InvalidInput, Refused, Unavailable, UnpricedModel
 
 router = APIRouter(prefix="/api/bot", tags=["calls"], route_class=RawRequestRoute)
@@ -60,6 +62,10 @@ _JOIN_EXAMPLES: dict[str, Any] = {
             "max_duration_secs": 600,
             "metadata": {"table_system": "main"},
         },
+    },
+    "agent": {
+        "summary": "A stored agent, and what its placeholders stand for in this call",
+        "value": {"agent": "reservations", "variables": {"restaurant": "Luigi's", "name": "Ada"}},
     },
 }
 
@@ -85,13 +91,9 @@ class EndAnswer(BaseModel):
     end_requested: bool = Field(description="Whether it is still hanging up.")
 
 
-_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
-_IDEMPOTENCY_HEADER = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "Repeating a join under the same key gives the same thread.",
-    "schema": {"type": "string", "pattern": rf"^{_IDEMPOTENCY_KEY.pattern}$"},
-}
+_IDEMPOTENCY_HEADER = idempotency_header(
+    "Repeating a join under the same key gives the same thread."
+)
 
 OVERRIDE_PERMISSION = "budget.override"
 _OVERRIDE_NAME = "x-posthog-budget-override"
@@ -114,7 +116,7 @@ _WAITING_MARGIN_SECS = 60
     response_model=JoinAnswer,
     responses={
         200: {"model": JoinAnswer, "description": "This join was made before."},
-        **documented(409, 413, 415, 422),
+        **documented(404, 409, 413, 415, 422),
     },
     openapi_extra={
         "parameters": [_IDEMPOTENCY_HEADER, _OVERRIDE_HEADER],
@@ -151,18 +153,16 @@ async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None
     There is no way where a repeated join finds its call under way or over.
     """
     services, key = services_of(request), caller_of(request)
-    idempotency_key, override = _idempotency_key(request), _override(request)
-    _require_public_webhook(services, body)
-    await _require_usable_schema(services, body)
-    accepted = services.calls.check(body)
+    override, repeat_key = _override(request), idempotency_key(request)
+    await require_usable_schema(services, body)
     check_transport(services, body.transport)
     await require_dialable(services, key, body.transport)
-    product = services.products.for_call(accepted.product)
-    if product.permission is not None:
-        require_permission(request, product.permission)
-    content = fingerprint(body) if idempotency_key is not None else ""
-    asked = _Asked(accepted, product, override, idempotency_key, content)
-    joined = await _joined(services, key, asked)
+    content = _content(body) if repeat_key is not None else ""
+    numbers = body.transport.from_, body.transport.to
+    asked = _Asked(body, override, repeat_key, content, *numbers)
+    joined = await _made_with_agent(services, key, asked)
+    if joined is None:
+        joined = await _joined(services, key, await _accepted(services, key, asked, request))
     note_budget(request, joined.budget)
     context = context_of(request.scope)
     context.workflow_thread_id = joined.thread.id
@@ -178,14 +178,21 @@ async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None
 
 
 async def admitted(
-    services: Services, key: ApiKey, body: JoinRequest, idempotency_key: str
+    services: Services,
+    key: ApiKey,
+    body: JoinRequest,
+    idempotency_key: str,
+    *,
+    caller: str,
+    called: str,
 ) -> Joined:
-    """The thread of a join that nobody sent: as for one of this key, whose permissions are the
-    operator's who has set it up."""
-    accepted = services.calls.check(body)
-    product = services.products.for_call(accepted.product)
-    asked = _Asked(accepted, product, False, idempotency_key, fingerprint(body))
-    return await _joined(services, key, asked)
+    """The thread of a join that nobody sent, since ``caller`` has dialled ``called``: within the
+    limits of this key, but with the permissions of the operator, who has set the number up."""
+    asked = _Asked(body, False, idempotency_key, _content(body), caller, called)
+    joined = await _made_with_agent(services, key, asked)
+    if joined is None:
+        joined = await _joined(services, key, await _accepted(services, key, asked, None))
+    return joined
 
 
 def joined_answer(answer: dict[str, Any], joined: Joined) -> Response:
@@ -219,6 +226,9 @@ async def end_call(
         NotFound: there is no such thread, or it is another key's.
     """
     thread = await services.database.end_thread(thread_id, api_key_id)
+    if thread.join.transport.to is not None:
+        # A phone that rings is not to ring on.
+        await services.database.telephony.note(caller_leg(thread.id), due_secs=0)
     if not _is_over(thread):
         # Here at once; elsewhere with the call's next sign of life.
         await services.calls.end(thread_id)
@@ -229,40 +239,78 @@ async def end_call(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A join as it was accepted: ``content`` identifies the body that was sent."""
+    """A join as it was asked for: ``content`` identifies the body that was sent; the numbers are
+    those of a telephone call."""
 
-    join: JoinRequest
-    product: Product
+    body: JoinRequest
     override: bool
     idempotency_key: str | None
     content: str
+    caller: str | None = None
+    called: str | None = None
 
 
-async def _joined(services: Services, key: ApiKey, asked: _Asked) -> Joined:
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A join with all that its agent and product add, to be let in as ``thread_id``."""
+
+    thread_id: UUID
+    join: JoinRequest
+    product: Product
+    asked: _Asked
+
+
+async def _made_with_agent(services: Services, key: ApiKey, asked: _Asked) -> Joined | None:
+    """The thread of an earlier join under the same key, whose agent may have changed since."""
+    if asked.body.agent is None:
+        return None
+    return await services.database.find_join(key, asked.idempotency_key, asked.content)
+
+
+async def _accepted(
+    services: Services, key: ApiKey, asked: _Asked, request: Request | None
+) -> _Accepted:
+    """The join as it is stored: every part of its bot known, every placeholder filled in.
+
+    Without a ``request`` no permission is asked for.
+    """
+    agent = await agent_of(services, key, asked.body)
+    join = services.calls.check(asked.body if agent is None else agent.settle(asked.body))
+    require_public_webhook(services, join)
+    product = services.products.for_call(join.product)
+    if product.permission is not None and request is not None:
+        require_permission(request, product.permission)
+    name = None if agent is None else agent.name
+    facts = CallFacts(uuid4(), services.now(), name, asked.caller, asked.called)
+    return _Accepted(facts.thread_id, filled_in(join, facts), product, asked)
+
+
+async def _joined(services: Services, key: ApiKey, accepted: _Accepted) -> Joined:
     """The thread of a join that is let in, or of an earlier one under its idempotency key."""
     try:
         if services.quotas is not None:
-            await services.quotas.check(key, asked.product.name)
-        require_room_for(services, asked.join.transport)
+            await services.quotas.check(key, accepted.product.name)
+        require_room_for(services, accepted.join.transport)
     except (Refused, Unavailable):
         # A repeat gets its thread whatever has happened since; it asks for nothing new.
+        asked = accepted.asked
         joined = await services.database.find_join(key, asked.idempotency_key, asked.content)
         if joined is None:
             raise
         return joined
-    return await _admitted(services, key, asked)
+    return await _admitted(services, key, accepted)
 
 
-async def _admitted(services: Services, key: ApiKey, asked: _Asked) -> Joined:
-    product = asked.product
+async def _admitted(services: Services, key: ApiKey, accepted: _Accepted) -> Joined:
+    product, asked = accepted.product, accepted.asked
     without_price: dict[str, ModelName] = {}
     if product.unpriced == "refuse":
-        without_price = unpriced.of_join(asked.join, services.has_price)
+        without_price = unpriced.of_join(accepted.join, services.has_price)
     try:
         return await services.database.join_thread(
             key,
-            uuid4(),
-            asked.join,
+            accepted.thread_id,
+            accepted.join,
             billable=product.billable,
             idempotency_key=asked.idempotency_key,
             fingerprint=asked.content,
@@ -293,36 +341,9 @@ def _admission(services: Services, product: Product, *, override: bool) -> Admis
     )
 
 
-def fingerprint(join: JoinRequest) -> str:
-    """What makes two joins the same: their content, however it was spelt."""
-    canonical = json.dumps(join.to_json(), sort_keys=True, separators=(",", ":"))
-    return sha256(canonical.encode()).hexdigest()
-
-
-def _require_public_webhook(services: Services, join: JoinRequest) -> None:
-    if join.webhook_url is None or services.allow_private_webhooks:
-        return
-    if (said := public_url.problem_of(join.webhook_url)) is not None:
-        raise InvalidInput("The request is not valid.", [FieldProblem("webhook_url", said)])
-
-
-async def _require_usable_schema(services: Services, join: JoinRequest) -> None:
-    """The one time that a schema is checked against the rules of JSON Schema."""
-    schema = join.insights.json_schema
-    if schema is None:
-        return
-    if (said := await services.checker.schema_problem(schema)) is not None:
-        raise InvalidInput("The request is not valid.", [FieldProblem("insights.schema", said)])
-
-
-def _idempotency_key(request: Request) -> str | None:
-    given = request.headers.getlist("idempotency-key")
-    if not given:
-        return None
-    if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
-        problem = FieldProblem("Idempotency-Key", "must be 1 to 255 printable characters, once")
-        raise InvalidInput("The request is not valid.", [problem])
-    return given[0]
+def _content(join: JoinRequest) -> str:
+    """What makes two joins the same: with an agent what they say, without it what they mean."""
+    return fingerprint(join.to_json() if join.agent is None else join.said())
 
 
 def _override(request: Request) -> bool:

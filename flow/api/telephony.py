@@ -18,7 +18,7 @@ from flow.api.call_connections import require_room, require_waiting
 from flow.api.carrier_answers import connect, say
 from flow.api.carrier_requests import carrier_request
 from flow.api.dependencies import MediaStreamCalls, Services, services_of
-from flow.api.inbound_joins import join_caller
+from flow.api.inbound_joins import join_caller, language_of
 from flow.api.problems import documented
 from flow.api.request_context import context_of
 from flow.domain.calls.media_stream import CallNews
@@ -88,7 +88,7 @@ async def _answer(calls: MediaStreamCalls, request: Request) -> Response:
     except (FlowError, TimeoutError) as error:
         code = error.code if isinstance(error, FlowError) else "request_timeout"
         log.warning("caller_refused", code=code, carrier=calls.name, call_id=call.call_id)
-        return say(calls, Sentence.UNAVAILABLE, None)
+        return say(calls, Sentence.UNAVAILABLE, await language_of(services, number))
 
 
 async def _take(services: Services, calls: MediaStreamCalls, leg_id: UUID, news: CallNews) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.agents import Agents
+from flow.db.gateway_leases import GatewayLeases
 from flow.db.operator import Operating
 from flow.db.pages import Page, check_limit, page, place
 from flow.db.postgres_json import text_array
@@ -50,6 +52,11 @@ class Database(TypedCalls):
         return Operating(self._transport)
 
     @property
+    def gateway_leases(self) -> GatewayLeases:
+        """The calls about what the gateway's processes hold of limits."""
+        return GatewayLeases(self._transport)
+
+    @property
     def room_calls(self) -> RoomCalls:
         """The calls about calls in rooms."""
         return RoomCalls(self._transport)
@@ -58,6 +65,11 @@ class Database(TypedCalls):
     def telephony(self) -> Telephony:
         """The calls about telephone numbers and the legs of telephone calls."""
         return Telephony(self._transport)
+
+    @property
+    def agents(self) -> Agents:
+        """The calls about stored agents."""
+        return Agents(self._transport)
 
     async def ping(self) -> None:
         """Return when the database answers and Flow's functions are there.
@@ -331,6 +343,7 @@ class Database(TypedCalls):
         cursor: str | None = None,
         status: Status | None = None,
         product: str | None = None,
+        agent_id: UUID | None = None,
         running: bool = False,
         from_: date | None = None,
         to: date | None = None,
@@ -354,6 +367,7 @@ class Database(TypedCalls):
             p_before_id=before_id,
             p_status=status and status.value,
             p_product=product,
+            p_agent_id=agent_id and str(agent_id),
             p_running=running,
             p_from=from_ and from_.isoformat(),
             p_to=to and to.isoformat(),

@@ -13,6 +13,8 @@ create table public.workflow_threads (
     )
   ),
   "join" jsonb not null,
+  agent_id uuid,
+  agent_version integer,
   metadata jsonb not null default '{}',
   usage_stats jsonb not null,
   insights jsonb,
@@ -36,6 +38,7 @@ create table public.workflow_threads (
   recorded_call_secs numeric
     generated always as ((usage_stats ->> 'call_seconds')::numeric) stored,
   budget_override boolean not null default false,
+  buckets jsonb not null default '{}',
   -- Ledger rows refer to all of it, so that none can name another owner than its thread's. Not to
   -- billable: a product's insights may be free of charge although its calls are not.
   constraint workflow_threads_owner_key unique (id, api_key_id, team_id, product)
@@ -43,6 +46,8 @@ create table public.workflow_threads (
 ) with (fillfactor = 70, toast_tuple_target = 4080);
 comment on table public.workflow_threads is 'One call, from its join to its settled account.';
 comment on column public.workflow_threads."join" is 'The accepted join request.';
+comment on column public.workflow_threads.agent_id is
+  'The agent it was made with, whose version is agent_version; its join has all that came of that.';
 comment on column public.workflow_threads.usage_stats is
   'The running account, for reading; usage_events is the truth.';
 comment on column public.workflow_threads.completed_at is 'When it reached any final state.';
@@ -52,6 +57,10 @@ comment on column public.workflow_threads.lease_until is
   'Until then the thread counts as live without another sign of life.';
 comment on column public.workflow_threads.reserved_usd is
   'Held of the budget and of credits while the thread is live, less what it has recorded.';
+
+comment on column public.workflow_threads.buckets is
+  'The credits that its billable cost counts against, with all products that do: {"ai_credits": '
+  '["voice_bot"]}.';
 
 create index idx_workflow_threads_api_key_id
   on public.workflow_threads (api_key_id, created_at desc, id desc);
@@ -79,6 +88,10 @@ create index workflow_threads_team_created
 -- The few that are looked for among many.
 create index workflow_threads_unfinished on public.workflow_threads (status, created_at desc, id desc)
   where status in ('failed', 'expired', 'cancelled');
+
+create index workflow_threads_agent
+  on public.workflow_threads (api_key_id, agent_id, created_at desc, id desc)
+  where agent_id is not null;
 
 create table public.workflow_thread_turns (
   workflow_thread_id uuid not null references public.workflow_threads (id) on delete cascade,
@@ -251,6 +264,7 @@ create function public.list_workflow_threads(
   p_before_id uuid default null,
   p_status text default null,
   p_product text default null,
+  p_agent_id uuid default null,
   p_running boolean default false,
   p_from date default null,
   p_to date default null
@@ -267,6 +281,7 @@ declare
     case when p_before_id is not null then '(t.created_at, t.id) < ($3, $4)' end,
     case when p_status is not null then format('t.status = %L', p_status) end,
     case when p_product is not null then 't.product = $5' end,
+    case when p_agent_id is not null then 't.agent_id = $8' end,
     case when p_running then $sql$t.status in ('connecting', 'in_call')$sql$ end,
     case when p_from is not null then $sql$t.created_at >= $6::timestamp at time zone 'UTC'$sql$ end,
     case when p_to is not null then $sql$t.created_at < ($7 + 1)::timestamp at time zone 'UTC'$sql$ end
@@ -292,7 +307,8 @@ begin
     v_conditions
   )
   into v_found
-  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to;
+  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to,
+    p_agent_id;
   return v_found;
 end
 $$;

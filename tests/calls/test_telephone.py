@@ -145,7 +145,7 @@ async def test_a_machine_that_answers_is_dealt_with_as_the_join_says(
     assert Decimal(row["total_cost_usd"]) == phone_call.bill
     if "voicemail_message" in voicemail:
         (document,) = phone_call.documents
-        assert '<Say>Please call us &amp; ask for Ada.</Say><Hangup />' in document
+        assert "<Say>Please call us &amp; ask for Ada.</Say><Hangup />" in document
     else:
         assert phone_call.documents == []
 

@@ -29,6 +29,10 @@ TABLES = [
     "webhook_deliveries",
     "workflow_executors",
     "room_calls",
+    "gateway_leases",
+    "gateway_counts",
+    "agents",
+    "agent_versions",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 

@@ -191,6 +191,7 @@ class CallManager:
             touch=partial(self._threads.touch_thread, thread.id),
             end=end,
             wait_secs=connection.wait_secs,
+            control=connection.control,
         )
 
     async def _run(self, lease: CallLease, transport: BaseTransport) -> Ending:

@@ -38,6 +38,7 @@ CLOSE_CODES: Mapping[EndReason, int] = {
     EndReason.NOBODY_CAME: 4007,
     EndReason.CANCELLED: 4008,
     EndReason.TRANSFERRED: 4010,
+    EndReason.BOT_HUNG_UP: 4009,
     EndReason.ERROR: 4011,
     EndReason.VOICEMAIL: 4012,
     EndReason.BUSY: 4013,

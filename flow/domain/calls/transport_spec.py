@@ -45,6 +45,8 @@ class TransportSpec:
             ``None`` where they have no such transport.
         has_rooms: whether the bot waits for its caller in a room.
         places_calls: whether Flow can call somebody over it.
+        controls: the types of tools that act on the call (`flow.domain.calls.tools.CALL_CONTROLS`)
+            and that this transport can do, by the `CallControl` of its calls.
         room_url_problem: what is wrong with the URL of a room that the caller names, or ``None``.
     """
 
@@ -55,6 +57,7 @@ class TransportSpec:
     connect_params: Callable[[Mapping[str, str]], dict[str, Any]] | None = None
     has_rooms: bool = False
     places_calls: bool = False
+    controls: frozenset[str] = frozenset()
     room_url_problem: Callable[[str], str | None] = lambda _: None
 
     @property
