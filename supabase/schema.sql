@@ -264,6 +264,25 @@ create table public.workflow_thread_turns (
 -- The transcript: one row per utterance.
 -- latency: Of a reply: the seconds the caller waited for it, by what was waited for.
 
+create table public.workflow_thread_tool_calls (
+  workflow_thread_id uuid not null,
+  id uuid not null,
+  name text not null,
+  arguments jsonb not null,
+  started_at timestamp with time zone not null,
+  outcome text not null,
+  seconds numeric,
+  status integer,
+  result jsonb,
+  constraint workflow_thread_tool_calls_pkey PRIMARY KEY (workflow_thread_id, id),
+  constraint workflow_thread_tool_calls_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
+  constraint workflow_thread_tool_calls_outcome_check CHECK (outcome = ANY (ARRAY['running'::text, 'ok'::text, 'failed'::text, 'timeout'::text, 'invalid_arguments'::text, 'refused'::text, 'cancelled'::text, 'unknown'::text])),
+  constraint workflow_thread_tool_calls_seconds_check CHECK (seconds >= 0::numeric)
+);
+-- What bots did beside talking: one row per use of a tool, written when it starts and when it is
+--   over.
+-- result: What the model was told of it.
+
 create table public.workflow_thread_moves (
   from_status text not null,
   to_status text not null,
@@ -352,9 +371,34 @@ begin
 end
 $$;
 
+-- A use that is still running when the call is over was cut off with its process.
+create function flow.tool_calls(p_thread workflow_threads) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+  v_is_over boolean := p_thread.status not in ('created', 'connecting', 'in_call');
+begin
+  return (
+    select coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
+          'outcome', case when u.outcome = 'running' and v_is_over then 'unknown' else u.outcome end,
+          'seconds', u.seconds, 'status', u.status, 'result', u.result
+        ) order by u.started_at, u.id
+      ),
+      '[]'
+    )
+    from public.workflow_thread_tool_calls u where u.workflow_thread_id = p_thread.id
+  );
+end
+$$;
+
 create function flow.thread_json(
   p_thread workflow_threads,
-  p_transcript jsonb default '[]'::jsonb
+  p_transcript jsonb default '[]'::jsonb,
+  p_tool_calls jsonb default '[]'::jsonb
 ) returns jsonb
 language sql stable
 return jsonb_build_object(
@@ -366,6 +410,7 @@ return jsonb_build_object(
   'status', (p_thread).status,
   'join', (p_thread)."join",
   'transcript', p_transcript,
+  'tool_calls', p_tool_calls,
   'insights', (p_thread).insights,
   'usage_stats', (p_thread).usage_stats,
   'metadata', (p_thread).metadata,
@@ -378,6 +423,10 @@ return jsonb_build_object(
   'ended_at', (p_thread).ended_at,
   'completed_at', (p_thread).completed_at
 );
+
+create function flow.whole_thread_json(p_thread workflow_threads) returns jsonb
+language sql stable
+return flow.thread_json(p_thread, flow.transcript((p_thread).id), flow.tool_calls(p_thread));
 
 create function public.get_workflow_thread_data(p_thread_id uuid, p_api_key_id uuid default NULL::uuid) returns jsonb
 language plpgsql stable
@@ -392,7 +441,7 @@ begin
   if not found then
     perform flow.refuse_missing_thread(p_thread_id);
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -525,7 +574,7 @@ begin
   on conflict (workflow_thread_id, seq) do update set
     role = excluded.role, content = excluded.content,
     started_at = excluded.started_at, interrupted = excluded.interrupted, latency = excluded.latency;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -547,7 +596,7 @@ begin
   if not found then
     perform flow.refuse_missing_thread(p_thread_id);
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -589,6 +638,54 @@ $$;
 -- Stores turns [{"workflow_thread_id", "seq", "role", "content", "started_at", "interrupted",
 --   "latency"}] of any threads in any state, each once; gives the threads that do not exist. Unlike
 --   save_workflow_thread_data it is no sign of life: a dead process's turns may come late.
+
+create function public.save_tool_calls(p_calls jsonb) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_unknown jsonb;
+begin
+  -- As for turns: held fast, in one order for all.
+  perform from public.workflow_threads t
+  where t.id in (select (n.value ->> 'workflow_thread_id')::uuid from jsonb_array_elements(p_calls) n)
+  order by t.id
+  for key share;
+
+  -- The start of a use and its outcome may come together, and only the outcome is of interest then.
+  insert into public.workflow_thread_tool_calls as known (
+    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
+  )
+  select distinct on (n.workflow_thread_id, n.id)
+    n.workflow_thread_id, n.id, n.name, n.arguments, n.started_at, n.outcome, n.seconds, n.status,
+    n.result
+  from jsonb_to_recordset(p_calls) as n (
+    workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
+    outcome text, seconds numeric, status integer, result jsonb
+  )
+  where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
+  order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  on conflict (workflow_thread_id, id) do update set
+    outcome = excluded.outcome,
+    seconds = excluded.seconds,
+    status = excluded.status,
+    result = excluded.result
+  where excluded.outcome <> 'running'
+    and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
+
+  select coalesce(jsonb_agg(distinct n.value -> 'workflow_thread_id'), '[]') into v_unknown
+  from jsonb_array_elements(p_calls) n
+  where not exists (
+    select from public.workflow_threads t where t.id = (n.value ->> 'workflow_thread_id')::uuid
+  );
+  return v_unknown;
+end
+$$;
+-- Stores uses of tools [{"workflow_thread_id", "id", "name", "arguments", "started_at", "outcome",
+--   "seconds", "status", "result"}] of any threads in any state; gives the threads that do not
+--   exist. The first outcome of a use stands, but for "running", and for "unknown" where more
+--   becomes known.
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.
 create function public.touch_thread(p_thread_id uuid, p_status text default NULL::text) returns jsonb
@@ -1890,7 +1987,7 @@ begin
     where t.id = p_thread_id
     returning * into v_thread;
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -1917,7 +2014,7 @@ begin
     where t.id = p_thread_id
     returning * into v_thread;
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 -- Cancels a thread that nobody has connected to, else asks whoever runs it to end it. What is over
@@ -2686,7 +2783,7 @@ begin
       using errcode = 'PT409', detail = 'idempotency_conflict';
   end if;
   return jsonb_build_object(
-    'thread', flow.thread_json(p_thread, flow.transcript((p_thread).id)), 'replayed', true
+    'thread', flow.whole_thread_json(p_thread), 'replayed', true
   );
 end
 $$;
@@ -3263,7 +3360,7 @@ begin
   update public.room_calls r set taken_at = now(), heard_at = coalesce(r.heard_at, now())
   where r.workflow_thread_id = p_thread_id;
   return jsonb_build_object(
-    'thread', flow.thread_json(v_thread, flow.transcript(p_thread_id)),
+    'thread', flow.whole_thread_json(v_thread),
     'room', v_call.room,
     -- By the clock of the database: the host that had the call may have had another.
     'wait_secs', extract(epoch from case
@@ -5083,7 +5180,7 @@ begin
     call_id = coalesce(v_old.call_id, v_new.call_id),
     status = v_new.status,
     answered_by = coalesce(v_old.answered_by, v_new.answered_by),
-    transferred_at = coalesce(v_old.transferred_at, v_new.transferred_at),
+    transferred_at = v_new.transferred_at,
     price = coalesce(v_old.price, v_new.price),
     tries = v_new.tries,
     due_at = v_new.due_at

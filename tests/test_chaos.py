@@ -16,7 +16,7 @@ from tests.chaos.world import World
 
 
 def test_every_experiment_is_found_and_says_what_it_breaks() -> None:
-    assert list(names()) == [f"r{number}" for number in range(1, 16)]
+    assert list(names()) == [f"r{number}" for number in range(1, 18)]
     for name in names():
         experiment = load(name)
         assert experiment.id == name.upper()

@@ -33,6 +33,7 @@ from flow.api.raw_request_route import RawRequestRoute
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_transport, require_room_for
+from flow.api.tool_checks import require_usable_tools
 from flow.db.database import Joined
 from flow.domain.agents.filling import filled_in
 from flow.domain.agents.system_variables import CallFacts
@@ -282,7 +283,9 @@ async def _accepted(
         require_permission(request, product.permission)
     name = None if agent is None else agent.name
     facts = CallFacts(uuid4(), services.now(), name, asked.caller, asked.called)
-    return _Accepted(facts.thread_id, filled_in(join, facts), product, asked)
+    filled = filled_in(join, facts)
+    await require_usable_tools(services, filled)
+    return _Accepted(facts.thread_id, filled, product, asked)
 
 
 async def _joined(services: Services, key: ApiKey, accepted: _Accepted) -> Joined:

@@ -19,6 +19,7 @@ from flow.api.problems import documented
 from flow.api.usage import FirstDay, LastDay
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
+from flow.domain.calls.tool_call import ToolOutcome
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
 
@@ -93,6 +94,19 @@ class LatencyView(BaseModel):
     max_secs: float = Field(description="The longest total.")
 
 
+class ToolCallView(BaseModel):
+    """One use of a tool."""
+
+    id: UUID = Field(description="HTTP tools got it as `webhook-id` and `Idempotency-Key`.")
+    name: str = Field(examples=["find_booking"], description="The tool's.")
+    arguments: dict[str, Any] = Field(description="What the model called it with.")
+    outcome: ToolOutcome = Field(description="What came of it.")
+    started_at: datetime = Field(description="When it began.")
+    seconds: float | None = Field(description="null while it runs, and where that is not known.")
+    status: int | None = Field(description="Of the tool's HTTP answer, where there was one.")
+    result: dict[str, Any] | None = Field(description="What the model was told of it.")
+
+
 class AgentUsed(BaseModel):
     """A stored agent, in the version that a call has."""
 
@@ -138,6 +152,7 @@ class ThreadView(ThreadSummary):
         examples=[{"name": "Ada"}], description="What the join gave."
     )
     transcript: list[TurnView] = Field(description="What was said, in its order.")
+    tool_calls: list[ToolCallView] = Field(description="What the bot did beside talking.")
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
 
 
@@ -216,6 +231,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
             request=thread.join.shown(),
             variables=thread.join.variables,
             transcript=transcript,
+            tool_calls=[ToolCallView(**asdict(call)) for call in thread.tool_calls],
             latency=latency_of(thread),
         )
     )

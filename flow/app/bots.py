@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from flow.bot.calls.room_leases import RoomLeases
     from flow.bot.cost_control import Spending
     from flow.bot.pipeline import BotSettings
+    from flow.bot.tools.open_tools import ToolSettings
     from flow.bot.transports.room_packages import RoomMedia
 
 Contents = dict[UUID, tuple[list[object], str]]
@@ -39,11 +41,13 @@ async def build_calls(
     finishing: CallFinishing,
     registry: CallRegistry,
     contents: Contents,
+    tools: ToolSettings,
 ) -> CallManager:
     """The calls of this process, warmed up.
 
     Args:
         contents: receives prompts and answers, where the operator wants them captured.
+        tools: what the tools of calls use.
 
     Raises:
         ConfigurationError: a bot of the operator's own cannot be had.
@@ -54,7 +58,7 @@ async def build_calls(
     from flow.bot.warmup import rehearse
 
     settings = resources.settings
-    bot = await _bot_settings(resources, clients, contents)
+    bot = replace(await _bot_settings(resources, clients, contents), tools=tools)
     defaults = bot_defaults(settings)
     resolver = Resolver(
         resources.products, defaults, clients.models, settings.turn_detection, bots=bot.bots

@@ -21,6 +21,7 @@ from flow.app.clients import open_clients, secret_of
 from flow.app.gateway import open_gateway
 from flow.app.shared_resources import Resources, open_resources
 from flow.app.start_warnings import warn
+from flow.app.tools import open_tool_settings
 from flow.app.usage_recording import UsagePublisher, open_recorder
 from flow.db.database import Database
 from flow.domain.calls.host import HostReport
@@ -105,8 +106,9 @@ async def run_service(
         finishing = await stack.enter_async_context(
             open_finishing(resources, recorder, clients.models["openai"])
         )
+        tools = await stack.enter_async_context(open_tool_settings(resources))
         calls = await build_calls(
-            resources, clients, recorder, finishing, running, publisher.contents
+            resources, clients, recorder, finishing, running, publisher.contents, tools
         )
         gateway = await stack.enter_async_context(
             open_gateway(resources, clients, recorder, admission, publisher.contents)

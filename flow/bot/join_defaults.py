@@ -14,8 +14,10 @@ from flow.bot.vendors import VENDORS, vendors_by_part
 from flow.bot.vendors.spec import Choice, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import Bot, JoinRequest, TurnDetection
+from flow.domain.calls.tools import McpTool
 from flow.domain.products.product import ModelName, Models, Product, Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput, Refused
+from flow.kit.installed import is_installed, requirement
 
 REMEMBERED = 1_000
 
@@ -72,7 +74,7 @@ class Resolver:
         bot = join.bot
         asked = tuple((part, getattr(bot, part)) for part in bot.parts)
         filled, wrong = self._chosen(product.name, asked, bot.language)
-        named = self._name_problems(bot.name)
+        named = [*self._name_problems(bot.name), *_tool_problems(bot)]
         if problems := [
             *_duration_problems(join, product),
             *_rtvi_problems(join),
@@ -204,6 +206,13 @@ def _require_allowed(product: Product, part: str, chosen: Any) -> None:
 def _no_turn_detection(problem: str) -> InvalidInput:
     problems = [FieldProblem("bot.turn_detection", problem)]
     return InvalidInput("The bot cannot be built as asked.", problems)
+
+
+def _tool_problems(bot: Bot) -> Iterator[FieldProblem]:
+    if bot.name is not None and bot.tools:
+        yield FieldProblem("bot.tools", "are not for a bot with a name, which has tools of its own")
+    if any(isinstance(tool, McpTool) for tool in bot.tools) and not is_installed("mcp"):
+        yield FieldProblem("bot.tools", f"MCP is not installed here: install {requirement('mcp')}")
 
 
 def _rtvi_problems(join: JoinRequest) -> Iterator[FieldProblem]:

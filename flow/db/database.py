@@ -29,6 +29,7 @@ from flow.db.webhooks import Webhooks
 from flow.domain.calls.host import HostReport
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Pulse, Status, Thread, ThreadTurn, Turn
+from flow.domain.calls.tool_call import ThreadToolCall
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing
 from flow.domain.limits.key_standing import KeyStanding
@@ -301,6 +302,14 @@ class Database(TypedCalls):
         A thread may be over by then. Unlike `save_workflow_thread_data` this is no sign of life.
         """
         unknown = await self._call("save_turns", p_turns=[turn.to_json() for turn in turns])
+        return frozenset(map(UUID, unknown))
+
+    async def save_tool_calls(self, calls: Sequence[ThreadToolCall]) -> frozenset[UUID]:
+        """Store uses of tools of any threads; returns the threads that do not exist.
+
+        The first outcome of a use stands, but for one that says nothing.
+        """
+        unknown = await self._call("save_tool_calls", p_calls=[call.to_json() for call in calls])
         return frozenset(map(UUID, unknown))
 
     async def get_workflow_thread_data(

@@ -14,6 +14,7 @@ from flow.domain.agents.agent import Agent
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread, Turn
+from flow.domain.calls.tool_call import ToolCall
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
 from flow.domain.limits.key_standing import KeyStanding
@@ -97,6 +98,7 @@ def thread(row: Mapping[str, Any]) -> Thread:
         status=Status(row["status"]),
         join=JoinRequest.from_json(floats(row["join"])),
         transcript=tuple(_turn(turn) for turn in row["transcript"]),
+        tool_calls=tuple(ToolCall.from_json(floats(call)) for call in row["tool_calls"]),
         insights=floats(row["insights"]),
         usage_stats=row["usage_stats"],
         metadata=floats(row["metadata"]),

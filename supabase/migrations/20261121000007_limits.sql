@@ -581,7 +581,7 @@ begin
       using errcode = 'PT409', detail = 'idempotency_conflict';
   end if;
   return jsonb_build_object(
-    'thread', flow.thread_json(p_thread, flow.transcript((p_thread).id)), 'replayed', true
+    'thread', flow.whole_thread_json(p_thread), 'replayed', true
   );
 end
 $$;

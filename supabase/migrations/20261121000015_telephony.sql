@@ -246,7 +246,7 @@ begin
     call_id = coalesce(v_old.call_id, v_new.call_id),
     status = v_new.status,
     answered_by = coalesce(v_old.answered_by, v_new.answered_by),
-    transferred_at = coalesce(v_old.transferred_at, v_new.transferred_at),
+    transferred_at = v_new.transferred_at,
     price = coalesce(v_old.price, v_new.price),
     tries = v_new.tries,
     due_at = v_new.due_at

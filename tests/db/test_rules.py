@@ -19,6 +19,7 @@ TABLES = [
     "workflow_threads",
     "workflow_thread_turns",
     "workflow_thread_moves",
+    "workflow_thread_tool_calls",
     "usage_events",
     "usage_daily",
     "usage_daily_lines",

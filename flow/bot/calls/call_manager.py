@@ -18,8 +18,10 @@ from flow.bot.custom.bot_pipeline import build_bot_pipeline
 from flow.bot.custom.bot_run import ending_of
 from flow.bot.join_defaults import Resolver
 from flow.bot.log_context import named
-from flow.bot.pipeline import BotSettings, build_pipeline
+from flow.bot.pipeline import BotSettings, build_pipeline, speech_of
 from flow.bot.session import CallRecorder, CallSession
+from flow.bot.tools.call_tools import CallTools
+from flow.bot.tools.open_tools import open_tools
 from flow.bot.transports.spec import BotTransportSpec
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.ending import Ending, EndReason
@@ -229,7 +231,8 @@ class CallManager:
             thread.transcript,
         )
         if join.bot.name is None:
-            pipeline = build_pipeline(*wanted)
+            tools = await self._tools(lease)
+            pipeline = build_pipeline(*wanted, tools=tools, used=thread.tool_calls)
         else:
             pipeline = await build_bot_pipeline(join.bot.name, *wanted)
         return CallSession(
@@ -240,6 +243,14 @@ class CallManager:
             spending,
             heartbeat_secs=self._settings.heartbeat_secs,
             answered=partial(self._watch.answered, thread.product),
+        )
+
+    async def _tools(self, lease: CallLease) -> CallTools | None:
+        settings, join = self._settings.tools, lease.join
+        if not join.bot.tools or settings is None:
+            return None
+        return await open_tools(
+            lease.thread, join, lease.control, settings, self._recorder, speech_of(join)
         )
 
     async def _standing(self, thread_id: UUID) -> Standing:

@@ -45,8 +45,8 @@ class CallVoice(Protocol):
         """Have the bot say a text, and return when it is said, or that time is over."""
         ...
 
-    def hang_up(self, last_words: str) -> None:
-        """Have the bot say its last words after what it is saying, and end the call."""
+    async def hang_up(self, last_words: str) -> None:
+        """Have the bot say its last words after what it is saying, and then end the call."""
         ...
 
 

@@ -253,8 +253,8 @@ class Bot(Part):
 
     @field_validator("tools")
     @classmethod
-    def _can_be_told_apart(cls, value: tuple[Tool, ...]) -> tuple[Tool, ...]:
-        if (problem := tool_problems(value)) is not None:
+    def _can_be_told_apart(cls, value: tuple[Tool, ...], info: ValidationInfo) -> tuple[Tool, ...]:
+        if not is_stored(info) and (problem := tool_problems(value)) is not None:
             raise ValueError(problem)
         return value
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from math import isfinite
 from typing import Any, Self
 from uuid import UUID
 
@@ -52,16 +53,17 @@ class ToolCall:
     result: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The use as the database takes it: one object."""
+        """The use as the database takes it: one object, without what JSON of Postgres cannot hold
+        (NUL, halves of characters, numbers that are none)."""
         return {
             "id": str(self.id),
             "name": self.name,
-            "arguments": dict(self.arguments),
+            "arguments": _storable(self.arguments),
             "started_at": self.started_at.isoformat(),
             "outcome": self.outcome.value,
             "seconds": self.seconds,
             "status": self.status,
-            "result": None if self.result is None else dict(self.result),
+            "result": _storable(self.result),
         }
 
     @classmethod
@@ -99,3 +101,16 @@ class ThreadToolCall:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The use that `to_json` wrote; raises as `ToolCall.from_json`."""
         return cls(UUID(data["workflow_thread_id"]), ToolCall.from_json(data))
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("\x00", "").encode(errors="replace").decode()
+        case float():
+            return value if isfinite(value) else None
+        case Mapping():
+            return {_storable(str(name)): _storable(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_storable(item) for item in value]
+    return value

@@ -156,6 +156,13 @@ class HttpTool(Remote):
         default="POST", description="The method of the request."
     )
 
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, value: str, info: ValidationInfo) -> str:
+        if value in _OWN_NAMES and not is_stored(info):
+            raise ValueError(f"{value!r} is the name of a tool of Flow's own: choose another")
+        return value
+
     @field_validator("parameters")
     @classmethod
     def _is_a_schema(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
@@ -213,8 +220,14 @@ Tool = Annotated[
     Field(discriminator="type"),
 ]
 
+_OWN_NAMES = frozenset({"end_call", "transfer_call", "send_dtmf"})
 CALL_CONTROLS = frozenset({"transfer_call", "send_dtmf"})
 """The types of tools that only some transports can do."""
+
+
+def is_tool_name(name: str) -> bool:
+    """Whether every vendor's models take it for the name of a function."""
+    return re.fullmatch(_NAME, name) is not None and name not in _OWN_NAMES
 
 
 def tool_problems(tools: Sequence[Any]) -> str | None:
