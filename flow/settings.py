@@ -112,6 +112,10 @@ class Settings(BaseSettings):
     twilio_auth_token: SecretStr | None = Field(None, validation_alias=_env("TWILIO_AUTH_TOKEN"))
     twilio_base_url: str = Field("https://api.twilio.com", validation_alias=_env("TWILIO_BASE_URL"))
 
+    plivo_auth_id: str | None = Field(None, validation_alias=_env("PLIVO_AUTH_ID"))
+    plivo_auth_token: SecretStr | None = Field(None, validation_alias=_env("PLIVO_AUTH_TOKEN"))
+    plivo_base_url: str = Field("https://api.plivo.com", validation_alias=_env("PLIVO_BASE_URL"))
+
     daily_api_key: SecretStr | None = Field(None, validation_alias=_env("DAILY_API_KEY"))
     daily_api_url: str = Field("https://api.daily.co/v1", validation_alias=_env("DAILY_API_URL"))
     livekit_url: str | None = Field(None, validation_alias=_env("LIVEKIT_URL"))
@@ -162,6 +166,7 @@ class Settings(BaseSettings):
         "posthog_host",
         "openai_base_url",
         "twilio_base_url",
+        "plivo_base_url",
         "daily_api_url",
         "otel_exporter_otlp_endpoint",
     )

@@ -125,12 +125,13 @@ def build_transports(resources: Resources, clients: Clients, calls: CallManager)
 
     sockets, offers = of_kind(SocketSpec, TRANSPORTS), of_kind(OfferSpec, TRANSPORTS)
     streams = of_kind(MediaStreamSpec, TRANSPORTS)
+    legs, prefixes = resources.database.telephony, resources.settings.dial_prefixes
     return Transports(
         specs=TRANSPORTS,
         sockets={name: SocketCalls(spec, calls) for name, spec in sockets.items()},
         offers={name: OfferCalls(spec, calls) for name, spec in offers.items()},
         streams={
-            name: MediaStreamCalls(streams[name], carrier, calls, resources.database.telephony)
+            name: MediaStreamCalls(streams[name], carrier, calls, legs, prefixes)
             for name, carrier in clients.carriers.items()
         },
     )

@@ -130,7 +130,11 @@ class PhoneWork:
         elif leg.state is State.DIALLING:
             found = await dialler.find(leg.from_number, leg.to_number)
             known = await self._legs.known(leg.carrier, [call.call_id for call in found])
-            await self._take(leg, thread, rules.looked_for(leg, found, known, now))
+            step = rules.looked_for(leg, found, known, now)
+            if step.call is not None and leg.leg is Leg.TRANSFER:
+                # Who was passing the caller on has given it up.
+                await dialler.hang_up(step.call.call_id)
+            await self._take(leg, thread, step)
         elif leg.call_id is not None:
             await self._look(leg, leg.call_id, thread, dialler)
 

@@ -13,14 +13,21 @@ from uuid import UUID
 import httpx
 import pytest
 
+from flow.admin.numbers import put_number
+from flow.bot.calls.phone_line import Exchange as Lines
+from flow.bot.calls.phone_line import PhoneLine
+from flow.bot.tools.tool import ToolFailed
+from flow.bot.transports.twilio import conference
 from flow.domain.calls.phone_call import State, caller_leg
 from flow.domain.calls.thread import Status, Thread
+from flow.domain.usage.events import Cost, Kind, Owner, Provenance, Quantities, UsageEvent
 from flow.sandbox.callers.caller import call
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
-from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox
+from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox, document_of, stream_noun
 from flow.sandbox.twilio.call import CalledParty, TwilioStream
-from flow.sandbox.twilio.rest_api import ACCOUNT_SID
+from flow.sandbox.twilio.rest_api import ACCOUNT_SID, TwilioCall
+from flow.vendors.twilio import Twilio
 from tests.calls.conftest import SETTLE_SECS, Serve, Serving, key_of
 from tests.calls.test_call import JOIN, SHORT, stood_in
 from tests.calls.test_twilio import closed, dial
@@ -193,3 +200,118 @@ async def test_an_answer_that_is_lost_makes_no_second_call(serving: Serve) -> No
     assert phone_call.status == "canceled"
     posted = [one for one in line.twilio.requests if one.method == "POST"]
     assert len([one for one in posted if one.path.endswith("Calls.json")]) == 1
+
+
+async def ring(line: Exchange, called: str = OURS) -> tuple[TwilioCall, httpx.Response]:
+    """Somebody calls a number; what the service says to it."""
+    phone_call = line.twilio.begin(caller=THEIRS, called=called, status="ringing")
+    return phone_call, await ask_again(line, phone_call)
+
+
+async def ask_again(line: Exchange, phone_call: TwilioCall) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        url = f"{line.served.url}/api/telephony/twilio/voice"
+        return await line.twilio.post(http, url, phone_call.parameters())
+
+
+async def test_a_number_rings_its_agent_who_passes_the_caller_on(serving: Serve) -> None:
+    """Over the raw stream: what is to be seen is the line, not the conversation."""
+    target = "+4930333333"
+    twilio = TwilioSandbox(outcomes={target: "busy"})
+    async with stood_in(SHORT) as standing, exchange(serving, standing, twilio) as line:
+        database = line.served.service.database
+        made = await line.served.http.post(
+            "/api/agents",
+            json={
+                "name": "desk",
+                "bot": {
+                    "greeting": "Hello {{flow.caller_number}}!",
+                    "tools": [{"type": "transfer_call", "targets": {"sales": target}}],
+                },
+            },
+        )
+        assert made.status_code == 201, made.text
+        key = await key_of(line.served.http, database)
+        await put_number(database, OURS, str(key), agent="desk", product=None)
+        phone_call, answer = await ring(line)
+        noun = stream_noun(answer)
+        # Twilio may ask twice about a call.
+        assert stream_noun(await ask_again(line, phone_call)).url == noun.url
+        (listed,) = (await line.served.http.get("/api/threads")).json()["threads"]
+        thread_id = listed["workflow_thread_id"]
+        stream = TwilioStream(phone_call, noun.parameters)
+        phone_call.status = "in-progress"
+        async with dial(noun) as socket:
+            await socket.send(stream.start())
+            await socket.recv()
+            thread = await line.thread(thread_id)
+            shared = Lines("twilio", twilio_of(line), database.telephony, conference, ("+49",), 0.1)
+            phone_line = PhoneLine(shared, thread, phone_call.sid, lambda: None)
+            with pytest.raises(ToolFailed, match=r"busy\. The caller is still with you"):
+                await phone_line.transfer(target)
+            with pytest.raises(ToolFailed, match="not allowed"):
+                await phone_line.transfer("+882123456789")
+            assert phone_call.documents == []
+            twilio.outcomes[target] = "in-progress"
+            await phone_line.transfer(target, "Ada calls about an <order>.")
+            # The caller's stream ends with that.
+            await socket.send(stream.stop())
+            await closed(socket)
+        thread = await line.served.settled(thread_id)
+        for one in twilio.calls.values():
+            one.end(seconds=70)
+        rows = await line.priced(thread_id)
+        shown = (await line.served.http.get(f"/api/threads/{thread_id}")).json()
+    assert (thread.status, thread.end_reason) == (Status.COMPLETED, "transferred")
+    assert thread.join.bot.greeting == f"Hello {THEIRS}!"
+    target_leg = [c for c in twilio.calls.values() if c.called == target][-1]
+    assert "&lt;order&gt;." in target_leg.documents[0]
+    room = target_leg.documents[0].partition("flow-")[2].partition("<")[0]
+    assert room
+    assert room in phone_call.documents[0]
+    assert target_leg.caller == OURS
+    assert {row["model"] for row in rows} == {"inbound", "transfer"}
+    billed = [c.bill for c in twilio.calls.values() if c.bill is not None]
+    assert sum(Decimal(row["total_cost_usd"]) for row in rows) == sum(billed)
+    caller, *others = shown["phone"]
+    assert (caller["from_number"], caller["to_number"]) == (THEIRS, OURS)
+    assert caller["direction"] == "inbound"
+    assert [one["status"] for one in others] == ["busy", "completed"]
+
+
+async def test_a_caller_is_told_in_the_bots_language_when_the_budget_is_used_up(
+    serving: Serve,
+) -> None:
+    async with stood_in(SHORT) as standing, exchange(serving, standing) as line:
+        database = line.served.service.database
+        await line.served.http.post(
+            "/api/agents", json={"name": "desk", "bot": {"language": "de", "greeting": "Hallo!"}}
+        )
+        key = await key_of(line.served.http, database)
+        await put_number(database, OURS, str(key), agent="desk", product=None)
+        await database.operating.set_budget(key, Decimal("0.000001"))
+        account = await database.operating.get_api_key(str(key))
+        event = UsageEvent(
+            Owner(None, key, account.key.team_id, "gateway", True),
+            Kind.LLM, "gateway", "openai", "m", Quantities(input_tokens=1),
+            Provenance.REPORTED, cost=Cost(input_tokens=Decimal(1)),
+        )  # fmt: skip
+        await database.record_usage([event])
+        _, refused = await ring(line)
+        _, unknown = await ring(line, "+4930999999")
+        async with httpx.AsyncClient(trust_env=False) as http:
+            url = f"{line.served.url}/api/telephony/twilio/voice"
+            forged = await http.post(url, data=TwilioCall().parameters())
+        threads = (await line.served.http.get("/api/threads")).json()["threads"]
+    say, hangup = document_of(refused)
+    assert (say.get("language"), hangup.tag) == ("de-DE", "Hangup")
+    assert "nicht annehmen" in str(say.text)
+    assert "not in service" in str(document_of(unknown)[0].text)
+    assert (forged.status_code, forged.json()["code"]) == (403, "invalid_signature")
+    assert threads == []
+
+
+def twilio_of(line: Exchange) -> Twilio:
+    calls = line.served.service.app.state.services.transports.streams["twilio"]
+    assert isinstance(calls.dialler, Twilio)
+    return calls.dialler

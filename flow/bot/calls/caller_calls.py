@@ -5,7 +5,7 @@ Each makes a `CallerConnection` of what the API was given, and has the `CallMana
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import structlog
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.calls.lease import CallerConnection
+from flow.bot.calls.phone_line import Exchange, Legs, PhoneLine
 from flow.bot.transports.media_stream import media_stream_transport
 from flow.bot.transports.spec import (
     Carrier,
@@ -26,7 +27,7 @@ from flow.bot.transports.spec import (
 from flow.domain.calls.close_codes import close_of
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.media_stream import CallNews, CarriedCall, CarrierRequest, MediaStream
-from flow.domain.calls.phone_call import PhoneCall, Voicemail, caller_leg
+from flow.domain.calls.phone_call import Voicemail, caller_leg
 from flow.domain.calls.spoken import voice_language
 from flow.domain.calls.thread import Thread
 from flow.errors import NotFound, Unavailable
@@ -147,25 +148,19 @@ class OfferCalls:
         await connected.add_candidates(request["pc_id"], request["candidates"])
 
 
-class Legs(Protocol):
-    """What the calls need of `flow.db.telephony.Telephony`."""
-
-    async def get(self, leg_id: UUID) -> PhoneCall | None:
-        """A leg of a call."""
-        ...
-
-    async def note(self, leg_id: UUID, *, due_secs: float | None = None) -> PhoneCall | None:
-        """Have a leg looked at in so many seconds."""
-        ...
-
-
 class MediaStreamCalls:
     """Telephone calls over the media streams of a carrier."""
 
     def __init__(
-        self, spec: MediaStreamSpec, carrier: Carrier, manager: Manager, legs: Legs
+        self,
+        spec: MediaStreamSpec,
+        carrier: Carrier,
+        manager: Manager,
+        legs: Legs,
+        dial_prefixes: Sequence[str] = (),
     ) -> None:
         self._legs = legs
+        self._exchange = Exchange(spec.name, carrier.dialler, legs, spec.bridge, dial_prefixes)
         self._spec = spec
         self._carrier = carrier
         self._manager = manager
@@ -209,11 +204,16 @@ class MediaStreamCalls:
             Refused, Conflict: as for `CallManager.run`.
         """
 
+        made: list[BaseTransport] = []
+        line = PhoneLine(self._exchange, thread, stream.call_id, lambda: made[0] if made else None)
+
         async def started(ending: EndingOf) -> BaseTransport:
-            return media_stream_transport(self._spec, CallSocket(websocket, ending), stream)
+            socket = CallSocket(websocket, ending)
+            made.append(media_stream_transport(self._spec, socket, stream))
+            return made[0]
 
         async def hang_up(ending: Ending) -> None:
-            if ending.reason is not EndReason.CALLER_HUNG_UP:
+            if ending.reason is not EndReason.CALLER_HUNG_UP and not line.is_transferred:
                 try:
                     await self._carrier.hang_up(stream.call_id)
                 except Unavailable as error:
@@ -223,7 +223,11 @@ class MediaStreamCalls:
                 await self._legs.note(caller_leg(thread.id), due_secs=PRICE_AFTER_SECS)
 
         connection = CallerConnection(
-            started, _caller_is_gone, hang_up, explain=partial(self._explained, thread)
+            started,
+            _caller_is_gone,
+            hang_up,
+            explain=partial(self._explained, thread),
+            control=line,
         )
         await _make_sure_closed(websocket, await self._manager.run(thread, connection))
 

@@ -160,6 +160,8 @@ class MediaStreamSpec(BotTransportSpec):
         webhook_openapi: the parameters and body of the webhook's request, in words of OpenAPI.
         carrier: made of the values of the settings and options.
         document: what the webhook answers: XML that opens a stream at a URL with a token.
+        bridge: XML that puts a call into a conference of a name, after saying a text in a language,
+            if it is given one; ``None``: calls cannot be passed on.
         spoken: XML that says a text, in a language or the carrier's own, and ends the call.
         started: the stream that a first message begins; ``None`` for one that comes before it;
             raises `InvalidInput` for any other.
@@ -174,6 +176,7 @@ class MediaStreamSpec(BotTransportSpec):
     started: Callable[[str], MediaStream | None]
     serializer: Callable[[MediaStream, Callable[[], None]], FrameSerializer]
     webhook_openapi: Mapping[str, Any] = field(default_factory=dict)
+    bridge: Callable[[str, str | None, str | None], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
