@@ -231,6 +231,10 @@ class Bot(Part):
     tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] = Field(
         default=(), description="What the bot can do beside talking."
     )
+    keys: bool = Field(
+        default=False,
+        description="Whether the model is told of keys that a telephone's caller presses.",
+    )
     timezone: Annotated[str, Field(max_length=64)] | None = Field(
         default=None, description="Of `{{flow.date}}` and `{{flow.time}}`, as in `Europe/Berlin`."
     )
