@@ -16,6 +16,7 @@ from flow.api import (
     api_pages,
     health,
     keys,
+    model_choices,
     pipecat_runner,
     products,
     requests,
@@ -70,6 +71,7 @@ _ROUTERS = (
     usage.router,
     limits.router,
     products.router,
+    model_choices.router,
     keys.router,
     admin.router,
     health.router,
@@ -104,7 +106,7 @@ def create_app(services: Services) -> FastAPI:
         *_ROUTERS,
         *map(media_stream_router, streams),
         *map(telephony_router, streams),
-        pages_router(services.pages),
+        pages_router(services.pages, services.dev_pages),
     )
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flow.bot.calls.room_calls import RoomCalls
     from flow.bot.calls.room_leases import RoomLeases
     from flow.bot.cost_control import Spending
+    from flow.bot.model_choices import VendorModelChoices
     from flow.bot.pipeline import BotSettings
     from flow.bot.tools.open_tools import ToolSettings
     from flow.bot.transports.room_packages import RoomMedia
@@ -135,6 +136,13 @@ def build_transports(resources: Resources, clients: Clients, calls: CallManager)
             for name, carrier in clients.carriers.items()
         },
     )
+
+
+def build_model_choices(resources: Resources, clients: Clients) -> VendorModelChoices:
+    """The vendors and models that joins can choose from."""
+    from flow.bot.model_choices import VendorModelChoices
+
+    return VendorModelChoices(clients.models, resources.has_price, resources.models_of)
 
 
 async def _bot_settings(resources: Resources, clients: Clients, contents: Contents) -> BotSettings:

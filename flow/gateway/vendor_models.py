@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flow.domain.gateway.operations import OPERATIONS, Operation
+from flow.domain.pricing.model_names import kind_by_name
 from flow.domain.pricing.unpriced_models import HasPrice
 from flow.domain.products.product import ModelName, Models, Product
-from flow.domain.usage.units import Kind
 from flow.errors import Refused
 from flow.gateway.upstream import Upstream
 
 _WILD = "*?["
-_CALLED = (
-    (Kind.EMBEDDING, re.compile("embed")),
-    (Kind.STT, re.compile("transcribe|whisper|-stt")),
-    (Kind.TTS, re.compile(r"\btts\b|speech")),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +98,7 @@ class VendorModels:
                     ModelName(upstream.name, model)
                     for model in self._known(upstream.name, models)
                     if models.allows(upstream.name, model)
-                    and _kind_by_name(model) is operation.kind
+                    and kind_by_name(model) is operation.kind
                     and self._has_price(operation.kind, upstream.name, model)
                 }
         return sorted(found, key=str)
@@ -140,11 +134,6 @@ class VendorModels:
             f"No vendor here is known to have {model[:200]!r} for /v1{operation.path}: name its"
             f" vendor, as in vendor/model. The vendors are {names}.",
         )
-
-
-def _kind_by_name(model: str) -> Kind:
-    """What a model is for, by what vendors call theirs: prices do not tell."""
-    return next((kind for kind, words in _CALLED if words.search(model.lower())), Kind.LLM)
 
 
 def models_of(product: Product, operation: Operation) -> Models:
