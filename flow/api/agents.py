@@ -19,6 +19,7 @@ from flow.api.exact_json import ExactJSONResponse
 from flow.api.idempotency import fingerprint, idempotency_header, idempotency_key
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
+from flow.api.tool_checks import require_usable_tools
 from flow.domain.agents.agent import Agent, AgentDefinition
 from flow.domain.agents.filling import check_templates
 from flow.domain.calls.join_request import JoinRequest
@@ -189,7 +190,9 @@ async def _read(request: Request) -> AgentDefinition:
     check_templates(definition)
     require_public_webhook(services, definition)
     await require_usable_schema(services, definition)
-    services.calls.check(definition.as_join())
+    as_join = definition.as_join()
+    await require_usable_tools(services, as_join.bot.tools)
+    services.calls.check(as_join)
     return definition
 
 

@@ -284,7 +284,7 @@ async def _accepted(
     name = None if agent is None else agent.name
     facts = CallFacts(uuid4(), services.now(), name, asked.caller, asked.called)
     filled = filled_in(join, facts)
-    await require_usable_tools(services, filled)
+    await require_usable_tools(services, filled.bot.tools, filled.transport.type)
     return _Accepted(facts.thread_id, filled, product, asked)
 
 

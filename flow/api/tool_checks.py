@@ -1,31 +1,31 @@
-"""What is wrong with the tools of a join that their form does not show."""
+"""What is wrong with the tools of a join or an agent that their form does not show."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
 
 from flow.api.dependencies import Services
-from flow.domain.calls.join_request import JoinRequest
-from flow.domain.calls.tools import CALL_CONTROLS, HttpTool, Remote
+from flow.domain.calls.tools import CALL_CONTROLS, HttpTool, Remote, Tool
 from flow.domain.webhooks import public_url
 from flow.errors import FieldProblem, InvalidInput
 
 
-async def require_usable_tools(services: Services, join: JoinRequest) -> None:
+async def require_usable_tools(
+    services: Services, tools: Iterable[Tool], transport: str | None = None
+) -> None:
     """Raise `InvalidInput` for tools that do not lead out into the internet, whose parameters break
-    the rules of JSON Schema, or that the transport of the join cannot do."""
+    the rules of JSON Schema, or that the transport, where it is known, cannot do."""
     problems = [
         FieldProblem(f"bot.tools.{place}.{field}", problem)
-        for place, tool in enumerate(join.bot.tools)
-        async for field, problem in _problems(services, join, tool)
+        for place, tool in enumerate(tools)
+        async for field, problem in _problems(services, tool, transport)
     ]
     if problems:
         raise InvalidInput("The request is not valid.", problems)
 
 
 async def _problems(
-    services: Services, join: JoinRequest, tool: Any
+    services: Services, tool: Tool, transport: str | None
 ) -> AsyncIterator[tuple[str, str]]:
     problem: str | None = None
     if isinstance(tool, Remote):
@@ -36,7 +36,7 @@ async def _problems(
         problem = await services.checker.schema_problem(tool.parameters)
         if problem is not None:
             yield "parameters", problem
-    transport = join.transport.type
-    controls = services.transports.specs[transport].controls
-    if tool.type in CALL_CONTROLS - controls:
+    if transport is not None and tool.type in (
+        CALL_CONTROLS - services.transports.specs[transport].controls
+    ):
         yield "type", f"calls over {transport} have no {tool.type}"

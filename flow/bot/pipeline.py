@@ -129,6 +129,8 @@ class CallPipeline:
     rtvi: CallerRtvi | None = None
     tools: CallTools | None = None
     keys: PressedKeys | None = None
+    owes_reply: bool = False
+    """The bot takes up a call in which it has said nothing yet of what a tool did."""
 
     @property
     def tells_when_said(self) -> bool:
@@ -203,6 +205,7 @@ def build_pipeline(
         services=services,
         speak=speech_of(join),
         tools=tools,
+        owes_reply=bool(messages) and messages[-1]["role"] in ("tool", "developer"),
         rtvi=rtvi,
         keys=keys,
     )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from pipecat.frames.frames import EndFrame, ErrorFrame, Frame, InterruptionFrame
+from pipecat.frames.frames import EndFrame, ErrorFrame, Frame, InterruptionFrame, LLMRunFrame
 from pipecat.processors.aggregators.llm_response_universal import (
     AssistantTurnStoppedMessage,
     UserTurnMessageAddedMessage,
@@ -314,6 +314,9 @@ class CallSession:
 
     async def _greet(self) -> None:
         """Greet the caller once: an RTVI client is not there before it says so."""
+        if self._pipeline.owes_reply and not self._is_greeted:
+            self._is_greeted = True
+            await self._pipeline.worker.queue_frame(LLMRunFrame())
         if self._is_greeted or not (greeting := self._lease.join.bot.greeting):
             return
         self._is_greeted = True

@@ -23,7 +23,6 @@ from flow.vendors.webhook_resolver import NotPublic
 from flow.vendors.webhook_signing import signature_headers
 
 MAX_ANSWER_BYTES = 65_536
-ATTEMPTS = 3
 PAUSES = (0.2, 0.8)
 AGENT = "Flow-Tools/1"
 

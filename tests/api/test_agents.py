@@ -117,6 +117,20 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a webhook inside": ({"webhook_url": "https://10.0.0.1/x"}, 422, "webhook_url"),
     "tools twice": ({"bot": {"tools": []}, "tools": []}, 422, "tools"),
     "a tool that is none": ({"tools": [{"type": "x"}]}, 422, "tools.0"),
+    "a tool inside": (
+        {
+            "tools": [
+                {
+                    "type": "http",
+                    "name": "book",
+                    "description": "Books.",
+                    "url": "https://10.0.0.1/x",
+                }
+            ]
+        },
+        422,
+        "bot.tools.0.url",
+    ),
     "much metadata": ({"metadata": {"x": "y" * 20_000}}, 422, "metadata"),
 }
 

@@ -203,7 +203,9 @@ def _misused(one: Round, thread: Thread, requests: int) -> list[str]:
     """What does not fit about the uses of the tool in a call whose model asks for one."""
     outcomes = [call.outcome for call in thread.tool_calls]
     wrong = []
-    if len(outcomes) != 1 or requests > 1:
+    # A caller who is quick enough stops the model before it has asked for the tool.
+    least = 1 if one.interrupt is None else 0
+    if not least <= len(outcomes) <= 1 or requests > len(outcomes):
         wrong.append(f"{len(outcomes)} uses, {requests} requests")
     if not {*outcomes} <= {*map(ToolOutcome, one.outcomes)}:
         wrong.append(f"ended as {outcomes}")

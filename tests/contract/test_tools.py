@@ -236,6 +236,7 @@ async def test_a_tool_is_used_and_its_answer_spoken_of(row: Row) -> None:
 
 
 INTERRUPTED = "Wait a moment."
+BOTH = asks(FIND, ToolCall("find_booking", json.dumps({"name": "Bob"})))
 
 
 async def until_sending(one: Bot) -> None:
@@ -360,7 +361,7 @@ async def test_a_private_address_is_not_reached_and_that_is_told() -> None:
     assert (one.server.uses, one.outcomes) == ([], ["refused"])
 
 
-@pytest.mark.parametrize("arguments", ["{}", '{"name": 5}'])
+@pytest.mark.parametrize("arguments", ["{}", '{"name": 5}', "[1]", ""])
 async def test_arguments_that_do_not_fit_are_told_and_not_sent(arguments: str) -> None:
     async with bot(CHAT, asks(ToolCall("find_booking", arguments))) as (one, _):
         await one.ask()
@@ -370,12 +371,19 @@ async def test_arguments_that_do_not_fit_are_told_and_not_sent(arguments: str) -
 
 
 async def test_tools_that_are_called_together_are_told_together() -> None:
-    both = asks(FIND, ToolCall("find_booking", json.dumps({"name": "Bob"})))
-    async with bot(CHAT, both) as (one, bill):
+    async with bot(CHAT, BOTH) as (one, bill):
         await one.ask()
         await one.answers()
     assert sorted(use.arguments["name"] for use in one.server.uses) == ["Ada", "Bob"]
     assert (len(bill.lines), one.results_in_context) == (2, 2)
+
+
+async def test_anthropics_models_are_told_to_use_one_tool_at_a_time() -> None:
+    """Of two, Pipecat would run the second and drop the first."""
+    async with bot(ANTHROPIC, BOTH) as (one, _):
+        await one.ask()
+        await one.answers()
+    assert [use.arguments["name"] for use in one.server.uses] == ["Ada"]
 
 
 @pytest.mark.parametrize(
@@ -390,12 +398,11 @@ async def test_a_slow_tool_is_spoken_over_once(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], said: list[str]
 ) -> None:
     monkeypatch.setattr(call_tools, "WAITING_SECS", 0.1)
-    both = asks(FIND, ToolCall("find_booking", json.dumps({"name": "Bob"})))
 
     def talking(url: str, _: ToolVoice) -> Sequence[BotTool]:
         return [tool_at(url, **given)]
 
-    async with bot(CHAT, both, Fault(kind="delay", delay_secs=0.6), tools=talking) as (one, _):
+    async with bot(CHAT, BOTH, Fault(kind="delay", delay_secs=0.6), tools=talking) as (one, _):
         await one.ask()
         await one.answers()
     assert one.spoken.said == said

@@ -232,7 +232,12 @@ class CallManager:
         )
         if join.bot.name is None:
             tools = await self._tools(lease)
-            pipeline = build_pipeline(*wanted, tools=tools, used=thread.tool_calls)
+            try:
+                pipeline = build_pipeline(*wanted, tools=tools, used=thread.tool_calls)
+            except BaseException:
+                if tools is not None:
+                    await tools.close()
+                raise
         else:
             pipeline = await build_bot_pipeline(join.bot.name, *wanted)
         return CallSession(

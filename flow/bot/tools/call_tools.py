@@ -126,7 +126,9 @@ class CallTools:
 
     async def _handle(self, params: FunctionCallParams) -> None:
         """Do what a model asks for, and tell it what came of it."""
-        use = ToolUse(uuid4(), dict(params.arguments or {}))
+        given: Any = params.arguments
+        # What is no object at all lacks whatever the tool requires.
+        use = ToolUse(uuid4(), dict(given) if isinstance(given, Mapping) else {})
         task = asyncio.create_task(self._use(params.function_name, use), name="tool")
         self._running[task] = use.id
         task.add_done_callback(self._forget)
