@@ -17,6 +17,7 @@ from flow.kit.installed import requirement, version
 from flow.operate import (
     agent_commands,
     doctor_command,
+    number_commands,
     posthog_commands,
     team_commands,
     thread_commands,
@@ -179,6 +180,7 @@ def migrate() -> None:
 
 cli.add_typer(commands.keys)
 cli.add_typer(agent_commands.agents)
+cli.add_typer(number_commands.numbers)
 cli.add_typer(team_commands.teams)
 cli.add_typer(thread_commands.threads)
 cli.add_typer(webhook_commands.webhooks)

@@ -26,6 +26,7 @@ def _data_dir() -> Path:
     return Path(home) / "flow"
 
 
+_PREFIX = re.compile(r"\+(?:[1-9][0-9]{0,14})?")
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     billing_url: str | None = None
     cost_controls: Literal["on", "off"] | None = None
     webhooks_allow_private: bool = False
+    dial_prefixes: Annotated[tuple[str, ...], NoDecode] = ()
     log_format: Literal["console", "json"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     capture_content: bool = False
@@ -110,6 +112,10 @@ class Settings(BaseSettings):
     twilio_auth_token: SecretStr | None = Field(None, validation_alias=_env("TWILIO_AUTH_TOKEN"))
     twilio_base_url: str = Field("https://api.twilio.com", validation_alias=_env("TWILIO_BASE_URL"))
 
+    plivo_auth_id: str | None = Field(None, validation_alias=_env("PLIVO_AUTH_ID"))
+    plivo_auth_token: SecretStr | None = Field(None, validation_alias=_env("PLIVO_AUTH_TOKEN"))
+    plivo_base_url: str = Field("https://api.plivo.com", validation_alias=_env("PLIVO_BASE_URL"))
+
     daily_api_key: SecretStr | None = Field(None, validation_alias=_env("DAILY_API_KEY"))
     daily_api_url: str = Field("https://api.daily.co/v1", validation_alias=_env("DAILY_API_URL"))
     livekit_url: str | None = Field(None, validation_alias=_env("LIVEKIT_URL"))
@@ -122,11 +128,22 @@ class Settings(BaseSettings):
         "http/protobuf", validation_alias=_env("OTEL_EXPORTER_OTLP_PROTOCOL")
     )
 
-    @field_validator("bots", "cors_origins", mode="before")
+    @field_validator("bots", "cors_origins", "dial_prefixes", mode="before")
     @classmethod
     def _names(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
         return tuple(name.strip() for name in names if name.strip())
+
+    @field_validator("dial_prefixes")
+    @classmethod
+    def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in value:
+            if not _PREFIX.fullmatch(prefix):
+                raise ValueError(
+                    f"{prefix!r} is not how a number begins: give + and the country code, such as"
+                    " +49,+43, or + for every country"
+                )
+        return value
 
     @field_validator("cors_origins")
     @classmethod
@@ -149,6 +166,7 @@ class Settings(BaseSettings):
         "posthog_host",
         "openai_base_url",
         "twilio_base_url",
+        "plivo_base_url",
         "daily_api_url",
         "otel_exporter_otlp_endpoint",
     )

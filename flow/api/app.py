@@ -45,6 +45,7 @@ from flow.api.pages import pages_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
+from flow.api.telephony import telephony_router
 from flow.domain.agents.agent import AgentDefinition
 from flow.domain.calls.command import MessageRequest, SayRequest
 from flow.domain.calls.join_request import JoinRequest
@@ -125,6 +126,7 @@ def create_app(services: Services) -> FastAPI:
     routers = (
         *_ROUTERS,
         *map(media_stream_router, streams),
+        *map(telephony_router, streams),
         pages_router(services.pages, services.dev_pages),
     )
     webhooks = [calls.webhook for calls in streams]
@@ -227,6 +229,8 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         schemes = ["bearer", "api_key"] + (["join_token"] if by_token else [])
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]
+        if path.startswith("/api/telephony/"):
+            schemes = []
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] in _IN_PATHS and parameter["in"] == "path":

@@ -19,7 +19,7 @@ from flow.api.pages import STATIC, DevPages
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.join_request import JoinRequest, Transport
-from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.media_stream import CallNews, CarriedCall, CarrierRequest, MediaStream
 from flow.domain.calls.room import Meeting
 from flow.domain.calls.thread import Thread
 from flow.domain.calls.trace_parent import TraceParent
@@ -31,6 +31,7 @@ from flow.domain.products.product import Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput
 from flow.insights.schema_checker import Checker
 from flow.telemetry.metric_definitions import Metrics
+from flow.vendors.dialler import Dialler
 from flow.vendors.key_verification_cache import VerifiedKey
 from flow.vendors.quota_cache import QuotaState
 from flow.vendors.unkey_admin import UnkeyAdmin
@@ -92,8 +93,13 @@ class MediaStreamCalls(Protocol):
     webhook: str
     webhook_openapi: Mapping[str, Any]
 
-    def call_of(self, request: CarrierRequest) -> str:
-        """The id of the call that a webhook's request is about.
+    @property
+    def dialler(self) -> Dialler | None:
+        """Places calls and moves them; ``None``: the carrier is only answered."""
+        ...
+
+    def call_of(self, request: CarrierRequest) -> CarriedCall:
+        """The call that a webhook's request is about.
 
         Raises:
             Refused: code ``invalid_signature``: the request is not the carrier's.
@@ -101,8 +107,20 @@ class MediaStreamCalls(Protocol):
         """
         ...
 
+    def news_of(self, request: CarrierRequest) -> CallNews:
+        """What the carrier says of a call by itself; raises as `call_of`."""
+        ...
+
+    async def hang_up(self, call_id: str) -> None:
+        """End a call, or raise `Unavailable`."""
+        ...
+
     def document(self, stream_url: str, token: str) -> bytes:
         """XML that has the carrier open a stream, which says the token."""
+        ...
+
+    def spoken(self, text: str, language: str | None) -> bytes:
+        """XML that has the carrier say a text and end the call."""
         ...
 
     def started(self, text: str) -> MediaStream | None:
@@ -230,6 +248,7 @@ class Services:
     ``cors_origins`` are those whose pages may use the routes of a call.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``feed`` tells what is new of threads.
+    ``dial_prefixes`` are how the numbers begin that calls may be placed to.
     ``models`` are what joins can choose from, ``has_price`` says which a budget can hold.
     ``checker`` checks schemas for insights.
     ``billing_url`` is where customers can raise their limits.
@@ -266,6 +285,7 @@ class Services:
     cors_origins: tuple[str, ...] = ()
     join_token_secs: int = 300
     allow_private_webhooks: bool = False
+    dial_prefixes: tuple[str, ...] = ()
     checker: Checker = field(default_factory=Checker)
     on_key: Callable[[ApiKey], None] = lambda _key: None
     on_command: Callable[[UUID], None] = lambda _thread_id: None

@@ -27,6 +27,7 @@ from flow.api.call_settings import require_public_webhook, require_usable_schema
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.idempotency import fingerprint, idempotency_header, idempotency_key
+from flow.api.phone_joins import order_call, require_dialable
 from flow.api.problems import documented
 from flow.api.raw_request_route import RawRequestRoute
 from flow.api.request_bodies import read, takes
@@ -37,6 +38,7 @@ from flow.db.database import Joined
 from flow.domain.agents.filling import filled_in
 from flow.domain.agents.system_variables import CallFacts
 from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.phone_call import caller_leg
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission
@@ -155,20 +157,43 @@ async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None
     override, repeat_key = _override(request), idempotency_key(request)
     await require_usable_schema(services, body)
     check_transport(services, body.transport)
-    asked = _Asked(body, override, repeat_key, _content(body) if repeat_key is not None else "")
+    await require_dialable(services, key, body.transport)
+    content = _content(body) if repeat_key is not None else ""
+    numbers = body.transport.from_, body.transport.to
+    asked = _Asked(body, override, repeat_key, content, *numbers)
     joined = await _made_with_agent(services, key, asked)
     if joined is None:
-        joined = await _joined(services, key, await _accepted(request, services, key, asked))
+        joined = await _joined(services, key, await _accepted(services, key, asked, request))
     note_budget(request, joined.budget)
     context = context_of(request.scope)
     context.workflow_thread_id = joined.thread.id
     if services.transports.has_rooms(body.transport):
         way = await begin_in_room(services, joined, body.transport, context.trace)
+    elif body.transport.to is not None:
+        way = await order_call(request, services, joined, body.transport)
     else:
         way = connection(request, services, joined.thread)
     if way is None or body.transport.rtvi is None:
         return joined, way
     return joined, way | {"connect_params": connect_params(services, body.transport, way)}
+
+
+async def admitted(
+    services: Services,
+    key: ApiKey,
+    body: JoinRequest,
+    idempotency_key: str,
+    *,
+    caller: str,
+    called: str,
+) -> Joined:
+    """The thread of a join that nobody sent, since ``caller`` has dialled ``called``: within the
+    limits of this key, but with the permissions of the operator, who has set the number up."""
+    asked = _Asked(body, False, idempotency_key, _content(body), caller, called)
+    joined = await _made_with_agent(services, key, asked)
+    if joined is None:
+        joined = await _joined(services, key, await _accepted(services, key, asked, None))
+    return joined
 
 
 def joined_answer(answer: dict[str, Any], joined: Joined) -> Response:
@@ -202,6 +227,9 @@ async def end_call(
         NotFound: there is no such thread, or it is another key's.
     """
     thread = await services.database.end_thread(thread_id, api_key_id)
+    if thread.join.transport.to is not None:
+        # A phone that rings is not to ring on.
+        await services.database.telephony.note(caller_leg(thread.id), due_secs=0)
     if not _is_over(thread):
         # Here at once; elsewhere with the call's next sign of life.
         await services.calls.end(thread_id)
@@ -212,12 +240,15 @@ async def end_call(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A join as it was asked for: ``content`` identifies the body that was sent."""
+    """A join as it was asked for: ``content`` identifies the body that was sent; the numbers are
+    those of a telephone call."""
 
     body: JoinRequest
     override: bool
     idempotency_key: str | None
     content: str
+    caller: str | None = None
+    called: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,15 +268,21 @@ async def _made_with_agent(services: Services, key: ApiKey, asked: _Asked) -> Jo
     return await services.database.find_join(key, asked.idempotency_key, asked.content)
 
 
-async def _accepted(request: Request, services: Services, key: ApiKey, asked: _Asked) -> _Accepted:
-    """The join as it is stored: every part of its bot known, every placeholder filled in."""
+async def _accepted(
+    services: Services, key: ApiKey, asked: _Asked, request: Request | None
+) -> _Accepted:
+    """The join as it is stored: every part of its bot known, every placeholder filled in.
+
+    Without a ``request`` no permission is asked for.
+    """
     agent = await agent_of(services, key, asked.body)
     join = services.calls.check(asked.body if agent is None else agent.settle(asked.body))
     require_public_webhook(services, join)
     product = services.products.for_call(join.product)
-    if product.permission is not None:
+    if product.permission is not None and request is not None:
         require_permission(request, product.permission)
-    facts = CallFacts(uuid4(), services.now(), None if agent is None else agent.name)
+    name = None if agent is None else agent.name
+    facts = CallFacts(uuid4(), services.now(), name, asked.caller, asked.called)
     filled = filled_in(join, facts)
     await require_usable_tools(services, filled.bot.tools, filled.transport.type)
     return _Accepted(facts.thread_id, filled, product, asked)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import timedelta
 from typing import Annotated, get_args
-from urllib.parse import parse_qsl
 from uuid import UUID
 
 import structlog
@@ -21,29 +19,26 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flow.api.call_connections import (
-    base_url,
     require_room,
     require_transport,
     require_waiting,
     thread_by_token,
 )
-from flow.api.dependencies import MediaStreamCalls, Services, services_of
+from flow.api.carrier_answers import connect, say
+from flow.api.carrier_requests import carrier_request
+from flow.api.dependencies import MediaStreamCalls, services_of
 from flow.api.problems import documented
-from flow.domain.calls import join_token as tokens
 from flow.domain.calls.capacity import Full
-from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.media_stream import MediaStream
+from flow.domain.calls.spoken import Sentence
 from flow.domain.calls.thread import Thread
-from flow.domain.calls.transport_spec import stream_url
 from flow.errors import FlowError, InvalidInput, Refused, Unavailable
 
 log = structlog.get_logger(__name__)
 
 START_SECS = 5.0
-STREAM_TOKEN_SECS = 30
-MAX_FIELDS = 200
 
 _Token = Annotated[str | None, Query(description="The token of the join.")]
-_FORM = "application/x-www-form-urlencoded"
 _POLICY, _TRY_LATER = 1008, 1013
 _FULL = get_args(Full)
 
@@ -79,17 +74,17 @@ async def _connect(
 ) -> Response:
     services = services_of(request)
     thread = await thread_by_token(request, thread_id, token)
-    form = await _form(request)
-    query = request.scope["query_string"].decode("latin-1")
-    url = f"{base_url(request, services)}/api/bot/{thread_id}/{calls.webhook}?{query}"
-    call_id = calls.call_of(CarrierRequest(url, request.headers, form))
-    _require_call(calls, thread)
-    require_room(services)
-    document = calls.document(
-        stream_url(base_url(request, services), thread.id, calls.name),
-        _stream_token(services, thread, call_id),
-    )
-    return Response(document, media_type="text/xml")
+    call = calls.call_of(await carrier_request(request, services))
+    try:
+        _require_call(calls, thread)
+        require_room(services)
+        return await connect(calls, request, thread, call)
+    except FlowError as error:
+        if thread.join.transport.to is None:
+            raise
+        # Somebody has answered a call of ours, and would hear the carrier's own error.
+        log.warning("callee_not_connected", workflow_thread_id=str(thread_id), code=error.code)
+        return say(calls, Sentence.UNAVAILABLE, thread.join.bot.language)
 
 
 async def _run(calls: MediaStreamCalls, websocket: WebSocket, thread_id: UUID) -> None:
@@ -126,22 +121,6 @@ async def _text(websocket: WebSocket) -> str:
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1005))
     return message.get("text") or ""
-
-
-async def _form(request: Request) -> list[tuple[str, str]]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != _FORM:
-        raise Refused("unsupported_media_type", f"Send the body as {_FORM}.")
-    try:
-        text = (await request.body()).decode()
-        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
-    except ValueError:
-        raise Refused("malformed_request", "The form cannot be read.") from None
-
-
-def _stream_token(services: Services, thread: Thread, call_id: str) -> str:
-    expires_at = services.now() + timedelta(seconds=STREAM_TOKEN_SECS)
-    return tokens.sign(services.secret, thread.id, expires_at, trace=thread.trace, bearer=call_id)
 
 
 def _require_call(calls: MediaStreamCalls, thread: Thread) -> None:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from flow.api.auth import caller_of
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.phone_legs import PhoneLegView, phone_legs
 from flow.api.problems import documented
 from flow.api.usage import FirstDay, LastDay
 from flow.domain.calls.latency import CallLatency
@@ -153,6 +154,9 @@ class ThreadView(ThreadSummary):
     )
     transcript: list[TurnView] = Field(description="What was said, in its order.")
     tool_calls: list[ToolCallView] = Field(description="What the bot did beside talking.")
+    phone: list[PhoneLegView] = Field(
+        default=[], description="Of a telephone call: its caller, and whom it was passed on to."
+    )
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
 
 
@@ -232,6 +236,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
             variables=thread.join.variables,
             transcript=transcript,
             tool_calls=[ToolCallView(**asdict(call)) for call in thread.tool_calls],
+            phone=await phone_legs(services_of(request), thread),
             latency=latency_of(thread),
         )
     )

@@ -111,6 +111,7 @@ async def open_finishing(
 async def run_background(
     resources: Resources,
     clients: Clients,
+    recorder: Recorder,
     finishing: CallFinishing,
     hold: HoldCall | None,
     report: Callable[[], HostReport],
@@ -147,6 +148,7 @@ async def run_background(
             for place in free:
                 await queues.rooms.put(place)
         run_until_left(stack, finishing.finish.take_up(left), "take-up")
+        _telephone(stack, resources, clients, recorder)
         yield
 
 
@@ -277,6 +279,23 @@ def _sweep(
     settings = resources.settings
     sweep = Sweep(resources.database, finishing, settings.join_token_secs, settings.sweep_secs)
     run_until_left(stack, sweep.forever(), "sweep")
+
+
+def _telephone(
+    stack: AsyncExitStack, resources: Resources, clients: Clients, recorder: Recorder
+) -> None:
+    """Place calls and wait for their prices, where a carrier is set up that does so."""
+    from flow.workflows.phone_work import PhoneWork
+
+    diallers = {
+        name: carrier.dialler
+        for name, carrier in clients.carriers.items()
+        if carrier.dialler is not None
+    }
+    if diallers:
+        database = resources.database
+        work = PhoneWork(database.telephony, database, recorder, diallers)
+        run_until_left(stack, work.forever(), "telephone")
 
 
 async def _drain(finishing: Finishing) -> None:

@@ -117,7 +117,7 @@ def build_room_calls(
     return RoomCalls(specs, clients.rooms, media, calls, leases), leases
 
 
-def build_transports(clients: Clients, calls: CallManager) -> Transports:
+def build_transports(resources: Resources, clients: Clients, calls: CallManager) -> Transports:
     """The ways in which callers connect, for the API."""
     from flow.api.dependencies import Transports
     from flow.bot.calls.caller_calls import MediaStreamCalls, OfferCalls, SocketCalls
@@ -126,12 +126,13 @@ def build_transports(clients: Clients, calls: CallManager) -> Transports:
 
     sockets, offers = of_kind(SocketSpec, TRANSPORTS), of_kind(OfferSpec, TRANSPORTS)
     streams = of_kind(MediaStreamSpec, TRANSPORTS)
+    legs, prefixes = resources.database.telephony, resources.settings.dial_prefixes
     return Transports(
         specs=TRANSPORTS,
         sockets={name: SocketCalls(spec, calls) for name, spec in sockets.items()},
         offers={name: OfferCalls(spec, calls) for name, spec in offers.items()},
         streams={
-            name: MediaStreamCalls(streams[name], carrier, calls)
+            name: MediaStreamCalls(streams[name], carrier, calls, legs, prefixes)
             for name, carrier in clients.carriers.items()
         },
     )

@@ -129,7 +129,9 @@ async def run_service(
         room_calls, leases = build_room_calls(resources, clients, recorder, finishing, calls, media)
         hold = None if leases is None else leases.hold
         report = partial(_report, resources, recorder, running)
-        await stack.enter_async_context(run_background(resources, clients, finishing, hold, report))
+        await stack.enter_async_context(
+            run_background(resources, clients, recorder, finishing, hold, report)
+        )
         commands = CallCommands(running, resources.database.during_calls)
         run_until_left(stack, commands.forever(), "commands")
         stack.push_async_callback(_end_calls, running)
@@ -146,7 +148,7 @@ async def run_service(
             models=build_model_choices(resources, clients),
             has_price=resources.has_price,
             quotas=clients.quotas,
-            transports=build_transports(clients, calls),
+            transports=build_transports(resources, clients, calls),
             rooms=room_calls,
             gateway=gateway,
             unkey=clients.unkey,
@@ -161,6 +163,7 @@ async def run_service(
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
             on_command=commands.nudge,
+            dial_prefixes=settings.dial_prefixes,
             on_key=PosthogIdentities(resources.posthog),
             dev_pages=dev_pages,
         )

@@ -34,6 +34,7 @@ from flow.bot.cost_control import Spending
 from flow.bot.first_clause import FirstClauseAggregator
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.log_context import Joined, span_attributes
+from flow.bot.pressed_keys import PressedKeys
 from flow.bot.question_gate import QuestionGate
 from flow.bot.rtvi import CallerRtvi
 from flow.bot.service_choices import choice_of
@@ -129,6 +130,7 @@ class CallPipeline:
     rtvi: CallerRtvi | None = None
     can_speak: bool = True
     tools: CallTools | None = None
+    keys: PressedKeys | None = None
     owes_reply: bool = False
     """The bot takes up a call in which it has said nothing yet of what a tool did."""
 
@@ -188,9 +190,11 @@ def build_pipeline(
     latency = LatencyProcessor(services.kind_of, name="latency")
     questions = QuestionGate(name="questions")
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
+    keys = PressedKeys() if bot.keys else None
     between = [idle, questions, *([] if tools is None else [tools.voice])]
+    heard = _hearing(transport, between, pair, built, bot.language)
     processors = [
-        *_hearing(transport, between, pair, built, bot.language),
+        *(heard if keys is None else [heard[0], keys, *heard[1:]]),
         services.usage_processor,
         latency,
         transport.output(),
@@ -212,6 +216,7 @@ def build_pipeline(
         tools=tools,
         owes_reply=bool(messages) and messages[-1]["role"] in ("tool", "developer"),
         rtvi=rtvi,
+        keys=keys,
     )
 
 

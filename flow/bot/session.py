@@ -23,6 +23,7 @@ from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
 from flow.bot.pipeline import CallPipeline
 from flow.bot.pipeline_runner import RunningPipeline
+from flow.bot.pressed_keys import PRESSED
 from flow.bot.rtvi import CLIENT_READY, HANG_UP, TEXT, CallerRtvi
 from flow.bot.service_failures import ServiceFailures
 from flow.bot.steering import Steering
@@ -298,19 +299,22 @@ class CallSession:
             self._pipeline.bot.when_over(self.end)
         if self._pipeline.tools is not None:
             self._pipeline.tools.voice.add_event_handler(BOT_HANGS_UP, hung_up)
+        if (keys := self._pipeline.keys) is not None:
+            keys.add_event_handler(PRESSED, self._user_sent)
         if (rtvi := self._pipeline.rtvi) is not None:
             rtvi.add_event_handler(HANG_UP, disconnected)
             self._listen_to_client(rtvi)
+
+    def _user_sent(self, _: Any, text: str) -> None:
+        """The caller has said something without speaking."""
+        self._transcript.add("user", text, time_now_iso8601())
 
     def _listen_to_client(self, rtvi: CallerRtvi) -> None:
         async def ready(_: Any) -> None:
             await self._greet()
 
-        def sent_text(_: Any, text: str) -> None:
-            self._transcript.add("user", text, time_now_iso8601())
-
         rtvi.add_event_handler(CLIENT_READY, ready)
-        rtvi.add_event_handler(TEXT, sent_text)
+        rtvi.add_event_handler(TEXT, self._user_sent)
 
     async def _connected(self) -> None:
         if self._heartbeat.is_running or self._ending is not None:

@@ -24,6 +24,7 @@ from flow.db.pages import Page, check_limit, page, place
 from flow.db.postgres_json import text_array
 from flow.db.room_calls import RoomCalls
 from flow.db.rows import Joined, KeyAccount, Recorded, ThreadAccount
+from flow.db.telephony import Telephony
 from flow.db.transport import TypedCalls
 from flow.db.webhooks import Webhooks
 from flow.domain.calls.host import HostReport
@@ -66,6 +67,11 @@ class Database(TypedCalls):
     def during_calls(self) -> DuringCalls:
         """The calls about what happens while a call runs."""
         return DuringCalls(self._transport)
+
+    @property
+    def telephony(self) -> Telephony:
+        """The calls about telephone numbers and the legs of telephone calls."""
+        return Telephony(self._transport)
 
     @property
     def agents(self) -> Agents:

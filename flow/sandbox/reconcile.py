@@ -25,6 +25,9 @@ from flow.sandbox.bill import Line
 
 Row = Mapping[str, Any]
 
+NOT_OF_MODELS = frozenset({"call", "telephony"})
+"""Kinds of work that no vendor of models does."""
+
 _CACHE_READ = "llm_cache_read"
 
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
@@ -94,12 +97,12 @@ class Comparison:
 def reconcile(rows: Sequence[Row], lines: Iterable[Line]) -> list[Comparison]:
     """Compare every quantity that either side has anything of.
 
-    ``rows`` are ledger rows as ``Database.get_thread_usage`` gives them; rows of kind ``call``
-    are no vendor's business and are left out.
+    ``rows`` are ledger rows as ``Database.get_thread_usage`` gives them; those of `NOT_OF_MODELS`
+    are left out: a carrier's bill is of prices, not of quantities.
     """
     ours: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row["kind"] != "call" and _amount(row) != {}:
+        if row["kind"] not in NOT_OF_MODELS and _amount(row) != {}:
             ours.setdefault((row["kind"], row["model"]), []).append(row)
     theirs: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
@@ -115,7 +118,7 @@ def reconcile(rows: Sequence[Row], lines: Iterable[Line]) -> list[Comparison]:
 def reconcile_all(rows: Sequence[Row], bills: Mapping[str, Iterable[Line]]) -> list[Comparison]:
     """Compare every vendor's rows with its bill; ``bills`` are by the vendors' names. Rows of a
     vendor without a bill agree with nothing."""
-    providers = {row["provider"] for row in rows if row["kind"] != "call"}
+    providers = {row["provider"] for row in rows if row["kind"] not in NOT_OF_MODELS}
     return [
         replace(comparison, provider=provider)
         for provider in sorted({*providers, *bills})

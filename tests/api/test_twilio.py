@@ -27,7 +27,7 @@ async def api(serve_api: ServeApi) -> Api:
     """An API that Twilio reaches through a proxy."""
     carrier = TwilioCarrier(Twilio("ACx", SecretStr(AUTH_TOKEN), "http://127.0.0.1:9"))
     nobody: Any = None
-    streams = {"twilio": MediaStreamCalls(TRANSPORT, carrier, nobody)}
+    streams = {"twilio": MediaStreamCalls(TRANSPORT, carrier, nobody, nobody)}
     return await serve_api(streams=streams, public_url=PUBLIC)
 
 

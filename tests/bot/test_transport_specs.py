@@ -31,7 +31,9 @@ def test_a_further_telephone_company_is_a_spec_and_nothing_else(
     join = {"transport": {"type": "further"}}
     known = {"transports": {**TRANSPORTS, "further": further}}
     assert JoinRequest.model_validate(join, context=known).transport.type == "further"
-    with pytest.raises(ValidationError, match="daily, livekit, twilio, webrtc and websocket"):
+    with pytest.raises(
+        ValidationError, match="daily, livekit, plivo, twilio, webrtc and websocket"
+    ):
         JoinRequest.model_validate(join, context={"transports": TRANSPORTS})
     assert set_up(further, Settings()) is None  # type: ignore[call-arg]
     monkeypatch.setenv("FURTHER_ID", "one")

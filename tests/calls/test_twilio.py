@@ -21,8 +21,9 @@ from flow.sandbox.callers.conversation import EventKind
 from flow.sandbox.callers.script import AfterBot, Interrupt, Line
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
-from flow.sandbox.twilio.app import ACCOUNT_SID, AUTH_TOKEN, StreamNoun, TwilioCall, TwilioSandbox
+from flow.sandbox.twilio.app import AUTH_TOKEN, StreamNoun, TwilioSandbox
 from flow.sandbox.twilio.call import Telephone, TwilioStream
+from flow.sandbox.twilio.rest_api import ACCOUNT_SID, TwilioCall
 from tests.calls.calling import Calling
 from tests.calls.conftest import Serve, Serving, quantity
 from tests.calls.test_call import JOIN, LONG, SHORT, TALE, stood_in

@@ -47,7 +47,10 @@ def test_a_call_that_nothing_ended_has_ended() -> None:
     assert close_of(None) == (1000, "ended")
 
 
-UNSENT = {"caller_hung_up", "cancelled", "handed_over", "nobody_came", "process_lost"}
+UNSENT = {
+    "caller_hung_up", "cancelled", "handed_over", "nobody_came", "process_lost",
+    "busy", "no_answer", "dial_failed", "voicemail", "transferred",
+}  # fmt: skip
 """The caller has closed it, or there is no socket: ends of calls in rooms, and of threads."""
 
 

@@ -21,8 +21,9 @@ from flow.sandbox.callers import mulaw
 from flow.sandbox.callers.conversation import CallerEvent, Conversation, EventKind
 from flow.sandbox.callers.script import SUPPORT_CALL, AfterBot, Script
 from flow.sandbox.server import Served
-from flow.sandbox.twilio.app import ACCOUNT_SID, AUTH_TOKEN, TwilioCall, TwilioSandbox, stream_noun
+from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox, stream_noun
 from flow.sandbox.twilio.call import CHUNK_BYTES, SAMPLE_RATE, TwilioPhone, TwilioStream
+from flow.sandbox.twilio.rest_api import ACCOUNT_SID, TwilioCall
 
 SILENT = Script("", "", (), SUPPORT_CALL.insights, AfterBot(60), patience_secs=60)
 SOUND = b64encode(mulaw.encode(b"\x00\x20" * SAMPLE_RATE)).decode()
@@ -150,7 +151,7 @@ async def test_a_call_that_is_hung_up_at_twilio_ends_with_a_stop() -> None:
         path = f"{url}/2010-04-01/Accounts/{ACCOUNT_SID}/Calls/{call.sid}.json"
         async with asyncio.timeout(20), phone(service, call) as (ours, _):
             answer = await http.post(path, data=ENDED, auth=(ACCOUNT_SID, AUTH_TOKEN))
-            assert answer.json() == {"sid": call.sid, "status": "completed"}
+            assert answer.json()["sid"] == call.sid
             await ours.talk()
             await ours.ended()
     assert said[-1] == "stop"

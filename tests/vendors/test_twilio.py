@@ -13,7 +13,8 @@ from pydantic import SecretStr
 from flow.errors import Unavailable
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
-from flow.sandbox.twilio.app import ACCOUNT_SID, AUTH_TOKEN, TwilioSandbox
+from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox
+from flow.sandbox.twilio.rest_api import ACCOUNT_SID
 from flow.vendors.twilio import Twilio
 
 # From the tests of Twilio's own libraries.
@@ -81,7 +82,7 @@ async def test_a_call_is_hung_up_and_one_that_is_over_is_left_alone() -> None:
         call.status = "completed"
         await twilio.hang_up(call.sid)
         await twilio.hang_up(f"CA{'0' * 32}")
-    assert [exchange.status for exchange in stand_in.requests] == [200, 404, 404]
+    assert [exchange.status for exchange in stand_in.requests] == [200, 400, 404]
 
 
 @pytest.mark.parametrize(

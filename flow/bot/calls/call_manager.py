@@ -182,6 +182,7 @@ class CallManager:
         await self._threads.claim_thread(thread.id, claim)
 
         async def end(ending: Ending) -> None:
+            ending = await connection.explain(ending)
             await asyncio.gather(connection.close(ending), self._finish_here(thread.id, ending))
 
         return CallLease(

@@ -5,8 +5,9 @@ Each makes a `CallerConnection` of what the API was given, and has the `CallMana
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import structlog
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.calls.lease import CallerConnection
+from flow.bot.calls.phone_line import Exchange, Legs, PhoneLine
 from flow.bot.transports.media_stream import media_stream_transport
 from flow.bot.transports.spec import (
     Carrier,
@@ -24,9 +26,12 @@ from flow.bot.transports.spec import (
 )
 from flow.domain.calls.close_codes import close_of
 from flow.domain.calls.ending import Ending, EndReason
-from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.media_stream import CallNews, CarriedCall, CarrierRequest, MediaStream
+from flow.domain.calls.phone_call import Voicemail, caller_leg
+from flow.domain.calls.spoken import voice_language
 from flow.domain.calls.thread import Thread
 from flow.errors import NotFound, Unavailable
+from flow.vendors.dialler import Dialler
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +47,9 @@ class Manager(Protocol):
         """Open the connection; the call goes on by itself."""
         ...
 
+
+PRICE_AFTER_SECS = 5.0
+"""After the end of a call, when its carrier is first asked for the price."""
 
 EndingOf = Callable[[], Ending | None]
 
@@ -143,7 +151,16 @@ class OfferCalls:
 class MediaStreamCalls:
     """Telephone calls over the media streams of a carrier."""
 
-    def __init__(self, spec: MediaStreamSpec, carrier: Carrier, manager: Manager) -> None:
+    def __init__(
+        self,
+        spec: MediaStreamSpec,
+        carrier: Carrier,
+        manager: Manager,
+        legs: Legs,
+        dial_prefixes: Sequence[str] = (),
+    ) -> None:
+        self._legs = legs
+        self._exchange = Exchange(spec.name, carrier.dialler, legs, spec.bridge, dial_prefixes)
         self._spec = spec
         self._carrier = carrier
         self._manager = manager
@@ -151,9 +168,26 @@ class MediaStreamCalls:
         self.webhook = spec.webhook
         self.webhook_openapi = spec.webhook_openapi
 
-    def call_of(self, request: CarrierRequest) -> str:
-        """The id of the call that a webhook's request is about; raises as `Carrier.call_of`."""
+    @property
+    def dialler(self) -> Dialler | None:
+        """Places calls and moves them; ``None``: the carrier is only answered."""
+        return self._carrier.dialler
+
+    def call_of(self, request: CarrierRequest) -> CarriedCall:
+        """The call that a webhook's request is about; raises as `Carrier.call_of`."""
         return self._carrier.call_of(request)
+
+    def news_of(self, request: CarrierRequest) -> CallNews:
+        """What the carrier says of a call by itself; raises as `Carrier.call_of`."""
+        return self._carrier.news_of(request)
+
+    async def hang_up(self, call_id: str) -> None:
+        """End a call, or raise `Unavailable`."""
+        await self._carrier.hang_up(call_id)
+
+    def spoken(self, text: str, language: str | None) -> bytes:
+        """XML that has the carrier say a text and end the call."""
+        return self._spec.spoken(text, voice_language(language))
 
     def document(self, stream_url: str, token: str) -> bytes:
         """XML that has the carrier open a stream, which says the token."""
@@ -170,20 +204,51 @@ class MediaStreamCalls:
             Refused, Conflict: as for `CallManager.run`.
         """
 
+        made: list[BaseTransport] = []
+        line = PhoneLine(self._exchange, thread, stream.call_id, lambda: made[0] if made else None)
+
         async def started(ending: EndingOf) -> BaseTransport:
-            return media_stream_transport(self._spec, CallSocket(websocket, ending), stream)
+            socket = CallSocket(websocket, ending)
+            made.append(media_stream_transport(self._spec, socket, stream))
+            return made[0]
 
         async def hang_up(ending: Ending) -> None:
-            if ending.reason is EndReason.CALLER_HUNG_UP:
-                return
-            try:
-                await self._carrier.hang_up(stream.call_id)
-            except Unavailable as error:
-                thread_id = str(thread.id)
-                log.warning("hang_up_failed", workflow_thread_id=thread_id, error=str(error))
+            if ending.reason is not EndReason.CALLER_HUNG_UP and not line.is_transferred:
+                try:
+                    await self._carrier.hang_up(stream.call_id)
+                except Unavailable as error:
+                    thread_id = str(thread.id)
+                    log.warning("hang_up_failed", workflow_thread_id=thread_id, error=str(error))
+            with suppress(Unavailable):
+                await self._legs.note(caller_leg(thread.id), due_secs=PRICE_AFTER_SECS)
 
-        connection = CallerConnection(started, _caller_is_gone, hang_up)
+        connection = CallerConnection(
+            started,
+            _caller_is_gone,
+            hang_up,
+            explain=partial(self._explained, thread),
+            control=line,
+        )
         await _make_sure_closed(websocket, await self._manager.run(thread, connection))
+
+    async def _explained(self, thread: Thread, ending: Ending) -> Ending:
+        """Why a call ended whose stream its carrier has closed: not only callers do that.
+
+        What moved the call away may have been asked of another process.
+        """
+        if ending.reason is not EndReason.CALLER_HUNG_UP:
+            return ending
+        try:
+            leg = await self._legs.get(caller_leg(thread.id))
+        except Unavailable:
+            return ending
+        if leg is None:
+            return ending
+        if leg.transferred_at is not None:
+            return Ending(EndReason.TRANSFERRED)
+        if leg.is_at_a_machine and thread.join.transport.voicemail is not Voicemail.TALK:
+            return Ending(EndReason.VOICEMAIL)
+        return ending
 
 
 async def _make_sure_closed(websocket: Any, ending: Ending) -> None:

@@ -64,6 +64,10 @@ TakeLease = Callable[[str], Awaitable[CallLease]]
 """Takes a call under the name of a claim, which is this process's alone."""
 
 
+async def _as_it_seems(ending: Ending) -> Ending:
+    return ending
+
+
 @dataclass(frozen=True, slots=True)
 class CallerConnection:
     """How one caller is connected to the bot: what a lease needs of a transport.
@@ -71,10 +75,12 @@ class CallerConnection:
     Args:
         open, not_opened, wait_secs, control: as in `CallLease`.
         close: what is left to do with the connection when the call is over; does not raise.
+        explain: why the call ended, of why it seemed to end here; does not raise.
     """
 
     open: OpenTransport
     not_opened: Callable[[BaseException], Ending]
     close: Callable[[Ending], Awaitable[None]]
     wait_secs: float | None = None
+    explain: Callable[[Ending], Awaitable[Ending]] = _as_it_seems
     control: CallControl | None = None

@@ -73,10 +73,16 @@ class TransferCall:
             "enum": [*described.targets],
             "description": "Whom the caller is passed on to.",
         }
+        properties: dict[str, Any] = {"target": target}
+        if described.warm:
+            properties["announcement"] = {
+                "type": "string",
+                "description": "What whoever answers is told before: who calls, and why.",
+            }
         self.parameters: Mapping[str, Any] = {
             "type": "object",
-            "properties": {"target": target},
-            "required": ["target"],
+            "properties": properties,
+            "required": [*properties],
         }
 
     async def use(self, use: ToolUse) -> ToolAnswer:
@@ -84,7 +90,9 @@ class TransferCall:
         if self._described.say:
             await self._voice.say(self._described.say, SPOKEN_SECS)
         try:
-            await self._control.transfer(self._described.targets[use.arguments["target"]])
+            number = self._described.targets[use.arguments["target"]]
+            announcement = use.arguments.get("announcement")
+            await self._control.transfer(number, announcement and announcement[:LAST_WORDS])
         except ToolFailed as error:
             return failed(str(error))
         told = {"result": "The caller has been passed on."}

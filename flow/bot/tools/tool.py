@@ -21,8 +21,10 @@ class CallControl(Protocol):
     connection (`flow.bot.calls.lease.CallerConnection`).
     """
 
-    async def transfer(self, number: str) -> None:
-        """Pass the caller on to a number (E.164) or a SIP address; the bot's call then ends.
+    async def transfer(self, number: str, announcement: str | None = None) -> None:
+        """Pass the caller on to a number (E.164); the bot's call then ends.
+
+        Whoever answers there is first told the ``announcement``, if there is one.
 
         Raises:
             ToolFailed: the carrier would not, and the caller is still with the bot.

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from typing import Any
+from xml.etree import ElementTree as Xml
 
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.transports.spec import MediaStreamSpec
+from flow.bot.transports.websocket import LONGEST_CHUNK_SECS
 from flow.domain.calls.media_stream import MediaStream
+
+SAMPLE_RATE = 8_000
+MAX_START_CHARACTERS = 16_384
+
+_MAX_PAYLOAD = 4 * -(-SAMPLE_RATE * LONGEST_CHUNK_SECS // 3)
+_MAX_MESSAGE = _MAX_PAYLOAD + 2_048
 
 
 class MediaSocket:
@@ -64,3 +74,48 @@ def read_message(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}
+
+
+def bounded_message(data: str | bytes) -> dict[str, Any]:
+    """One message of a running stream; one that is longer than any sound is an empty message."""
+    if isinstance(data, str) and len(data) <= _MAX_MESSAGE:
+        return read_message(data)
+    return {}
+
+
+def is_sound(message: dict[str, Any]) -> bool:
+    """Whether a message is sound of the caller's."""
+    media = object_of(message, "media")
+    payload = media.get("payload")
+    if message.get("event") != "media" or not isinstance(payload, str):
+        return False
+    if media.get("track", "inbound") != "inbound":
+        return False
+    try:
+        return 0 < len(payload) <= _MAX_PAYLOAD and bool(base64.b64decode(payload, validate=True))
+    except (binascii.Error, ValueError):
+        return False
+
+
+def is_key(message: dict[str, Any]) -> bool:
+    """Whether a message says that the caller has pressed a key."""
+    pressed = text_of(object_of(message, "dtmf"), "digit")
+    return message.get("event") == "dtmf" and len(pressed) == 1 and pressed in "0123456789*#"
+
+
+def object_of(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """A field that is an object; what is none is an empty one."""
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def text_of(fields: dict[str, Any], name: str) -> str:
+    """A field that is a text; what is none is an empty one."""
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def document_of(response: Xml.Element) -> bytes:
+    """XML as a webhook answers it."""
+    document: bytes = Xml.tostring(response, encoding="utf-8", xml_declaration=True)
+    return document

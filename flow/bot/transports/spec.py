@@ -17,10 +17,11 @@ from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.transports.room import RoomTransport
-from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.media_stream import CallNews, CarriedCall, CarrierRequest, MediaStream
 from flow.domain.calls.room import Room
 from flow.domain.calls.transport_spec import TransportSpec
 from flow.kit.installed import is_installed, requirement
+from flow.vendors.dialler import Dialler
 from flow.vendors.meeting_rooms import RoomProvider
 
 
@@ -119,13 +120,22 @@ class OfferSpec(BotTransportSpec):
 class Carrier(Protocol):
     """A telephone company, as its settings name an account."""
 
-    def call_of(self, request: CarrierRequest) -> str:
-        """The id of the call that a webhook's request is about.
+    @property
+    def dialler(self) -> Dialler | None:
+        """Places calls and moves them; ``None``: this carrier is only answered."""
+        ...
+
+    def call_of(self, request: CarrierRequest) -> CarriedCall:
+        """The call that a webhook's request is about.
 
         Raises:
             Refused: code ``invalid_signature``: the request is not the company's.
             InvalidInput: it names no call.
         """
+        ...
+
+    def news_of(self, request: CarrierRequest) -> CallNews:
+        """What the carrier says of a call by itself; raises as `call_of`."""
         ...
 
     async def hang_up(self, call_id: str) -> None:
@@ -150,6 +160,9 @@ class MediaStreamSpec(BotTransportSpec):
         webhook_openapi: the parameters and body of the webhook's request, in words of OpenAPI.
         carrier: made of the values of the settings and options.
         document: what the webhook answers: XML that opens a stream at a URL with a token.
+        bridge: XML that puts a call into a conference of a name, after saying a text in a language,
+            if it is given one; ``None``: calls cannot be passed on.
+        spoken: XML that says a text, in a language or the carrier's own, and ends the call.
         started: the stream that a first message begins; ``None`` for one that comes before it;
             raises `InvalidInput` for any other.
         serializer: reads and writes the messages of a stream; ``stop`` is to be called when the
@@ -159,9 +172,11 @@ class MediaStreamSpec(BotTransportSpec):
     webhook: str
     carrier: Callable[[Mapping[str, str]], Carrier]
     document: Callable[[str, str], bytes]
+    spoken: Callable[[str, str | None], bytes]
     started: Callable[[str], MediaStream | None]
     serializer: Callable[[MediaStream, Callable[[], None]], FrameSerializer]
     webhook_openapi: Mapping[str, Any] = field(default_factory=dict)
+    bridge: Callable[[str, str | None, str | None], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,8 @@ The messages are described at https://www.twilio.com/docs/voice/media-streams/we
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as Xml
 
@@ -18,21 +16,27 @@ from pipecat.frames.frames import Frame
 from pipecat.serializers.twilio import TwilioFrameSerializer
 from pydantic import SecretStr
 
-from flow.bot.transports.media_stream import read_message
+from flow.bot.transports.media_stream import (
+    MAX_START_CHARACTERS,
+    SAMPLE_RATE,
+    bounded_message,
+    document_of,
+    is_key,
+    is_sound,
+    object_of,
+    read_message,
+    text_of,
+)
 from flow.bot.transports.spec import MediaStreamSpec
-from flow.bot.transports.websocket import LONGEST_CHUNK_SECS
-from flow.domain.calls.media_stream import CarrierRequest, MediaStream
+from flow.domain.calls.media_stream import CallNews, CarriedCall, CarrierRequest, MediaStream
+from flow.domain.calls.phone_call import CarrierStatus
+from flow.domain.calls.tools import CALL_CONTROLS
 from flow.domain.calls.transport_spec import CallAddress, stream_url
 from flow.errors import InvalidInput, Refused
 from flow.vendors.twilio import API_URL, Twilio, is_call_sid
 
-SAMPLE_RATE = 8_000
-MAX_START_CHARACTERS = 16_384
-
 _STREAM_SID = re.compile(r"MZ[0-9a-f]{32}")
 _FORMAT = {"encoding": "audio/x-mulaw", "sampleRate": SAMPLE_RATE, "channels": 1}
-_MAX_PAYLOAD = 4 * -(-SAMPLE_RATE * LONGEST_CHUNK_SECS // 3)
-_MAX_MESSAGE = _MAX_PAYLOAD + 2_048
 _WEBHOOK_OPENAPI = {
     "parameters": [
         {
@@ -72,25 +76,32 @@ class TwilioCarrier:
         url = settings.get("TWILIO_BASE_URL", API_URL)
         return cls(Twilio(settings["TWILIO_ACCOUNT_SID"], token, url))
 
-    def call_of(self, request: CarrierRequest) -> str:
-        """The SID of the call that a webhook's request is about.
+    @property
+    def dialler(self) -> Twilio:
+        """The account: it places calls."""
+        return self._twilio
+
+    def call_of(self, request: CarrierRequest) -> CarriedCall:
+        """The call that a webhook's request is about.
 
         Raises:
             Refused: code ``invalid_signature``.
             InvalidInput: it names no call.
         """
-        signature = request.headers.get("x-twilio-signature", "")
-        if not self._twilio.signed(signature, request.url, request.form):
-            raise Refused(
-                "invalid_signature",
-                "This is not signed by Twilio for this URL.",
-                hint="FLOW_PUBLIC_URL must be the address that Twilio calls, and TWILIO_AUTH_TOKEN"
-                " its account's.",
-            )
-        call_sid = dict(request.form).get("CallSid", "")
-        if not is_call_sid(call_sid):
-            raise InvalidInput("Twilio's request does not say which call it is about (CallSid).")
-        return call_sid
+        form = self._form(request)
+        return CarriedCall(_sid(form), form.get("From", ""), form.get("To", ""))
+
+    def news_of(self, request: CarrierRequest) -> CallNews:
+        """What a status callback, or that of answering-machine detection, says; raises as
+        `call_of`.
+
+        https://www.twilio.com/docs/voice/api/call-resource#statuscallback
+        https://www.twilio.com/docs/voice/answering-machine-detection#async-amd
+        """
+        form = self._form(request)
+        status = form.get("CallStatus", "")
+        known = CarrierStatus(status) if status in set(CarrierStatus) else None
+        return CallNews(_sid(form), known, form.get("AnsweredBy"))
 
     async def hang_up(self, call_id: str) -> None:
         """Have Twilio end the call: one whose stream is closed goes on with the TwiML after it."""
@@ -100,11 +111,23 @@ class TwilioCarrier:
         """Close the connections."""
         await self._twilio.aclose()
 
+    def _form(self, request: CarrierRequest) -> dict[str, str]:
+        """The fields of a request that Twilio has signed."""
+        signature = request.headers.get("x-twilio-signature", "")
+        if not self._twilio.signed(signature, request.url, request.form):
+            raise Refused(
+                "invalid_signature",
+                "This is not signed by Twilio for this URL.",
+                hint="FLOW_PUBLIC_URL must be the address that Twilio calls, and TWILIO_AUTH_TOKEN"
+                " its account's.",
+            )
+        return dict(request.form)
+
 
 class TwilioCallSerializer(TwilioFrameSerializer):
-    """Pipecat's rendering of Twilio's messages, of which a caller may send audio and nothing else.
+    """Pipecat's rendering of Twilio's messages, of which a caller may send audio and keys alone.
 
-    What is no audio of the caller, or not sane, is dropped, keys that are pressed too. ``stop``
+    What is neither, or not sane, is dropped. ``stop``
     is Twilio's word that the call is over, whatever becomes of the socket. Pipecat would also hang
     up at Twilio, but without a time limit and from within the pipeline: see `TwilioCarrier`
     instead.
@@ -116,12 +139,12 @@ class TwilioCallSerializer(TwilioFrameSerializer):
         self.dropped = 0
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
-        """The audio frame in ``data``, or `None`."""
-        message = _message(data)
+        """The frame in ``data``: audio, or a key that was pressed; or `None`."""
+        message = bounded_message(data)
         if message.get("event") == "stop":
             self._stop()
             return None
-        if not _is_sound(message):
+        if not is_sound(message) and not is_key(message):
             self.dropped += 1
             return None
         frame: Frame | None = await super().deserialize(data)
@@ -133,8 +156,43 @@ def twiml(stream_url: str, token: str) -> bytes:
     response = Xml.Element("Response")
     stream = Xml.SubElement(Xml.SubElement(response, "Connect"), "Stream", url=stream_url)
     Xml.SubElement(stream, "Parameter", name="token", value=token)
-    document: bytes = Xml.tostring(response, encoding="utf-8", xml_declaration=True)
-    return document
+    return document_of(response)
+
+
+def spoken(text: str, language: str | None) -> bytes:
+    """TwiML that says a text and hangs up.
+
+    Languages are those of https://www.twilio.com/docs/voice/twiml/say#attributes-language.
+    """
+    response = Xml.Element("Response")
+    _say(response, text, language)
+    Xml.SubElement(response, "Hangup")
+    return document_of(response)
+
+
+def conference(room: str, announcement: str | None, language: str | None) -> bytes:
+    """TwiML that puts a call into a conference of two, which is over when one of them leaves.
+
+    https://www.twilio.com/docs/voice/twiml/conference
+    """
+    response = Xml.Element("Response")
+    if announcement is not None:
+        _say(response, announcement, language)
+    attributes = {"endConferenceOnExit": "true", "beep": "false", "maxParticipants": "2"}
+    Xml.SubElement(Xml.SubElement(response, "Dial"), "Conference", attributes).text = room
+    return document_of(response)
+
+
+def _say(parent: Xml.Element, text: str, language: str | None) -> None:
+    attributes = {} if language is None else {"language": language}
+    Xml.SubElement(parent, "Say", attributes).text = text
+
+
+def _sid(form: Mapping[str, str]) -> str:
+    call_sid = form.get("CallSid", "")
+    if not is_call_sid(call_sid):
+        raise InvalidInput("Twilio's request does not say which call it is about (CallSid).")
+    return call_sid
 
 
 def started(text: str) -> MediaStream | None:
@@ -149,48 +207,19 @@ def started(text: str) -> MediaStream | None:
     start = message.get("start")
     if message.get("event") != "start" or not isinstance(start, dict):
         raise InvalidInput("The stream does not begin as Twilio's do.")
-    stream_sid, call_sid = _text(start, "streamSid"), _text(start, "callSid")
+    stream_sid, call_sid = text_of(start, "streamSid"), text_of(start, "callSid")
     if not _STREAM_SID.fullmatch(stream_sid) or not is_call_sid(call_sid):
         raise InvalidInput("The stream does not say which call it is of.")
-    sound = _object(start, "mediaFormat")
+    sound = object_of(start, "mediaFormat")
     if any(sound.get(name) != value for name, value in _FORMAT.items()):
         raise InvalidInput("The stream is not of 8 kHz mu-law sound.")
-    return MediaStream(stream_sid, call_sid, _text(_object(start, "customParameters"), "token"))
+    return MediaStream(stream_sid, call_sid, text_of(object_of(start, "customParameters"), "token"))
 
 
 def _connection(at: CallAddress) -> dict[str, str]:
     """``twiml_url`` is what Twilio is to be given as the call's webhook."""
     url = stream_url(at.base, at.thread_id, TRANSPORT.name)
     return {"url": url, "twiml_url": at.http(TRANSPORT.webhook)}
-
-
-def _message(data: str | bytes) -> dict[str, Any]:
-    if isinstance(data, str) and len(data) <= _MAX_MESSAGE:
-        return read_message(data)
-    return {}
-
-
-def _is_sound(message: dict[str, Any]) -> bool:
-    media = message.get("media")
-    if message.get("event") != "media" or not isinstance(media, dict):
-        return False
-    payload = media.get("payload")
-    if media.get("track", "inbound") != "inbound" or not isinstance(payload, str):
-        return False
-    try:
-        return 0 < len(payload) <= _MAX_PAYLOAD and bool(base64.b64decode(payload, validate=True))
-    except (binascii.Error, ValueError):
-        return False
-
-
-def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    value = fields.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _show_account(settings: Mapping[str, str]) -> httpx.Request:
@@ -210,6 +239,10 @@ TRANSPORT = MediaStreamSpec(
     carrier=TwilioCarrier.of_settings,
     key_request=_show_account,
     document=twiml,
+    spoken=spoken,
+    bridge=conference,
+    places_calls=True,
+    controls=CALL_CONTROLS,
     started=started,
     serializer=TwilioCallSerializer,
 )

@@ -37,8 +37,13 @@ CLOSE_CODES: Mapping[EndReason, int] = {
     EndReason.PROCESS_LOST: 4006,
     EndReason.NOBODY_CAME: 4007,
     EndReason.CANCELLED: 4008,
+    EndReason.TRANSFERRED: 4010,
     EndReason.BOT_HUNG_UP: 4009,
     EndReason.ERROR: 4011,
+    EndReason.VOICEMAIL: 4012,
+    EndReason.BUSY: 4013,
+    EndReason.NO_ANSWER: 4014,
+    EndReason.DIAL_FAILED: 4015,
 }
 """The close code of each reason why a call may end. A new one has the next free number."""
 

@@ -18,6 +18,8 @@ from pydantic import (
 
 from flow.domain.agents.variables import Variables
 from flow.domain.calls.bot_part import CASCADE, BotPart
+from flow.domain.calls.phone_call import Voicemail
+from flow.domain.calls.phone_number import number_problem
 from flow.domain.calls.request_parts import STORED, STORING, Name, Part, Text, bounded, is_stored
 from flow.domain.calls.room import token_problem
 from flow.domain.calls.rtvi import Rtvi, RtviOption
@@ -25,6 +27,7 @@ from flow.domain.calls.tools import MAX_TOOLS, Tool, tool_problems
 from flow.domain.calls.transport_spec import (
     TransportSpecs,
     listed,
+    names_that_call,
     names_with_rooms,
     names_with_rtvi,
 )
@@ -49,9 +52,17 @@ class Transport(Part):
     ``rtvi`` is for Pipecat's own clients (JavaScript, React, iOS, Android), which wait for a
     bot that speaks RTVI: ``true``, or what the client may send and see.
 
+    ``to`` has Flow call that number over ``twilio``, ``from`` one of the team's own, and let it
+    ring for ``ring_secs``. ``voicemail`` says what is to become of a call that a machine answers:
+    ``talk`` to it as to a person (nobody asks whether it is one), ``hang_up``, or
+    ``leave_message``:
+    the ``voicemail_message``, spoken by the carrier after the beep.
+
     Which transports there are, and what they take, is judged by the `TransportSpecs` that the
     context of the validation has under ``transports``; without them any name passes.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     type: Annotated[str, Field(max_length=64)] = Field(
         default="websocket",
@@ -68,6 +79,48 @@ class Transport(Part):
     rtvi: RtviOption = Field(
         default=None, description="Whether RTVI is spoken, and what the caller may send by it."
     )
+    to: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="The number that Flow is to call, such as `+4930123456`."
+    )
+    from_: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, alias="from", description="The number that it calls from: one of yours."
+    )
+    ring_secs: Annotated[int, Field(ge=5, le=120)] = Field(
+        default=30, description="How long it may ring."
+    )
+    voicemail: Voicemail = Field(
+        default=Voicemail.TALK,
+        description="What to do when a machine answers: `talk`, `hang_up` or `leave_message`.",
+    )
+    voicemail_message: Annotated[str, Field(min_length=1, max_length=1_000)] | None = Field(
+        default=None, description="The message, for `leave_message`."
+    )
+
+    @field_validator("to", "from_")
+    @classmethod
+    def _is_a_number(cls, value: str | None, info: ValidationInfo) -> str | None:
+        specs, name = _transports(info), info.data.get("type")
+        if value is None or specs is None or name is None:
+            return value
+        if not specs[name].places_calls:
+            raise ValueError(f"is for {names_that_call(specs)}, not for {name}")
+        if (problem := number_problem(value)) is not None:
+            raise ValueError(problem)
+        return value
+
+    @model_validator(mode="after")
+    def _is_a_whole_call(self, info: ValidationInfo) -> Self:
+        given = self.model_fields_set & {"voicemail", "voicemail_message", "ring_secs"}
+        if (self.to is None and self.from_ is None and not given) or is_stored(info):
+            return self
+        if (self.to is None) != (self.from_ is None):
+            raise ValueError("a call that is to be placed needs both to and from")
+        if self.to is None and given:
+            raise ValueError(f"{sorted(given)[0]} is for a call that is placed: give to and from")
+        leaves_message = self.voicemail is Voicemail.LEAVE_MESSAGE
+        if leaves_message != (self.voicemail_message is not None):
+            raise ValueError("voicemail 'leave_message' and a voicemail_message go together")
+        return self
 
     @field_validator("type")
     @classmethod
@@ -177,6 +230,10 @@ class Bot(Part):
     )
     tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] = Field(
         default=(), description="What the bot can do beside talking."
+    )
+    keys: bool = Field(
+        default=False,
+        description="Whether the model is told of keys that a telephone's caller presses.",
     )
     timezone: Annotated[str, Field(max_length=64)] | None = Field(
         default=None, description="Of `{{flow.date}}` and `{{flow.time}}`, as in `Europe/Berlin`."

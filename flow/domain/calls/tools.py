@@ -201,6 +201,10 @@ class TransferCallTool(Part):
         min_length=1, max_length=MAX_TARGETS, description="Telephone numbers by their names."
     )
     say: Sentence | None = Field(default=None, description="What the bot says before.")
+    warm: bool = Field(
+        default=False,
+        description="Whether whoever answers is first told what it is about, in the bot's words.",
+    )
 
     def filled(self, filling: Filling, field: str) -> Self:
         """The tool with the variables of what it says filled in."""

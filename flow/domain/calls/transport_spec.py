@@ -44,6 +44,7 @@ class TransportSpec:
         connect_params: what ``connect()`` of Pipecat's clients takes, made of those fields;
             ``None`` where they have no such transport.
         has_rooms: whether the bot waits for its caller in a room.
+        places_calls: whether Flow can call somebody over it.
         controls: the types of tools that act on the call (`flow.domain.calls.tools.CALL_CONTROLS`)
             and that this transport can do, by the `CallControl` of its calls.
         room_url_problem: what is wrong with the URL of a room that the caller names, or ``None``.
@@ -55,6 +56,7 @@ class TransportSpec:
     connection: Callable[[CallAddress], dict[str, str]] | None = None
     connect_params: Callable[[Mapping[str, str]], dict[str, Any]] | None = None
     has_rooms: bool = False
+    places_calls: bool = False
     controls: frozenset[str] = frozenset()
     room_url_problem: Callable[[str], str | None] = lambda _: None
 
@@ -83,6 +85,11 @@ TransportSpecs = Mapping[str, TransportSpec]
 def names_with_rooms(specs: TransportSpecs) -> str:
     """The transports with rooms, as a sentence names them."""
     return listed([spec.name for spec in specs.values() if spec.has_rooms])
+
+
+def names_that_call(specs: TransportSpecs) -> str:
+    """The transports over which Flow can call somebody, as a sentence names them."""
+    return listed([spec.name for spec in specs.values() if spec.places_calls])
 
 
 def names_with_rtvi(specs: TransportSpecs) -> str:

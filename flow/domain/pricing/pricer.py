@@ -176,7 +176,7 @@ def _samples(kind: Kind) -> tuple[Quantities, ...]:
             for unit in UNITS.values()
             if unit.measure is not Measure.TOKENS
             and unit.part_of is None
-            and unit.component != Kind.CALL
+            and unit.component not in (Kind.CALL, Kind.TELEPHONY)
             and (kind is Kind.LLM) == unit.component.startswith("llm_")
         ),
     )

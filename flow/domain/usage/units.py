@@ -23,6 +23,7 @@ class Kind(StrEnum):
     TTS = "tts"
     STT = "stt"
     CALL = "call"
+    TELEPHONY = "telephony"
 
 
 class Measure(StrEnum):
@@ -123,6 +124,10 @@ _ALL = (
     Unit(
         "call_seconds", "time from a caller's coming to the end of the call", Measure.SECONDS,
         "call", "output",
+    ),
+    Unit(
+        "phone_seconds", "time that a leg of a telephone call lasted at its carrier",
+        Measure.SECONDS, "telephony", "output",
     ),
 )  # fmt: skip
 

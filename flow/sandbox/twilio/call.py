@@ -26,7 +26,8 @@ from flow.sandbox.callers.caller import open_socket
 from flow.sandbox.callers.conversation import CallerEvent, Conversation
 from flow.sandbox.callers.frames import Audio, Frame, Interruption
 from flow.sandbox.callers.pipecat_phone import Phone
-from flow.sandbox.twilio.app import ACCOUNT_SID, TwilioCall, TwilioSandbox
+from flow.sandbox.twilio.app import TwilioSandbox
+from flow.sandbox.twilio.rest_api import ACCOUNT_SID, TwilioCall
 
 SAMPLE_RATE = 8_000
 CHUNK_BYTES = 320
@@ -62,7 +63,45 @@ class Telephone:
             stream = TwilioStream(call, noun.parameters)
             async with TwilioPhone(socket, stream, conversation, on_event, call.hung_up) as phone:
                 yield phone
-        call.status = "completed"
+        call.end()
+
+
+@dataclass(frozen=True, slots=True)
+class CalledParty:
+    """Somebody whom Flow calls, as a `flow.sandbox.callers.caller.Carrier`.
+
+    ``answered_by`` is what Twilio takes whoever answers for, where it was asked to find out.
+    """
+
+    twilio: TwilioSandbox
+    answered_by: str = "human"
+    transport: str = "twilio"
+    sample_rate: int = SAMPLE_RATE
+    chunk_bytes: int = CHUNK_BYTES
+
+    @asynccontextmanager
+    async def phone(
+        self,
+        http: httpx.AsyncClient,
+        connection: Mapping[str, Any],
+        conversation: Conversation,
+        on_event: Callable[[CallerEvent], None],
+    ) -> AsyncIterator[Phone]:
+        """A phone that has been rung, and taken off the hook.
+
+        Raises:
+            Refused, InvalidInput: as for `TwilioSandbox.ask`.
+        """
+        async with httpx.AsyncClient(trust_env=False, verify=trusted()) as stranger:
+            call = await self.twilio.placed()
+            noun = await self.twilio.answer(stranger, call, self.answered_by)
+            async with open_socket(noun.url) as socket:
+                stream = TwilioStream(call, noun.parameters)
+                phone = TwilioPhone(socket, stream, conversation, on_event, call.hung_up)
+                async with phone:
+                    yield phone
+            call.end(seconds=61)
+            await self.twilio.tell(stranger, call)
 
 
 class TwilioStream:

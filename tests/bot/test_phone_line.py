@@ -1,0 +1,61 @@
+"""Keys that a bot presses are the two tones that a telephone makes for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from pipecat.frames.frames import OutputAudioRawFrame
+from pipecat.transports.base_output import BaseOutputTransport
+from pipecat.transports.base_transport import TransportParams
+
+from flow.bot.calls.phone_line import Exchange, PhoneLine
+from flow.bot.tools.tool import ToolFailed
+
+RATE = 8_000
+# ITU-T Q.23.
+TONES = {"1": (697, 1209), "5": (770, 1336), "9": (852, 1477), "*": (941, 1209), "#": (941, 1477)}
+NOBODY: Any = None
+
+
+class Line(BaseOutputTransport):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(TransportParams())
+        self._sample_rate = RATE
+        self.said: list[bytes] = []
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        self.said.append(frame.audio)
+        return True
+
+    def output(self) -> Line:
+        return self
+
+
+def tones(audio: bytes) -> tuple[int, int]:
+    """The strongest frequency below 1,000 Hz, and above."""
+    samples = np.frombuffer(audio, "<i2").astype(float)
+    power = np.abs(np.fft.rfft(samples, RATE))
+    return int(power[:1000].argmax()), int(power[1000:].argmax()) + 1000
+
+
+async def test_keys_are_pressed_one_after_the_other() -> None:
+    line: Any = Line()
+    exchange = Exchange("twilio", None, NOBODY, None)
+    await PhoneLine(exchange, NOBODY, "CA1", lambda: line).send_dtmf("1w59*#")
+    heard = [tones(audio) for audio in line.said]
+    for (low, high), (want_low, want_high) in zip(heard, TONES.values(), strict=True):
+        assert abs(low - want_low) < 15
+        assert abs(high - want_high) < 25
+
+
+async def test_without_a_line_the_model_is_told() -> None:
+    exchange = Exchange("twilio", None, NOBODY, None)
+    line = PhoneLine(exchange, NOBODY, "CA1", lambda: None)
+    with pytest.raises(ToolFailed, match="no line"):
+        await line.send_dtmf("1")
+    with pytest.raises(ToolFailed, match="cannot be passed on"):
+        await line.transfer("+4930333333")
