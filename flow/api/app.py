@@ -11,7 +11,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from flow.api import api_pages, health, keys, pipecat_runner, products, requests, threads, usage
+from flow.api import (
+    api_pages,
+    health,
+    keys,
+    pipecat_runner,
+    products,
+    recordings,
+    requests,
+    threads,
+    usage,
+)
 from flow.api import call_connections as connect
 from flow.api import joins as bot
 from flow.api import key_limits as limits
@@ -52,6 +62,7 @@ _ROUTERS = (
     connect.router,
     pipecat_runner.router,
     threads.router,
+    recordings.router,
     requests.router,
     usage.router,
     limits.router,
@@ -111,7 +122,7 @@ def create_app(services: Services) -> FastAPI:
                 Auth,
                 keys=services.keys,
                 database=services.database,
-                token_routes=["offer", "end", *webhooks],
+                token_routes=["offer", "end", recordings.PATH, *webhooks],
                 on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),

@@ -29,6 +29,7 @@ from flow.insights.schema_checker import Checker
 from flow.telemetry.metric_definitions import Metrics
 from flow.vendors.key_verification_cache import VerifiedKey
 from flow.vendors.quota_cache import QuotaState
+from flow.vendors.recording_storage.storage import RecordingStorage
 from flow.vendors.unkey_admin import UnkeyAdmin
 
 MIN_SECRET_BYTES = 16
@@ -229,6 +230,7 @@ class Services:
     ``on_key`` is told of the keys that make requests.
     Without a ``gateway`` the paths of its protocols are not served.
     Without ``unkey`` no keys are made or revoked here.
+    ``recordings`` is where recorded calls are; a link to one is good for ``recording_link_secs``.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced.
 
@@ -256,6 +258,8 @@ class Services:
     allow_private_webhooks: bool = False
     checker: Checker = field(default_factory=Checker)
     on_key: Callable[[ApiKey], None] = lambda _key: None
+    recordings: RecordingStorage | None = None
+    recording_link_secs: int = 3600
     now: Callable[[], datetime] = utc_now
 
     def __post_init__(self) -> None:

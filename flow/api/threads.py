@@ -16,6 +16,7 @@ from flow.api.auth import caller_of
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
+from flow.api.recordings import RecordingView, recording_of
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
 
@@ -124,6 +125,7 @@ class ThreadView(ThreadSummary):
     request: dict[str, Any] = Field(description="The join as accepted, defaults filled in.")
     transcript: list[TurnView] = Field(description="What was said, in its order.")
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
+    recording: RecordingView | None = Field(description="null where the join asked for none.")
 
 
 class ThreadPage(BaseModel):
@@ -182,6 +184,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
             request=thread.join.to_json(),
             transcript=transcript,
             latency=latency_of(thread),
+            recording=await recording_of(request, thread),
         )
     )
 

@@ -19,6 +19,7 @@ from flow.app.background_work import open_finishing, run_background
 from flow.app.bots import bot_defaults, build_calls, build_room_calls, build_transports
 from flow.app.clients import open_clients, secret_of
 from flow.app.gateway import open_gateway
+from flow.app.recordings import open_recordings
 from flow.app.shared_resources import Resources, open_resources
 from flow.app.start_warnings import warn
 from flow.app.usage_recording import UsagePublisher, open_recorder
@@ -96,11 +97,17 @@ async def run_service(
         stack.push_async_callback(admission.aclose)
         publisher = UsagePublisher(resources, running, admission.recorded)
         recorder = await stack.enter_async_context(open_recorder(resources, publisher))
+        recording = await stack.enter_async_context(open_recordings(resources))
         finishing = await stack.enter_async_context(
-            open_finishing(resources, recorder, clients.models["openai"])
+            open_finishing(
+                resources,
+                recorder,
+                clients.models["openai"],
+                None if recording is None else recording.recordings,
+            )
         )
         calls = await build_calls(
-            resources, clients, recorder, finishing, running, publisher.contents
+            resources, clients, recorder, finishing, running, publisher.contents, recording
         )
         gateway = await stack.enter_async_context(
             open_gateway(resources, clients, recorder, admission, publisher.contents)
@@ -133,6 +140,8 @@ async def run_service(
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,
             on_key=PosthogIdentities(resources.posthog),
+            recordings=None if recording is None else recording.storage,
+            recording_link_secs=settings.recordings_link_secs,
         )
         # Only a reply that is cut off needs the tokenizer, later than it takes to load.
         tokenizer = asyncio.create_task(asyncio.to_thread(warm_up), name="tokenizer")

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.call_recordings import CallRecordings
 from flow.db.operator import Operating
 from flow.db.pages import Page, check_limit, page, place
 from flow.db.postgres_json import text_array
@@ -52,6 +53,11 @@ class Database(TypedCalls):
     def room_calls(self) -> RoomCalls:
         """The calls about calls in rooms."""
         return RoomCalls(self._transport)
+
+    @property
+    def recordings(self) -> CallRecordings:
+        """The calls about recordings."""
+        return CallRecordings(self._transport)
 
     async def ping(self) -> None:
         """Return when the database answers and Flow's functions are there.

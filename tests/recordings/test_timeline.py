@@ -35,9 +35,7 @@ def places(pieces: Iterable[Piece]) -> dict[int, int]:
     return {sample - 1: at for at, sample in placed(pieces).items()}
 
 
-talk = st.lists(
-    st.tuples(st.integers(2, 60), st.integers(0, 3_000)), min_size=1, max_size=6
-)
+talk = st.lists(st.tuples(st.integers(2, 60), st.integers(0, 3_000)), min_size=1, max_size=6)
 """Chunks that somebody speaks without a pause, and the pause afterwards in ms."""
 
 
@@ -45,7 +43,8 @@ talk = st.lists(
 def test_what_is_heard_is_where_it_was_spoken(
     spoken: list[tuple[int, int]], jitter: list[int], ppm: int
 ) -> None:
-    track, now, number, pieces = HeardTrack(RATE), 500.0, 0, []
+    track, now, number = HeardTrack(RATE), 500.0, 0
+    pieces: list[Piece] = []
     true: dict[int, float] = {}
     for chunks, pause in spoken:
         for _ in range(chunks):

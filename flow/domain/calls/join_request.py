@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from flow.domain.calls.bot_part import CASCADE, BotPart
+from flow.domain.calls.recording import RecordingOption
 from flow.domain.calls.room import token_problem
 from flow.domain.calls.rtvi import Rtvi, RtviOption
 from flow.domain.calls.transport_spec import (
@@ -243,6 +244,9 @@ class JoinRequest(Part):
     save_mode: SaveMode | None = Field(
         default=None,
         description="When the call is made cheaper; left out: as the key or the product says.",
+    )
+    recording: RecordingOption = Field(
+        default=None, description="Whether the call is recorded; only where it is asked for."
     )
     webhook_url: Annotated[str, Field(max_length=2048)] | None = Field(
         default=None, description="Where the call's end is told."
