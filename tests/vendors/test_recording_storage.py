@@ -70,9 +70,11 @@ async def test_what_is_put_can_be_had_and_linked_until_it_is_removed(
         url, local = await held.storage.link(PATH, 60), held.storage.local(PATH)
         if held.stand_in is None:
             assert url is None
-            assert local is not None and local.stat().st_mode & 0o77 == 0
+            assert local is not None
+            assert local.stat().st_mode & 0o77 == 0
         else:
-            assert local is None and url is not None
+            assert local is None
+            assert url is not None
             assert list(held.stand_in.objects) == [f"eu/calls/{PATH}"]
             assert set(held.stand_in.types.values()) == {"audio/flac"}
             async with httpx.AsyncClient(trust_env=False) as reader:

@@ -71,7 +71,7 @@ def check(
         payload,
     ]
     digest = sha256("\n".join(asked).encode()).hexdigest()
-    to_sign = "\n".join([_ALGORITHM, stamp, scope, digest])
+    to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
     if not hmac.compare_digest(_signature(keys[key_id], scope, to_sign), signature):
         raise Rejected("SignatureDoesNotMatch")
 

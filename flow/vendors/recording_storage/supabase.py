@@ -95,13 +95,13 @@ def _check(answer: httpx.Response) -> httpx.Response:
     return answer
 
 
-def _told(answer: httpx.Response, kind: type, *names: str) -> Any:
+def _told(answer: httpx.Response, kind: type[list[Any]] | type[dict[str, Any]], *names: str) -> Any:
     """The JSON of an answer, which something between here and the service may have made up."""
     try:
         told = answer.json()
     except ValueError:
         told = None
-    if not isinstance(told, kind) or any(name not in told for name in names):
+    if not isinstance(told, kind) or not {*names} <= {*told}:
         raise StorageUnavailable("Supabase Storage gave no answer of its own.")
     return told
 
