@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import uuid4
 
@@ -33,6 +33,8 @@ from flow.recordings.journal import BOT, CALLER, Journal, JournalWriter, PartHea
 from flow.recordings.recordings import Recordings
 from flow.recordings.timeline import OPEN_SECS, SAMPLE_BYTES, HeardTrack, PlayedTrack
 
+# Silence before the first sound: what comes next may show that it sounded sooner.
+LEAD_IN_SECS = 0.25
 # From one writing to the next.
 WRITE_SECS = 1.0
 LAST_WRITE_SECS = 5.0
@@ -42,14 +44,14 @@ class SoundRecorder:
     """Records one part of a call, from the first sound on: a bot may wait in a room for minutes.
 
     Args:
-        begin: opens the journal.
+        begin: opens the journal of a recording that began so many seconds ago.
         rates: samples a second of what is heard and what is said.
         now: seconds that go on whatever becomes of the process.
     """
 
     def __init__(
         self,
-        begin: Callable[[], Journal],
+        begin: Callable[[float], Journal],
         rates: AudioFormat,
         now: Callable[[], float] = clock.seconds,
     ) -> None:
@@ -90,13 +92,13 @@ class SoundRecorder:
     def _hear(self, pcm: bytes) -> None:
         # A piece that arrives has sounded already.
         secs = len(pcm) / SAMPLE_BYTES / self._caller.rate
-        journal = self._begun(self._clock() - secs)
+        journal = self._begun(secs)
         now = self._now()
         self._caller.add(now, pcm)
         self._write_if_due(journal, now)
 
     def _play(self, pcm: bytes) -> None:
-        journal = self._begun(self._clock())
+        journal = self._begun(0.0)
         now = self._now()
         self._bot.add(now, pcm)
         self._write_if_due(journal, now)
@@ -104,10 +106,11 @@ class SoundRecorder:
     def _cut(self) -> None:
         self._bot.cut(self._now())
 
-    def _begun(self, since: float) -> Journal:
+    def _begun(self, sounded_secs: float) -> Journal:
         if self._journal is None:
-            self._began = since
-            self._journal = self._begin()
+            ago = sounded_secs + LEAD_IN_SECS
+            self._began = self._clock() - ago
+            self._journal = self._begin(ago)
         return self._journal
 
     def _write_if_due(self, journal: Journal, now: float) -> None:
@@ -154,10 +157,13 @@ class SoundRecorders:
         await recorder.close()
         self._recordings.nudge()
 
-    def _begin(self, thread: Thread, asked: RecordingRequest, audio: AudioFormat) -> Journal:
+    def _begin(
+        self, thread: Thread, asked: RecordingRequest, audio: AudioFormat, ago_secs: float
+    ) -> Journal:
         days = asked.retention_days or self.days
         rates = audio.sample_rate_in, audio.sample_rate_out
-        header = PartHeader(thread.id, uuid4(), datetime.now(UTC), days, *rates)
+        began = datetime.now(UTC) - timedelta(seconds=ago_secs)
+        header = PartHeader(thread.id, uuid4(), began, days, *rates)
         self._recordings.begun(header)
         return self._writer.open(header)
 

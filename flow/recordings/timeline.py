@@ -96,7 +96,7 @@ class HeardTrack(_Track):
             self._append(belongs, pcm)
             return
         lead = self.end - belongs
-        if lead > self._tolerance:
+        if lead > 0:
             lead -= self._close_gaps(lead)
         if lead > self._tolerance:
             pcm = pcm[SAMPLE_BYTES * lead :]

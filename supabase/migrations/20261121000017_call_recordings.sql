@@ -92,7 +92,7 @@ create function public.store_recording_part(
   p_started_at timestamptz,
   p_days integer,
   p_path text,
-  p_seconds numeric,
+  p_seconds double precision,
   p_size bigint,
   p_complete boolean
 ) returns jsonb
