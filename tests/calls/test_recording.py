@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from time import time
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 
+from flow.db.database import Database
+from flow.domain.calls.recording import RecordingStatus
 from flow.domain.calls.thread import Status
 from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.sandbox.callers.script import Interrupt, Line
 from tests.calls.conftest import Serve, Serving
+from tests.calls.processes import flow_serve
 from tests.calls.taping import TOLERANCE_SECS, Tape, TapedInternet, Track, compared, decoded
-from tests.calls.test_call import JOIN, SHORT, SOON, TALE, stood_in
+from tests.calls.test_call import JOIN, LONG, SHORT, SOON, TALE, stood_in
 
 RECORDED = JOIN | {"recording": True}
 INTERRUPTING = replace(
@@ -76,3 +84,49 @@ async def test_an_interrupted_call_is_recorded_as_it_was_heard(
     agrees(tape.said, started_at, caller, 2)
     agrees(tape.heard, started_at, bot, 3)
     assert not [*(tmp_path / "recordings").iterdir()], "nothing is left of it on this machine"
+
+
+async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
+    database: Database, postgres_url: str, tmp_path: Path
+) -> None:
+    where = {"FLOW_RECORDINGS_URL": f"file://{tmp_path}/kept"}
+    loop, tape = asyncio.get_running_loop(), Tape()
+    thread_id, is_begun = "", False
+    async with stood_in(LONG) as standing:
+        async with flow_serve(standing, postgres_url, tmp_path, **where) as first:
+
+            def hear(event: CallerEvent) -> None:
+                nonlocal thread_id, is_begun
+                if event.kind is EventKind.JOINED:
+                    thread_id = event.detail
+                if event.kind is EventKind.LINE_ENDED and not is_begun:
+                    is_begun = True
+                    loop.call_later(5.0, first.kill)
+
+            with suppress(Exception):
+                await call(
+                    first.url,
+                    standing.api_key,
+                    LONG,
+                    join=RECORDED,
+                    on_progress=hear,
+                    carrier=TapedInternet(tape=tape),
+                )
+        killed_at = time()
+        async with flow_serve(standing, postgres_url, tmp_path, **where):
+            async with asyncio.timeout(60):
+                while (found := await database.recordings.get(UUID(thread_id))) is None or (
+                    found.status is not RecordingStatus.READY
+                ):
+                    await asyncio.sleep(0.2)
+    whole = found.whole
+    assert whole is not None
+    assert whole.seconds is not None
+    assert not found.complete
+    assert killed_at - (whole.started_at.timestamp() + whole.seconds) < 3.5
+    caller, bot = decoded(tmp_path / "kept" / str(whole.path))
+    (said,) = compared(tape.said, whole.started_at, caller)
+    greeting = compared(tape.heard, whole.started_at, bot)[0]
+    for one in (said, greeting):
+        assert abs(one.lag_secs) <= TOLERANCE_SECS
+        assert one.likeness > 0.95

@@ -101,7 +101,7 @@ def _told(answer: httpx.Response, kind: type[list[Any]] | type[dict[str, Any]], 
         told = answer.json()
     except ValueError:
         told = None
-    if not isinstance(told, kind) or not {*names} <= {*told}:
+    if not isinstance(told, kind) or not all(name in told for name in names):
         raise StorageUnavailable("Supabase Storage gave no answer of its own.")
     return told
 
