@@ -1,5 +1,14 @@
 # Flow in a container: `flow serve` by default, `flow worker` or `flow migrate` as the command.
 ARG PYTHON=3.12
+ARG NODE=22
+
+FROM node:${NODE}-slim AS web
+WORKDIR /web
+COPY flow/web/package.json flow/web/package-lock.json flow/web/.npmrc ./
+# `npm install` as in the Makefile: nothing but what the lock holds, by its hashes.
+RUN npm install --no-save --no-audit --no-fund
+COPY flow/web ./
+RUN npm run build
 
 FROM python:${PYTHON}-slim AS build
 # Extras to build in, by commas: all vendors' (--build-arg EXTRAS= for none).
@@ -9,6 +18,7 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY flow flow
 COPY supabase supabase
+COPY --from=web /web/static flow/web/static
 # Nothing is installed or run here whose hash is not in requirements.lock.
 RUN sed -n '/^uv==/,/# via/p' requirements.lock > /tmp/uv.lock \
  && python -m pip install --no-cache-dir --require-hashes --requirement /tmp/uv.lock

@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test bench chaos lint types schema docs lock node clean unproven
+.PHONY: help demo dev test web wheel bench chaos lint types schema docs lock node clean unproven
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
@@ -18,6 +18,12 @@ WAITING_WORKERS := 8
 # One browser is enough for all its tests.
 ALONE_LANES := browser
 SYNCED := .venv/.synced
+# The pages are built where there is a Node that can.
+NPM := $(if $(shell node -e 'const [a, b] = process.versions.node.split("."); \
+  if (a < 20 || (a == 20 && b < 19)) process.exit(1)' 2>/dev/null && command -v npm),npm)
+WEB := $(if $(NPM),flow/web/static/.built,no-web)
+WEB_SOURCES := $(shell find flow/web -type f \
+  -not -path '*/node_modules/*' -not -path '*/static/*' 2>/dev/null)
 
 # Neither another environment nor another install target of the caller's shell may leak in here.
 # What says where packages come from (index, proxy, certificates) is left alone.
@@ -43,9 +49,10 @@ demo: $(SYNCED) ## one whole call on this machine, without any account
 	@.venv/bin/flow demo $(ARGS)
 
 dev: $(SYNCED) ## the service with reloading and stand-ins
+	@$(MAKE) --no-print-directory --silent web || echo "The pages could not be built: Flow runs without new ones."
 	@.venv/bin/flow dev $(ARGS)
 
-test: $(SYNCED) node ## all tests; LANE="unit contract db calls system browser" and ARGS="-k join" for some
+test: $(SYNCED) node web ## all tests; LANE="unit contract db calls system browser" and ARGS="-k join" for some
 	@status=0; for lane in $(or $(LANE),$(LANES)); do \
 	  workers=$(WORKERS); \
 	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \
@@ -54,16 +61,22 @@ test: $(SYNCED) node ## all tests; LANE="unit contract db calls system browser" 
 	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
 	done; exit $$status
 
+web: $(WEB) ## the pages: console and talk page
+
+wheel: $(SYNCED) web ## the package with the built pages, into dist/
+	@rm -rf dist && .uv/bin/uv build --quiet --python .venv/bin/python --no-build-isolation --wheel
+
 bench: $(SYNCED) ## how fast it is, against baselines; ARGS="p1 p5 --json FILE"
 	@.venv/bin/python -m tests.bench $(ARGS)
 
 chaos: $(SYNCED) ## faults on purpose, and what must hold; ARGS="r1 r6 --short --json FILE"
 	@.venv/bin/python -m tests.chaos $(ARGS)
 
-lint: $(SYNCED) ## style, layout and the direction of imports
+lint: $(SYNCED) $(if $(NPM),flow/web/node_modules/.package-lock.json) ## style, layout and the direction of imports
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/lint-imports
+	@$(if $(NPM),cd flow/web && npm run --silent types,echo "Without Node 20.19 or newer (with npm) the pages' TypeScript is not checked.")
 
 types: $(SYNCED) ## mypy, strict
 	@.venv/bin/mypy
@@ -83,6 +96,7 @@ lock: .uv/bin/uv ## write requirements.lock; ARGS=--upgrade for the newest versi
 
 clean: ## remove all that make has put here
 	rm -rf .venv .uv .node dist build site tests/node/node_modules \
+	  flow/web/node_modules flow/web/static \
 	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find flow tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -174,10 +188,25 @@ $(SYNCED): requirements.lock pyproject.toml | .uv/bin/uv
 	  --constraint requirements.lock --group docs
 	@touch $@
 
-# Some tests run Supabase's own PostgREST and CLI, which need Node. Not `npm ci`: it refuses a lock
-# that does not hold the CLI's binaries for every platform, of which a machine needs one.
+# Some tests run Supabase's own PostgREST and CLI, which need Node. Not `npm ci`, here and for the
+# pages: it refuses a lock that does not hold binaries for every platform, of which a machine needs
+# one.
 node: $(if $(wildcard tests/node/package-lock.json),$(if $(shell command -v npm 2>/dev/null),tests/node/node_modules/.package-lock.json))
 	@command -v npm >/dev/null 2>&1 || echo "Node (with npm) is missing: the tests that need it are skipped."
 
 tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	@cd tests/node && npm install --no-save --no-audit --no-fund
+
+# The stamp is younger than the sources, and is written last.
+flow/web/static/.built: $(WEB_SOURCES) | flow/web/node_modules/.package-lock.json
+	@echo "Building the pages"
+	@cd flow/web && npm run --silent build -- --logLevel warn
+	@touch $@
+
+flow/web/node_modules/.package-lock.json: flow/web/package-lock.json
+	@cd flow/web && npm install --no-save --no-audit --no-fund --loglevel error
+	@touch $@
+
+.PHONY: no-web
+no-web:
+	@echo "Without Node 20.19 or newer (with npm) the pages are not built: /console and /talk say so."

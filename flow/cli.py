@@ -14,7 +14,13 @@ import typer
 
 from flow.errors import FlowError, InvalidInput
 from flow.kit.installed import requirement, version
-from flow.operate import doctor_command, posthog_commands, thread_commands, webhook_commands
+from flow.operate import (
+    doctor_command,
+    posthog_commands,
+    team_commands,
+    thread_commands,
+    webhook_commands,
+)
 from flow.operate import key_commands as commands
 
 cli = typer.Typer(
@@ -171,6 +177,7 @@ def migrate() -> None:
 
 
 cli.add_typer(commands.keys)
+cli.add_typer(team_commands.teams)
 cli.add_typer(thread_commands.threads)
 cli.add_typer(webhook_commands.webhooks)
 cli.add_typer(posthog_commands.posthog)

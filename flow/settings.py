@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     bots: Annotated[tuple[str, ...], NoDecode] = ()
     quota_url: str | None = None
     quota_token: SecretStr | None = None
+    quota_reuse_secs: Annotated[float, Field(ge=0, le=3600)] = 15.0
+    billing_url: str | None = None
     cost_controls: Literal["on", "off"] | None = None
     webhooks_allow_private: bool = False
     log_format: Literal["console", "json"] = "json"
@@ -150,6 +152,7 @@ class Settings(BaseSettings):
     @field_validator(
         "public_url",
         "quota_url",
+        "billing_url",
         "supabase_url",
         "unkey_base_url",
         "posthog_host",

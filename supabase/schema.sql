@@ -105,6 +105,9 @@ create table public.api_keys (
   updated_at timestamp with time zone not null default now(),
   budget_usd numeric,
   budget_override_until timestamp with time zone,
+  requests_per_minute integer,
+  tokens_per_minute bigint,
+  concurrent_requests integer,
   save_mode text,
   revoked_at timestamp with time zone,
   webhook_url text,
@@ -114,8 +117,11 @@ create table public.api_keys (
   constraint api_keys_pkey PRIMARY KEY (id),
   constraint api_keys_unkey_key_id_key UNIQUE (unkey_key_id),
   constraint api_keys_budget_usd_check CHECK (budget_usd < '1000000000000'::numeric),
+  constraint api_keys_concurrent_requests_check CHECK (concurrent_requests > 0),
+  constraint api_keys_requests_per_minute_check CHECK (requests_per_minute > 0),
   constraint api_keys_save_mode_check CHECK (save_mode = ANY (ARRAY['off'::text, 'auto'::text, 'on'::text])),
   constraint api_keys_team_id_check CHECK (octet_length(team_id) >= 1 AND octet_length(team_id) <= 255),
+  constraint api_keys_tokens_per_minute_check CHECK (tokens_per_minute > 0 AND tokens_per_minute::numeric < '1000000000000'::numeric),
   constraint api_keys_unkey_key_id_check CHECK (octet_length(unkey_key_id) >= 1 AND octet_length(unkey_key_id) <= 255),
   constraint api_keys_webhook_secret_check CHECK (webhook_secret ~ '^whsec_[A-Za-z0-9+/]{32,}={0,2}$'::text),
   constraint api_keys_webhook_url_check CHECK (char_length(webhook_url) >= 1 AND char_length(webhook_url) <= 2048)
@@ -123,6 +129,8 @@ create table public.api_keys (
 -- One row per Unkey key seen. The secret is never stored; unkey_key_id names it.
 -- budget_usd: USD a month (UTC); none if null, zero or less.
 -- budget_override_until: Until then the budget refuses nothing.
+-- requests_per_minute: Of requests to the gateway, as tokens_per_minute and concurrent_requests
+--   are; null: no limit.
 -- revoked_at: When an operator revoked it; the ledger stays.
 -- webhook_url: Where the key's budget events go.
 -- webhook_secret: Signs every webhook of the key. No function tells it but those that claim
@@ -201,6 +209,7 @@ create table public.workflow_threads (
   recorded_usd numeric generated always as (((usage_stats ->> 'total_cost_usd'::text))::numeric) stored,
   recorded_call_secs numeric generated always as (((usage_stats ->> 'call_seconds'::text))::numeric) stored,
   budget_override boolean not null default false,
+  buckets jsonb not null default '{}'::jsonb,
   constraint workflow_threads_pkey PRIMARY KEY (id),
   constraint workflow_threads_owner_key UNIQUE (id, api_key_id, team_id, product),
   constraint workflow_threads_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
@@ -219,6 +228,8 @@ create table public.workflow_threads (
 -- lease_until: Until then the thread counts as live without another sign of life.
 -- reserved_usd: Held of the budget and of credits while the thread is live, less what it has
 --   recorded.
+-- buckets: The credits that its billable cost counts against, with all products that do:
+--   {"ai_credits": ["voice_bot"]}.
 CREATE INDEX idx_workflow_threads_api_key_id ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC);
 CREATE INDEX workflow_threads_created ON workflow_threads USING btree (created_at DESC, id DESC) WHERE created_at > '-infinity'::timestamp with time zone;
 CREATE UNIQUE INDEX workflow_threads_idempotency_key ON workflow_threads USING btree (api_key_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
@@ -226,6 +237,7 @@ CREATE INDEX workflow_threads_live ON workflow_threads USING btree (api_key_id) 
 CREATE INDEX workflow_threads_team_created ON workflow_threads USING btree (team_id, created_at DESC, id DESC) WHERE created_at > '-infinity'::timestamp with time zone;
 CREATE INDEX workflow_threads_team_live ON workflow_threads USING btree (team_id) WHERE (status <> ALL (ARRAY['completed'::text, 'failed'::text, 'expired'::text, 'cancelled'::text])) AND team_id IS NOT NULL;
 CREATE INDEX workflow_threads_unfinished ON workflow_threads USING btree (status, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
+CREATE INDEX workflow_threads_unsuccessful ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE TRIGGER workflow_threads_billable BEFORE UPDATE OF billable ON workflow_threads FOR EACH ROW WHEN (new.billable IS DISTINCT FROM old.billable) EXECUTE FUNCTION flow.refuse_change_of_billable();
 CREATE TRIGGER workflow_threads_move BEFORE UPDATE OF status ON workflow_threads FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status) EXECUTE FUNCTION flow.check_move();
 CREATE CONSTRAINT TRIGGER workflow_threads_over AFTER UPDATE OF status ON workflow_threads DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status AND (new.status = ANY (ARRAY['completed'::text, 'failed'::text])) AND (new."join" ->> 'webhook_url'::text) IS NOT NULL) EXECUTE FUNCTION flow.note_thread_over();
@@ -378,34 +390,58 @@ begin
 end
 $$;
 
+-- Planned for just the filters that are given, each with the index that serves it.
 create function public.list_workflow_threads(
   p_api_key_id uuid,
   p_limit integer,
   p_before_created_at timestamp with time zone default NULL::timestamp with time zone,
   p_before_id uuid default NULL::uuid,
   p_status text default NULL::text,
-  p_product text default NULL::text
+  p_product text default NULL::text,
+  p_running boolean default false,
+  p_from date default NULL::date,
+  p_to date default NULL::date
 ) returns jsonb
-language sql stable
+language plpgsql stable
 set search_path = ''
+set enable_seqscan = off
+set jit = off
 as $$
-  with page as (
-    select t as thread, t.created_at, t.id
-    from public.workflow_threads t
-    where t.api_key_id = p_api_key_id
-      and (t.created_at, t.id) < (
-        coalesce(p_before_created_at, 'infinity'),
-        coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+declare
+  v_conditions text := concat_ws(
+    ' and ',
+    't.api_key_id = $2',
+    case when p_before_id is not null then '(t.created_at, t.id) < ($3, $4)' end,
+    case when p_status is not null then format('t.status = %L', p_status) end,
+    case when p_product is not null then 't.product = $5' end,
+    case when p_running then $sql$t.status in ('connecting', 'in_call')$sql$ end,
+    case when p_from is not null then $sql$t.created_at >= $6::timestamp at time zone 'UTC'$sql$ end,
+    case when p_to is not null then $sql$t.created_at < ($7 + 1)::timestamp at time zone 'UTC'$sql$ end
+  );
+  v_found jsonb;
+begin
+  execute format(
+    $sql$
+      with page as (
+        select t as thread from public.workflow_threads t
+        where %s
+        order by t.created_at desc, t.id desc
+        limit $1
       )
-      and (p_status is null or t.status = p_status)
-      and (p_product is null or t.product = p_product)
-    order by t.created_at desc, t.id desc
-    limit p_limit
+      select coalesce(
+        jsonb_agg(
+          flow.thread_json(p.thread) order by (p.thread).created_at desc, (p.thread).id desc
+        ),
+        '[]'
+      )
+      from page p
+    $sql$,
+    v_conditions
   )
-  select coalesce(
-    jsonb_agg(flow.thread_json(p.thread) order by p.created_at desc, p.id desc), '[]'
-  )
-  from page p
+  into v_found
+  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to;
+  return v_found;
+end
 $$;
 
 -- A sign of life, as every change of a running thread is: it renews the lease.
@@ -597,16 +633,19 @@ create table public.webhook_events (
   team_id text collate "C" not null,
   workflow_thread_id uuid,
   period date,
+  scope text,
   data jsonb not null,
   created_at timestamp with time zone not null default now(),
   constraint webhook_events_pkey PRIMARY KEY (id),
   constraint webhook_events_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
   constraint webhook_events_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
   constraint webhook_events_check CHECK ((period IS NULL) <> (type ~~ 'budget.%'::text)),
+  constraint webhook_events_scope_check CHECK (scope = ANY (ARRAY['key'::text, 'team'::text])),
   constraint webhook_events_type_check CHECK (type = ANY (ARRAY['thread.completed'::text, 'thread.failed'::text, 'budget.warn'::text, 'budget.exceeded'::text]))
 );
 -- What customers are to be told, each once.
-CREATE UNIQUE INDEX webhook_events_once_a_period ON webhook_events USING btree (api_key_id, type, period) WHERE period IS NOT NULL;
+-- scope: Whose budget an event of one is about.
+CREATE UNIQUE INDEX webhook_events_once_a_period ON webhook_events USING btree (api_key_id, type, period, scope) WHERE period IS NOT NULL;
 CREATE UNIQUE INDEX webhook_events_once_a_thread ON webhook_events USING btree (workflow_thread_id) WHERE period IS NULL;
 CREATE INDEX webhook_events_thread ON webhook_events USING btree (workflow_thread_id) WHERE workflow_thread_id IS NOT NULL;
 CREATE TRIGGER webhook_events_address AFTER INSERT ON webhook_events FOR EACH ROW EXECUTE FUNCTION flow.address_webhook();
@@ -2037,8 +2076,9 @@ create table public.team_quotas (
   constraint team_quotas_resource_check CHECK (resource ~ '^[a-z][a-z0-9_]{0,63}$'::text),
   constraint team_quotas_team_id_check CHECK (octet_length(team_id) >= 1 AND octet_length(team_id) <= 255)
 );
--- What a team may use in a month (UTC): call_seconds, or credits (1 is a cent of billable cost) of
---   the bucket that a product names, ai_credits as a rule; and concurrent_calls at any one time.
+-- What a team may use in a month (UTC): budget_usd of any cost, call_seconds, or credits (1 is a
+--   cent of billable cost) of the bucket that a product names, ai_credits as a rule; and
+--   concurrent_calls at any one time. A budget of 0 is none.
 
 create function flow.month_of(p_at timestamp with time zone) returns date
 language sql immutable
@@ -2066,28 +2106,82 @@ return case
   else 'ok'
 end;
 
+-- Which of two tiers rules. A budget that is lifted refuses nothing, whatever is left of it.
+create function flow.tier_rank(p_tier text) returns integer
+language sql immutable
+return array_position(array['ok', 'override', 'warn', 'engage', 'exceeded'], p_tier);
+
+create function flow.higher_tier(p_one text, p_other text) returns text
+language sql immutable
+return case
+  when coalesce(flow.tier_rank(p_other), 0) > coalesce(flow.tier_rank(p_one), 0) then p_other
+  else p_one
+end;
+
+create function flow.budget_event_data(
+  p_api_key_id uuid,
+  p_team_id text,
+  p_scope text,
+  p_month date,
+  p_cap numeric,
+  p_spent numeric
+) returns jsonb
+language sql stable
+return jsonb_build_object(
+  'api_key_id', p_api_key_id,
+  'team_id', p_team_id,
+  'scope', p_scope,
+  'period', to_char(p_month, 'YYYY-MM'),
+  'tier', flow.budget_tier(p_spent, p_cap, false),
+  'cap_usd', trim_scale(p_cap)::text,
+  'spent_usd', trim_scale(p_spent)::text,
+  'resets_at', flow.month_end(p_month::timestamp at time zone 'UTC')
+);
+
 -- One event for each threshold that the month's spending has reached, however it was reached.
 create function flow.note_budget(p_key api_keys, p_month date, p_thread_id uuid) returns void
 language sql
 set search_path = ''
 as $$
-  insert into public.webhook_events (type, api_key_id, team_id, workflow_thread_id, period, data)
+  insert into public.webhook_events (
+    type, api_key_id, team_id, workflow_thread_id, period, scope, data
+  )
   select
-    n.type, (p_key).id, (p_key).team_id, p_thread_id, p_month,
-    jsonb_build_object(
-      'api_key_id', (p_key).id,
-      'team_id', (p_key).team_id,
-      'period', to_char(p_month, 'YYYY-MM'),
-      'tier', flow.budget_tier(s.spent, (p_key).budget_usd, false),
-      'cap_usd', trim_scale((p_key).budget_usd)::text,
-      'spent_usd', trim_scale(s.spent)::text,
-      'resets_at', flow.month_end(p_month::timestamp at time zone 'UTC')
+    n.type, (p_key).id, (p_key).team_id, p_thread_id, p_month, 'key',
+    flow.budget_event_data(
+      (p_key).id, (p_key).team_id, 'key', p_month, (p_key).budget_usd, s.spent
     )
   from (select flow.month_spent((p_key).id, p_month) as spent) s
   cross join (values ('budget.warn', 0.85), ('budget.exceeded', 1)) as n (type, share)
   where (p_key).budget_usd > 0 and s.spent >= (p_key).budget_usd * n.share
   order by n.share
-  on conflict (api_key_id, type, period) where period is not null do nothing
+  on conflict (api_key_id, type, period, scope) where period is not null do nothing
+$$;
+
+create function flow.team_month_spent(p_team_id text, p_month date) returns numeric
+language sql stable
+return coalesce((
+  select sum(m.total_cost_usd) from public.usage_monthly m
+  where m.team_id = p_team_id and m.month = p_month
+), 0);
+
+-- The same for a team's budget. Every key of the team that has a URL of its own is told.
+create function flow.note_team_budget(p_team_id text, p_month date) returns void
+language sql
+set search_path = ''
+as $$
+  insert into public.webhook_events (type, api_key_id, team_id, period, scope, data)
+  select
+    n.type, k.id, k.team_id, p_month, 'team',
+    flow.budget_event_data(k.id, k.team_id, 'team', p_month, q.quota, s.spent)
+  from public.team_quotas q
+  cross join (select flow.team_month_spent(p_team_id, p_month) as spent) s
+  cross join (values ('budget.warn', 0.85), ('budget.exceeded', 1)) as n (type, share)
+  join public.api_keys k on k.team_id = p_team_id and k.webhook_url is not null
+  where q.team_id = p_team_id and q.resource = 'budget_usd' and q.quota > 0
+    and s.spent >= q.quota * n.share
+  order by n.share, k.id
+  on conflict (api_key_id, type, period, scope) where period is not null do nothing
 $$;
 
 -- The lock is set_budget's counterpart: either this sees the new cap or that sees this spending.
@@ -2101,6 +2195,22 @@ as $$
 declare
   v_key public.api_keys;
 begin
+  -- Teams are locked before keys, as joins do.
+  perform from public.team_quotas q
+  where q.resource = 'budget_usd' and q.team_id = any (array(
+    select distinct p.team_id from unnest(p_parts) p where p.total_cost_usd > 0
+  ))
+  order by q.team_id
+  for key share;
+  if found then
+    perform flow.note_team_budget(s.team_id, s.month)
+    from (
+      select distinct p.team_id, date_trunc('month', p.day::timestamp)::date as month
+      from unnest(p_parts) p where p.total_cost_usd > 0
+      order by 1, 2
+    ) s;
+  end if;
+
   for v_key in
     select k.* from public.api_keys k
     where k.id = any (array(
@@ -2128,13 +2238,52 @@ begin
 end
 $$;
 
-create function flow.standing_json(p_thread workflow_threads, p_key api_keys, p_spent numeric) returns jsonb
+-- How far a team is with its budget and quotas: the tier of the budget, or exceeded where a quota of
+-- credits or seconds of calls is used up. Null where it has none of them.
+create function flow.team_tier(
+  p_team_id text,
+  p_buckets jsonb,
+  p_now timestamp with time zone
+) returns text
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  if not exists (select from public.team_quotas q where q.team_id = p_team_id) then
+    return null;
+  end if;
+  return (
+    select t.tier
+    from flow.team_limits(p_team_id, jsonb_build_object('buckets', p_buckets), p_now) s
+    cross join lateral (
+      select case
+        when s.resource = 'concurrent_calls' then null
+        when s.resource = 'budget_usd' then flow.budget_tier(s.used, s.quota, false)
+        when s.used >= s.quota then 'exceeded'
+      end as tier
+    ) t
+    order by flow.tier_rank(t.tier) desc nulls last
+    limit 1
+  );
+end
+$$;
+
+create function flow.standing_json(
+  p_thread workflow_threads,
+  p_key api_keys,
+  p_spent numeric,
+  p_team_tier text
+) returns jsonb
 language sql stable
 return jsonb_build_object(
-  'budget_tier', flow.budget_tier(
-    p_spent,
-    (p_key).budget_usd,
-    (p_thread).budget_override or coalesce((p_key).budget_override_until > now(), false)
+  'budget_tier', flow.higher_tier(
+    flow.budget_tier(
+      p_spent,
+      (p_key).budget_usd,
+      (p_thread).budget_override or coalesce((p_key).budget_override_until > now(), false)
+    ),
+    p_team_tier
   ),
   'save_mode', (p_key).save_mode
 );
@@ -2147,7 +2296,9 @@ as $$
 declare
   v_standing jsonb;
 begin
-  select flow.standing_json(t, k, flow.month_spent(k.id, flow.month_of(now()))) into v_standing
+  select flow.standing_json(
+    t, k, flow.month_spent(k.id, flow.month_of(now())), flow.team_tier(t.team_id, t.buckets, now())
+  ) into v_standing
   from public.workflow_threads t join public.api_keys k on k.id = t.api_key_id
   where t.id = p_thread_id;
   if not found then
@@ -2191,6 +2342,9 @@ begin
       select sum(greatest(t.reserved_usd - t.recorded_usd, 0)) from public.workflow_threads t
       where t.api_key_id = p_key.id and t.lease_until > p_now
         and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
+    ), 0) + coalesce((
+      select sum(l.held_usd) from public.gateway_leases l
+      where l.api_key_id = p_key.id and l.heartbeat_at > p_now - flow.gateway_lease()
     ), 0),
     case when p_key.budget_usd > 0 then p_key.budget_usd end,
     flow.month_end(p_now)
@@ -2223,8 +2377,12 @@ begin
   with quotas as materialized (
     select q.resource, q.quota from public.team_quotas q where q.team_id = p_team_id
   ), spent as materialized (
-    select m.product, m.billable_cost_usd, m.call_seconds from public.usage_monthly m
+    select m.product, m.total_cost_usd, m.billable_cost_usd, m.call_seconds
+    from public.usage_monthly m
     where m.team_id = p_team_id and m.month = flow.month_of(p_now)
+  ), leased as materialized (
+    select l.product, l.billable, l.held_usd from public.gateway_leases l
+    where l.team_id = p_team_id and l.heartbeat_at > p_now - flow.gateway_lease()
   ), live as materialized (
     select
       t.product,
@@ -2243,12 +2401,23 @@ begin
       and t.status not in ('completed', 'failed', 'expired', 'cancelled')
   )
   select
+    'budget_usd', 'team', null,
+    coalesce((select sum(s.total_cost_usd) from spent s), 0),
+    coalesce((select sum(l.held_usd) from live l), 0)
+    + coalesce((select sum(l.held_usd) from leased l), 0),
+    q.quota,
+    flow.month_end(p_now)
+  from quotas q where q.resource = 'budget_usd' and q.quota > 0
+  union all
+  select
     b.name, 'team', null,
     coalesce((
       select sum(s.billable_cost_usd) * 100 from spent s where b.products ? s.product
     ), 0),
     coalesce((
       select sum(l.held_usd) * 100 from live l where l.billable and b.products ? l.product
+    ), 0) + coalesce((
+      select sum(l.held_usd) * 100 from leased l where l.billable and b.products ? l.product
     ), 0),
     (select q.quota from quotas q where q.resource = b.name),
     flow.month_end(p_now)
@@ -2273,6 +2442,23 @@ begin
 end
 $$;
 
+-- A team's budget alone, for answers that show it; no row without one.
+create function flow.team_budget(p_team_id text, p_now timestamp with time zone) returns SETOF flow.limit_state
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  if exists (
+    select from public.team_quotas q
+    where q.team_id = p_team_id and q.resource = 'budget_usd' and q.quota > 0
+  ) then
+    return query select * from flow.team_limits(p_team_id, '{}', p_now) l
+    where l.resource = 'budget_usd';
+  end if;
+end
+$$;
+
 create function flow.limit_states(
   p_key api_keys,
   p_terms jsonb,
@@ -2284,6 +2470,7 @@ set search_path = ''
 as $$
 begin
   return query select * from flow.key_limits(p_key, p_terms, p_now);
+  return query select * from flow.rate_limits(p_key, p_terms, p_now);
   if p_with_team then
     return query select * from flow.team_limits(p_key.team_id, p_terms, p_now);
   end if;
@@ -2314,10 +2501,32 @@ return jsonb_build_object(
   'reserved_usd', trim_scale((p_state).reserved)::text,
   'remaining_usd', case when (p_state).quota is not null
     then trim_scale(greatest((p_state).quota - (p_state).used, 0))::text end,
-  'resets_at', (p_state).resets_at
+  'resets_at', (p_state).resets_at,
+  'scope', (p_state).scope
 );
 
--- What a key's budget is and how far it has got; null without a budget.
+-- Of a key's and its team's budget the one that rules: the one in the higher tier, or else the one with
+-- less left. p_more is held besides; p_overridden is about the key's. Null where there is none.
+create function flow.ruling_budget(
+  p_states flow.limit_state[],
+  p_overridden boolean,
+  p_more numeric default 0
+) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select flow.budget_json(
+    row(s.resource, s.scope, s.product, s.used, s.reserved + p_more, s.quota, s.resets_at),
+    b.is_lifted
+  )
+  from unnest(p_states) s
+  cross join lateral (select s.scope = 'key' and p_overridden as is_lifted) b
+  where s.resource = 'budget_usd' and s.quota > 0
+  order by flow.tier_rank(flow.budget_tier(s.used, s.quota, b.is_lifted)) desc, s.quota - s.used
+  limit 1
+$$;
+
+-- The budget that rules a key, and how far it has got; null without one.
 create function flow.budget_of(
   p_key api_keys,
   p_override boolean,
@@ -2326,13 +2535,17 @@ create function flow.budget_of(
 language plpgsql stable
 set search_path = ''
 as $$
+declare
+  v_states flow.limit_state[] := array(
+    select s from flow.team_budget(p_key.team_id, p_now) s
+  );
 begin
-  if coalesce(p_key.budget_usd, 0) <= 0 then
+  if coalesce(p_key.budget_usd, 0) <= 0 and cardinality(v_states) = 0 then
     return null;
   end if;
-  return (
-    select flow.budget_json(s, p_override or coalesce(p_key.budget_override_until > p_now, false))
-    from flow.key_limits(p_key, '{}', p_now) s
+  return flow.ruling_budget(
+    array(select s from flow.key_limits(p_key, '{}', p_now) s) || v_states,
+    p_override or coalesce(p_key.budget_override_until > p_now, false)
   );
 end
 $$;
@@ -2371,9 +2584,9 @@ begin
   return jsonb_build_object(
     'limits', (select jsonb_agg(flow.limit_json(s)) from unnest(v_states) s),
     'save_mode', v_key.save_mode,
-    'budget', case when v_key.budget_usd > 0 then flow.budget_json(
-      v_states[1], coalesce(v_key.budget_override_until > v_now, false)
-    ) end
+    'budget', flow.ruling_budget(
+      v_states, coalesce(v_key.budget_override_until > v_now, false)
+    )
   );
 end
 $$;
@@ -2510,7 +2723,6 @@ declare
   v_need numeric;
   v_usd numeric := p_reserve_usd;
   v_secs numeric := p_reserve_secs;
-  v_budget flow.limit_state;
   v_refusal jsonb;
   v_created_at timestamptz;
   v_usage_stats jsonb;
@@ -2550,13 +2762,13 @@ begin
 
   if (v_with_key or v_with_team) and not v_without_price then
     v_states := array(select s from flow.key_limits(v_key, p_terms, v_now) s);
-    v_budget := v_states[1];
     if v_with_team then
       v_states := v_states || array(select s from flow.team_limits(v_team_id, p_terms, v_now) s);
     end if;
     foreach v_state in array v_states loop
       v_need := flow.need(v_state, p_terms, v_product, p_billable, p_reserve_usd, p_reserve_secs);
-      continue when v_need is null or (v_state.resource = 'budget_usd' and v_overridden);
+      continue when v_need is null
+        or (v_state.resource = 'budget_usd' and v_state.scope = 'key' and v_overridden);
       if not flow.fits(v_state, v_need) then
         v_refusal := flow.refusal_json(v_state, v_now);
         exit;
@@ -2573,13 +2785,13 @@ begin
   if v_refusal is null and not v_without_price then
     insert into public.workflow_threads (
       id, api_key_id, team_id, product, billable, "join", metadata, usage_stats,
-      idempotency_key, fingerprint, reserved_usd, reserved_secs, budget_override, lease_until
+      idempotency_key, fingerprint, reserved_usd, reserved_secs, budget_override, buckets, lease_until
     )
     values (
       p_thread_id, p_api_key_id, v_team_id, v_product, p_billable, p_join,
       coalesce(p_join -> 'metadata', '{}'), flow.zero_usage_stats(p_thread_id),
       p_idempotency_key, p_fingerprint, v_usd, v_secs, p_override,
-      v_now + make_interval(secs => p_waiting_secs)
+      coalesce(p_terms -> 'buckets', '{}'), v_now + make_interval(secs => p_waiting_secs)
     )
     on conflict do nothing
     returning created_at, usage_stats into v_created_at, v_usage_stats;
@@ -2587,15 +2799,13 @@ begin
       if p_whole then
         select * into v_thread from public.workflow_threads t where t.id = p_thread_id;
       end if;
-      v_budget.reserved := v_budget.reserved + v_usd;
       return jsonb_build_object(
         'thread', case when p_whole then flow.thread_json(v_thread) end,
         'team_id', v_team_id,
         'created_at', v_created_at,
         'usage_stats', v_usage_stats,
         'replayed', false,
-        'budget',
-        case when v_budget.quota is not null then flow.budget_json(v_budget, v_overridden) end
+        'budget', flow.ruling_budget(v_states, v_overridden, v_usd)
       );
     end if;
   end if;
@@ -2656,7 +2866,9 @@ as $$
 begin
   return (
     with threads as materialized (
-      select t.id, t.usage_stats, t.status, t.end_requested_at, t.budget_override, t.api_key_id
+      select
+        t.id, t.usage_stats, t.status, t.end_requested_at, t.budget_override, t.api_key_id,
+        t.team_id, t.buckets
       from public.workflow_threads t where t.id = any (p_thread_ids)
     ), keys as materialized (
       select
@@ -2665,6 +2877,9 @@ begin
         case when k.budget_usd > 0 then flow.month_spent(k.id, flow.month_of(now())) end as spent
       from public.api_keys k
       where k.id = any (array(select t.api_key_id from threads t))
+    ), teams as materialized (
+      select s.team_id, s.buckets, flow.team_tier(s.team_id, s.buckets, now()) as tier
+      from (select distinct t.team_id, t.buckets from threads t) s
     )
     select coalesce(
       json_object_agg(
@@ -2675,14 +2890,18 @@ begin
           'end_requested', t.end_requested_at is not null,
           'standing', json_build_object(
             'budget_tier',
-            flow.budget_tier(k.spent, k.budget_usd, t.budget_override or k.is_overridden),
+            flow.higher_tier(
+              flow.budget_tier(k.spent, k.budget_usd, t.budget_override or k.is_overridden), s.tier
+            ),
             'save_mode', k.save_mode
           )
         )
       ),
       '{}'
     )
-    from threads t join keys k on k.id = t.api_key_id
+    from threads t
+    join keys k on k.id = t.api_key_id
+    join teams s on s.team_id = t.team_id and s.buckets = t.buckets
   );
 end
 $$;
@@ -3428,6 +3647,9 @@ as $$
     'created_at', (p_key).created_at,
     'revoked_at', (p_key).revoked_at,
     'save_mode', (p_key).save_mode,
+    'requests_per_minute', (p_key).requests_per_minute,
+    'tokens_per_minute', (p_key).tokens_per_minute,
+    'concurrent_requests', (p_key).concurrent_requests,
     'override_until', case when (p_key).budget_override_until > p_now
       then (p_key).budget_override_until end,
     'budget', flow.budget_json(s, coalesce((p_key).budget_override_until > p_now, false)),
@@ -3585,12 +3807,18 @@ language plpgsql
 set search_path = ''
 as $$
 begin
+  -- Waits for usage that is being recorded: it may reach the new budget.
+  perform from public.team_quotas q
+  where q.team_id = p_team_id and q.resource = p_resource for update;
   if p_quota is null then
     delete from public.team_quotas q where q.team_id = p_team_id and q.resource = p_resource;
   else
     insert into public.team_quotas (team_id, resource, quota)
     values (p_team_id, p_resource, p_quota)
     on conflict (team_id, resource) do update set quota = excluded.quota, updated_at = now();
+  end if;
+  if p_resource = 'budget_usd' then
+    perform flow.note_team_budget(p_team_id, flow.month_of(now()));
   end if;
   return jsonb_build_object('team_id', p_team_id, 'resource', p_resource, 'limit', p_quota::text);
 end
@@ -3855,6 +4083,448 @@ as $$
     order by r.id desc
     limit p_limit
   ) f
+$$;
+
+-- Gateway leases ----------------------------------------------------------------------------------
+-- What processes hold of limits for requests to the gateway. A process leases slices of a key's and its
+-- team's limits, lets requests in from them by itself, and settles them afterwards.
+--
+-- A slice counts as held, in full, until its process gives it back or is silent for a minute: what was
+-- spent from it meanwhile is in the ledger as well, so limits err on the side of too little. A process
+-- keeps of its slice no more than was granted less what the ledger has, so the sum of what is spent, what
+-- calls hold and all slices is never more than the budget, but for one thing: where nothing at all is held,
+-- one request may have what is left, however much it may cost.
+
+create table public.gateway_leases (
+  process_id uuid not null,
+  api_key_id uuid not null,
+  product text collate "C" not null,
+  team_id text collate "C" not null,
+  billable boolean not null,
+  held_usd numeric not null default 0,
+  held_requests bigint not null default 0,
+  held_tokens bigint not null default 0,
+  held_concurrency bigint not null default 0,
+  running bigint not null default 0,
+  heartbeat_at timestamp with time zone not null,
+  constraint gateway_leases_pkey PRIMARY KEY (process_id, api_key_id, product),
+  constraint gateway_leases_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
+  constraint gateway_leases_check CHECK (held_concurrency >= running),
+  constraint gateway_leases_held_requests_check CHECK (held_requests >= 0),
+  constraint gateway_leases_held_tokens_check CHECK (held_tokens >= 0),
+  constraint gateway_leases_held_usd_check CHECK (held_usd >= 0::numeric AND held_usd < '1000000000000'::numeric),
+  constraint gateway_leases_running_check CHECK (running >= 0)
+) with (fillfactor=50);
+-- What a process holds for requests with a key for a product: those under way, those not yet
+--   settled, and those that it may let in. It counts for flow.gateway_lease() after heartbeat_at.
+CREATE INDEX gateway_leases_key ON gateway_leases USING btree (api_key_id);
+CREATE INDEX gateway_leases_team ON gateway_leases USING btree (team_id);
+
+create table public.gateway_counts (
+  api_key_id uuid not null,
+  product text collate "C" not null,
+  second timestamp with time zone not null,
+  requests bigint not null,
+  tokens bigint not null,
+  constraint gateway_counts_pkey PRIMARY KEY (api_key_id, product, second),
+  constraint gateway_counts_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE
+) with (fillfactor=50);
+-- Requests to the gateway and their tokens of the last minute, by the second in which a process
+--   told of them.
+
+create function flow.gateway_lease() returns interval
+language sql immutable
+return interval '60 seconds';
+
+-- A minute, and the second that the first count of it may be older than it says.
+create function flow.rate_window() returns interval
+language sql immutable
+return interval '61 seconds';
+
+-- Of the product's limits, {"rates": {"gateway": {"requests_per_minute": 60}}} in p_terms, and the key's
+-- own, which are about all products.
+create function flow.rate_limits(
+  p_key api_keys,
+  p_terms jsonb,
+  p_now timestamp with time zone
+) returns SETOF flow.limit_state
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_rates constant jsonb := coalesce(p_terms -> 'rates', '{}');
+begin
+  if v_rates = '{}' and num_nonnulls(
+    p_key.requests_per_minute, p_key.tokens_per_minute, p_key.concurrent_requests
+  ) = 0 then
+    return;
+  end if;
+  return query
+  with rates as materialized (
+    select r.product, l.resource, l.quota::numeric
+    from jsonb_each(v_rates) as r (product, limits)
+    cross join lateral jsonb_each_text(r.limits) as l (resource, quota)
+    union all
+    select null, l.resource, l.quota
+    from (values
+      ('requests_per_minute', p_key.requests_per_minute::numeric),
+      ('tokens_per_minute', p_key.tokens_per_minute),
+      ('concurrent_requests', p_key.concurrent_requests)
+    ) as l (resource, quota)
+    where l.quota is not null
+  ), leased as materialized (
+    select l.product, l.held_requests, l.held_tokens, l.held_concurrency, l.running
+    from public.gateway_leases l
+    where l.api_key_id = p_key.id and l.heartbeat_at > p_now - flow.gateway_lease()
+  ), counted as materialized (
+    select c.product, c.second, c.requests, c.tokens from public.gateway_counts c
+    where c.api_key_id = p_key.id and c.second > p_now - flow.rate_window()
+  )
+  select
+    r.resource,
+    'key',
+    r.product,
+    case r.resource
+      when 'concurrent_requests' then coalesce((
+        select sum(l.running) from leased l where l.product = coalesce(r.product, l.product)
+      ), 0)
+      else coalesce((
+        select sum(case r.resource when 'tokens_per_minute' then c.tokens else c.requests end)
+        from counted c where c.product = coalesce(r.product, c.product)
+      ), 0)
+    end,
+    coalesce((
+      select sum(case r.resource
+        when 'concurrent_requests' then l.held_concurrency - l.running
+        when 'tokens_per_minute' then l.held_tokens
+        else l.held_requests
+      end)
+      from leased l where l.product = coalesce(r.product, l.product)
+    ), 0),
+    r.quota,
+    case when r.resource <> 'concurrent_requests' then (
+      select max(c.second) + flow.rate_window() from counted c
+      where c.product = coalesce(r.product, c.product)
+        and case r.resource when 'tokens_per_minute' then c.tokens else c.requests end > 0
+    ) end
+  from rates r;
+end
+$$;
+
+-- The seconds until so much of a rate has left the minute that p_need fits.
+create function flow.rate_retry_secs(
+  p_api_key_id uuid,
+  p_state flow.limit_state,
+  p_need numeric,
+  p_now timestamp with time zone
+) returns integer
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_until timestamptz;
+begin
+  -- What others hold is given back or used at any moment: it is not waited for.
+  select min(s.second) into v_until
+  from (
+    select
+      c.second,
+      sum(case (p_state).resource when 'tokens_per_minute' then c.tokens else c.requests end)
+        over (order by c.second) as freed
+    from public.gateway_counts c
+    where c.api_key_id = p_api_key_id and c.second > p_now - flow.rate_window()
+      and c.product = coalesce((p_state).product, c.product)
+  ) s
+  where s.freed >= (p_state).used + least(p_need, (p_state).quota) - (p_state).quota;
+  if v_until is null or (p_state).used + least(p_need, (p_state).quota) <= (p_state).quota then
+    return 1;
+  end if;
+  return greatest(ceil(extract(epoch from v_until + flow.rate_window() - p_now)), 1);
+end
+$$;
+
+-- Which slice of a lease a limit is about.
+create function flow.slice_of(p_resource text) returns text
+language sql immutable
+return case p_resource
+  when 'requests_per_minute' then 'requests'
+  when 'tokens_per_minute' then 'tokens'
+  when 'concurrent_requests' then 'concurrency'
+  else 'usd'
+end;
+
+-- Renews a process's lease. p_slices says for usd, requests, tokens and concurrency: {"kept": what it keeps
+-- of the slice that it has, "needed": what the request needs that waits for it, "wanted": what it would
+-- like besides}. p_done is what it has let in since the last time: {"requests": 3, "tokens": 512}, and
+-- {"running": 2}. In p_terms are buckets, as for joins, and rates.
+--
+-- Grants for each slice what is needed, or a tenth of what is left if it wants more. If something that is
+-- needed does not fit, nothing is granted and "refused" says of which limit there is too little. What has
+-- no limit is granted as null.
+create function public.lease_gateway(
+  p_process_id uuid,
+  p_api_key_id uuid,
+  p_product text,
+  p_billable boolean,
+  p_slices jsonb default '{}'::jsonb,
+  p_done jsonb default '{}'::jsonb,
+  p_terms jsonb default '{}'::jsonb,
+  p_now timestamp with time zone default NULL::timestamp with time zone
+) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_key public.api_keys;
+  v_now timestamptz;
+  v_with_key boolean;
+  v_with_team boolean;
+  v_overridden boolean;
+  v_kept constant jsonb := jsonb_build_object(
+    'usd', coalesce((p_slices #>> '{usd,kept}')::numeric, 0),
+    'requests', coalesce((p_slices #>> '{requests,kept}')::bigint, 0),
+    'tokens', coalesce((p_slices #>> '{tokens,kept}')::bigint, 0),
+    'concurrency', coalesce((p_slices #>> '{concurrency,kept}')::bigint, 0)
+  );
+  v_running constant bigint := coalesce((p_done ->> 'running')::bigint, 0);
+  v_states flow.limit_state[];
+  v_state flow.limit_state;
+  v_slice text;
+  v_unit numeric;
+  v_need numeric;
+  v_room numeric;
+  v_granted jsonb := '{"usd": null, "requests": null, "tokens": null, "concurrency": null}';
+  v_grant numeric;
+  v_rates jsonb := '[]';
+  v_refused jsonb;
+  v_used_up boolean := false;
+begin
+  select * into v_key from public.api_keys k where k.id = p_api_key_id;
+  if not found then
+    raise exception 'There is no API key %.', p_api_key_id using errcode = 'PT404';
+  end if;
+  if v_key.revoked_at is not null then
+    raise exception 'This API key was revoked.' using errcode = 'PT403', detail = 'disabled_api_key';
+  end if;
+  v_with_team := exists (
+    select from public.team_quotas q where q.team_id = v_key.team_id
+  );
+  v_with_key := coalesce(v_key.budget_usd > 0, false)
+    or num_nonnulls(v_key.requests_per_minute, v_key.tokens_per_minute, v_key.concurrent_requests) > 0
+    or coalesce(p_terms -> 'rates', '{}') <> '{}';
+
+  if v_with_key or v_with_team then
+    -- As joins do, and in the same order.
+    if v_with_team then
+      perform from public.team_quotas q where q.team_id = v_key.team_id
+      order by q.resource for no key update;
+    end if;
+    perform from public.api_keys k where k.id = p_api_key_id for no key update;
+    select * into v_key from public.api_keys k where k.id = p_api_key_id;
+  end if;
+  v_now := coalesce(p_now, clock_timestamp());
+  v_overridden := coalesce(v_key.budget_override_until > v_now, false);
+
+  if v_with_key or v_with_team then
+    delete from public.gateway_leases l
+    where l.api_key_id = p_api_key_id and l.heartbeat_at <= v_now - flow.gateway_lease();
+    perform flow.count_requests(p_api_key_id, p_product, p_done, v_now);
+    perform flow.save_lease(
+      p_process_id, v_key, p_product, p_billable, v_kept, v_running, v_now
+    );
+    v_states := array(select s from flow.limit_states(v_key, p_terms, v_with_team, v_now) s);
+    foreach v_state in array v_states loop
+      v_slice := flow.slice_of(v_state.resource);
+      continue when v_state.quota is null
+        or v_state.resource in ('call_seconds', 'concurrent_calls')
+        or (v_state.resource = 'budget_usd' and v_state.scope = 'key' and v_overridden)
+        or (v_slice <> 'usd' and coalesce(v_state.product, p_product) <> p_product)
+        or (
+          v_slice = 'usd' and v_state.resource <> 'budget_usd' and not (
+            p_billable and coalesce(p_terms -> 'buckets' -> v_state.resource, '[]') ? p_product
+          )
+        );
+      v_unit := case when v_slice = 'usd' and v_state.resource <> 'budget_usd' then 100 else 1 end;
+      v_need := coalesce((p_slices #>> array[v_slice, 'needed'])::numeric, 0) * v_unit;
+      if v_slice = 'usd' then
+        v_used_up := v_used_up or v_state.used >= v_state.quota;
+      else
+        v_rates := v_rates || flow.limit_json(v_state);
+      end if;
+      if v_need > 0 and not flow.fits(v_state, v_need) then
+        v_refused := coalesce(v_refused, flow.gateway_refusal(p_api_key_id, v_state, v_need, v_now));
+        v_granted := v_granted || jsonb_build_object(v_slice, 0);
+        continue;
+      end if;
+      v_room := flow.room(v_state);
+      v_grant := least(
+        v_room,
+        greatest(
+          v_need,
+          least(
+            coalesce((p_slices #>> array[v_slice, 'wanted'])::numeric, 0) * v_unit, v_room * 0.1
+          )
+        )
+      ) / v_unit;
+      if v_slice <> 'usd' then
+        v_grant := floor(v_grant);
+      end if;
+      v_granted := v_granted || jsonb_build_object(
+        v_slice, least(v_grant, (v_granted ->> v_slice)::numeric)
+      );
+    end loop;
+    if v_refused is not null then
+      select jsonb_object_agg(g.key, case when g.value <> 'null' then to_jsonb(0) end) into v_granted
+      from jsonb_each(v_granted) g;
+    end if;
+    perform flow.save_lease(
+      p_process_id, v_key, p_product, p_billable,
+      (
+        select jsonb_object_agg(k.key, k.value::numeric + coalesce((v_granted ->> k.key)::numeric, 0))
+        from jsonb_each(v_kept) k
+      ),
+      v_running, v_now
+    );
+  end if;
+  return jsonb_build_object(
+    'refused', v_refused,
+    'used_up', v_used_up,
+    -- What calls hold stays held for longer than any request can wait.
+    'may_be_freed', v_refused is not null and exists (
+      select from public.gateway_leases l
+      where (l.api_key_id = p_api_key_id or l.team_id = v_key.team_id)
+        and (l.held_usd > 0 or flow.slice_of(v_refused ->> 'resource') <> 'usd')
+    ),
+    'granted', (select jsonb_object_agg(g.key, g.value #>> '{}') from jsonb_each(v_granted) g),
+    'rates', v_rates,
+    'budget', flow.ruling_budget(v_states, v_overridden),
+    'save_mode', v_key.save_mode
+  );
+end
+$$;
+
+create function flow.count_requests(
+  p_api_key_id uuid,
+  p_product text,
+  p_done jsonb,
+  p_now timestamp with time zone
+) returns void
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  delete from public.gateway_counts c
+  where c.api_key_id = p_api_key_id and c.second <= p_now - flow.rate_window();
+  if coalesce((p_done ->> 'requests')::bigint, 0) > 0 or coalesce((p_done ->> 'tokens')::bigint, 0) > 0
+  then
+    insert into public.gateway_counts as c (api_key_id, product, second, requests, tokens)
+    values (
+      p_api_key_id, p_product, date_trunc('second', p_now),
+      coalesce((p_done ->> 'requests')::bigint, 0), coalesce((p_done ->> 'tokens')::bigint, 0)
+    )
+    on conflict (api_key_id, product, second) do update set
+      requests = c.requests + excluded.requests, tokens = c.tokens + excluded.tokens;
+  end if;
+end
+$$;
+
+-- A lease of nothing is none.
+create function flow.save_lease(
+  p_process_id uuid,
+  p_key api_keys,
+  p_product text,
+  p_billable boolean,
+  p_held jsonb,
+  p_running bigint,
+  p_now timestamp with time zone
+) returns void
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  if p_running = 0 and not exists (
+    select from jsonb_each(p_held) h where h.value::numeric > 0
+  ) then
+    delete from public.gateway_leases l
+    where l.process_id = p_process_id and l.api_key_id = p_key.id and l.product = p_product;
+    return;
+  end if;
+  insert into public.gateway_leases as l (
+    process_id, api_key_id, product, team_id, billable, held_usd, held_requests, held_tokens,
+    held_concurrency, running, heartbeat_at
+  )
+  values (
+    p_process_id, p_key.id, p_product, p_key.team_id, p_billable,
+    (p_held ->> 'usd')::numeric, (p_held ->> 'requests')::numeric, (p_held ->> 'tokens')::numeric,
+    greatest((p_held ->> 'concurrency')::numeric, p_running), p_running, p_now
+  )
+  on conflict (process_id, api_key_id, product) do update set
+    team_id = excluded.team_id, billable = excluded.billable, held_usd = excluded.held_usd,
+    held_requests = excluded.held_requests, held_tokens = excluded.held_tokens,
+    held_concurrency = excluded.held_concurrency, running = excluded.running,
+    heartbeat_at = excluded.heartbeat_at;
+end
+$$;
+
+create function flow.gateway_refusal(
+  p_api_key_id uuid,
+  p_state flow.limit_state,
+  p_need numeric,
+  p_now timestamp with time zone
+) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select case
+    when flow.slice_of((p_state).resource) = 'usd' then flow.refusal_json(p_state, p_now)
+    else flow.limit_json(p_state) || jsonb_build_object(
+      'code', case (p_state).resource
+        when 'concurrent_requests' then 'concurrency_exceeded' else 'rate_limited'
+      end,
+      'retry_after_secs', case
+        when (p_state).resource = 'concurrent_requests' then 1
+        else flow.rate_retry_secs(p_api_key_id, p_state, p_need, p_now)
+      end
+    )
+  end
+$$;
+
+-- What nobody has asked about since: lease_gateway removes what is over of its own key alone.
+create function public.forget_gateway_leases() returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+begin
+  delete from public.gateway_leases l where l.heartbeat_at <= now() - interval '10 minutes';
+  delete from public.gateway_counts c where c.second <= now() - interval '10 minutes';
+  return jsonb_build_object('ok', true);
+end
+$$;
+
+create function public.set_key_rates(
+  p_api_key_id uuid,
+  p_requests_per_minute integer,
+  p_tokens_per_minute bigint,
+  p_concurrent_requests integer
+) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_key public.api_keys;
+begin
+  update public.api_keys k
+  set requests_per_minute = p_requests_per_minute, tokens_per_minute = p_tokens_per_minute,
+    concurrent_requests = p_concurrent_requests, updated_at = now()
+  where k.id = p_api_key_id returning * into v_key;
+  return flow.changed_key(v_key, p_api_key_id);
+end
 $$;
 
 -- Call recordings ---------------------------------------------------------------------------------

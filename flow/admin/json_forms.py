@@ -33,6 +33,7 @@ def account(one: KeyAccount) -> dict[str, Any]:
         "override_until": one.override_until,
         "save_mode": one.save_mode,
         "running_calls": one.running_calls,
+        "rates": dict(one.rates),
     }
 
 

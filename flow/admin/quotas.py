@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from flow.db.database import Database
-from flow.domain.limits.quota import CALL_SECONDS, CONCURRENT_CALLS, Terms
+from flow.domain.limits.quota import BUDGET, CALL_SECONDS, CONCURRENT_CALLS, Terms
 from flow.errors import InvalidInput
 
 
@@ -17,7 +17,7 @@ async def set_quota(
     Raises:
         InvalidInput: nothing is ever counted against that resource, so that it would limit nobody.
     """
-    known = (*terms.buckets, CALL_SECONDS, CONCURRENT_CALLS)
+    known = (*terms.buckets, BUDGET, CALL_SECONDS, CONCURRENT_CALLS)
     # A limit left over from a product that is gone can still be lifted.
     if limit is not None and resource not in known:
         raise InvalidInput(

@@ -35,6 +35,7 @@ from flow.api.gateway_routes import GatewayRoutes, gateway_routes
 from flow.api.http_metrics import Measured
 from flow.api.join_tracing import TracedJoin
 from flow.api.media_streams import media_stream_router
+from flow.api.pages import pages_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
@@ -96,7 +97,7 @@ class FlowApi(FastAPI):
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``; it owns none of them and closes none of them."""
     streams = services.transports.streams.values()
-    routers = (*_ROUTERS, *map(media_stream_router, streams))
+    routers = (*_ROUTERS, *map(media_stream_router, streams), pages_router(services.pages))
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(
@@ -116,7 +117,7 @@ def create_app(services: Services) -> FastAPI:
             *_cross_origin(services),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
-            Middleware(Problems),
+            Middleware(Problems, billing_url=services.billing_url),
             Middleware(RequestSize),
             Middleware(
                 Auth,

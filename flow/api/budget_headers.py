@@ -1,4 +1,4 @@
-"""The budget of the calling key, on every answer to it."""
+"""The budget of the calling key or its team, and its limits a minute, on every answer to it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flow.api.rate_headers import with_rates
 from flow.api.request_context import context_of, log_of
 from flow.db.database import Database
 from flow.domain.limits import budget as domain
@@ -20,7 +21,10 @@ from flow.errors import FlowError
 
 LOOKUP_SECS = 2.0
 TIER_HEADER = "x-posthog-budget"
+SCOPE_HEADER = "x-posthog-budget-scope"
 REMAINING_HEADER = "x-posthog-budget-remaining-usd"
+SEES_TEAM = "limits.team"
+"""The permission to see what the whole team uses."""
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -51,10 +55,13 @@ _UNLIMITED = Budget(
 )
 
 
-def shown(budget: domain.Budget | None) -> Budget:
-    """The budget for a customer."""
+def shown(budget: domain.Budget | None, *, sees_team: bool = False) -> Budget:
+    """The budget for a customer; of a team's the tier alone, for whoever may not see the rest."""
     if budget is None or budget.cap_usd is None:
         return _UNLIMITED
+    if budget.scope == "team" and not sees_team:
+        tier = budget.tier or Tier.OK
+        return _UNLIMITED.model_copy(update={"tier": tier, "resets_at": budget.resets_at})
     return Budget(
         tier=budget.tier or Tier.OK,
         cap_usd=dollars(budget.cap_usd),
@@ -90,30 +97,42 @@ class BudgetHeaders:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start" and context.api_key is not None:
                 found = await self._headers(scope, context.api_key.id)
-                message["headers"] = [*message.get("headers", ()), *found]
+                known = message.get("headers", ())
+                if context.rates is not None:
+                    known = with_rates(known, context.rates, scope["path"])
+                message["headers"] = [*known, *found]
             await send(message)
 
         await self._app(scope, receive, labelled)
 
     async def _headers(self, scope: Scope, key_id: UUID) -> RawHeaders:
         context = context_of(scope)
+        sees_team = SEES_TEAM in context.permissions
         if context.budget != "unasked":
-            return _headers(context.budget)
+            return _headers(context.budget, sees_team=sees_team)
         if context.is_database_away:
             return [_tier(Tier.UNKNOWN)]
         try:
             async with asyncio.timeout(LOOKUP_SECS):
-                return _headers(await self._database.get_budget(key_id))
+                budget = await self._database.get_budget(key_id)
+                return _headers(budget, sees_team=sees_team)
         except (FlowError, TimeoutError) as error:
             log_of(scope).warning("budget_unknown", error=str(error))
             return [_tier(Tier.UNKNOWN)]
 
 
-def _headers(budget: domain.Budget | None) -> RawHeaders:
+def _headers(budget: domain.Budget | None, *, sees_team: bool) -> RawHeaders:
     if budget is None or budget.tier is None:
         return []
+    if budget.scope == "team":
+        found = [_tier(budget.tier), (SCOPE_HEADER.encode(), b"team")]
+        return [*found, _remaining(budget)] if sees_team else found
+    return [_tier(budget.tier), _remaining(budget)]
+
+
+def _remaining(budget: domain.Budget) -> tuple[bytes, bytes]:
     remaining = dollars(budget.remaining_usd or Decimal(0))
-    return [_tier(budget.tier), (REMAINING_HEADER.encode(), remaining.encode())]
+    return REMAINING_HEADER.encode(), remaining.encode()
 
 
 def _tier(tier: Tier) -> tuple[bytes, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from flow.api.gateway_routes import Gateway
+from flow.api.pages import STATIC
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.join_request import JoinRequest, Transport
@@ -227,12 +229,13 @@ class Services:
     ``cors_origins`` are those whose pages may use the routes of a call.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
     ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
+    ``billing_url`` is where customers can raise their limits.
     ``on_key`` is told of the keys that make requests.
     Without a ``gateway`` the paths of its protocols are not served.
     Without ``unkey`` no keys are made or revoked here.
     ``recordings`` is where recorded calls are; a link to one is good for ``recording_link_secs``.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
-    ``traces`` nothing is traced.
+    ``traces`` nothing is traced. ``pages`` is the folder that the pages were built into.
 
     Raises:
         ConfigurationError: the secret is too short.
@@ -253,6 +256,7 @@ class Services:
     gateway: Gateway | None = None
     unkey: UnkeyAdmin | None = None
     public_url: str | None = None
+    billing_url: str | None = None
     cors_origins: tuple[str, ...] = ()
     join_token_secs: int = 300
     allow_private_webhooks: bool = False
@@ -261,6 +265,7 @@ class Services:
     recordings: RecordingStorage | None = None
     recording_link_secs: int = 3600
     now: Callable[[], datetime] = utc_now
+    pages: Path = STATIC
 
     def __post_init__(self) -> None:
         if len(self.secret) < MIN_SECRET_BYTES:

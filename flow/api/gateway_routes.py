@@ -17,6 +17,7 @@ from flow.api.request_context import context_of
 from flow.domain.gateway.operations import MODELS_PATH, OPERATIONS, Operation
 from flow.domain.gateway.request import GatewayRequest
 from flow.domain.limits.budget import Budget
+from flow.domain.limits.lease import Rates
 from flow.domain.products.product import ModelName
 from flow.errors import Refused
 
@@ -106,6 +107,9 @@ def _request(scope: Scope) -> GatewayRequest:
     def note_budget(budget: Budget | None) -> None:
         context.budget = budget
 
+    def note_rates(rates: Rates | None) -> None:
+        context.rates = rates
+
     return GatewayRequest(
         key=context.api_key,
         permissions=context.permissions,
@@ -114,6 +118,7 @@ def _request(scope: Scope) -> GatewayRequest:
         headers=scope["headers"],
         query=scope["query_string"],
         note_budget=note_budget,
+        note_rates=note_rates,
     )
 
 

@@ -125,10 +125,10 @@ def _without_team_usage(limit: Limit) -> Limit:
 
 
 async def _external(services: Services, key: ApiKey) -> list[Limit]:
-    """What the operator's own billing says, one line for each product that takes calls."""
+    """What the operator's own billing says, one line for each product that is sold."""
     if services.quotas is None:
         return []
-    names = [product.name for product in services.products if product.calls]
+    names = [product.name for product in services.products if product.calls or product.gateway]
     asked = (_external_limit(services, key, name) for name in names)
     return list(await asyncio.gather(*asked))
 

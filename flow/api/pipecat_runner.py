@@ -111,7 +111,7 @@ class StartAnswer(BaseModel):
         200: {"model": StartAnswer, "description": "This join was made before."},
         **documented(409, 413, 415, 422),
     },
-    openapi_extra=takes(StartRequest, _EXAMPLES),
+    openapi_extra=takes(StartRequest, _EXAMPLES, required=False),
 )
 async def start(request: Request) -> Response:
     """Make a thread, as a join does, and answer as Pipecat's runner."""

@@ -39,6 +39,9 @@ from flow.errors import (
     UpstreamUnavailable,
 )
 
+BILLED = ("budget_exceeded", "quota_exceeded")
+"""What is raised by whoever pays."""
+
 _MAX_TEXT = 300
 
 KEYED = (400, 401, 403, 429, 503)
@@ -49,10 +52,15 @@ _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed"}
 
 
 class Problems:
-    """Answers every error raised further in, and logs those nobody foresaw."""
+    """Answers every error raised further in, and logs those nobody foresaw.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        billing_url: where customers can raise their budgets and quotas.
+    """
+
+    def __init__(self, app: ASGIApp, *, billing_url: str | None = None) -> None:
         self._app = app
+        self._billing_url = billing_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; an error after its answer began can only cut the connection."""
@@ -74,6 +82,8 @@ class Problems:
         except ClientDisconnect:
             log_of(scope).debug("caller_left")
         except Exception as error:
+            if self._billing_url is not None:
+                error = _with_billing(error, self._billing_url)
             if not isinstance(error, FlowError) or _status(error) == 500:
                 log_of(scope).exception("request_failed", path=scope["path"])
             if not began:
@@ -133,6 +143,15 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": HTTPStatus(status).phrase, "content": content}
         for status in sorted({*KEYED, *statuses})
     }
+
+
+def _with_billing(error: Exception, url: str) -> Exception:
+    """The error, saying where its limit can be raised if it is of one that can be."""
+    if not isinstance(error, Refused) or error.code not in BILLED:
+        return error
+    said = f"{error} See {url}"
+    secs, limit = error.retry_after_secs, error.limit
+    return Refused(error.code, said, secs, limit, hint=error.hint)
 
 
 async def _answer(scope: Scope, error: Exception, receive: Receive, send: Send) -> None:

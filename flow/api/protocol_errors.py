@@ -28,13 +28,14 @@ _ANTHROPIC: Mapping[int, str] = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-# What lasts for longer than any client tries again by itself. Both SDKs read the header.
-_LASTING = ("budget_exceeded", "quota_exceeded")
+_LASTING_SECS = 120
+"""What lasts for longer than any client tries again by itself. Both SDKs read the header."""
 
 
 def protocol_error(protocol: Protocol, problem: Problem, headers: Mapping[str, str]) -> Response:
     """A problem as a client of the protocol reads it."""
-    lasting = {"x-should-retry": "false"} if problem.code in _LASTING else {}
+    is_lasting = problem.status == 429 and (problem.retry_after or 0) > _LASTING_SECS
+    lasting = {"x-should-retry": "false"} if is_lasting else {}
     body = _anthropic(problem) if protocol is Protocol.ANTHROPIC else _openai(problem)
     return ExactJSONResponse(body, status_code=problem.status, headers={**headers, **lasting})
 

@@ -48,12 +48,17 @@ async def read(
     return _read(body, model, context)
 
 
-def takes(model: type[BaseModel], examples: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def takes(
+    model: type[BaseModel],
+    examples: Mapping[str, Any] | None = None,
+    *,
+    required: bool = True,
+) -> dict[str, Any]:
     """The OpenAPI description of a handler that reads ``model``."""
     media: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
     if examples:
         media["examples"] = dict(examples)
-    return {"requestBody": {"required": True, "content": {"application/json": media}}}
+    return {"requestBody": {"required": required, "content": {"application/json": media}}}
 
 
 def invalid(found: Iterable[Mapping[str, Any]]) -> InvalidInput:

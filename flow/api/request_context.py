@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flow.domain.calls.trace_parent import TraceParent
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget
+from flow.domain.limits.lease import Rates
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ class RequestContext:
         workflow_thread_id: the thread that the request is about.
         trace: the span of a join.
         budget: the key's, where a handler has learned it; ``"unasked"`` where none has.
+        rates: the limits a minute of its requests to the gateway, where it has some.
         is_database_away: the request failed because the database is away.
         problem: the ``code`` of the problem it was answered with.
     """
@@ -43,6 +45,7 @@ class RequestContext:
     workflow_thread_id: UUID | None = None
     trace: TraceParent | None = None
     budget: Budget | Literal["unasked"] | None = "unasked"
+    rates: Rates | None = None
     is_database_away: bool = False
     problem: str | None = None
     _seen_at: float = field(default_factory=time.perf_counter)

@@ -17,6 +17,7 @@ from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
 from flow.api.recordings import RecordingView, recording_of
+from flow.api.usage import FirstDay, LastDay
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
 
@@ -158,10 +159,22 @@ async def list_threads(
     product: Annotated[
         str | None, Query(max_length=128, description="Only this product's.")
     ] = None,
+    running: Annotated[
+        bool, Query(description="Only those with a call under way, or being connected.")
+    ] = False,
+    from_: FirstDay = None,
+    to: LastDay = None,
 ) -> Response:
     """The key's threads, newest first."""
     page = await services_of(request).database.list_workflow_threads(
-        caller_of(request).id, limit=limit, cursor=cursor, status=status, product=product
+        caller_of(request).id,
+        limit=limit,
+        cursor=cursor,
+        status=status,
+        product=product,
+        running=running,
+        from_=from_,
+        to=to,
     )
     summaries = [ThreadSummary(**_summary(thread)) for thread in page.items]
     return ExactJSONResponse(ThreadPage(threads=summaries, next_cursor=page.next_cursor))

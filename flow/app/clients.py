@@ -147,8 +147,15 @@ def _unkey(settings: Settings) -> UnkeyAdmin | None:
 
 
 def _quotas(resources: Resources) -> QuotaSource | None:
-    url, token = resources.settings.quota_url, resources.settings.quota_token
-    return None if url is None else QuotaSource(url, token=token, registry=resources.registry)
+    settings = resources.settings
+    if settings.quota_url is None:
+        return None
+    return QuotaSource(
+        settings.quota_url,
+        token=settings.quota_token,
+        registry=resources.registry,
+        reuse_secs=settings.quota_reuse_secs,
+    )
 
 
 def _carriers(settings: Settings) -> dict[str, Carrier]:

@@ -29,7 +29,7 @@ from flow.domain.pricing.unpriced_models import of_configuration
 from flow.domain.products.product import ModelName
 from flow.domain.usage.token_estimates import warm_up
 from flow.gateway.gateway import Gateway
-from flow.gateway.standing_admission import StandingAdmission
+from flow.gateway.leased_admission import LeasedAdmission
 from flow.kit.installed import version
 from flow.ledger.recorder import Recorder
 from flow.settings import Settings
@@ -93,7 +93,13 @@ async def run_service(
         warn(settings, _unpriced(resources))
         running = CallRegistry(settings.max_calls)
         clients = await stack.enter_async_context(open_clients(resources))
-        admission = StandingAdmission(resources.database, resources.products.terms, clients.quotas)
+        admission = LeasedAdmission(
+            resources.database.gateway_leases,
+            resources.products.terms,
+            resources.price,
+            clients.quotas,
+        )
+        admission.start()
         stack.push_async_callback(admission.aclose)
         publisher = UsagePublisher(resources, running, admission.recorded)
         recorder = await stack.enter_async_context(open_recorder(resources, publisher))
@@ -136,6 +142,7 @@ async def run_service(
             metrics=resources.metrics,
             traces=resources.tracing,
             public_url=settings.public_url,
+            billing_url=settings.billing_url,
             cors_origins=settings.cors_origins,
             join_token_secs=settings.join_token_secs,
             allow_private_webhooks=settings.webhooks_allow_private,

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from flow.db import rows
 from flow.db.call_recordings import CallRecordings
+from flow.db.gateway_leases import GatewayLeases
 from flow.db.operator import Operating
 from flow.db.pages import Page, check_limit, page, place
 from flow.db.postgres_json import text_array
@@ -48,6 +49,11 @@ class Database(TypedCalls):
     def operating(self) -> Operating:
         """What an operator sets and sees."""
         return Operating(self._transport)
+
+    @property
+    def gateway_leases(self) -> GatewayLeases:
+        """The calls about what the gateway's processes hold of limits."""
+        return GatewayLeases(self._transport)
 
     @property
     def room_calls(self) -> RoomCalls:
@@ -331,8 +337,15 @@ class Database(TypedCalls):
         cursor: str | None = None,
         status: Status | None = None,
         product: str | None = None,
+        running: bool = False,
+        from_: date | None = None,
+        to: date | None = None,
     ) -> Page[Thread]:
         """The key's threads, newest first, each with an empty transcript.
+
+        Args:
+            running: only those with a call under way, or being connected.
+            from_, to: only those joined in these UTC days, both inclusive.
 
         Raises:
             InvalidInput: the cursor is not one this method gave, or the limit not 1 to 200.
@@ -347,6 +360,9 @@ class Database(TypedCalls):
             p_before_id=before_id,
             p_status=status and status.value,
             p_product=product,
+            p_running=running,
+            p_from=from_ and from_.isoformat(),
+            p_to=to and to.isoformat(),
         )
         return page(found, limit, rows.thread)
 

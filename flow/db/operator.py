@@ -19,7 +19,7 @@ from flow.domain.calls.host import Host, HostReport
 from flow.domain.calls.thread import Status
 from flow.domain.calls.thread_overview import ThreadFilter, ThreadOverview
 from flow.domain.limits.budget import Tier
-from flow.domain.limits.quota import LimitState, Terms
+from flow.domain.limits.quota import RATES, LimitState, Terms
 from flow.domain.limits.team import Team
 from flow.domain.products.save_mode import SaveMode
 
@@ -133,6 +133,17 @@ class Operating(TypedCalls):
         row = await self._call(
             "set_save_mode", p_api_key_id=str(api_key_id), p_save_mode=mode and mode.value
         )
+        return rows.key_account(row)
+
+    async def set_key_rates(self, api_key_id: UUID, rates: Mapping[str, int]) -> KeyAccount:
+        """Set the key's own limits of requests to the gateway, by resource; others are lifted.
+
+        Raises:
+            NotFound: there is no such key.
+            InvalidInput: a limit is not positive.
+        """
+        limits = {f"p_{name}": rates.get(name) for name in RATES}
+        row = await self._call("set_key_rates", p_api_key_id=str(api_key_id), **limits)
         return rows.key_account(row)
 
     async def revoke_api_key(self, api_key_id: UUID) -> KeyAccount:

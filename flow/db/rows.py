@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter
@@ -16,7 +16,7 @@ from flow.domain.calls.thread import Pulse, Status, Thread, Turn
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
 from flow.domain.limits.key_standing import KeyStanding
-from flow.domain.limits.quota import LimitState, refused
+from flow.domain.limits.quota import RATES, LimitState, refused
 from flow.domain.products.save_mode import SaveMode
 from flow.domain.usage.events import Line, Owner, RequestIds, UsageEvent
 from flow.errors import Refused
@@ -48,7 +48,8 @@ class ThreadAccount:
 @dataclass(frozen=True, slots=True)
 class KeyAccount:
     """A key as its operator sees it. ``budget.cap_usd`` is ``None`` without a budget;
-    ``override_until`` is set while the budget is lifted."""
+    ``override_until`` is set while the budget is lifted. ``rates`` are the key's own limits of
+    requests to the gateway, by resource."""
 
     key: ApiKey
     budget: Budget
@@ -57,6 +58,7 @@ class KeyAccount:
     running_calls: int
     created_at: datetime
     revoked_at: datetime | None
+    rates: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ def budget(row: Mapping[str, Any]) -> Budget:
         reserved_usd=Decimal(row["reserved_usd"]),
         remaining_usd=_maybe_decimal(row["remaining_usd"]),
         resets_at=utc(row["resets_at"]),
+        scope=row["scope"],
     )
 
 
@@ -221,6 +224,7 @@ def key_account(row: Mapping[str, Any]) -> KeyAccount:
         running_calls=row["running_calls"],
         created_at=utc(row["created_at"]),
         revoked_at=maybe_utc(row["revoked_at"]),
+        rates={name: row[name] for name in RATES if row[name] is not None},
     )
 
 

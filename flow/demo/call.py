@@ -23,8 +23,8 @@ from flow.domain.pricing.pricer import Pricer
 from flow.errors import ConfigurationError, Unavailable
 from flow.kit.tls import trusted
 from flow.sandbox.all_vendors import Vendors, vendors
-from flow.sandbox.callers.caller import CallReport, call
-from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.caller import Internet, call
+from flow.sandbox.callers.pipecat_phone import RtviPhone
 from flow.sandbox.callers.script import SUPPORT_CALL, Script
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.reconcile import Comparison, reconcile_all
@@ -104,7 +104,14 @@ async def account_for_a_call(stack: Stack, *, live: bool, narration: Narration) 
             async with httpx.AsyncClient(
                 base_url=url, headers={"Authorization": f"Bearer {stood_in.api_key}"}, timeout=10
             ) as http:
-                report = await _called(url, stood_in.api_key, script, join, http, narration)
+                report = await call(
+                    url,
+                    stood_in.api_key,
+                    script,
+                    join=join,
+                    on_progress=narration.heard,
+                    carrier=Internet(phone_class=RtviPhone),
+                )
                 thread = await _settled(http, str(report.workflow_thread_id), narration)
                 narration.doing("waiting for the webhook that tells the customer")
                 told = await _told(receiver, str(report.workflow_thread_id))
@@ -152,7 +159,7 @@ async def _stand_ins(script: Script, others: Sequence[str]) -> AsyncIterator[Ven
 def _join(script: Script, stack: Stack) -> dict[str, Any]:
     """The fields of the join that are not the script's own."""
     bot = script.join_request()["bot"]
-    return {"bot": {**bot, **stack.bot}}
+    return {"transport": {"type": "websocket", "rtvi": True}, "bot": {**bot, **stack.bot}}
 
 
 @contextmanager
@@ -196,41 +203,6 @@ async def _give_budget(service: Service, cap_usd: Decimal, api_key: str, url: st
     account = await service.database.operating.get_api_key("sandbox")
     await service.database.operating.set_budget(account.key.id, cap_usd)
     return (await service.database.webhooks.secrets(account.key.id, new_secret())).current
-
-
-async def _called(
-    url: str,
-    api_key: str,
-    script: Script,
-    join: Mapping[str, Any],
-    http: httpx.AsyncClient,
-    narration: Narration,
-) -> CallReport:
-    """The call, with both sides' words as they are said."""
-    joined: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def heard(event: CallerEvent) -> None:
-        if event.kind is EventKind.JOINED:
-            joined.set_result(event.detail)
-        narration.heard(event)
-
-    async def follow() -> None:
-        """Tell each turn once, as soon as the service has it."""
-        path = f"/api/threads/{await joined}"
-        told = 0
-        while True:
-            turns = (await get(http, path))["transcript"]
-            for turn in turns[told:]:
-                narration.turn(turn)
-            told = len(turns)
-            await asyncio.sleep(FOLLOW_SECS)
-
-    following = asyncio.create_task(follow(), name="transcript")
-    try:
-        return await call(url, api_key, script, join=join, on_progress=heard)
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _told(receiver: WebhookReceiver, thread_id: str) -> Received:

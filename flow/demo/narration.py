@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from flow.sandbox.callers.conversation import CallerEvent, EventKind
+from flow.sandbox.callers.pipecat_phone import rtvi_message
 
 CALLER, BOT = "caller", "bot"
+_ENDS = (".", "!", "?", ",", ":", ";")
 _STYLES = {CALLER: "green", BOT: "cyan"}
 
 
@@ -24,6 +24,8 @@ class Narration:
         self._began = time.monotonic()
         self._status = console.status("")
         self._is_bot_speaking = False
+        self._told: set[int] = set()
+        self._words = ""
 
     def __enter__(self) -> Narration:
         """Begin to show what goes on now."""
@@ -54,19 +56,38 @@ class Narration:
                 self._is_bot_speaking = event.kind is EventKind.BOT_STARTED
                 self._status.update(_now_speaks(BOT) if self._is_bot_speaking else "")
             case EventKind.LINE_STARTED:
+                self._end_words()
                 how = " (interrupts)" if self._is_bot_speaking else ""
                 self._line(CALLER, Text(event.detail + how))
                 self._status.update(_now_speaks(CALLER))
             case EventKind.LINE_ENDED:
                 self._status.update(Text("the bot thinks", style="dim"))
+            case EventKind.INTERRUPTION if self._is_bot_speaking:
+                self._end_words()
+                self._line(BOT, Text("[cut off here]", style="dim"))
+            case EventKind.MESSAGE:
+                self._rtvi(event.detail)
             case EventKind.HUNG_UP:
+                self._end_words()
                 self.step("the caller hangs up")
 
-    def turn(self, turn: Mapping[str, Any]) -> None:
-        """The service has put down a turn; the caller's were shown when they were said."""
-        if turn["role"] == "assistant":
-            how = " [cut off here]" if turn["interrupted"] else ""
-            self._line(BOT, Text.assemble(turn["content"], (how, "dim")))
+    def _rtvi(self, message: str) -> None:
+        """The service has told its client what the bot is about to say: a clause, or of a model
+        that speaks by itself a word. Each is told again when it was said."""
+        kind, data = rtvi_message(message)
+        if kind != "bot-output" or data["segment_id"] in self._told:
+            return
+        self._told.add(data["segment_id"])
+        self._words += data["text"]
+        if self._words.endswith(_ENDS):
+            self._end_words()
+
+    def _end_words(self) -> None:
+        """Show what the bot has said since the last line of it."""
+        said = self._words.strip()
+        if said not in {"", *_ENDS}:
+            self._line(BOT, Text(said))
+        self._words = ""
 
     def _line(self, who: str, said: Text) -> None:
         at = f"{time.monotonic() - self._began:5.1f} s"

@@ -13,6 +13,7 @@ from uuid import UUID
 from flow.domain.gateway.operations import Operation
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing
+from flow.domain.limits.lease import Rates
 from flow.domain.products.product import ModelName, Product
 from flow.domain.usage.events import Quantities, UsageEvent
 
@@ -70,6 +71,10 @@ class GatewayAdmission(Protocol):
             UnpricedModel: its cost could not be counted against the key's budget.
             Unavailable: nobody can say.
         """
+
+    def rates(self, key: ApiKey, product: Product) -> Rates | None:
+        """How far the limits a minute of a key's requests for a product have got; ``None``: it has
+        none."""
 
     def recorded(self, events: Sequence[UsageEvent]) -> None:
         """These events, with their costs, are in the ledger now. Must not block."""

@@ -122,17 +122,19 @@ class Gateway:
         target = self._models.find(asked.model, operation, product)
         first = await sending(asked, target)
         is_priced = product.unpriced == "allow" or self._models.is_priced(target, operation)
-        admitted = await self._admission.admit(
-            AdmissionRequest(
-                key=request.key,
-                product=product,
-                operation=operation,
-                model=target.name,
-                estimate=first.estimate,
-                most_output=asked.most_output,
-                is_priced=is_priced,
-            )
+        wish = AdmissionRequest(
+            key=request.key,
+            product=product,
+            operation=operation,
+            model=target.name,
+            estimate=first.estimate,
+            most_output=asked.most_output,
+            is_priced=is_priced,
         )
+        try:
+            admitted = await self._admission.admit(wish)
+        finally:
+            request.note_rates(self._admission.rates(request.key, product))
         try:
             request.note_budget(admitted.budget)
             control = self._controls.control(request, product, admitted.standing)

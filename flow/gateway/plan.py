@@ -52,9 +52,12 @@ class Asked:
 
     @property
     def most_output(self) -> int | None:
-        """The limit that it sets to the tokens of its answer."""
-        given = (self.body.fields.get(name) for name in _OUTPUT_LIMITS)
-        return next((limit for limit in given if isinstance(limit, int)), None)
+        """The limit that it sets to the tokens of its answer, of all choices together."""
+        fields = self.body.fields
+        given = (fields.get(name) for name in _OUTPUT_LIMITS)
+        limit = next((limit for limit in given if isinstance(limit, int)), None)
+        choices = fields.get("n")
+        return limit * choices if limit and isinstance(choices, int) and choices > 1 else limit
 
 
 class Sending:

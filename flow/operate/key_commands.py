@@ -220,6 +220,42 @@ def quota(
 
 
 @keys.command()
+def rates(
+    key: Key,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Requests to the gateway in a minute.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of its requests in a minute, input and output together."),
+    ] = None,
+    concurrent_requests: Annotated[
+        int | None, typer.Option(min=1, help="Requests to the gateway at once.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Lift all three.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a key's limits of requests to the gateway, or set them; those not named stay."""
+    from flow.admin import json_forms
+    from flow.domain.limits.quota import RATES
+    from flow.operate import tables
+
+    limits = (requests_per_minute, tokens_per_minute, concurrent_requests)
+    given = {n: most for n, most in zip(RATES, limits, strict=True) if most is not None}
+    _one_of({"--none": none, "a limit": bool(given)})
+
+    async def work(settings: Settings) -> None:
+        async with database_of(settings) as database:
+            found = await database.operating.get_api_key(key)
+            if none or given:
+                set_ = {} if none else {**found.rates, **given}
+                found = await database.operating.set_key_rates(found.key.id, set_)
+        say(json_forms.account(found), as_json, lambda: tables.budget(found))
+
+    run(work)
+
+
+@keys.command()
 def revoke(
     key: Key,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

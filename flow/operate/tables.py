@@ -190,6 +190,8 @@ def _facts(one: KeyAccount) -> Table:
     facts.add_row(
         "held by calls", f"{dollars(budget.reserved_usd)} USD, {one.running_calls} running"
     )
+    for name, limit in one.rates.items():
+        facts.add_row(name.replace("_", " "), f"{limit:,}")
     facts.add_row("save mode", one.save_mode or "as the product says")
     return facts
 

@@ -10,6 +10,9 @@ create table public.api_keys (
   -- NaN is above every bound. Null, zero and less mean that there is no budget.
   budget_usd numeric check (budget_usd < 1e12),
   budget_override_until timestamptz,
+  requests_per_minute integer check (requests_per_minute > 0),
+  tokens_per_minute bigint check (tokens_per_minute > 0 and tokens_per_minute < 1e12),
+  concurrent_requests integer check (concurrent_requests > 0),
   save_mode text check (save_mode in ('off', 'auto', 'on')),
   revoked_at timestamptz,
   webhook_url text check (char_length(webhook_url) between 1 and 2048),
@@ -21,6 +24,8 @@ comment on table public.api_keys is
   'One row per Unkey key seen. The secret is never stored; unkey_key_id names it.';
 comment on column public.api_keys.budget_usd is 'USD a month (UTC); none if null, zero or less.';
 comment on column public.api_keys.budget_override_until is 'Until then the budget refuses nothing.';
+comment on column public.api_keys.requests_per_minute is
+  'Of requests to the gateway, as tokens_per_minute and concurrent_requests are; null: no limit.';
 comment on column public.api_keys.revoked_at is 'When an operator revoked it; the ledger stays.';
 comment on column public.api_keys.webhook_url is 'Where the key''s budget events go.';
 comment on column public.api_keys.webhook_secret is

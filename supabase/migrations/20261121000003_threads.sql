@@ -36,6 +36,7 @@ create table public.workflow_threads (
   recorded_call_secs numeric
     generated always as ((usage_stats ->> 'call_seconds')::numeric) stored,
   budget_override boolean not null default false,
+  buckets jsonb not null default '{}',
   -- Ledger rows refer to all of it, so that none can name another owner than its thread's. Not to
   -- billable: a product's insights may be free of charge although its calls are not.
   constraint workflow_threads_owner_key unique (id, api_key_id, team_id, product)
@@ -53,10 +54,18 @@ comment on column public.workflow_threads.lease_until is
 comment on column public.workflow_threads.reserved_usd is
   'Held of the budget and of credits while the thread is live, less what it has recorded.';
 
+comment on column public.workflow_threads.buckets is
+  'The credits that its billable cost counts against, with all products that do: {"ai_credits": '
+  '["voice_bot"]}.';
+
 create index idx_workflow_threads_api_key_id
   on public.workflow_threads (api_key_id, created_at desc, id desc);
 create unique index workflow_threads_idempotency_key
   on public.workflow_threads (api_key_id, idempotency_key) where idempotency_key is not null;
+-- Most threads are completed: a list of the others would read through all of those.
+create index workflow_threads_unsuccessful
+  on public.workflow_threads (api_key_id, created_at desc, id desc)
+  where status in ('failed', 'expired', 'cancelled');
 create index workflow_threads_live on public.workflow_threads (api_key_id)
   where status in ('created', 'connecting', 'in_call', 'ended', 'extracting');
 -- While no calls are running every index of theirs seems to cost the same, even one that knows nothing
@@ -239,34 +248,58 @@ begin
 end
 $$;
 
+-- Planned for just the filters that are given, each with the index that serves it.
 create function public.list_workflow_threads(
   p_api_key_id uuid,
   p_limit integer,
   p_before_created_at timestamptz default null,
   p_before_id uuid default null,
   p_status text default null,
-  p_product text default null
+  p_product text default null,
+  p_running boolean default false,
+  p_from date default null,
+  p_to date default null
 ) returns jsonb
-language sql stable
+language plpgsql stable
 set search_path = ''
+set enable_seqscan = off
+set jit = off
 as $$
-  with page as (
-    select t as thread, t.created_at, t.id
-    from public.workflow_threads t
-    where t.api_key_id = p_api_key_id
-      and (t.created_at, t.id) < (
-        coalesce(p_before_created_at, 'infinity'),
-        coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+declare
+  v_conditions text := concat_ws(
+    ' and ',
+    't.api_key_id = $2',
+    case when p_before_id is not null then '(t.created_at, t.id) < ($3, $4)' end,
+    case when p_status is not null then format('t.status = %L', p_status) end,
+    case when p_product is not null then 't.product = $5' end,
+    case when p_running then $sql$t.status in ('connecting', 'in_call')$sql$ end,
+    case when p_from is not null then $sql$t.created_at >= $6::timestamp at time zone 'UTC'$sql$ end,
+    case when p_to is not null then $sql$t.created_at < ($7 + 1)::timestamp at time zone 'UTC'$sql$ end
+  );
+  v_found jsonb;
+begin
+  execute format(
+    $sql$
+      with page as (
+        select t as thread from public.workflow_threads t
+        where %s
+        order by t.created_at desc, t.id desc
+        limit $1
       )
-      and (p_status is null or t.status = p_status)
-      and (p_product is null or t.product = p_product)
-    order by t.created_at desc, t.id desc
-    limit p_limit
+      select coalesce(
+        jsonb_agg(
+          flow.thread_json(p.thread) order by (p.thread).created_at desc, (p.thread).id desc
+        ),
+        '[]'
+      )
+      from page p
+    $sql$,
+    v_conditions
   )
-  select coalesce(
-    jsonb_agg(flow.thread_json(p.thread) order by p.created_at desc, p.id desc), '[]'
-  )
-  from page p
+  into v_found
+  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to;
+  return v_found;
+end
 $$;
 
 -- A sign of life, as every change of a running thread is: it renews the lease.

@@ -9,12 +9,14 @@ create table public.webhook_events (
   team_id text collate "C" not null,
   workflow_thread_id uuid references public.workflow_threads (id) on delete cascade,
   period date check ((period is null) <> (type like 'budget.%')),
+  scope text check (scope in ('key', 'team')),
   data jsonb not null,
   created_at timestamptz not null default now()
 );
 comment on table public.webhook_events is 'What customers are to be told, each once.';
+comment on column public.webhook_events.scope is 'Whose budget an event of one is about.';
 create unique index webhook_events_once_a_period
-  on public.webhook_events (api_key_id, type, period) where period is not null;
+  on public.webhook_events (api_key_id, type, period, scope) where period is not null;
 create unique index webhook_events_once_a_thread
   on public.webhook_events (workflow_thread_id) where period is null;
 create index webhook_events_thread

@@ -8,8 +8,9 @@ create table public.team_quotas (
   primary key (team_id, resource)
 );
 comment on table public.team_quotas is
-  'What a team may use in a month (UTC): call_seconds, or credits (1 is a cent of billable cost) of '
-  'the bucket that a product names, ai_credits as a rule; and concurrent_calls at any one time.';
+  'What a team may use in a month (UTC): budget_usd of any cost, call_seconds, or credits (1 is a cent '
+  'of billable cost) of the bucket that a product names, ai_credits as a rule; and concurrent_calls at '
+  'any one time. A budget of 0 is none.';
 
 create function flow.month_of(p_at timestamptz) returns date
 language sql immutable
@@ -39,28 +40,77 @@ return case
   else 'ok'
 end;
 
+-- Which of two tiers rules. A budget that is lifted refuses nothing, whatever is left of it.
+create function flow.tier_rank(p_tier text) returns integer
+language sql immutable
+return array_position(array['ok', 'override', 'warn', 'engage', 'exceeded'], p_tier);
+
+create function flow.higher_tier(p_one text, p_other text) returns text
+language sql immutable
+return case
+  when coalesce(flow.tier_rank(p_other), 0) > coalesce(flow.tier_rank(p_one), 0) then p_other
+  else p_one
+end;
+
+create function flow.budget_event_data(
+  p_api_key_id uuid, p_team_id text, p_scope text, p_month date, p_cap numeric, p_spent numeric
+) returns jsonb
+language sql stable
+return jsonb_build_object(
+  'api_key_id', p_api_key_id,
+  'team_id', p_team_id,
+  'scope', p_scope,
+  'period', to_char(p_month, 'YYYY-MM'),
+  'tier', flow.budget_tier(p_spent, p_cap, false),
+  'cap_usd', trim_scale(p_cap)::text,
+  'spent_usd', trim_scale(p_spent)::text,
+  'resets_at', flow.month_end(p_month::timestamp at time zone 'UTC')
+);
+
 -- One event for each threshold that the month's spending has reached, however it was reached.
 create function flow.note_budget(p_key public.api_keys, p_month date, p_thread_id uuid) returns void
 language sql
 set search_path = ''
 as $$
-  insert into public.webhook_events (type, api_key_id, team_id, workflow_thread_id, period, data)
+  insert into public.webhook_events (
+    type, api_key_id, team_id, workflow_thread_id, period, scope, data
+  )
   select
-    n.type, (p_key).id, (p_key).team_id, p_thread_id, p_month,
-    jsonb_build_object(
-      'api_key_id', (p_key).id,
-      'team_id', (p_key).team_id,
-      'period', to_char(p_month, 'YYYY-MM'),
-      'tier', flow.budget_tier(s.spent, (p_key).budget_usd, false),
-      'cap_usd', trim_scale((p_key).budget_usd)::text,
-      'spent_usd', trim_scale(s.spent)::text,
-      'resets_at', flow.month_end(p_month::timestamp at time zone 'UTC')
+    n.type, (p_key).id, (p_key).team_id, p_thread_id, p_month, 'key',
+    flow.budget_event_data(
+      (p_key).id, (p_key).team_id, 'key', p_month, (p_key).budget_usd, s.spent
     )
   from (select flow.month_spent((p_key).id, p_month) as spent) s
   cross join (values ('budget.warn', 0.85), ('budget.exceeded', 1)) as n (type, share)
   where (p_key).budget_usd > 0 and s.spent >= (p_key).budget_usd * n.share
   order by n.share
-  on conflict (api_key_id, type, period) where period is not null do nothing
+  on conflict (api_key_id, type, period, scope) where period is not null do nothing
+$$;
+
+create function flow.team_month_spent(p_team_id text, p_month date) returns numeric
+language sql stable
+return coalesce((
+  select sum(m.total_cost_usd) from public.usage_monthly m
+  where m.team_id = p_team_id and m.month = p_month
+), 0);
+
+-- The same for a team's budget. Every key of the team that has a URL of its own is told.
+create function flow.note_team_budget(p_team_id text, p_month date) returns void
+language sql
+set search_path = ''
+as $$
+  insert into public.webhook_events (type, api_key_id, team_id, period, scope, data)
+  select
+    n.type, k.id, k.team_id, p_month, 'team',
+    flow.budget_event_data(k.id, k.team_id, 'team', p_month, q.quota, s.spent)
+  from public.team_quotas q
+  cross join (select flow.team_month_spent(p_team_id, p_month) as spent) s
+  cross join (values ('budget.warn', 0.85), ('budget.exceeded', 1)) as n (type, share)
+  join public.api_keys k on k.team_id = p_team_id and k.webhook_url is not null
+  where q.team_id = p_team_id and q.resource = 'budget_usd' and q.quota > 0
+    and s.spent >= q.quota * n.share
+  order by n.share, k.id
+  on conflict (api_key_id, type, period, scope) where period is not null do nothing
 $$;
 
 -- The lock is set_budget's counterpart: either this sees the new cap or that sees this spending.
@@ -74,6 +124,22 @@ as $$
 declare
   v_key public.api_keys;
 begin
+  -- Teams are locked before keys, as joins do.
+  perform from public.team_quotas q
+  where q.resource = 'budget_usd' and q.team_id = any (array(
+    select distinct p.team_id from unnest(p_parts) p where p.total_cost_usd > 0
+  ))
+  order by q.team_id
+  for key share;
+  if found then
+    perform flow.note_team_budget(s.team_id, s.month)
+    from (
+      select distinct p.team_id, date_trunc('month', p.day::timestamp)::date as month
+      from unnest(p_parts) p where p.total_cost_usd > 0
+      order by 1, 2
+    ) s;
+  end if;
+
   for v_key in
     select k.* from public.api_keys k
     where k.id = any (array(
@@ -101,14 +167,46 @@ begin
 end
 $$;
 
-create function flow.standing_json(p_thread public.workflow_threads, p_key public.api_keys, p_spent numeric)
+-- How far a team is with its budget and quotas: the tier of the budget, or exceeded where a quota of
+-- credits or seconds of calls is used up. Null where it has none of them.
+create function flow.team_tier(p_team_id text, p_buckets jsonb, p_now timestamptz) returns text
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  if not exists (select from public.team_quotas q where q.team_id = p_team_id) then
+    return null;
+  end if;
+  return (
+    select t.tier
+    from flow.team_limits(p_team_id, jsonb_build_object('buckets', p_buckets), p_now) s
+    cross join lateral (
+      select case
+        when s.resource = 'concurrent_calls' then null
+        when s.resource = 'budget_usd' then flow.budget_tier(s.used, s.quota, false)
+        when s.used >= s.quota then 'exceeded'
+      end as tier
+    ) t
+    order by flow.tier_rank(t.tier) desc nulls last
+    limit 1
+  );
+end
+$$;
+
+create function flow.standing_json(
+  p_thread public.workflow_threads, p_key public.api_keys, p_spent numeric, p_team_tier text
+)
 returns jsonb
 language sql stable
 return jsonb_build_object(
-  'budget_tier', flow.budget_tier(
-    p_spent,
-    (p_key).budget_usd,
-    (p_thread).budget_override or coalesce((p_key).budget_override_until > now(), false)
+  'budget_tier', flow.higher_tier(
+    flow.budget_tier(
+      p_spent,
+      (p_key).budget_usd,
+      (p_thread).budget_override or coalesce((p_key).budget_override_until > now(), false)
+    ),
+    p_team_tier
   ),
   'save_mode', (p_key).save_mode
 );
@@ -121,7 +219,9 @@ as $$
 declare
   v_standing jsonb;
 begin
-  select flow.standing_json(t, k, flow.month_spent(k.id, flow.month_of(now()))) into v_standing
+  select flow.standing_json(
+    t, k, flow.month_spent(k.id, flow.month_of(now())), flow.team_tier(t.team_id, t.buckets, now())
+  ) into v_standing
   from public.workflow_threads t join public.api_keys k on k.id = t.api_key_id
   where t.id = p_thread_id;
   if not found then
@@ -164,6 +264,9 @@ begin
       select sum(greatest(t.reserved_usd - t.recorded_usd, 0)) from public.workflow_threads t
       where t.api_key_id = p_key.id and t.lease_until > p_now
         and t.status in ('created', 'connecting', 'in_call', 'ended', 'extracting')
+    ), 0) + coalesce((
+      select sum(l.held_usd) from public.gateway_leases l
+      where l.api_key_id = p_key.id and l.heartbeat_at > p_now - flow.gateway_lease()
     ), 0),
     case when p_key.budget_usd > 0 then p_key.budget_usd end,
     flow.month_end(p_now)
@@ -193,8 +296,12 @@ begin
   with quotas as materialized (
     select q.resource, q.quota from public.team_quotas q where q.team_id = p_team_id
   ), spent as materialized (
-    select m.product, m.billable_cost_usd, m.call_seconds from public.usage_monthly m
+    select m.product, m.total_cost_usd, m.billable_cost_usd, m.call_seconds
+    from public.usage_monthly m
     where m.team_id = p_team_id and m.month = flow.month_of(p_now)
+  ), leased as materialized (
+    select l.product, l.billable, l.held_usd from public.gateway_leases l
+    where l.team_id = p_team_id and l.heartbeat_at > p_now - flow.gateway_lease()
   ), live as materialized (
     select
       t.product,
@@ -213,12 +320,23 @@ begin
       and t.status not in ('completed', 'failed', 'expired', 'cancelled')
   )
   select
+    'budget_usd', 'team', null,
+    coalesce((select sum(s.total_cost_usd) from spent s), 0),
+    coalesce((select sum(l.held_usd) from live l), 0)
+    + coalesce((select sum(l.held_usd) from leased l), 0),
+    q.quota,
+    flow.month_end(p_now)
+  from quotas q where q.resource = 'budget_usd' and q.quota > 0
+  union all
+  select
     b.name, 'team', null,
     coalesce((
       select sum(s.billable_cost_usd) * 100 from spent s where b.products ? s.product
     ), 0),
     coalesce((
       select sum(l.held_usd) * 100 from live l where l.billable and b.products ? l.product
+    ), 0) + coalesce((
+      select sum(l.held_usd) * 100 from leased l where l.billable and b.products ? l.product
     ), 0),
     (select q.quota from quotas q where q.resource = b.name),
     flow.month_end(p_now)
@@ -243,6 +361,24 @@ begin
 end
 $$;
 
+-- A team's budget alone, for answers that show it; no row without one.
+create function flow.team_budget(p_team_id text, p_now timestamptz)
+returns setof flow.limit_state
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  if exists (
+    select from public.team_quotas q
+    where q.team_id = p_team_id and q.resource = 'budget_usd' and q.quota > 0
+  ) then
+    return query select * from flow.team_limits(p_team_id, '{}', p_now) l
+    where l.resource = 'budget_usd';
+  end if;
+end
+$$;
+
 create function flow.limit_states(
   p_key public.api_keys, p_terms jsonb, p_with_team boolean, p_now timestamptz
 )
@@ -252,6 +388,7 @@ set search_path = ''
 as $$
 begin
   return query select * from flow.key_limits(p_key, p_terms, p_now);
+  return query select * from flow.rate_limits(p_key, p_terms, p_now);
   if p_with_team then
     return query select * from flow.team_limits(p_key.team_id, p_terms, p_now);
   end if;
@@ -282,22 +419,46 @@ return jsonb_build_object(
   'reserved_usd', trim_scale((p_state).reserved)::text,
   'remaining_usd', case when (p_state).quota is not null
     then trim_scale(greatest((p_state).quota - (p_state).used, 0))::text end,
-  'resets_at', (p_state).resets_at
+  'resets_at', (p_state).resets_at,
+  'scope', (p_state).scope
 );
 
--- What a key's budget is and how far it has got; null without a budget.
+-- Of a key's and its team's budget the one that rules: the one in the higher tier, or else the one with
+-- less left. p_more is held besides; p_overridden is about the key's. Null where there is none.
+create function flow.ruling_budget(
+  p_states flow.limit_state[], p_overridden boolean, p_more numeric default 0
+) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select flow.budget_json(
+    row(s.resource, s.scope, s.product, s.used, s.reserved + p_more, s.quota, s.resets_at),
+    b.is_lifted
+  )
+  from unnest(p_states) s
+  cross join lateral (select s.scope = 'key' and p_overridden as is_lifted) b
+  where s.resource = 'budget_usd' and s.quota > 0
+  order by flow.tier_rank(flow.budget_tier(s.used, s.quota, b.is_lifted)) desc, s.quota - s.used
+  limit 1
+$$;
+
+-- The budget that rules a key, and how far it has got; null without one.
 create function flow.budget_of(p_key public.api_keys, p_override boolean, p_now timestamptz)
 returns jsonb
 language plpgsql stable
 set search_path = ''
 as $$
+declare
+  v_states flow.limit_state[] := array(
+    select s from flow.team_budget(p_key.team_id, p_now) s
+  );
 begin
-  if coalesce(p_key.budget_usd, 0) <= 0 then
+  if coalesce(p_key.budget_usd, 0) <= 0 and cardinality(v_states) = 0 then
     return null;
   end if;
-  return (
-    select flow.budget_json(s, p_override or coalesce(p_key.budget_override_until > p_now, false))
-    from flow.key_limits(p_key, '{}', p_now) s
+  return flow.ruling_budget(
+    array(select s from flow.key_limits(p_key, '{}', p_now) s) || v_states,
+    p_override or coalesce(p_key.budget_override_until > p_now, false)
   );
 end
 $$;
@@ -331,9 +492,9 @@ begin
   return jsonb_build_object(
     'limits', (select jsonb_agg(flow.limit_json(s)) from unnest(v_states) s),
     'save_mode', v_key.save_mode,
-    'budget', case when v_key.budget_usd > 0 then flow.budget_json(
-      v_states[1], coalesce(v_key.budget_override_until > v_now, false)
-    ) end
+    'budget', flow.ruling_budget(
+      v_states, coalesce(v_key.budget_override_until > v_now, false)
+    )
   );
 end
 $$;
@@ -466,7 +627,6 @@ declare
   v_need numeric;
   v_usd numeric := p_reserve_usd;
   v_secs numeric := p_reserve_secs;
-  v_budget flow.limit_state;
   v_refusal jsonb;
   v_created_at timestamptz;
   v_usage_stats jsonb;
@@ -506,13 +666,13 @@ begin
 
   if (v_with_key or v_with_team) and not v_without_price then
     v_states := array(select s from flow.key_limits(v_key, p_terms, v_now) s);
-    v_budget := v_states[1];
     if v_with_team then
       v_states := v_states || array(select s from flow.team_limits(v_team_id, p_terms, v_now) s);
     end if;
     foreach v_state in array v_states loop
       v_need := flow.need(v_state, p_terms, v_product, p_billable, p_reserve_usd, p_reserve_secs);
-      continue when v_need is null or (v_state.resource = 'budget_usd' and v_overridden);
+      continue when v_need is null
+        or (v_state.resource = 'budget_usd' and v_state.scope = 'key' and v_overridden);
       if not flow.fits(v_state, v_need) then
         v_refusal := flow.refusal_json(v_state, v_now);
         exit;
@@ -529,13 +689,13 @@ begin
   if v_refusal is null and not v_without_price then
     insert into public.workflow_threads (
       id, api_key_id, team_id, product, billable, "join", metadata, usage_stats,
-      idempotency_key, fingerprint, reserved_usd, reserved_secs, budget_override, lease_until
+      idempotency_key, fingerprint, reserved_usd, reserved_secs, budget_override, buckets, lease_until
     )
     values (
       p_thread_id, p_api_key_id, v_team_id, v_product, p_billable, p_join,
       coalesce(p_join -> 'metadata', '{}'), flow.zero_usage_stats(p_thread_id),
       p_idempotency_key, p_fingerprint, v_usd, v_secs, p_override,
-      v_now + make_interval(secs => p_waiting_secs)
+      coalesce(p_terms -> 'buckets', '{}'), v_now + make_interval(secs => p_waiting_secs)
     )
     on conflict do nothing
     returning created_at, usage_stats into v_created_at, v_usage_stats;
@@ -543,15 +703,13 @@ begin
       if p_whole then
         select * into v_thread from public.workflow_threads t where t.id = p_thread_id;
       end if;
-      v_budget.reserved := v_budget.reserved + v_usd;
       return jsonb_build_object(
         'thread', case when p_whole then flow.thread_json(v_thread) end,
         'team_id', v_team_id,
         'created_at', v_created_at,
         'usage_stats', v_usage_stats,
         'replayed', false,
-        'budget',
-        case when v_budget.quota is not null then flow.budget_json(v_budget, v_overridden) end
+        'budget', flow.ruling_budget(v_states, v_overridden, v_usd)
       );
     end if;
   end if;

@@ -12,7 +12,9 @@ as $$
 begin
   return (
     with threads as materialized (
-      select t.id, t.usage_stats, t.status, t.end_requested_at, t.budget_override, t.api_key_id
+      select
+        t.id, t.usage_stats, t.status, t.end_requested_at, t.budget_override, t.api_key_id,
+        t.team_id, t.buckets
       from public.workflow_threads t where t.id = any (p_thread_ids)
     ), keys as materialized (
       select
@@ -21,6 +23,9 @@ begin
         case when k.budget_usd > 0 then flow.month_spent(k.id, flow.month_of(now())) end as spent
       from public.api_keys k
       where k.id = any (array(select t.api_key_id from threads t))
+    ), teams as materialized (
+      select s.team_id, s.buckets, flow.team_tier(s.team_id, s.buckets, now()) as tier
+      from (select distinct t.team_id, t.buckets from threads t) s
     )
     select coalesce(
       json_object_agg(
@@ -31,14 +36,18 @@ begin
           'end_requested', t.end_requested_at is not null,
           'standing', json_build_object(
             'budget_tier',
-            flow.budget_tier(k.spent, k.budget_usd, t.budget_override or k.is_overridden),
+            flow.higher_tier(
+              flow.budget_tier(k.spent, k.budget_usd, t.budget_override or k.is_overridden), s.tier
+            ),
             'save_mode', k.save_mode
           )
         )
       ),
       '{}'
     )
-    from threads t join keys k on k.id = t.api_key_id
+    from threads t
+    join keys k on k.id = t.api_key_id
+    join teams s on s.team_id = t.team_id and s.buckets = t.buckets
   );
 end
 $$;

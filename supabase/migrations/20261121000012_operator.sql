@@ -12,6 +12,9 @@ as $$
     'created_at', (p_key).created_at,
     'revoked_at', (p_key).revoked_at,
     'save_mode', (p_key).save_mode,
+    'requests_per_minute', (p_key).requests_per_minute,
+    'tokens_per_minute', (p_key).tokens_per_minute,
+    'concurrent_requests', (p_key).concurrent_requests,
     'override_until', case when (p_key).budget_override_until > p_now
       then (p_key).budget_override_until end,
     'budget', flow.budget_json(s, coalesce((p_key).budget_override_until > p_now, false)),
@@ -170,12 +173,18 @@ language plpgsql
 set search_path = ''
 as $$
 begin
+  -- Waits for usage that is being recorded: it may reach the new budget.
+  perform from public.team_quotas q
+  where q.team_id = p_team_id and q.resource = p_resource for update;
   if p_quota is null then
     delete from public.team_quotas q where q.team_id = p_team_id and q.resource = p_resource;
   else
     insert into public.team_quotas (team_id, resource, quota)
     values (p_team_id, p_resource, p_quota)
     on conflict (team_id, resource) do update set quota = excluded.quota, updated_at = now();
+  end if;
+  if p_resource = 'budget_usd' then
+    perform flow.note_team_budget(p_team_id, flow.month_of(now()));
   end if;
   return jsonb_build_object('team_id', p_team_id, 'resource', p_resource, 'limit', p_quota::text);
 end

@@ -110,7 +110,8 @@ async def test_a_list_can_be_narrowed(api: Api) -> None:
     await api.over(ended["workflow_thread_id"])
     found = (await api.client.get("/api/threads?status=completed")).json()["threads"]
     assert [thread["workflow_thread_id"] for thread in found] == [ended["workflow_thread_id"]]
-    assert (await api.client.get("/api/threads?product=other")).json()["threads"] == []
+    for query in ("product=other", "running=true", "to=2020-12-31", "from=2999-01-01"):
+        assert (await api.client.get(f"/api/threads?{query}")).json()["threads"] == []
 
 
 WRONG_QUERIES = [
@@ -124,6 +125,9 @@ WRONG_QUERIES = [
     ("cursor=%FF%FE", "cursor"),
     ("cursor=" + "W10" * 100, "cursor"),
     ("product=" + "p" * 200, "product"),
+    ("running=perhaps", "running"),
+    ("from=1764547200", "from"),
+    ("to=2026-02-30", "to"),
 ]
 
 

@@ -35,6 +35,8 @@ BENCHMARKS: Mapping[str, str] = {
     "p9": "start:starting",
     "p10": "realtime:one_more",
     "p11": "voice_to_voice:turns",
+    "p12": "gateway:requests",
+    "p13": "console:pages",
     "capacity": "capacity:carried",
 }
 LONGEST_SECS = 600.0

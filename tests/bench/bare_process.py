@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from uuid import uuid4
 
-import uvicorn
 import uvloop
 from fastapi import Body, FastAPI
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from tests.bench.processes import say, task_given, until_dismissed
+from tests.bench.asgi_server import serve
+from tests.bench.processes import task_given
 
 
 def bare_app(url: str) -> FastAPI:
@@ -49,19 +46,8 @@ def bare_app(url: str) -> FastAPI:
 
 
 async def main() -> None:
-    """Serve as `flow serve` does, until nobody needs it any more."""
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(bare_app(task_given()["url"]), log_config=None)
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve([listening]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        say({"port": listening.getsockname()[1], "pid": os.getpid()})
-        await until_dismissed()
-        server.should_exit = True
-        await serving
+    """Serve until nobody needs it any more."""
+    await serve(bare_app(task_given()["url"]))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ async def joins(options: Options) -> list[Measure]:
             "join_with_budget": Target(flow.port, flow.pid, postmaster, joining(capped)),
         }
         await warm(targets.values(), secs=1.0)
-        await _cap(url, f"team_{KEYS}")
+        await cap(url, f"team_{KEYS}")
         found = await rounds(targets, options, lambda: _forget(url))
     return [*_judged(found, "join", "a join"), *_judged(found, "join_with_budget", "with a budget")]
 
@@ -96,7 +96,7 @@ async def warm(targets: Iterable[Target], *, secs: float) -> None:
         await load(target.port, target.requests, connections=4, secs=secs)
 
 
-async def _cap(url: str, first_team: str) -> None:
+async def cap(url: str, first_team: str) -> None:
     """Give each key of the second half a budget that it will not reach."""
     database = Database(await PostgresTransport.open(url))
     teams = int(first_team.removeprefix("team_"))

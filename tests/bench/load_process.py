@@ -18,6 +18,7 @@ import uvloop
 from tests.bench.measure import percentile
 from tests.bench.processes import say, task_given
 
+_LAST = b"0\r\n\r\n"  # of a chunked body
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -28,6 +29,7 @@ class Load:
         self.requests = cycle(requests)
         self.until = until
         self.latencies: list[float] = []
+        self.first_bytes: list[float] = []
         self.statuses: Counter[str] = Counter()
 
 
@@ -54,9 +56,13 @@ class Connection(asyncio.Protocol):
         self._received += data
         head, separator, body = self._received.partition(b"\r\n\r\n")
         length = _LENGTH.search(head)
-        if not separator or (length is not None and len(body) < int(length[1])):
-            return
         now = time.perf_counter()
+        if body and self._is_silent:
+            self._is_silent = False
+            self._load.first_bytes.append(now - self._sent)
+        is_whole = body.endswith(_LAST) if length is None else len(body) >= int(length[1])
+        if not separator or not is_whole:
+            return
         self._load.latencies.append(now - self._sent)
         self._load.statuses[head[9:12].decode()] += 1
         if now < self._load.until:
@@ -66,6 +72,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self._received = b""
+        self._is_silent = True
         self._sent = time.perf_counter()
         self._transport.write(next(self._load.requests))
 
@@ -87,6 +94,7 @@ async def main() -> None:
         {
             "per_sec": len(load.latencies) / (time.perf_counter() - begun),
             "p50_ms": percentile(load.latencies, 50) * 1000,
+            "first_byte_p50_ms": percentile(load.first_bytes, 50) * 1000,
             "p99_ms": percentile(load.latencies, 99) * 1000,
             "statuses": dict(load.statuses),
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import shutil
 import subprocess
 import wave
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -17,7 +16,7 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
@@ -28,15 +27,16 @@ from flow.sandbox.openai.chat import Pace
 from flow.sandbox.reconcile import reconcile_all
 from flow.sandbox.server import Served
 from flow.sandbox.speech.synthesis import recordings, synthesize
+from tests.api.conftest import api, serve_api
 from tests.calls.conftest import Serving, running, template
 from tests.calls.webrtc import host_address
+from tests.chromium import CHROMIUM, chromium
 from tests.conftest import copied
 
-__all__ = ["template"]
+__all__ = ["api", "serve_api", "template"]
 
 HERE = Path(__file__).parent
 NODE = HERE.parent / "node" / "node_modules"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 SPEECH_RATE = 48_000
 WAIT_SECS = 30
 QUESTION = "Are you open today?"
@@ -122,12 +122,8 @@ async def browser() -> AsyncIterator[Browser]:
     """The system's Chromium."""
     if CHROMIUM is None:
         pytest.skip("Chromium is missing (Debian: apt install chromium)")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=FLAGS, chromium_sandbox=os.geteuid() != 0
-        )
+    async with chromium(*FLAGS) as browser:
         yield browser
-        await browser.close()
 
 
 @dataclass(frozen=True, slots=True)

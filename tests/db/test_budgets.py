@@ -270,6 +270,7 @@ async def test_an_event_says_how_the_budget_stood(
                 "team_id": "team_1",
                 "period": "2026-12",
                 "tier": "warn",
+                "scope": "key",
                 "cap_usd": "10",
                 "spent_usd": "8.6",
                 "resets_at": "2027-01-01T00:00:00+00:00",
@@ -328,3 +329,38 @@ async def test_a_standing_comes_with_every_recording(direct: Database) -> None:
         assert (await direct.get_thread_standing(one.id)).tier is Tier.OVERRIDE
     await direct.operating.set_budget_override(key.id, datetime.now(UTC) - timedelta(seconds=1))
     assert await direct.get_thread_standing(calm.id) == Standing(Tier.WARN, SaveMode.AUTO)
+
+
+async def test_a_teams_budget_is_told_to_every_key_with_a_url_and_each_threshold_once(
+    direct: Database, sql: psycopg.Connection
+) -> None:
+    keys = [await a_key(direct, "team_told") for _ in range(3)]
+    for key in keys[:2]:
+        sql.execute("update api_keys set webhook_url = 'https://a.example' where id = %s", [key.id])
+    await direct.operating.set_team_quota("team_told", "budget_usd", Decimal(10))
+    threads = [await a_thread(direct, key) for key in keys]
+    for thread, usd in zip(threads, ("5", "4", "2"), strict=True):
+        await spend(direct, thread, usd)
+    query = "select api_key_id, type, scope, data ->> 'spent_usd' from webhook_events"
+    told = {tuple(row) for row in sql.execute(query.encode()).fetchall()}
+    assert told == {
+        (key.id, kind, "team", spent)
+        for key in keys[:2]
+        for kind, spent in (("budget.warn", "9"), ("budget.exceeded", "11"))
+    }
+
+
+@pytest.mark.parametrize("resource", ["budget_usd", "ai_credits"])
+async def test_a_running_call_learns_that_its_teams_limit_is_used_up(
+    direct: Database, resource: str
+) -> None:
+    key = await a_key(direct, f"team_{uuid4().hex}")
+    await direct.operating.set_team_quota(key.team_id, resource, Decimal(100))
+    terms = Terms({"ai_credits": ["voice_bot"]})
+    thread = (await a_join(direct, key, "0.01", terms=terms)).thread
+    other = await a_thread(direct, await a_key(direct, key.team_id))
+    assert (await direct.get_thread_standing(thread.id)).tier in (Tier.OK, None)
+    recorded = await spend(direct, other, "101")
+    assert (await direct.get_thread_standing(thread.id)).tier is Tier.EXCEEDED
+    recorded = await spend(direct, thread, "0.01")
+    assert recorded.threads[thread.id].standing.tier is Tier.EXCEEDED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import psycopg
@@ -108,12 +108,9 @@ async def test_a_join_asks_about_its_own_alone(
     assert dict(found) == {"workflow_threads_live": 0, "workflow_threads_team_live": 0}
 
 
-async def test_a_list_over_all_keys_is_read_from_its_end(
-    postgres_url: str, sql: psycopg.Connection
-) -> None:
-    """However old the service is."""
-    database = Database(await PostgresTransport.open(postgres_url, max_size=1))
-    key, other = await a_key(database, "acme"), await a_key(database, "umbrella")
+def fill(sql: psycopg.Connection) -> None:
+    """Thousands of completed threads, one a minute, few of acme's key and most of umbrella's, of
+    which an early one failed."""
     sql.execute("set session_replication_role = replica")  # They are over from the beginning.
     sql.execute(
         """
@@ -121,13 +118,52 @@ async def test_a_list_over_all_keys_is_read_from_its_end(
           id, api_key_id, team_id, product, billable, status, "join", usage_stats, fingerprint,
           created_at
         )
-        select gen_random_uuid(), k.id, k.team_id, 'voice_bot', true, 'completed', '{}', '{}',
-          'same', now() - n * interval '1 minute'
+        select gen_random_uuid(), k.id, k.team_id, 'voice_bot', true,
+          case when n = 4999 then 'failed' else 'completed' end, '{}', '{}', 'same',
+          now() - n * interval '1 minute'
         from generate_series(1, 5000) n
         join api_keys k on k.team_id = case when n % 100 = 0 then 'acme' else 'umbrella' end
         """
     )
     sql.execute("vacuum analyze workflow_threads")
+
+
+def tuples_read(sql: psycopg.Connection) -> int:
+    """How many entries of indexes of threads were read."""
+    sql.execute("select pg_stat_clear_snapshot()")
+    read = "select sum(idx_tup_read) from pg_stat_user_indexes where relname = 'workflow_threads'"
+    ((count,),) = sql.execute(read).fetchall()
+    return int(count)
+
+
+async def test_a_list_of_a_keys_few_among_many_reads_only_those(
+    postgres_url: str, sql: psycopg.Connection
+) -> None:
+    database = Database(await PostgresTransport.open(postgres_url, max_size=1))
+    await a_key(database, "acme")
+    key = await a_key(database, "umbrella")
+    fill(sql)
+    before, read = scans(sql)["workflow_threads"], tuples_read(sql)
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    lists = (
+        await database.list_workflow_threads(key.id, status=Status.FAILED),
+        await database.list_workflow_threads(key.id, running=True),
+        await database.list_workflow_threads(key.id, to=yesterday, limit=10),
+        await database.list_workflow_threads(key.id, from_=yesterday, to=yesterday, limit=10),
+    )
+    assert [len(page.items) for page in lists] == [1, 0, 10, 10]
+    await database.close()
+    assert scans(sql)["workflow_threads"] == before
+    assert tuples_read(sql) - read < 100
+
+
+async def test_a_list_over_all_keys_is_read_from_its_end(
+    postgres_url: str, sql: psycopg.Connection
+) -> None:
+    """However old the service is."""
+    database = Database(await PostgresTransport.open(postgres_url, max_size=1))
+    key, other = await a_key(database, "acme"), await a_key(database, "umbrella")
+    fill(sql)
     before = scans(sql)["workflow_threads"]
     for which in (
         ThreadFilter(),
@@ -140,6 +176,4 @@ async def test_a_list_over_all_keys_is_read_from_its_end(
         assert len(page.items) == (0 if which.running else 10)
     await database.close()
     assert scans(sql)["workflow_threads"] == before
-    read = "select sum(idx_tup_read) from pg_stat_user_indexes where relname = 'workflow_threads'"
-    ((tuples,),) = sql.execute(read).fetchall()
-    assert tuples < 500
+    assert tuples_read(sql) < 500

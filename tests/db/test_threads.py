@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -369,6 +370,32 @@ async def test_a_list_can_be_of_one_status_or_product(database: Database) -> Non
     by_status = await database.list_workflow_threads(key.id, status=Status.CANCELLED)
     assert [thread.id for thread in by_product.items] == [ours.id]
     assert [thread.id for thread in by_status.items] == [other.id]
+
+
+async def test_a_list_can_be_of_running_calls_or_of_days(
+    direct: Database, sql: psycopg.Connection
+) -> None:
+    key = await a_key(direct)
+    waiting, connecting, running = [await a_thread(direct, key) for _ in range(3)]
+    for thread in (connecting, running):
+        await direct.claim_thread(thread.id, "a process")
+    await direct.touch_thread(running.id, Status.IN_CALL)
+    for thread, joined in ((waiting, "2026-03-01 00:00Z"), (connecting, "2026-03-02 23:59:59.9Z")):
+        sql.execute(
+            "update workflow_threads set created_at = %s where id = %s", [joined, thread.id]
+        )
+
+    async def listed(**which: Any) -> list[UUID]:
+        found = await direct.list_workflow_threads(key.id, **which)
+        return [thread.id for thread in found.items]
+
+    assert await listed(running=True) == [running.id, connecting.id]
+    assert await listed(running=True, status=Status.IN_CALL) == [running.id]
+    days = {day: date(2026, 3, day) for day in (1, 2, 3)}
+    assert await listed(from_=days[1], to=days[1]) == [waiting.id]
+    assert await listed(from_=days[1], to=days[2]) == [connecting.id, waiting.id]
+    assert await listed(from_=days[3]) == [running.id]
+    assert await listed(to=days[1], running=True) == []
 
 
 @pytest.mark.parametrize(

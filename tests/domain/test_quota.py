@@ -21,7 +21,7 @@ def state(
     return LimitState(
         resource=resource,
         scope=scope,
-        product="voice_bot" if (resource, scope) == ("concurrent_calls", "key") else None,
+        product="voice_bot" if scope == "key" and resource != "budget_usd" else None,
         used=Decimal(used),
         reserved=Decimal(held),
         limit=None if limit is None else Decimal(limit),
@@ -55,10 +55,10 @@ REFUSALS = [
         " 2027-01-01T00:00:00Z; whoever issued the key can raise it.",
     ),
     (
-        state("budget_usd", "49.5", "0.5", "50", "key"),
-        "This key's monthly budget of $50.00 has no room for another call now: $49.50 spent, and"
-        " running calls hold $0.50. Try again when one of them has ended; whoever issued the"
-        " key can raise it.",
+        state("budget_usd", "49.5", "0.5", "50"),
+        "This team's monthly budget of $50.00 has no room for more now: $49.50 spent, and"
+        " running calls and requests hold $0.50. Try again when one of them has ended; whoever"
+        " issued the key can raise it.",
     ),
     (
         state("ai_credits", "0", "0", "0"),
@@ -67,9 +67,9 @@ REFUSALS = [
     ),
     (
         state("call_seconds", "3000.250", "600", "3600"),
-        "This team's monthly quota of 3600 call seconds has no room for another call now: 3000.25"
-        " used, and running calls hold 600. Try again when one of them has ended; whoever issued"
-        " the key can raise it.",
+        "This team's monthly quota of 3600 call seconds has no room for more now: 3000.25"
+        " used, and running calls and requests hold 600. Try again when one of them has ended;"
+        " whoever issued the key can raise it.",
     ),
     (
         state("concurrent_calls", "5", "0", "5"),
@@ -77,9 +77,14 @@ REFUSALS = [
         " whoever issued the key can raise the limit.",
     ),
     (
-        state("concurrent_calls", "2", "0", "2", "key"),
-        "This key may have 2 calls of voice_bot at once and has 2. Try again when one of them has"
-        " ended; whoever issued the key can raise the limit.",
+        state("concurrent_requests", "2", "1", "3", "key"),
+        "This key may have 3 requests of voice_bot at once and has 3. Try again when one of them"
+        " has ended; whoever issued the key can raise the limit.",
+    ),
+    (
+        state("tokens_per_minute", "900", "100", "1000", "key"),
+        "This key may use 1000 tokens of voice_bot a minute and has used 900 in the last one;"
+        " whoever issued the key can raise the limit.",
     ),
 ]
 
@@ -95,6 +100,7 @@ def test_a_refusal_says_what_was_reached_and_what_to_do(limit: LimitState, sente
     ("resource", "scope", "means"),
     [
         ("budget_usd", "key", "flow keys budget"),
+        ("budget_usd", "team", "flow teams budget"),
         ("ai_credits", "team", "flow keys quota"),
         ("concurrent_calls", "team", "flow keys quota"),
         ("concurrent_calls", "key", "FLOW_PRODUCTS_FILE"),
@@ -134,8 +140,10 @@ def test_an_amount_keeps_every_digit(amount: Decimal) -> None:
 
 
 def test_terms_are_plain_json() -> None:
-    assert Terms({"ai_credits": ("voice_bot",)}, {"voice_bot": 2}).to_json() == {
+    rates = {"gateway": {"requests_per_minute": 60}}
+    assert Terms({"ai_credits": ("voice_bot",)}, {"voice_bot": 2}, rates).to_json() == {
         "buckets": {"ai_credits": ["voice_bot"]},
         "concurrency": {"voice_bot": 2},
+        "rates": rates,
     }
-    assert Terms().to_json() == {"buckets": {}, "concurrency": {}}
+    assert Terms().to_json() == {"buckets": {}, "concurrency": {}, "rates": {}}

@@ -187,3 +187,29 @@ async def test_a_quota_that_would_limit_nobody_is_refused(
     terminal: Terminal, args: list[str], said: str
 ) -> None:
     assert said in (await terminal.flow("keys", "quota", "acme", "--", *args)).failure
+
+
+async def test_a_teams_budget_is_shown_set_and_lifted(terminal: Terminal) -> None:
+    async def budgets(*args: str) -> list[tuple[str, str]]:
+        done = await terminal.flow("teams", "budget", "acme", *args, "--json")
+        return [(one["team_id"], one["limit"]) for one in done.json["budgets"]]
+
+    assert await budgets() == []
+    assert await budgets("--cap", "12.5") == [("acme", "12.5")]
+    assert await budgets() == [("acme", "12.5")]
+    assert "12.5" in (await terminal.flow("teams", "budget", "acme")).out
+    assert await budgets("--no-cap") == []
+
+
+async def test_a_keys_rates_are_set_one_by_one_and_lifted_together(terminal: Terminal) -> None:
+    await terminal.database.resolve_api_key("key_1", "acme", "Ada")
+
+    async def rates(*args: str) -> object:
+        return (await terminal.flow("keys", "rates", "Ada", *args, "--json")).json["rates"]
+
+    assert await rates() == {}
+    assert await rates("--requests-per-minute", "60") == {"requests_per_minute": 60}
+    both = {"requests_per_minute": 60, "concurrent_requests": 4}
+    assert await rates("--concurrent-requests", "4") == both
+    assert "requests per minute" in (await terminal.flow("keys", "show", "Ada")).out
+    assert await rates("--none") == {}

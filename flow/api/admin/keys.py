@@ -63,6 +63,9 @@ class Key(BaseModel):
     override_until: datetime | None = Field(description="Until then the budget refuses nothing.")
     save_mode: SaveMode | None = Field(description="null: as the product says.")
     running_calls: int = Field(description="Those that wait for their caller too.")
+    rates: dict[str, int] = Field(
+        description="The key's own limits of requests to the gateway, by resource."
+    )
 
 
 class KeyAtUnkey(BaseModel):

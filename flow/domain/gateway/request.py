@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget
+from flow.domain.limits.lease import Rates
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
-def _unnoted(_: Budget | None) -> None:
+def _unnoted(_: object) -> None:
     pass
 
 
@@ -25,6 +26,7 @@ class GatewayRequest:
         headers: as they came, with names in lower case.
         query: as it came, without the question mark.
         note_budget: told the budget that the answer's headers are to show.
+        note_rates: told the limits a minute that they are to show.
     """
 
     key: ApiKey
@@ -34,6 +36,7 @@ class GatewayRequest:
     headers: RawHeaders = ()
     query: bytes = b""
     note_budget: Callable[[Budget | None], None] = _unnoted
+    note_rates: Callable[[Rates | None], None] = _unnoted
 
     def header(self, name: bytes) -> str | None:
         """The value of the first header of that name."""

@@ -27,11 +27,12 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A key's budget as the database sees it; every amount in USD.
+    """A key's budget, or its team's, as the database sees it; every amount in USD.
 
     Without a cap ``tier``, ``cap_usd`` and ``remaining_usd`` are ``None``. ``remaining_usd`` is
     the cap less what is spent, and never negative; ``reserved_usd`` is what running calls hold
-    of it beyond what they have spent already.
+    of it beyond what they have spent already. ``scope`` says whose budget it is, the ``key``'s or
+    its ``team``'s: where both have one, this is the one that rules.
     """
 
     tier: Tier | None
@@ -40,6 +41,7 @@ class Budget:
     reserved_usd: Decimal
     remaining_usd: Decimal | None
     resets_at: datetime
+    scope: str = "key"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,10 @@ BUDGET = "budget_usd"
 CALL_SECONDS = "call_seconds"
 CONCURRENT_CALLS = "concurrent_calls"
 CREDITS = "ai_credits"
+REQUESTS_PER_MINUTE = "requests_per_minute"
+TOKENS_PER_MINUTE = "tokens_per_minute"
+CONCURRENT_REQUESTS = "concurrent_requests"
+RATES = (REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE, CONCURRENT_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +25,20 @@ class Terms:
     """What the operator's products say about limits.
 
     ``buckets`` names the products whose billable cost counts against each kind of credits (1
-    credit is 1 cent); ``concurrency`` how many calls of a product one key may have at once.
+    credit is 1 cent); ``concurrency`` how many calls of a product one key may have at once;
+    ``rates`` the limits of a product's requests to the gateway, by resource.
     """
 
     buckets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     concurrency: Mapping[str, int] = field(default_factory=dict)
+    rates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The terms as the SQL functions take them."""
         return {
             "buckets": {name: list(products) for name, products in self.buckets.items()},
             "concurrency": dict(self.concurrency),
+            "rates": {name: dict(limits) for name, limits in self.rates.items()},
         }
 
 
@@ -108,12 +115,14 @@ def dollars(amount: Decimal) -> str:
 
 
 def _sentence(limit: LimitState) -> str:
-    if limit.resource == CONCURRENT_CALLS:
+    if limit.resource in (CONCURRENT_CALLS, CONCURRENT_REQUESTS):
         return _concurrency_sentence(limit)
     assert limit.limit is not None
+    if limit.resource in (REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE):
+        return _rate_sentence(limit)
     if limit.resource == BUDGET:
-        what, unit = f"This key's monthly budget of ${dollars(limit.limit)}", dollars
-        said_used, said_held = f"${unit(limit.used)} spent", f"${unit(limit.reserved)}"
+        what = f"This {limit.scope}'s monthly budget of ${dollars(limit.limit)}"
+        said_used, said_held = f"${dollars(limit.used)} spent", f"${dollars(limit.reserved)}"
     else:
         name = limit.resource.replace("_", " ")
         what = f"This team's monthly quota of {plain(limit.limit)} {name}"
@@ -126,25 +135,39 @@ def _sentence(limit: LimitState) -> str:
             f" {limit.resets_at:%Y-%m-%dT%H:%M:%SZ}; {raised}."
         )
     return (
-        f"{what} has no room for another call now: {said_used}, and running calls hold"
+        f"{what} has no room for more now: {said_used}, and running calls and requests hold"
         f" {said_held}. Try again when one of them has ended; {raised}."
     )
 
 
 def _concurrency_sentence(limit: LimitState) -> str:
     assert limit.limit is not None
-    whose = "This team" if limit.scope == "team" else "This key"
+    what = limit.resource.removeprefix("concurrent_")
+    of = f" of {limit.product}" if limit.product else ""
+    has = plain(min(limit.used + limit.reserved, limit.limit))
+    return (
+        f"This {limit.scope} may have {plain(limit.limit)} {what}{of} at once and has {has}."
+        " Try again when one of them has ended; whoever issued the key can raise the limit."
+    )
+
+
+def _rate_sentence(limit: LimitState) -> str:
+    assert limit.limit is not None
+    what = limit.resource.removesuffix("_per_minute")
     of = f" of {limit.product}" if limit.product else ""
     return (
-        f"{whose} may have {plain(limit.limit)} calls{of} at once and has {plain(limit.used)}."
-        " Try again when one of them has ended; whoever issued the key can raise the limit."
+        f"This {limit.scope} may use {plain(limit.limit)} {what}{of} a minute and has used"
+        f" {plain(limit.used)} in the last one; whoever issued the key can raise the limit."
     )
 
 
 def _hint(limit: LimitState) -> str:
     """How the operator raises a limit."""
     if limit.resource == BUDGET:
-        return "`flow keys budget` raises it."
+        group = "teams" if limit.scope == "team" else "keys"
+        return f"`flow {group} budget` raises it."
     if limit.scope == "team":
         return "`flow keys quota` raises it."
-    return "The product's concurrent calls in FLOW_PRODUCTS_FILE raise it."
+    if limit.resource in RATES and limit.product is None:
+        return "`flow keys rates` raises it."
+    return f"The product's {limit.resource.replace('_', ' ')} in FLOW_PRODUCTS_FILE raise it."

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
-from flow.domain.limits.quota import Terms
+from flow.domain.limits.quota import RATES, Terms
 from flow.domain.products.save_mode import SaveMode
 from flow.errors import Refused
 
@@ -126,6 +126,8 @@ class Product:
         reservation_usd: USD held from the key's budget while a call has recorded less.
         reservation_secs: seconds of calls held from the team's quota likewise.
         concurrency_per_key: calls one key may have at once; ``None`` is no limit.
+        requests_per_minute, tokens_per_minute, concurrent_requests: what one key may ask of the
+            gateway; ``None`` is no limit.
         on_exceeded: whether a running call goes on when the budget is exceeded, or says
             ``goodbye`` and ends within ``wrap_up_secs`` seconds.
         early_replies: whether the model may be asked for a reply before the caller's turn is surely
@@ -148,6 +150,9 @@ class Product:
     reservation_usd: Decimal = Decimal("0.10")
     reservation_secs: int = 60
     concurrency_per_key: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
     on_exceeded: OnExceeded = "finish"
     wrap_up_secs: int = 15
     goodbye: str = "I am sorry, I have to end our call here. Goodbye."
@@ -159,6 +164,14 @@ class Product:
     tts: Models = Models()
     realtime: Models = Models()
     saving: Saving = Saving()
+
+    @property
+    def rates(self) -> dict[str, int]:
+        """The limits of its requests to the gateway, by resource."""
+        if not self.gateway:
+            return {}
+        limits = {name: getattr(self, name) for name in RATES}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     def to_json(self) -> dict[str, Any]:
         """The product for a reader: money as text, and nothing that it has no use for."""
@@ -174,6 +187,7 @@ class Product:
             "reservation_usd": format(self.reservation_usd, "f"),
             "reservation_secs": self.reservation_secs,
             "concurrency_per_key": self.concurrency_per_key,
+            **{name: getattr(self, name) for name in RATES},
             "on_exceeded": self.on_exceeded,
             "wrap_up_secs": self.wrap_up_secs,
             "goodbye": self.goodbye,
@@ -187,6 +201,7 @@ class Product:
             "saving": self.saving.to_json(),
         }
         useless = set() if self.calls else set(CALL_FIELDS)
+        useless |= set() if self.gateway else set(RATES)
         return {
             name: value
             for name, value in said.items()
@@ -273,6 +288,7 @@ class Products:
                 for one in considered
                 if one.concurrency_per_key is not None
             },
+            rates={one.name: one.rates for one in considered if one.rates},
         )
 
     def buckets(self) -> dict[str, list[str]]:

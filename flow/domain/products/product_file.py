@@ -14,6 +14,9 @@
     reservation_usd = "0.10"
     reservation_secs = 60
     concurrency_per_key = 10
+    requests_per_minute = 600
+    tokens_per_minute = 200_000
+    concurrent_requests = 20
     on_exceeded = "finish"
     wrap_up_secs = 15
     goodbye = "I have to end our call here."

@@ -28,6 +28,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from flow.domain.limits.quota import RATES
 from flow.domain.products.product import (
     CALL_FIELDS,
     GATEWAY_FIELDS,
@@ -325,6 +326,17 @@ class ProductTable(_Table):
     concurrency_per_key: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=0, description="Calls one key may have at once; left out: no limit."
     )
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        default=0,
+        description="Requests one key may send the gateway in a minute; left out: no limit.",
+    )
+    tokens_per_minute: Annotated[int, Field(ge=1, le=100_000_000_000)] = Field(
+        default=0,
+        description="Tokens of one key's requests in a minute, input and output together.",
+    )
+    concurrent_requests: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=0, description="Requests to the gateway one key may have at once."
+    )
     on_exceeded: OnExceeded = Field(
         default="finish",
         description="When the budget is gone: `finish` running calls, or `wrap_up` and end them.",
@@ -361,9 +373,12 @@ class ProductTable(_Table):
         return value
 
     @model_validator(mode="after")
-    def _fallbacks_are_of_use(self) -> Self:
+    def _gateway_fields_are_of_use(self) -> Self:
         if self.fallbacks and not self.gateway:
             raise mistake("fallbacks are for the gateway, which does not serve this product")
+        for rate in RATES:
+            if getattr(self, rate) and not self.gateway:
+                raise mistake(f"{rate} is for the gateway, which does not serve this product")
         models = self.llm.models()
         for name in self.fallbacks:
             if not models.allows(name.provider, name.model):

@@ -183,14 +183,21 @@ def _flat(
     return {
         **{name: value for name, value in row.items() if name not in named},
         **{name: row[name] for name in _COUNTS},
-        **{name: _written(name, exact_sum(amounts)) for name, amounts in used.items()},
+        **{name: _written(name, _added(amounts)) for name, amounts in used.items()},
         **{name: row[name] for name in _OUTCOMES},
         **{
-            f"{name}_cost_usd": f"{exact_sum(parts):f}" if is_priced else None
+            f"{name}_cost_usd": f"{_added(parts):f}" if is_priced else None
             for name, parts in costs.items()
         },
         **{name: row[name] for name in _TOTALS},
     }
+
+
+def _added(amounts: Sequence[Decimal]) -> Decimal:
+    # Most columns of a row hold nothing or one line, and a report has very many columns.
+    if len(amounts) < 2:
+        return amounts[0] if amounts else Decimal(0)
+    return exact_sum(amounts)
 
 
 def _sum(name: str, values: Sequence[int | str | None]) -> int | str | None:

@@ -100,8 +100,10 @@ class Carrier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Internet:
-    """Straight to the service's own WebSocket."""
+    """Straight to the service's own WebSocket; ``phone_class`` is one that speaks RTVI where
+    the join asks for it."""
 
+    phone_class: type[Phone] = Phone
     transport: str = "websocket"
     sample_rate: int = SAMPLE_RATE
     chunk_bytes: int = CHUNK_BYTES
@@ -117,7 +119,7 @@ class Internet:
         """A phone on the socket of the join's answer."""
         async with (
             open_socket(connection["url"]) as socket,
-            Phone(socket, conversation, on_event) as phone,
+            self.phone_class(socket, conversation, on_event) as phone,
         ):
             yield phone
 

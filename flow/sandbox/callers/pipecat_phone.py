@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
-from typing import Self
+from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from flow.errors import Unavailable
 from flow.sandbox.callers.conversation import CallerEvent, Conversation, EventKind
-from flow.sandbox.callers.frames import Audio, Frame, decode, encode
+from flow.sandbox.callers.frames import Audio, Data, Frame, Interruption, decode, encode
 
 SAMPLE_RATE = 16_000
 CHUNK_BYTES = 640
@@ -123,3 +124,38 @@ class Phone:
 
     def _tell(self, kind: EventKind, detail: str = "") -> None:
         self._on_event(CallerEvent(kind, self.now(), detail))
+
+
+class RtviPhone(Phone):
+    """Speaks RTVI as well, as Pipecat's JavaScript client does over its WebSocket transport.
+
+    Such a client is sent no interruptions: it stops playing when it is told that its user speaks.
+    """
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        await self._socket.send(encode(Data(json.dumps(_CLIENT_READY))))
+        return self
+
+    def _frames(self, wire: str | bytes) -> Iterable[Frame]:
+        for frame in super()._frames(wire):
+            yield frame
+            if isinstance(frame, Data) and rtvi_message(frame.json)[0] == "user-started-speaking":
+                yield Interruption()
+
+
+def rtvi_message(text: str) -> tuple[str, dict[str, Any]]:
+    """Type and data of an RTVI message; an empty type for what is none."""
+    message = json.loads(text)
+    if not isinstance(message, dict) or message.get("label") != _RTVI:
+        return "", {}
+    return str(message["type"]), message.get("data") or {}
+
+
+_RTVI = "rtvi-ai"
+_CLIENT_READY = {
+    "label": _RTVI,
+    "type": "client-ready",
+    "id": "ready",
+    "data": {"version": "2.1.0", "about": {"library": "flow-caller"}},
+}

@@ -1,0 +1,107 @@
+"""The pages: files built from ``flow/web``, which ask the public API from the caller's browser.
+
+They need no key: whoever looks at one brings it, or the token of a join. Nothing in them comes from
+another host, and their content security policy has the browser refuse what would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from mimetypes import guess_type
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+STATIC = Path(__file__).parents[1] / "web" / "static"
+"""Where `make web` puts them; a wheel carries them in the same place."""
+
+_POLICY = {
+    "default-src": "'self'",
+    "img-src": "'self' data:",
+    "media-src": "'self' blob:",
+    "object-src": "'none'",
+    "base-uri": "'none'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+}
+_SECURITY = {
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+# The name of a file of assets/ holds a hash of what is in it.
+_FOR_GOOD = "public, max-age=31536000, immutable"
+_NOT_BUILT = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">
+<title>Flow</title>
+<h1>This page has not been built</h1>
+<p>It is part of every released package and image of Flow. In a checkout <code>make web</code>
+builds it; that needs Node 20.19 or newer, with npm.</p>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page, at ``/NAME``.
+
+    ``has_views``: its script shows other views at paths below. ``policy`` are directives of the
+    content security policy beside those of all pages; ``microphone``: it may ask for one.
+    """
+
+    name: str
+    has_views: bool = False
+    policy: tuple[tuple[str, str], ...] = ()
+    microphone: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with its HTML, or with the word that there is none."""
+        directives = {**_POLICY, **dict(self.policy)}
+        return {
+            **_SECURITY,
+            "cache-control": "no-cache",
+            "content-security-policy": "; ".join(map(" ".join, directives.items())),
+            "permissions-policy": f"camera=(), microphone={'(self)' if self.microphone else '()'}",
+        }
+
+
+PAGES = (
+    Page("console", has_views=True),
+    # Pipecat's client makes its audio worklets of blobs.
+    Page("talk", microphone=True, policy=(("script-src", "'self' blob:"),)),
+)
+
+
+def pages_router(folder: Path = STATIC) -> APIRouter:
+    """Routes of the pages that were built into ``folder``, and of what they load."""
+    router = APIRouter(include_in_schema=False)
+    for page in PAGES:
+        _add(router, page, folder)
+
+    @router.api_route("/assets/{name}", methods=["GET", "HEAD"])
+    async def asset(request: Request, name: str) -> Response:
+        file = folder / "assets" / name
+        if not file.is_file():
+            raise HTTPException(404)
+        headers = {**_SECURITY, "cache-control": _FOR_GOOD, "vary": "Accept-Encoding"}
+        zipped = file.with_name(f"{name}.gz")
+        if "gzip" in request.headers.get("accept-encoding", "") and zipped.is_file():
+            headers["content-encoding"] = "gzip"
+            return FileResponse(zipped, media_type=guess_type(name)[0], headers=headers)
+        return FileResponse(file, headers=headers)
+
+    return router
+
+
+def _add(router: APIRouter, page: Page, folder: Path) -> None:
+    async def show() -> Response:
+        file = folder / f"{page.name}.html"
+        if not file.is_file():
+            return HTMLResponse(_NOT_BUILT, status_code=503, headers=page.headers)
+        return FileResponse(file, headers=page.headers)
+
+    paths = [f"/{page.name}", *([f"/{page.name}/{{view:path}}"] if page.has_views else [])]
+    for path in paths:
+        router.add_api_route(path, show, methods=["GET", "HEAD"], response_model=None)

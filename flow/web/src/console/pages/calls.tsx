@@ -1,0 +1,87 @@
+import { words } from "../../shared/format";
+import type { Product, ThreadPage } from "../../shared/types";
+import { CallTable } from "../call_table";
+import { useGet } from "../load";
+import { DayField, PageHead, Select, usePages } from "../parts";
+import { useFilters } from "../query";
+import { ListCard } from "../table";
+
+const STATUSES = [
+  "created",
+  "connecting",
+  "in_call",
+  "ended",
+  "extracting",
+  "completed",
+  "failed",
+  "expired",
+  "cancelled",
+];
+export const STATUS_OPTIONS = [
+  ["", "Any"],
+  ["running", "Running now"],
+  ...STATUSES.map((each) => [each, words(each)] as const),
+] as const;
+export const NO_CALLS = {
+  title: "No calls yet",
+  text: "The first call made with this key will appear here while it runs.",
+};
+const DEFAULTS = { status: "", product: "", from: "", to: "" };
+
+export function CallsPage() {
+  const [filters, change] = useFilters(DEFAULTS);
+  const pages = usePages(filters);
+  const isRunning = filters.status === "running";
+  const query = {
+    ...filters,
+    status: isRunning ? "" : filters.status,
+    running: isRunning || null,
+    cursor: pages.cursor,
+  };
+  // Only the newest page changes by itself.
+  const list = useGet<ThreadPage>("/api/threads", query, pages.cursor === null ? 5 : null);
+  const products = useGet<{ products: Product[] }>("/api/products");
+  const names = (products.data?.products ?? []).filter((each) => each.calls);
+  const isFiltered = Object.values(filters).some((value) => value !== "");
+
+  return (
+    <>
+      <PageHead title="Calls" text="Every call of this key, the newest first." />
+      <div class="stack">
+        <div class="filters">
+          <Select
+            label="Status"
+            value={filters.status}
+            options={STATUS_OPTIONS}
+            onChange={(status) => change({ status })}
+          />
+          <Select
+            label="Product"
+            value={filters.product}
+            options={[["", "Any"], ...names.map((each) => [each.name, each.name] as const)]}
+            onChange={(product) => change({ product })}
+          />
+          <DayField label="From (UTC)" value={filters.from} onChange={(from) => change({ from })} />
+          <DayField label="To (UTC)" value={filters.to} onChange={(to) => change({ to })} />
+          {isFiltered && (
+            <button type="button" class="button button-quiet" onClick={() => change(DEFAULTS)}>
+              Clear
+            </button>
+          )}
+        </div>
+        <ListCard
+          of={list}
+          pages={pages}
+          rows={(page) => page.threads}
+          empty={
+            isFiltered
+              ? { title: "No call is like that", text: "Change the filters, or clear them." }
+              : NO_CALLS
+          }
+        >
+          {(threads) => <CallTable threads={threads} label="Calls" />}
+        </ListCard>
+      </div>
+    </>
+  );
+}
