@@ -2,9 +2,9 @@
 
 Positions are samples since the recording began, at the track's own rate, of 16-bit mono sound.
 Pieces come with the time of the call's clock, and no piece says how old it is, so a place is found
-by two rules that keep a track within `TOLERANCE_SECS` of the clock however long a call is: sound
-that goes on is put right behind what came before, and sound that has come too late for that leaves
-silence before it. What is younger than `OPEN_SECS` can still be moved or cut; the rest is settled.
+by two rules that keep a track close to the clock however long a call is: sound that goes on is put
+right behind what came before, and sound that has come too late for that leaves silence before it.
+What is younger than `OPEN_SECS` can still be moved or cut; the rest is settled.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-TOLERANCE_SECS = 0.03
-OPEN_SECS = 1.0
+# Networks are seldom in time; a loudspeaker that is given sound late is silent meanwhile.
+HEARD_TOLERANCE_SECS = 0.03
+PLAYED_TOLERANCE_SECS = 0.01
+OPEN_SECS = 2.0
 SAMPLE_BYTES = 2
 
 
@@ -46,9 +48,11 @@ class _Run:
 class _Track:
     """Runs of sound that are not settled yet, behind what is."""
 
+    tolerance_secs = 0.0
+
     def __init__(self, rate: int) -> None:
         self.rate = rate
-        self._tolerance = round(TOLERANCE_SECS * rate)
+        self._tolerance = round(self.tolerance_secs * rate)
         self._settled = 0
         self._runs: deque[_Run] = deque()
 
@@ -88,6 +92,8 @@ class HeardTrack(_Track):
     what follows comes sooner than it could have been spoken.
     """
 
+    tolerance_secs = HEARD_TOLERANCE_SECS
+
     def add(self, now_secs: float, pcm: bytes) -> None:
         """Take a piece that arrives now. One whose place is taken by settled sound loses that much
         of its head, as it does at a clock that runs faster than ours."""
@@ -119,6 +125,8 @@ class HeardTrack(_Track):
 
 class PlayedTrack(_Track):
     """What the caller hears of the bot: a piece sounds when what was sent before it has sounded."""
+
+    tolerance_secs = PLAYED_TOLERANCE_SECS
 
     def add(self, now_secs: float, pcm: bytes) -> None:
         """Take a piece that is sent now."""

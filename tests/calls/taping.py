@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,15 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from flow.sandbox.callers.caller import Internet, open_socket
+from flow.sandbox.callers.caller import Carrier
 from flow.sandbox.callers.conversation import CallerEvent, Conversation
 from flow.sandbox.callers.frames import Audio, Frame, Interruption
-from flow.sandbox.callers.pipecat_phone import SAMPLE_RATE, Phone
+from flow.sandbox.callers.pipecat_phone import Phone
 
 RATE = 24_000
 TOLERANCE_SECS = 0.04
 _PAUSE_SECS = 0.4
-_AROUND_SECS = 0.5
+_WINDOW = RATE // 5
+_AROUND = RATE // 4
+_LOUD = 500.0
+_ALIKE = 0.9
 
 Sound = npt.NDArray[np.float32]
 
@@ -66,44 +69,50 @@ class Tape:
     heard: Track = field(default_factory=Track)
 
 
-class TapingPhone(Phone):
-    tape: Tape
+class _Taped:
+    """A conversation that is taped as it goes."""
 
-    def _wire(self, chunk: bytes) -> Iterable[str | bytes]:
-        # A microphone has a piece when it has sounded, and each goes on where the last ended.
-        said = self.tape.said
-        said.put(said.end or time() - len(chunk) / 2 / SAMPLE_RATE, chunk, SAMPLE_RATE)
-        return super()._wire(chunk)
+    def __init__(self, conversation: Conversation, tape: Tape, rate: int) -> None:
+        self._conversation, self._tape, self._rate = conversation, tape, rate
 
-    def _frames(self, wire: str | bytes) -> Iterable[Frame]:
-        for frame in super()._frames(wire):
-            match frame:
-                case Audio(pcm16, rate, _):
-                    self.tape.heard.play(time(), pcm16, rate)
-                case Interruption():
-                    self.tape.heard.stop(time())
-            yield frame
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conversation, name)
+
+    def say(self, now: float) -> bytes | None:
+        chunk = self._conversation.say(now)
+        if chunk is not None:
+            # A microphone has a piece when it has sounded, and each goes on where the last ended.
+            said = self._tape.said
+            said.put(said.end or time() - len(chunk) / 2 / self._rate, chunk, self._rate)
+        return chunk
+
+    def hear(self, frame: Frame, now: float) -> None:
+        match frame:
+            case Audio(pcm16, rate, _):
+                self._tape.heard.play(time(), pcm16, rate)
+            case Interruption():
+                self._tape.heard.stop(time())
+        self._conversation.hear(frame, now)
 
 
-@dataclass(frozen=True)
-class TapedInternet(Internet):
-    """A `TapingPhone` on the service's WebSocket."""
+class Taped:
+    """A carrier whose calls are taped at the caller's end."""
 
-    tape: Tape = field(default_factory=Tape)
+    def __init__(self, carrier: Carrier, tape: Tape) -> None:
+        self._carrier, self._tape = carrier, tape
+        self.transport = carrier.transport
+        self.sample_rate = carrier.sample_rate
+        self.chunk_bytes = carrier.chunk_bytes
 
-    @asynccontextmanager
-    async def phone(
+    def phone(
         self,
         http: httpx.AsyncClient,
         connection: Mapping[str, Any],
         conversation: Conversation,
         on_event: Callable[[CallerEvent], None],
-    ) -> AsyncIterator[Phone]:
-        async with open_socket(connection["url"]) as socket:
-            made = TapingPhone(socket, conversation, on_event)
-            made.tape = self.tape
-            async with made as phone:
-                yield phone
+    ) -> AbstractAsyncContextManager[Phone]:
+        taped: Any = _Taped(conversation, self._tape, self.sample_rate)
+        return self._carrier.phone(http, connection, taped, on_event)
 
 
 def decoded(path: Path) -> tuple[Sound, Sound]:
@@ -127,37 +136,46 @@ def utterances(sound: Sound) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an utterance on the tape is in the recording: later by so much, and how alike."""
+    """How an utterance on the tape is in the recording.
+
+    ``alike`` is the share of its windows that are found there, ``lags_secs`` how much later the
+    earliest and the latest of those sound, and ``ends_secs`` how much later the whole ends.
+    """
 
     seconds: float
-    lag_secs: float
-    likeness: float
-    ends_later_secs: float
+    alike: float
+    lags_secs: tuple[float, float]
+    ends_secs: float
 
 
 def compared(track: Track, started_at: datetime, channel: Sound) -> list[Agreement]:
     """Each utterance of a tape, held against a channel of the recording by cross-correlation."""
     tape = track.since(started_at.timestamp(), len(channel) / RATE)
-    around = round(_AROUND_SECS * RATE)
+    spoken = utterances(channel)
     found = []
     for first, last in utterances(tape):
-        wanted = tape[first:last]
-        left = max(0, first - around)
-        there = channel[left : last + around]
-        size = 1 << (len(there) + len(wanted)).bit_length()
-        product = np.fft.irfft(np.fft.rfft(there, size) * np.conj(np.fft.rfft(wanted, size)), size)[
-            : len(there) - len(wanted) + 1
+        lags = [
+            _lag(tape[at : at + _WINDOW], channel, at)
+            for at in range(first, last - _WINDOW, _WINDOW)
+            if np.abs(tape[at : at + _WINDOW]).max() > _LOUD
         ]
-        at = int(np.argmax(product))
-        match = there[at : at + len(wanted)]
-        likeness = float(product[at] / np.sqrt((match**2).sum() * (wanted**2).sum()))
-        ends = [b for a, b in utterances(channel) if a < last and b > first]
-        found.append(
-            Agreement(
-                (last - first) / RATE,
-                (left + at - first) / RATE,
-                likeness,
-                (max(ends, default=0) - last) / RATE,
-            )
-        )
+        alike = [lag for lag in lags if lag is not None]
+        ends = max((b for a, b in spoken if a < last and b > first), default=0)
+        among = (min(alike, default=9.0), max(alike, default=9.0))
+        share = len(alike) / max(len(lags), 1)
+        found.append(Agreement((last - first) / RATE, share, among, (ends - last) / RATE))
     return found
+
+
+def _lag(wanted: Sound, channel: Sound, at: int) -> float | None:
+    """By how much later a window sounds in the channel; ``None``: nothing there is like it."""
+    left = max(0, at - _AROUND)
+    there = channel[left : at + len(wanted) + _AROUND]
+    if len(there) < len(wanted):
+        return None
+    size = 1 << (len(there) + len(wanted)).bit_length()
+    product = np.fft.irfft(np.fft.rfft(there, size) * np.conj(np.fft.rfft(wanted, size)), size)
+    energy = np.convolve(there**2, np.ones(len(wanted)), "valid") * (wanted**2).sum()
+    likeness = product[: len(energy)] / np.sqrt(energy + 1)
+    best = int(np.argmax(likeness))
+    return (left + best - at) / RATE if likeness[best] > _ALIKE else None

