@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,8 +25,8 @@ from flow.sandbox.callers.pipecat_phone import Phone
 RATE = 24_000
 TOLERANCE_SECS = 0.04
 _PAUSE_SECS = 0.4
-_WINDOW = RATE // 5
-_AROUND = RATE // 4
+_WINDOW = RATE // 10
+_AROUND = RATE // 8
 _LOUD = 500.0
 _ALIKE = 0.9
 
@@ -134,6 +135,25 @@ def utterances(sound: Sound) -> list[tuple[int, int]]:
     return [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
 
 
+@asynccontextmanager
+async def stalls() -> AsyncIterator[list[float]]:
+    """By how many seconds this loop was late: what is played in it then sounds so much later."""
+    found = [0.0]
+    loop = asyncio.get_running_loop()
+
+    async def watch() -> None:
+        while True:
+            due = loop.time() + 0.005
+            await asyncio.sleep(0.005)
+            found.append(loop.time() - due)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield found
+    finally:
+        watching.cancel()
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How an utterance on the tape is in the recording.
@@ -175,7 +195,9 @@ def _lag(wanted: Sound, channel: Sound, at: int) -> float | None:
         return None
     size = 1 << (len(there) + len(wanted)).bit_length()
     product = np.fft.irfft(np.fft.rfft(there, size) * np.conj(np.fft.rfft(wanted, size)), size)
-    energy = np.convolve(there**2, np.ones(len(wanted)), "valid") * (wanted**2).sum()
-    likeness = product[: len(energy)] / np.sqrt(energy + 1)
+    own = (wanted**2).sum()
+    # Near silence everything is like everything.
+    energy = np.maximum(np.convolve(there**2, np.ones(len(wanted)), "valid"), own / 10)
+    likeness = product[: len(energy)] / np.sqrt(energy * own)
     best = int(np.argmax(likeness))
     return (left + best - at) / RATE if likeness[best] > _ALIKE else None

