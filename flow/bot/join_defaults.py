@@ -214,8 +214,9 @@ def _recording_problems(join: JoinRequest, most_days: int | None) -> Iterator[Fi
     if join.recording is None:
         return
     if most_days is None:
-        said, hint = "calls are not recorded here", "Set FLOW_RECORDINGS_URL."
-        yield FieldProblem("recording", said, hint)
+        yield FieldProblem(
+            "recording", "calls are not recorded here", hint="Set FLOW_RECORDINGS_URL."
+        )
     elif (days := join.recording.retention_days) is not None and days > most_days:
         said = f"is {days}; recordings are kept for {most_days} days at the longest here"
         yield FieldProblem("recording.retention_days", said)
