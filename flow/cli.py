@@ -15,6 +15,7 @@ import typer
 from flow.errors import FlowError, InvalidInput
 from flow.kit.installed import requirement, version
 from flow.operate import (
+    agent_commands,
     doctor_command,
     posthog_commands,
     team_commands,
@@ -177,6 +178,7 @@ def migrate() -> None:
 
 
 cli.add_typer(commands.keys)
+cli.add_typer(agent_commands.agents)
 cli.add_typer(team_commands.teams)
 cli.add_typer(thread_commands.threads)
 cli.add_typer(webhook_commands.webhooks)

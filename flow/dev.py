@@ -73,6 +73,7 @@ def run(*, port: int, reload: bool) -> None:
     found = _fill_environment(running[0], absent)
     settings, url = Settings.read(), f"http://{HOST}:{port}"
     key = API_KEY if "unkey" in absent else "your key at Unkey"
+    os.environ["FLOW_DEV_KEY"] = API_KEY if "unkey" in absent else ""
     say = Console(highlight=False, soft_wrap=True)
     say.print("Flow starts ...", style="dim")
 
@@ -97,7 +98,7 @@ def run(*, port: int, reload: bool) -> None:
 
         threading.Thread(target=announce, name="banner", daemon=True).start()
         uvicorn.run(
-            "flow.app.asgi:application",
+            "flow.app.asgi:development",
             factory=True,
             host=HOST,
             port=port,

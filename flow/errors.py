@@ -8,7 +8,8 @@
      ├─ NotFound                 the thing does not exist, or is not the caller's to see
      ├─ Conflict                 the request contradicts what is already so
      │   ├─ IllegalTransition    a thread cannot move from its state to the one asked for
-     │   └─ CallTakenOver        another process has the call by now
+     │   ├─ CallTakenOver        another process has the call by now
+     │   └─ VersionMismatch      what is to be changed was changed since it was read
      ├─ Refused                  the caller may not do this (a key, a permission, a limit)
      ├─ BotFailed                a bot of the operator's own gave its call no pipeline, or broke off
      └─ Unavailable              a party Flow depends on cannot answer now; trying again may help
@@ -122,6 +123,12 @@ class CallTakenOver(Conflict):
     """Another process has the call by now, or it is over."""
 
     code = "call_taken_over"
+
+
+class VersionMismatch(Conflict):
+    """It was changed since it was read."""
+
+    code = "version_mismatch"
 
 
 class Refused(FlowError):

@@ -189,6 +189,8 @@ create table public.workflow_threads (
   billable boolean not null,
   status text not null default 'created'::text,
   "join" jsonb not null,
+  agent_id uuid,
+  agent_version integer,
   metadata jsonb not null default '{}'::jsonb,
   usage_stats jsonb not null,
   insights jsonb,
@@ -212,6 +214,7 @@ create table public.workflow_threads (
   buckets jsonb not null default '{}'::jsonb,
   constraint workflow_threads_pkey PRIMARY KEY (id),
   constraint workflow_threads_owner_key UNIQUE (id, api_key_id, team_id, product),
+  constraint workflow_threads_agent_fkey FOREIGN KEY (agent_id, agent_version) REFERENCES agent_versions(agent_id, version),
   constraint workflow_threads_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
   constraint workflow_threads_idempotency_key_check CHECK (octet_length(idempotency_key) <= 1020),
   constraint workflow_threads_product_check CHECK (octet_length(product) >= 1 AND octet_length(product) <= 512),
@@ -222,6 +225,8 @@ create table public.workflow_threads (
 ) with (fillfactor=70, toast_tuple_target=4080);
 -- One call, from its join to its settled account.
 -- join: The accepted join request.
+-- agent_id: The agent it was made with, whose version is agent_version; its join has all that came
+--   of that.
 -- usage_stats: The running account, for reading; usage_events is the truth.
 -- completed_at: When it reached any final state.
 -- claimed_by: The session that runs the call. Set once; the same session may claim again.
@@ -231,6 +236,7 @@ create table public.workflow_threads (
 -- buckets: The credits that its billable cost counts against, with all products that do:
 --   {"ai_credits": ["voice_bot"]}.
 CREATE INDEX idx_workflow_threads_api_key_id ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC);
+CREATE INDEX workflow_threads_agent ON workflow_threads USING btree (api_key_id, agent_id, created_at DESC, id DESC) WHERE agent_id IS NOT NULL;
 CREATE INDEX workflow_threads_created ON workflow_threads USING btree (created_at DESC, id DESC) WHERE created_at > '-infinity'::timestamp with time zone;
 CREATE UNIQUE INDEX workflow_threads_idempotency_key ON workflow_threads USING btree (api_key_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX workflow_threads_live ON workflow_threads USING btree (api_key_id) WHERE status = ANY (ARRAY['created'::text, 'connecting'::text, 'in_call'::text, 'ended'::text, 'extracting'::text]);
@@ -257,6 +263,25 @@ create table public.workflow_thread_turns (
 );
 -- The transcript: one row per utterance.
 -- latency: Of a reply: the seconds the caller waited for it, by what was waited for.
+
+create table public.workflow_thread_tool_calls (
+  workflow_thread_id uuid not null,
+  id uuid not null,
+  name text not null,
+  arguments jsonb not null,
+  started_at timestamp with time zone not null,
+  outcome text not null,
+  seconds numeric,
+  status integer,
+  result jsonb,
+  constraint workflow_thread_tool_calls_pkey PRIMARY KEY (workflow_thread_id, id),
+  constraint workflow_thread_tool_calls_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
+  constraint workflow_thread_tool_calls_outcome_check CHECK (outcome = ANY (ARRAY['running'::text, 'ok'::text, 'failed'::text, 'timeout'::text, 'invalid_arguments'::text, 'refused'::text, 'cancelled'::text, 'unknown'::text])),
+  constraint workflow_thread_tool_calls_seconds_check CHECK (seconds >= 0::numeric)
+);
+-- What bots did beside talking: one row per use of a tool, written when it starts and when it is
+--   over.
+-- result: What the model was told of it.
 
 create table public.workflow_thread_moves (
   from_status text not null,
@@ -346,9 +371,34 @@ begin
 end
 $$;
 
+-- A use that is still running when the call is over was cut off with its process.
+create function flow.tool_calls(p_thread workflow_threads) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+  v_is_over boolean := p_thread.status not in ('created', 'connecting', 'in_call');
+begin
+  return (
+    select coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
+          'outcome', case when u.outcome = 'running' and v_is_over then 'unknown' else u.outcome end,
+          'seconds', u.seconds, 'status', u.status, 'result', u.result
+        ) order by u.started_at, u.id
+      ),
+      '[]'
+    )
+    from public.workflow_thread_tool_calls u where u.workflow_thread_id = p_thread.id
+  );
+end
+$$;
+
 create function flow.thread_json(
   p_thread workflow_threads,
-  p_transcript jsonb default '[]'::jsonb
+  p_transcript jsonb default '[]'::jsonb,
+  p_tool_calls jsonb default '[]'::jsonb
 ) returns jsonb
 language sql stable
 return jsonb_build_object(
@@ -360,6 +410,7 @@ return jsonb_build_object(
   'status', (p_thread).status,
   'join', (p_thread)."join",
   'transcript', p_transcript,
+  'tool_calls', p_tool_calls,
   'insights', (p_thread).insights,
   'usage_stats', (p_thread).usage_stats,
   'metadata', (p_thread).metadata,
@@ -372,6 +423,10 @@ return jsonb_build_object(
   'ended_at', (p_thread).ended_at,
   'completed_at', (p_thread).completed_at
 );
+
+create function flow.whole_thread_json(p_thread workflow_threads) returns jsonb
+language sql stable
+return flow.thread_json(p_thread, flow.transcript((p_thread).id), flow.tool_calls(p_thread));
 
 create function public.get_workflow_thread_data(p_thread_id uuid, p_api_key_id uuid default NULL::uuid) returns jsonb
 language plpgsql stable
@@ -386,7 +441,7 @@ begin
   if not found then
     perform flow.refuse_missing_thread(p_thread_id);
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -398,6 +453,7 @@ create function public.list_workflow_threads(
   p_before_id uuid default NULL::uuid,
   p_status text default NULL::text,
   p_product text default NULL::text,
+  p_agent_id uuid default NULL::uuid,
   p_running boolean default false,
   p_from date default NULL::date,
   p_to date default NULL::date
@@ -414,6 +470,7 @@ declare
     case when p_before_id is not null then '(t.created_at, t.id) < ($3, $4)' end,
     case when p_status is not null then format('t.status = %L', p_status) end,
     case when p_product is not null then 't.product = $5' end,
+    case when p_agent_id is not null then 't.agent_id = $8' end,
     case when p_running then $sql$t.status in ('connecting', 'in_call')$sql$ end,
     case when p_from is not null then $sql$t.created_at >= $6::timestamp at time zone 'UTC'$sql$ end,
     case when p_to is not null then $sql$t.created_at < ($7 + 1)::timestamp at time zone 'UTC'$sql$ end
@@ -439,7 +496,8 @@ begin
     v_conditions
   )
   into v_found
-  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to;
+  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to,
+    p_agent_id;
   return v_found;
 end
 $$;
@@ -516,7 +574,7 @@ begin
   on conflict (workflow_thread_id, seq) do update set
     role = excluded.role, content = excluded.content,
     started_at = excluded.started_at, interrupted = excluded.interrupted, latency = excluded.latency;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -538,7 +596,7 @@ begin
   if not found then
     perform flow.refuse_missing_thread(p_thread_id);
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -580,6 +638,54 @@ $$;
 -- Stores turns [{"workflow_thread_id", "seq", "role", "content", "started_at", "interrupted",
 --   "latency"}] of any threads in any state, each once; gives the threads that do not exist. Unlike
 --   save_workflow_thread_data it is no sign of life: a dead process's turns may come late.
+
+create function public.save_tool_calls(p_calls jsonb) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_unknown jsonb;
+begin
+  -- As for turns: held fast, in one order for all.
+  perform from public.workflow_threads t
+  where t.id in (select (n.value ->> 'workflow_thread_id')::uuid from jsonb_array_elements(p_calls) n)
+  order by t.id
+  for key share;
+
+  -- The start of a use and its outcome may come together, and only the outcome is of interest then.
+  insert into public.workflow_thread_tool_calls as known (
+    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
+  )
+  select distinct on (n.workflow_thread_id, n.id)
+    n.workflow_thread_id, n.id, n.name, n.arguments, n.started_at, n.outcome, n.seconds, n.status,
+    n.result
+  from jsonb_to_recordset(p_calls) as n (
+    workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
+    outcome text, seconds numeric, status integer, result jsonb
+  )
+  where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
+  order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  on conflict (workflow_thread_id, id) do update set
+    outcome = excluded.outcome,
+    seconds = excluded.seconds,
+    status = excluded.status,
+    result = excluded.result
+  where excluded.outcome <> 'running'
+    and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
+
+  select coalesce(jsonb_agg(distinct n.value -> 'workflow_thread_id'), '[]') into v_unknown
+  from jsonb_array_elements(p_calls) n
+  where not exists (
+    select from public.workflow_threads t where t.id = (n.value ->> 'workflow_thread_id')::uuid
+  );
+  return v_unknown;
+end
+$$;
+-- Stores uses of tools [{"workflow_thread_id", "id", "name", "arguments", "started_at", "outcome",
+--   "seconds", "status", "result"}] of any threads in any state; gives the threads that do not
+--   exist. The first outcome of a use stands, but for "running", and for "unknown" where more
+--   becomes known.
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.
 create function public.touch_thread(p_thread_id uuid, p_status text default NULL::text) returns jsonb
@@ -1881,7 +1987,7 @@ begin
     where t.id = p_thread_id
     returning * into v_thread;
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -1908,7 +2014,7 @@ begin
     where t.id = p_thread_id
     returning * into v_thread;
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 -- Cancels a thread that nobody has connected to, else asks whoever runs it to end it. What is over
@@ -2677,7 +2783,7 @@ begin
       using errcode = 'PT409', detail = 'idempotency_conflict';
   end if;
   return jsonb_build_object(
-    'thread', flow.thread_json(p_thread, flow.transcript((p_thread).id)), 'replayed', true
+    'thread', flow.whole_thread_json(p_thread), 'replayed', true
   );
 end
 $$;
@@ -2784,11 +2890,12 @@ begin
 
   if v_refusal is null and not v_without_price then
     insert into public.workflow_threads (
-      id, api_key_id, team_id, product, billable, "join", metadata, usage_stats,
-      idempotency_key, fingerprint, reserved_usd, reserved_secs, budget_override, buckets, lease_until
+      id, api_key_id, team_id, product, billable, "join", agent_id, agent_version, metadata,
+      usage_stats, idempotency_key, fingerprint, reserved_usd, reserved_secs, budget_override, buckets, lease_until
     )
     values (
       p_thread_id, p_api_key_id, v_team_id, v_product, p_billable, p_join,
+      (p_join #>> '{agent,id}')::uuid, (p_join #>> '{agent,version}')::integer,
       coalesce(p_join -> 'metadata', '{}'), flow.zero_usage_stats(p_thread_id),
       p_idempotency_key, p_fingerprint, v_usd, v_secs, p_override,
       coalesce(p_terms -> 'buckets', '{}'), v_now + make_interval(secs => p_waiting_secs)
@@ -3253,7 +3360,7 @@ begin
   update public.room_calls r set taken_at = now(), heard_at = coalesce(r.heard_at, now())
   where r.workflow_thread_id = p_thread_id;
   return jsonb_build_object(
-    'thread', flow.thread_json(v_thread, flow.transcript(p_thread_id)),
+    'thread', flow.whole_thread_json(v_thread),
     'room', v_call.room,
     -- By the clock of the database: the host that had the call may have had another.
     'wait_secs', extract(epoch from case
@@ -4526,6 +4633,300 @@ begin
   return flow.changed_key(v_key, p_api_key_id);
 end
 $$;
+
+-- Agents ------------------------------------------------------------------------------------------
+-- Agents: call settings that a team stores under a name, in versions that never change.
+
+create table public.agents (
+  id uuid not null,
+  team_id text collate "C" not null,
+  name text not null,
+  version integer not null default 1,
+  created_at timestamp with time zone not null default now(),
+  updated_at timestamp with time zone not null default now(),
+  archived_at timestamp with time zone,
+  api_key_id uuid,
+  idempotency_key text,
+  fingerprint text,
+  constraint agents_pkey PRIMARY KEY (id),
+  constraint agents_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE SET NULL,
+  constraint agents_idempotency_key_check CHECK (octet_length(idempotency_key) <= 1020),
+  constraint agents_name_check CHECK (octet_length(name) >= 1 AND octet_length(name) <= 512),
+  constraint agents_team_id_check CHECK (octet_length(team_id) >= 1 AND octet_length(team_id) <= 255),
+  constraint agents_version_check CHECK (version >= 1)
+);
+-- A bot that a team has stored; what it is, its versions say.
+-- version: The newest.
+-- updated_at: When the newest version was made.
+-- archived_at: Since then no new call can name it.
+CREATE INDEX agents_archived_name ON agents USING btree (team_id, name, archived_at DESC) WHERE archived_at IS NOT NULL;
+CREATE INDEX agents_created ON agents USING btree (team_id, created_at DESC, id DESC);
+CREATE UNIQUE INDEX agents_idempotency_key ON agents USING btree (api_key_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE UNIQUE INDEX agents_name ON agents USING btree (team_id, name) WHERE archived_at IS NULL;
+
+create table public.agent_versions (
+  agent_id uuid not null,
+  version integer not null,
+  definition jsonb not null,
+  created_at timestamp with time zone not null default now(),
+  constraint agent_versions_pkey PRIMARY KEY (agent_id, version),
+  constraint agent_versions_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES agents(id),
+  constraint agent_versions_version_check CHECK (version >= 1)
+);
+-- What an agent is or was; a version never changes.
+CREATE TRIGGER agent_versions_immutable BEFORE DELETE OR UPDATE ON agent_versions FOR EACH ROW EXECUTE FUNCTION flow.refuse_change_of_version();
+
+create function flow.refuse_change_of_version() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  raise exception 'Version % of agent % does not change: make another.', old.version, old.agent_id
+    using errcode = 'PT409', detail = 'version_immutable';
+end
+$$;
+
+create function flow.agent_json(p_agent agents, p_version agent_versions) returns jsonb
+language sql stable
+return jsonb_build_object(
+  'id', (p_agent).id,
+  'team_id', (p_agent).team_id,
+  'version', (p_version).version,
+  'definition', (p_version).definition,
+  'created_at', (p_agent).created_at,
+  'updated_at', (p_version).created_at,
+  'archived_at', (p_agent).archived_at
+);
+
+-- By its id, or by its name, which an agent in use has before those that were archived. Every team's
+-- where none is given.
+create function flow.find_agent(p_team_id text, p_reference text) returns agents
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_found public.agents[];
+begin
+  if p_reference ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    v_found := array(
+      select a from public.agents a
+      where a.id = p_reference::uuid and (p_team_id is null or a.team_id = p_team_id)
+    );
+  elsif p_team_id is not null then
+    v_found := array(
+      select a from public.agents a
+      where a.team_id = p_team_id and a.name = p_reference and a.archived_at is null
+    );
+    if cardinality(v_found) = 0 then
+      v_found := array(
+        select a from public.agents a
+        where a.team_id = p_team_id and a.name = p_reference and a.archived_at is not null
+        order by a.archived_at desc limit 1
+      );
+    end if;
+  else
+    v_found := array(
+      select a from public.agents a where a.name = p_reference and a.archived_at is null
+    );
+  end if;
+  if cardinality(v_found) = 0 then
+    raise exception 'There is no agent %.', p_reference using errcode = 'PT404';
+  end if;
+  if cardinality(v_found) > 1 then
+    raise exception '% teams have an agent named %: say whose.', cardinality(v_found), p_reference
+      using errcode = 'PT409', detail = 'ambiguous';
+  end if;
+  return v_found[1];
+end
+$$;
+
+create function flow.refuse_taken_name(p_name text) returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  raise exception 'The team has an agent named %: change or archive that one, or take another name.', p_name
+    using errcode = 'PT409', detail = 'agent_name_taken';
+end
+$$;
+
+create function public.create_agent(
+  p_id uuid,
+  p_team_id text,
+  p_definition jsonb,
+  p_api_key_id uuid default NULL::uuid,
+  p_idempotency_key text default NULL::text,
+  p_fingerprint text default NULL::text
+) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_agent public.agents;
+  v_version public.agent_versions;
+begin
+  insert into public.agents (id, team_id, name, api_key_id, idempotency_key, fingerprint)
+  values (
+    p_id, p_team_id, p_definition ->> 'name', p_api_key_id, p_idempotency_key, p_fingerprint
+  )
+  on conflict do nothing
+  returning * into v_agent;
+  if v_agent.id is not null then
+    insert into public.agent_versions (agent_id, version, definition)
+    values (p_id, 1, p_definition)
+    returning * into v_version;
+    return jsonb_build_object('agent', flow.agent_json(v_agent, v_version), 'replayed', false);
+  end if;
+  select * into v_agent from public.agents a
+  where a.api_key_id = p_api_key_id and a.idempotency_key = p_idempotency_key;
+  if not found then
+    perform flow.refuse_taken_name(p_definition ->> 'name');
+  end if;
+  if v_agent.fingerprint is distinct from p_fingerprint then
+    raise exception 'This idempotency key was used for another agent.'
+      using errcode = 'PT409', detail = 'idempotency_conflict';
+  end if;
+  select * into v_version from public.agent_versions v
+  where v.agent_id = v_agent.id and v.version = 1;
+  return jsonb_build_object('agent', flow.agent_json(v_agent, v_version), 'replayed', true);
+end
+$$;
+-- Makes version 1 of an agent; under an idempotency key of an API key only once.
+
+create function public.change_agent(
+  p_team_id text,
+  p_reference text,
+  p_definition jsonb,
+  p_if_version integer default NULL::integer
+) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_id constant uuid := (flow.find_agent(p_team_id, p_reference)).id;
+  v_agent public.agents;
+  v_version public.agent_versions;
+begin
+  -- Whoever changes it at the same time comes after, and sees what this one has made.
+  select * into v_agent from public.agents a where a.id = v_id for no key update;
+  if v_agent.archived_at is not null then
+    raise exception 'The agent % is archived, and cannot be changed.', v_agent.name
+      using errcode = 'PT409', detail = 'agent_archived';
+  end if;
+  if p_if_version <> v_agent.version then
+    raise exception 'The agent is at version %, not %: read it again.', v_agent.version, p_if_version
+      using errcode = 'PT409', detail = 'version_mismatch';
+  end if;
+  insert into public.agent_versions (agent_id, version, definition)
+  values (v_agent.id, v_agent.version + 1, p_definition)
+  returning * into v_version;
+  update public.agents a set
+    version = v_version.version, name = p_definition ->> 'name', updated_at = now()
+  where a.id = v_agent.id
+  returning * into v_agent;
+  return flow.agent_json(v_agent, v_version);
+exception
+  when unique_violation then
+    perform flow.refuse_taken_name(p_definition ->> 'name');
+    return null;
+end
+$$;
+-- Makes the next version of an agent; with p_if_version only where that is the newest.
+
+create function public.get_agent(
+  p_team_id text,
+  p_reference text,
+  p_version integer default NULL::integer
+) returns jsonb
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_agent constant public.agents := flow.find_agent(p_team_id, p_reference);
+  v_version public.agent_versions;
+begin
+  select * into v_version from public.agent_versions v
+  where v.agent_id = v_agent.id and v.version = coalesce(p_version, v_agent.version);
+  if not found then
+    raise exception 'The agent % has no version %; its newest is %.',
+      v_agent.name, p_version, v_agent.version
+      using errcode = 'PT404';
+  end if;
+  return flow.agent_json(v_agent, v_version);
+end
+$$;
+
+create function public.list_agents(
+  p_team_id text,
+  p_limit integer,
+  p_before_created_at timestamp with time zone default NULL::timestamp with time zone,
+  p_before_id uuid default NULL::uuid,
+  p_archived boolean default false
+) returns jsonb
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_conditions text := concat_ws(
+    ' and ',
+    'true',
+    case when p_team_id is not null then 'a.team_id = $2' end,
+    case when p_before_id is not null then '(a.created_at, a.id) < ($3, $4)' end,
+    case when not p_archived then 'a.archived_at is null' end
+  );
+  v_found jsonb;
+begin
+  execute format(
+    $sql$
+      with page as (
+        select a as agent from public.agents a
+        where %s
+        order by a.created_at desc, a.id desc
+        limit $1
+      )
+      select coalesce(
+        jsonb_agg(
+          flow.agent_json(p.agent, v) order by (p.agent).created_at desc, (p.agent).id desc
+        ),
+        '[]'
+      )
+      from page p
+      join public.agent_versions v
+        on v.agent_id = (p.agent).id and v.version = (p.agent).version
+    $sql$,
+    v_conditions
+  )
+  into v_found
+  using p_limit, p_team_id, p_before_created_at, p_before_id;
+  return v_found;
+end
+$$;
+-- The newest versions of a team's agents, or of everyone's.
+
+create function public.archive_agent(p_team_id text, p_reference text) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_id constant uuid := (flow.find_agent(p_team_id, p_reference)).id;
+  v_agent public.agents;
+  v_version public.agent_versions;
+begin
+  update public.agents a set archived_at = coalesce(a.archived_at, now())
+  where a.id = v_id
+  returning * into v_agent;
+  select * into v_version from public.agent_versions v
+  where v.agent_id = v_agent.id and v.version = v_agent.version;
+  return flow.agent_json(v_agent, v_version);
+end
+$$;
+-- No new call can name it from then on; running and past calls keep what they were made with.
 
 -- Call recordings ---------------------------------------------------------------------------------
 -- Recordings of calls: what each process recorded, where it is stored, and until when it is kept.

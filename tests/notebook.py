@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
+from flow.domain.calls.tool_call import ToolCall
 from flow.domain.usage.events import UsageEvent
 
 
@@ -11,12 +14,16 @@ class Notebook:
     def __init__(self) -> None:
         self.begun: list[UsageEvent] = []
         self.events: list[UsageEvent] = []
+        self.tool_calls: list[ToolCall] = []
 
     def begin(self, event: UsageEvent) -> None:
         self.begun.append(event)
 
     def record(self, event: UsageEvent) -> None:
         self.events.append(event)
+
+    def record_tool_call(self, thread_id: UUID, call: ToolCall) -> None:
+        self.tool_calls.append(call)
 
     @property
     def open(self) -> set[object]:

@@ -16,7 +16,7 @@ from tests.chaos.world import World
 
 
 def test_every_experiment_is_found_and_says_what_it_breaks() -> None:
-    assert list(names()) == [f"r{number}" for number in range(1, 16)]
+    assert list(names()) == [f"r{number}" for number in range(1, 18)]
     for name in names():
         experiment = load(name)
         assert experiment.id == name.upper()
@@ -85,3 +85,15 @@ def test_what_does_not_hold_is_the_exit_code(
     report = json.loads(file.read_text())
     assert (report["held"], report["short"], report["seed"]) == (code == 0, True, 7)
     assert [one["held"] for one in report["experiments"]] == [code == 0]
+
+
+@pytest.mark.parametrize(("fails", "code"), [(0, 0), (1, 0), (2, 1)])
+def test_what_does_not_hold_can_be_tried_once_more(fails: int, code: int) -> None:
+    runs = iter([_lacks] * fails + [_holds] * 2)
+
+    async def run(*given: Any) -> None:
+        await next(runs)(*given)
+
+    given = Experiment("R1", "a fault", run, 60.0, 60.0)
+    arguments = ["r1", "--short", "--again"]
+    assert command.main(arguments, lambda _: given, lambda _: nullcontext()) == code

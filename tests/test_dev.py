@@ -84,6 +84,7 @@ async def test_a_vendor_that_the_environment_names_is_not_stood_in_for(data_dir:
     named = {"DEEPGRAM_API_KEY": "a key", "AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9/openai/v1"}
     async with developing(data_dir, **named, CARTESIA_API_KEY="") as (client, said):
         assert (await client.get("/api/limits")).is_success
+        assert (await client.get("/")).headers["location"] == "/talk"
         # As the banner says, for another terminal.
         environment = data_dir / "env"
         assert f". {environment}" in said

@@ -58,6 +58,7 @@ def document() -> dict[str, Any]:
         keys=nobody,
         calls=nobody,
         products=nobody,
+        models=nobody,
         has_price=nobody,
         transports=Transports(specs=TRANSPORTS, streams=streams),
         secret=bytes(32),

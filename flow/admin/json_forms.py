@@ -73,7 +73,7 @@ def thread(one: ThreadOverview) -> dict[str, Any]:
 def content(one: Thread) -> dict[str, Any]:
     """What was said in a call, asked for it and extracted from it."""
     return {
-        "request": one.join.to_json(),
+        "request": one.join.shown(),
         "insights": one.insights,
         "metadata": one.metadata,
         "transcript": [turn.to_json() for turn in one.transcript],

@@ -12,9 +12,11 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from flow.api import (
+    agents,
     api_pages,
     health,
     keys,
+    model_choices,
     pipecat_runner,
     products,
     recordings,
@@ -39,6 +41,7 @@ from flow.api.pages import pages_router
 from flow.api.problem_details import Problem
 from flow.api.problems import Problems, on_http_error, on_invalid
 from flow.api.request_context import RequestContexts
+from flow.domain.agents.agent import AgentDefinition
 from flow.domain.calls.join_request import JoinRequest
 
 __all__ = ["Calls", "Keys", "Quotas", "Services", "create_app", "create_operations_app"]
@@ -61,6 +64,7 @@ _SECURITY_SCHEMES = {
 _ROUTERS = (
     bot.router,
     connect.router,
+    agents.router,
     pipecat_runner.router,
     threads.router,
     recordings.router,
@@ -68,6 +72,7 @@ _ROUTERS = (
     usage.router,
     limits.router,
     products.router,
+    model_choices.router,
     keys.router,
     admin.router,
     health.router,
@@ -77,6 +82,7 @@ _ROUTERS = (
 
 _IN_PATHS = {
     "thread_id": "The call's id, as its join answered it.",
+    "agent_id": "The agent's id.",
     "api_key_id": "The key's id here.",
     "team_id": "The team.",
     "resource": "What is limited, such as `ai_credits`.",
@@ -97,7 +103,11 @@ class FlowApi(FastAPI):
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``; it owns none of them and closes none of them."""
     streams = services.transports.streams.values()
-    routers = (*_ROUTERS, *map(media_stream_router, streams), pages_router(services.pages))
+    routers = (
+        *_ROUTERS,
+        *map(media_stream_router, streams),
+        pages_router(services.pages, services.dev_pages),
+    )
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
     app = FlowApi(
@@ -177,6 +187,7 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
             for model in (
                 Problem,
                 JoinRequest,
+                AgentDefinition,
                 pipecat_runner.StartRequest,
                 connect.Offer,
                 connect.Candidates,

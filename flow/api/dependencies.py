@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from flow.api.gateway_routes import Gateway
-from flow.api.pages import STATIC
+from flow.api.pages import STATIC, DevPages
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.join_request import JoinRequest, Transport
@@ -25,6 +25,7 @@ from flow.domain.calls.trace_parent import TraceParent
 from flow.domain.calls.transport_spec import TransportSpec, TransportSpecs
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.pricing.unpriced_models import HasPrice
+from flow.domain.products.model_choices import ModelChoices
 from flow.domain.products.product import Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput
 from flow.insights.schema_checker import Checker
@@ -228,14 +229,16 @@ class Services:
     callers reach this API, without a trailing slash; left out, it is the host they used.
     ``cors_origins`` are those whose pages may use the routes of a call.
     ``allow_private_webhooks`` lets joins name any webhook URL, for development.
-    ``has_price`` says which models a budget can hold. ``checker`` checks schemas for insights.
+    ``models`` are what joins can choose from, ``has_price`` says which a budget can hold.
+    ``checker`` checks schemas for insights.
     ``billing_url`` is where customers can raise their limits.
     ``on_key`` is told of the keys that make requests.
     Without a ``gateway`` the paths of its protocols are not served.
     Without ``unkey`` no keys are made or revoked here.
     ``recordings`` is where recorded calls are; a link to one is good for ``recording_link_secs``.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
-    ``traces`` nothing is traced. ``pages`` is the folder that the pages were built into.
+    ``traces`` nothing is traced. ``pages`` is the folder that the pages were built into;
+    ``dev_pages`` is what they have of a service for development.
 
     Raises:
         ConfigurationError: the secret is too short.
@@ -245,6 +248,7 @@ class Services:
     keys: Keys
     calls: Calls
     products: Products
+    models: ModelChoices
     has_price: HasPrice
     transports: Transports
     secret: bytes
@@ -266,6 +270,7 @@ class Services:
     recording_link_secs: int = 3600
     now: Callable[[], datetime] = utc_now
     pages: Path = STATIC
+    dev_pages: DevPages | None = None
 
     def __post_init__(self) -> None:
         if len(self.secret) < MIN_SECRET_BYTES:

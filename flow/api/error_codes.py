@@ -29,6 +29,7 @@ REFUSED: Mapping[str, ErrorCode] = {
     "model_not_allowed": ErrorCode(403, "The product does not allow the model."),
     "unknown_product": ErrorCode(403, "There is no such product, or not for this."),
     "model_not_found": ErrorCode(404, "The gateway knows no such model of this product."),
+    "unknown_agent": ErrorCode(404, "The key's team has no such agent, or not in that version."),
     "not_acceptable": ErrorCode(406, "The answer does not come in what `Accept` asks for."),
     "request_timeout": ErrorCode(408, "The request took too long to arrive."),
     "payload_too_large": ErrorCode(413, "The body is larger than what is taken."),
@@ -54,10 +55,13 @@ CODES: Mapping[str, ErrorCode] = {
     "idempotency_conflict": ErrorCode(
         409, "Another request was made before under the same `Idempotency-Key`."
     ),
+    "agent_name_taken": ErrorCode(409, "The team has another agent of that name."),
+    "agent_archived": ErrorCode(409, "The agent is archived: no new call can have it."),
     "illegal_transition": ErrorCode(409, "The thread is past the state that the request is for."),
     "not_connectable": ErrorCode(409, "The call is under way or over, and takes no connection."),
     "already_connected": ErrorCode(409, "The call has another connection."),
     "wrong_transport": ErrorCode(409, "The thread was joined for another transport."),
+    "version_mismatch": ErrorCode(412, "It was changed since the version that `If-Match` names."),
     "invalid_request": ErrorCode(422, "The input breaks a rule; `errors` has the fields."),
     "model_unpriced": ErrorCode(
         422, "A model has no price, and the key has a budget, which could not hold what it costs."

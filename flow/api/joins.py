@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flow.api.agents import agent_of
 from flow.api.auth import caller_of, require_permission
 from flow.api.budget_headers import Budget, note_budget, shown
 from flow.api.call_connections import (
@@ -25,21 +23,25 @@ from flow.api.call_connections import (
     connection,
     thread_of,
 )
+from flow.api.call_settings import require_public_webhook, require_usable_schema
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.idempotency import fingerprint, idempotency_header, idempotency_key
 from flow.api.problems import documented
 from flow.api.raw_request_route import RawRequestRoute
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_transport, require_room_for
+from flow.api.tool_checks import require_usable_tools
 from flow.db.database import Joined
+from flow.domain.agents.filling import filled_in
+from flow.domain.agents.system_variables import CallFacts
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.quota import Admission
 from flow.domain.pricing import unpriced_models as unpriced
 from flow.domain.products.product import ModelName, Product
-from flow.domain.webhooks import public_url
 from flow.errors import FieldProblem, InvalidInput, Refused, Unavailable, UnpricedModel
 
 router = APIRouter(prefix="/api/bot", tags=["calls"], route_class=RawRequestRoute)
@@ -59,6 +61,10 @@ _JOIN_EXAMPLES: dict[str, Any] = {
             "max_duration_secs": 600,
             "metadata": {"table_system": "main"},
         },
+    },
+    "agent": {
+        "summary": "A stored agent, and what its placeholders stand for in this call",
+        "value": {"agent": "reservations", "variables": {"restaurant": "Luigi's", "name": "Ada"}},
     },
 }
 
@@ -84,13 +90,9 @@ class EndAnswer(BaseModel):
     end_requested: bool = Field(description="Whether it is still hanging up.")
 
 
-_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
-_IDEMPOTENCY_HEADER = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "Repeating a join under the same key gives the same thread.",
-    "schema": {"type": "string", "pattern": rf"^{_IDEMPOTENCY_KEY.pattern}$"},
-}
+_IDEMPOTENCY_HEADER = idempotency_header(
+    "Repeating a join under the same key gives the same thread."
+)
 
 OVERRIDE_PERMISSION = "budget.override"
 _OVERRIDE_NAME = "x-posthog-budget-override"
@@ -113,7 +115,7 @@ _WAITING_MARGIN_SECS = 60
     response_model=JoinAnswer,
     responses={
         200: {"model": JoinAnswer, "description": "This join was made before."},
-        **documented(409, 413, 415, 422),
+        **documented(404, 409, 413, 415, 422),
     },
     openapi_extra={
         "parameters": [_IDEMPOTENCY_HEADER, _OVERRIDE_HEADER],
@@ -150,17 +152,13 @@ async def begin(request: Request, body: JoinRequest) -> tuple[Joined, Way | None
     There is no way where a repeated join finds its call under way or over.
     """
     services, key = services_of(request), caller_of(request)
-    idempotency_key, override = _idempotency_key(request), _override(request)
-    _require_public_webhook(services, body)
-    await _require_usable_schema(services, body)
-    accepted = services.calls.check(body)
+    override, repeat_key = _override(request), idempotency_key(request)
+    await require_usable_schema(services, body)
     check_transport(services, body.transport)
-    product = services.products.for_call(accepted.product)
-    if product.permission is not None:
-        require_permission(request, product.permission)
-    content = fingerprint(body) if idempotency_key is not None else ""
-    asked = _Asked(accepted, product, override, idempotency_key, content)
-    joined = await _joined(services, key, asked)
+    asked = _Asked(body, override, repeat_key, _content(body) if repeat_key is not None else "")
+    joined = await _made_with_agent(services, key, asked)
+    if joined is None:
+        joined = await _joined(services, key, await _accepted(request, services, key, asked))
     note_budget(request, joined.budget)
     context = context_of(request.scope)
     context.workflow_thread_id = joined.thread.id
@@ -214,40 +212,71 @@ async def end_call(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A join as it was accepted: ``content`` identifies the body that was sent."""
+    """A join as it was asked for: ``content`` identifies the body that was sent."""
 
-    join: JoinRequest
-    product: Product
+    body: JoinRequest
     override: bool
     idempotency_key: str | None
     content: str
 
 
-async def _joined(services: Services, key: ApiKey, asked: _Asked) -> Joined:
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A join with all that its agent and product add, to be let in as ``thread_id``."""
+
+    thread_id: UUID
+    join: JoinRequest
+    product: Product
+    asked: _Asked
+
+
+async def _made_with_agent(services: Services, key: ApiKey, asked: _Asked) -> Joined | None:
+    """The thread of an earlier join under the same key, whose agent may have changed since."""
+    if asked.body.agent is None:
+        return None
+    return await services.database.find_join(key, asked.idempotency_key, asked.content)
+
+
+async def _accepted(request: Request, services: Services, key: ApiKey, asked: _Asked) -> _Accepted:
+    """The join as it is stored: every part of its bot known, every placeholder filled in."""
+    agent = await agent_of(services, key, asked.body)
+    join = services.calls.check(asked.body if agent is None else agent.settle(asked.body))
+    require_public_webhook(services, join)
+    product = services.products.for_call(join.product)
+    if product.permission is not None:
+        require_permission(request, product.permission)
+    facts = CallFacts(uuid4(), services.now(), None if agent is None else agent.name)
+    filled = filled_in(join, facts)
+    await require_usable_tools(services, filled.bot.tools, filled.transport.type)
+    return _Accepted(facts.thread_id, filled, product, asked)
+
+
+async def _joined(services: Services, key: ApiKey, accepted: _Accepted) -> Joined:
     """The thread of a join that is let in, or of an earlier one under its idempotency key."""
     try:
         if services.quotas is not None:
-            await services.quotas.check(key, asked.product.name)
-        require_room_for(services, asked.join.transport)
+            await services.quotas.check(key, accepted.product.name)
+        require_room_for(services, accepted.join.transport)
     except (Refused, Unavailable):
         # A repeat gets its thread whatever has happened since; it asks for nothing new.
+        asked = accepted.asked
         joined = await services.database.find_join(key, asked.idempotency_key, asked.content)
         if joined is None:
             raise
         return joined
-    return await _admitted(services, key, asked)
+    return await _admitted(services, key, accepted)
 
 
-async def _admitted(services: Services, key: ApiKey, asked: _Asked) -> Joined:
-    product = asked.product
+async def _admitted(services: Services, key: ApiKey, accepted: _Accepted) -> Joined:
+    product, asked = accepted.product, accepted.asked
     without_price: dict[str, ModelName] = {}
     if product.unpriced == "refuse":
-        without_price = unpriced.of_join(asked.join, services.has_price)
+        without_price = unpriced.of_join(accepted.join, services.has_price)
     try:
         return await services.database.join_thread(
             key,
-            uuid4(),
-            asked.join,
+            accepted.thread_id,
+            accepted.join,
             billable=product.billable,
             idempotency_key=asked.idempotency_key,
             fingerprint=asked.content,
@@ -278,36 +307,9 @@ def _admission(services: Services, product: Product, *, override: bool) -> Admis
     )
 
 
-def fingerprint(join: JoinRequest) -> str:
-    """What makes two joins the same: their content, however it was spelt."""
-    canonical = json.dumps(join.to_json(), sort_keys=True, separators=(",", ":"))
-    return sha256(canonical.encode()).hexdigest()
-
-
-def _require_public_webhook(services: Services, join: JoinRequest) -> None:
-    if join.webhook_url is None or services.allow_private_webhooks:
-        return
-    if (said := public_url.problem_of(join.webhook_url)) is not None:
-        raise InvalidInput("The request is not valid.", [FieldProblem("webhook_url", said)])
-
-
-async def _require_usable_schema(services: Services, join: JoinRequest) -> None:
-    """The one time that a schema is checked against the rules of JSON Schema."""
-    schema = join.insights.json_schema
-    if schema is None:
-        return
-    if (said := await services.checker.schema_problem(schema)) is not None:
-        raise InvalidInput("The request is not valid.", [FieldProblem("insights.schema", said)])
-
-
-def _idempotency_key(request: Request) -> str | None:
-    given = request.headers.getlist("idempotency-key")
-    if not given:
-        return None
-    if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
-        problem = FieldProblem("Idempotency-Key", "must be 1 to 255 printable characters, once")
-        raise InvalidInput("The request is not valid.", [problem])
-    return given[0]
+def _content(join: JoinRequest) -> str:
+    """What makes two joins the same: with an agent what they say, without it what they mean."""
+    return fingerprint(join.to_json() if join.agent is None else join.said())
 
 
 def _override(request: Request) -> bool:

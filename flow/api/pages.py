@@ -7,12 +7,13 @@ another host, and their content security policy has the browser refuse what woul
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from mimetypes import guess_type
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 STATIC = Path(__file__).parents[1] / "web" / "static"
 """Where `make web` puts them; a wheel carries them in the same place."""
@@ -33,6 +34,7 @@ _SECURITY = {
 }
 # The name of a file of assets/ holds a hash of what is in it.
 _FOR_GOOD = "public, max-age=31536000, immutable"
+_THIS_MACHINE = frozenset({"127.0.0.1", "localhost", "::1"})
 _NOT_BUILT = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <title>Flow</title>
@@ -67,18 +69,43 @@ class Page:
         }
 
 
-PAGES = (
-    Page("console", has_views=True),
-    # Pipecat's client makes its audio worklets of blobs.
-    Page("talk", microphone=True, policy=(("script-src", "'self' blob:"),)),
-)
+# Pipecat's client makes its audio worklets of blobs.
+TALK = Page("talk", microphone=True, policy=(("script-src", "'self' blob:"),))
+PAGES = (Page("console", has_views=True), TALK)
 
 
-def pages_router(folder: Path = STATIC) -> APIRouter:
-    """Routes of the pages that were built into ``folder``, and of what they load."""
+@dataclass(frozen=True, slots=True)
+class DevPages:
+    """What pages have of a service for development, which nobody but this machine can reach.
+
+    ``key`` is an API key that the talk page uses without asking for one. It is in the page only
+    where that was asked for by a name of this machine: another site may have its own name lead
+    here, and read what it gets.
+    """
+
+    key: str | None
+
+    def put_into(self, html: str, host: str | None) -> str:
+        """The page with the key in it, as it is asked for at ``host``."""
+        if self.key is None or host not in _THIS_MACHINE:
+            return html
+        meta = f'<meta name="flow-dev-key" content="{escape(self.key)}">'
+        return html.replace("</head>", f"{meta}</head>", 1)
+
+
+def pages_router(folder: Path = STATIC, dev: DevPages | None = None) -> APIRouter:
+    """Routes of the pages that were built into ``folder``, and of what they load.
+
+    For development ``/`` leads to the talk page.
+    """
     router = APIRouter(include_in_schema=False)
     for page in PAGES:
-        _add(router, page, folder)
+        _add(router, page, folder, dev if page is TALK else None)
+    if dev is not None:
+
+        @router.api_route("/", methods=["GET", "HEAD"])
+        async def start() -> Response:
+            return RedirectResponse(f"/{TALK.name}")
 
     @router.api_route("/assets/{name}", methods=["GET", "HEAD"])
     async def asset(request: Request, name: str) -> Response:
@@ -95,12 +122,15 @@ def pages_router(folder: Path = STATIC) -> APIRouter:
     return router
 
 
-def _add(router: APIRouter, page: Page, folder: Path) -> None:
-    async def show() -> Response:
+def _add(router: APIRouter, page: Page, folder: Path, dev: DevPages | None) -> None:
+    async def show(request: Request) -> Response:
         file = folder / f"{page.name}.html"
         if not file.is_file():
             return HTMLResponse(_NOT_BUILT, status_code=503, headers=page.headers)
-        return FileResponse(file, headers=page.headers)
+        if dev is None:
+            return FileResponse(file, headers=page.headers)
+        html = dev.put_into(file.read_text("utf-8"), request.url.hostname)
+        return HTMLResponse(html, headers={**page.headers, "cache-control": "no-store"})
 
     paths = [f"/{page.name}", *([f"/{page.name}/{{view:path}}"] if page.has_views else [])]
     for path in paths:

@@ -109,7 +109,7 @@ class StartAnswer(BaseModel):
     response_model=StartAnswer,
     responses={
         200: {"model": StartAnswer, "description": "This join was made before."},
-        **documented(409, 413, 415, 422),
+        **documented(404, 409, 413, 415, 422),
     },
     openapi_extra=takes(StartRequest, _EXAMPLES, required=False),
 )

@@ -37,6 +37,7 @@ from flow.errors import (
     Unavailable,
     UpstreamTimeout,
     UpstreamUnavailable,
+    VersionMismatch,
 )
 
 BILLED = ("budget_exceeded", "quota_exceeded")
@@ -191,7 +192,7 @@ def _status(error: Exception) -> int:
     if isinstance(error, NotFound):
         return 404
     if isinstance(error, Conflict):
-        return 409
+        return 412 if isinstance(error, VersionMismatch) else 409
     if isinstance(error, UpstreamUnavailable):
         return 504 if isinstance(error, UpstreamTimeout) else 502
     if isinstance(error, Unavailable):

@@ -20,6 +20,7 @@ from flow.api.recordings import RecordingView, recording_of
 from flow.api.usage import FirstDay, LastDay
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
+from flow.domain.calls.tool_call import ToolOutcome
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
 
@@ -94,6 +95,26 @@ class LatencyView(BaseModel):
     max_secs: float = Field(description="The longest total.")
 
 
+class ToolCallView(BaseModel):
+    """One use of a tool."""
+
+    id: UUID = Field(description="HTTP tools got it as `webhook-id` and `Idempotency-Key`.")
+    name: str = Field(examples=["find_booking"], description="The tool's.")
+    arguments: dict[str, Any] = Field(description="What the model called it with.")
+    outcome: ToolOutcome = Field(description="What came of it.")
+    started_at: datetime = Field(description="When it began.")
+    seconds: float | None = Field(description="null while it runs, and where that is not known.")
+    status: int | None = Field(description="Of the tool's HTTP answer, where there was one.")
+    result: dict[str, Any] | None = Field(description="What the model was told of it.")
+
+
+class AgentUsed(BaseModel):
+    """A stored agent, in the version that a call has."""
+
+    id: UUID = Field(description="The agent's id.")
+    version: int = Field(examples=[1], description="Which of its versions.")
+
+
 class ThreadSummary(BaseModel):
     """A thread without its transcript."""
 
@@ -101,6 +122,7 @@ class ThreadSummary(BaseModel):
     status: Status = Field(description="Where the call is.")
     product: str = Field(examples=["voice_bot"], description="The product that it is for.")
     billable: bool = Field(description="Whether the team is charged for it.")
+    agent: AgentUsed | None = Field(description="What it was made with; null without one.")
     created_at: datetime = Field(description="When it was joined.")
     connected_at: datetime | None = Field(description="When the caller came.")
     ended_at: datetime | None = Field(description="When the call was over.")
@@ -123,8 +145,15 @@ class ThreadSummary(BaseModel):
 class ThreadView(ThreadSummary):
     """A thread with its transcript, and the request it was made by."""
 
-    request: dict[str, Any] = Field(description="The join as accepted, defaults filled in.")
+    request: dict[str, Any] = Field(
+        description="The join as accepted: what its agent and product say and what its variables"
+        " mean is filled in."
+    )
+    variables: dict[str, str | int | float | bool] = Field(
+        examples=[{"name": "Ada"}], description="What the join gave."
+    )
     transcript: list[TurnView] = Field(description="What was said, in its order.")
+    tool_calls: list[ToolCallView] = Field(description="What the bot did beside talking.")
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
     recording: RecordingView | None = Field(description="null where the join asked for none.")
 
@@ -148,7 +177,7 @@ class ThreadUsage(BaseModel):
     events: list[dict[str, Any]] = Field(examples=[[LEDGER_ROW]], description="The rows.")
 
 
-@router.get("", response_model=ThreadPage, responses=documented(422))
+@router.get("", response_model=ThreadPage, responses=documented(404, 422))
 async def list_threads(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
@@ -159,6 +188,10 @@ async def list_threads(
     product: Annotated[
         str | None, Query(max_length=128, description="Only this product's.")
     ] = None,
+    agent: Annotated[
+        str | None,
+        Query(min_length=1, max_length=128, description="Only this agent's: its id or name."),
+    ] = None,
     running: Annotated[
         bool, Query(description="Only those with a call under way, or being connected.")
     ] = False,
@@ -166,12 +199,15 @@ async def list_threads(
     to: LastDay = None,
 ) -> Response:
     """The key's threads, newest first."""
-    page = await services_of(request).database.list_workflow_threads(
-        caller_of(request).id,
+    database, key = services_of(request).database, caller_of(request)
+    made_with = None if agent is None else (await database.agents.get(key.team_id, agent)).id
+    page = await database.list_workflow_threads(
+        key.id,
         limit=limit,
         cursor=cursor,
         status=status,
         product=product,
+        agent_id=made_with,
         running=running,
         from_=from_,
         to=to,
@@ -194,8 +230,10 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
     return ExactJSONResponse(
         ThreadView(
             **_summary(thread),
-            request=thread.join.to_json(),
+            request=thread.join.shown(),
+            variables=thread.join.variables,
             transcript=transcript,
+            tool_calls=[ToolCallView(**asdict(call)) for call in thread.tool_calls],
             latency=latency_of(thread),
             recording=await recording_of(request, thread),
         )
@@ -245,6 +283,7 @@ def _summary(thread: Thread) -> dict[str, Any]:
         "status": thread.status,
         "product": thread.product,
         "billable": thread.billable,
+        "agent": thread.join.agent and thread.join.agent.model_dump(),
         "created_at": thread.created_at,
         "connected_at": thread.connected_at,
         "ended_at": thread.ended_at,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, MutableMapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from flow.settings import Settings
 from flow.telemetry import logs as log
 
 if TYPE_CHECKING:
+    from flow.api.pages import DevPages
     from flow.bot.transports.room_packages import RoomMedia
 
 logger = structlog.get_logger(__name__)
@@ -43,14 +45,20 @@ class Application:
 
     Args:
         operations_only: serve health and metrics, and nothing to customers.
-        media: as `flow.app.service.run_service` takes it.
+        media: as `flow.app.service.run_service` takes it, as well as ``dev_pages``.
     """
 
     def __init__(
-        self, settings: Settings, *, operations_only: bool = False, media: RoomMedia | None = None
+        self,
+        settings: Settings,
+        *,
+        operations_only: bool = False,
+        media: RoomMedia | None = None,
+        dev_pages: DevPages | None = None,
     ) -> None:
         self._settings = settings
         self._media = media
+        self._dev_pages = dev_pages
         self._operations_only = operations_only
         self._stack = AsyncExitStack()
         self._service: Service | None = None
@@ -71,7 +79,7 @@ class Application:
         await receive()
         try:
             self._service = await self._stack.enter_async_context(
-                run_service(self._settings, media=self._media)
+                run_service(self._settings, media=self._media, dev_pages=self._dev_pages)
             )
         except Exception as error:
             reason = error.for_operator if isinstance(error, FlowError) else repr(error)
@@ -94,6 +102,14 @@ def application() -> Application:
 def operations() -> Application:
     """The same with health and metrics alone: the factory that a worker runs."""
     return Application(_settings(), operations_only=True)
+
+
+def development() -> Application:
+    """The application whose pages know the key in ``FLOW_DEV_KEY``: the factory of ``flow dev``,
+    and of nothing that others can reach."""
+    from flow.api.pages import DevPages
+
+    return Application(_settings(), dev_pages=DevPages(os.environ.get("FLOW_DEV_KEY") or None))
 
 
 def _settings() -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from flow.bot.calls.room_calls import RoomCalls
     from flow.bot.calls.room_leases import RoomLeases
     from flow.bot.cost_control import Spending
+    from flow.bot.model_choices import VendorModelChoices
     from flow.bot.pipeline import BotSettings
+    from flow.bot.tools.open_tools import ToolSettings
     from flow.bot.transports.room_packages import RoomMedia
 
 Contents = dict[UUID, tuple[list[object], str]]
@@ -40,12 +43,14 @@ async def build_calls(
     finishing: CallFinishing,
     registry: CallRegistry,
     contents: Contents,
+    tools: ToolSettings,
     recording: RecordingParts | None = None,
 ) -> CallManager:
     """The calls of this process, warmed up.
 
     Args:
         contents: receives prompts and answers, where the operator wants them captured.
+        tools: what the tools of calls use.
         recording: ``None`` where no call can be recorded.
 
     Raises:
@@ -57,7 +62,7 @@ async def build_calls(
     from flow.bot.warmup import rehearse
 
     settings = resources.settings
-    bot = await _bot_settings(resources, clients, contents)
+    bot = replace(await _bot_settings(resources, clients, contents), tools=tools)
     defaults = bot_defaults(settings)
     resolver = Resolver(
         resources.products,
@@ -139,6 +144,13 @@ def build_transports(clients: Clients, calls: CallManager) -> Transports:
             for name, carrier in clients.carriers.items()
         },
     )
+
+
+def build_model_choices(resources: Resources, clients: Clients) -> VendorModelChoices:
+    """The vendors and models that joins can choose from."""
+    from flow.bot.model_choices import VendorModelChoices
+
+    return VendorModelChoices(clients.models, resources.has_price, resources.models_of)
 
 
 async def _bot_settings(resources: Resources, clients: Clients, contents: Contents) -> BotSettings:

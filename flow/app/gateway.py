@@ -38,7 +38,9 @@ async def open_gateway(
     """
     settings, flag = resources.settings, resources.flag
     _check_product(resources)
-    models = VendorModels(_upstreams(clients), resources.has_price, resources.models_of)
+    models = VendorModels(
+        _upstreams(clients), resources.has_price, resources.has_tier_price, resources.models_of
+    )
     gateway = Gateway(
         resources.products,
         models,

@@ -16,12 +16,19 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from flow.app.background_work import open_finishing, run_background
-from flow.app.bots import bot_defaults, build_calls, build_room_calls, build_transports
+from flow.app.bots import (
+    bot_defaults,
+    build_calls,
+    build_model_choices,
+    build_room_calls,
+    build_transports,
+)
 from flow.app.clients import open_clients, secret_of
 from flow.app.gateway import open_gateway
 from flow.app.recordings import open_recordings
 from flow.app.shared_resources import Resources, open_resources
 from flow.app.start_warnings import warn
+from flow.app.tools import open_tool_settings
 from flow.app.usage_recording import UsagePublisher, open_recorder
 from flow.db.database import Database
 from flow.domain.calls.host import HostReport
@@ -38,6 +45,7 @@ from flow.telemetry.prometheus_exposition import exposed
 from flow.vendors.posthog_identities import PosthogIdentities
 
 if TYPE_CHECKING:
+    from flow.api.pages import DevPages
     from flow.bot.calls.registry import CallRegistry
     from flow.bot.transports.room_packages import RoomMedia
 
@@ -73,11 +81,12 @@ class Service:
 
 @asynccontextmanager
 async def run_service(
-    settings: Settings, *, media: RoomMedia | None = None
+    settings: Settings, *, media: RoomMedia | None = None, dev_pages: DevPages | None = None
 ) -> AsyncIterator[Service]:
     """Run a service; leaving the block ends its calls and records their usage.
 
-    ``media`` takes the place of what carries sound into the rooms of vendors.
+    ``media`` takes the place of what carries sound into the rooms of vendors; with ``dev_pages``
+    the service's pages are those of development.
 
     Raises:
         ConfigurationError: the settings do not allow a start.
@@ -112,8 +121,16 @@ async def run_service(
                 None if recording is None else recording.recordings,
             )
         )
+        tools = await stack.enter_async_context(open_tool_settings(resources))
         calls = await build_calls(
-            resources, clients, recorder, finishing, running, publisher.contents, recording
+            resources,
+            clients,
+            recorder,
+            finishing,
+            running,
+            publisher.contents,
+            tools,
+            recording,
         )
         gateway = await stack.enter_async_context(
             open_gateway(resources, clients, recorder, admission, publisher.contents)
@@ -131,6 +148,7 @@ async def run_service(
             keys=clients.keys,
             calls=calls,
             products=resources.products,
+            models=build_model_choices(resources, clients),
             has_price=resources.has_price,
             quotas=clients.quotas,
             transports=build_transports(clients, calls),
@@ -149,6 +167,7 @@ async def run_service(
             on_key=PosthogIdentities(resources.posthog),
             recordings=None if recording is None else recording.storage,
             recording_link_secs=settings.recordings_link_secs,
+            dev_pages=dev_pages,
         )
         # Only a reply that is cut off needs the tokenizer, later than it takes to load.
         tokenizer = asyncio.create_task(asyncio.to_thread(warm_up), name="tokenizer")

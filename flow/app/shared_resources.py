@@ -17,7 +17,7 @@ from flow.domain.pricing.pricer import Pricer
 from flow.domain.pricing.unpriced_models import HasPrice, remembered
 from flow.domain.products.product import Products
 from flow.domain.products.product_file import read_products
-from flow.domain.usage.events import UsageEvent
+from flow.domain.usage.events import Kind, UsageEvent
 from flow.settings import Settings
 from flow.telemetry.calls import CallWatch
 from flow.telemetry.database import MeasuredTransport
@@ -46,6 +46,7 @@ class Resources:
     products: Products
     price: Callable[[UsageEvent], UsageEvent]
     has_price: HasPrice
+    has_tier_price: Callable[[Kind, str, str, str], bool]
     models_of: Callable[[str], Iterable[str]]
     registry: CollectorRegistry
     metrics: Metrics
@@ -102,6 +103,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             products=products,
             price=pricer.price,
             has_price=remembered(pricer.has_price),
+            has_tier_price=pricer.has_tier_price,
             models_of=pricer.models_of,
             registry=registry,
             metrics=metrics,

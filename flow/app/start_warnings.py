@@ -71,7 +71,7 @@ def _of_keys_and_limits(settings: Settings) -> Iterator[StartWarning]:
     if settings.webhooks_allow_private:
         yield StartWarning(
             "private_webhooks_allowed",
-            "joins may name webhooks at any address, those of your own network too",
+            "joins may name webhooks and tools at any address, those of your own network too",
             "FLOW_WEBHOOKS_ALLOW_PRIVATE=false",
         )
 

@@ -14,8 +14,10 @@ from flow.bot.vendors import VENDORS, vendors_by_part
 from flow.bot.vendors.spec import Choice, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import Bot, JoinRequest, TurnDetection
+from flow.domain.calls.tools import McpTool
 from flow.domain.products.product import ModelName, Models, Product, Products
 from flow.errors import ConfigurationError, FieldProblem, InvalidInput, Refused
+from flow.kit.installed import is_installed, requirement
 
 REMEMBERED = 1_000
 
@@ -75,7 +77,7 @@ class Resolver:
         bot = join.bot
         asked = tuple((part, getattr(bot, part)) for part in bot.parts)
         filled, wrong = self._chosen(product.name, asked, bot.language)
-        named = self._name_problems(bot.name)
+        named = [*self._name_problems(bot.name), *_tool_problems(bot)]
         if problems := [
             *_duration_problems(join, product),
             *_rtvi_problems(join),
@@ -220,6 +222,13 @@ def _recording_problems(join: JoinRequest, most_days: int | None) -> Iterator[Fi
     elif (days := join.recording.retention_days) is not None and days > most_days:
         said = f"is {days}; recordings are kept for {most_days} days at the longest here"
         yield FieldProblem("recording.retention_days", said)
+
+
+def _tool_problems(bot: Bot) -> Iterator[FieldProblem]:
+    if bot.name is not None and bot.tools:
+        yield FieldProblem("bot.tools", "are not for a bot with a name, which has tools of its own")
+    if any(isinstance(tool, McpTool) for tool in bot.tools) and not is_installed("mcp"):
+        yield FieldProblem("bot.tools", f"MCP is not installed here: install {requirement('mcp')}")
 
 
 def _rtvi_problems(join: JoinRequest) -> Iterator[FieldProblem]:

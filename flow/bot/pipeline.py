@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
+from pipecat.adapters.llm.schemas.tools_schema import ToolsSchema
 from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
@@ -37,6 +39,9 @@ from flow.bot.rtvi import CallerRtvi
 from flow.bot.service_choices import choice_of
 from flow.bot.services import CallServices
 from flow.bot.speech_detection import CallListening, ListeningModels
+from flow.bot.tools.call_tools import CallTools
+from flow.bot.tools.memory import messages_of
+from flow.bot.tools.open_tools import ToolSettings
 from flow.bot.transports.spec import AudioFormat
 from flow.bot.turn_latency import LatencyProcessor
 from flow.bot.vendors import VENDORS
@@ -45,6 +50,7 @@ from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.ending import EndReason
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Turn
+from flow.domain.calls.tool_call import ToolCall
 from flow.domain.pricing.unpriced_models import HasPrice
 from flow.domain.usage.events import Owner
 from flow.metering.request import Recording
@@ -64,7 +70,7 @@ class BotSettings:
     generation by event id, where capturing content is switched on. ``joined`` is there where
     calls are traced. ``heartbeat_secs`` are from one sign of life of a call to the next. ``bots``
     are those of the operator's own, by the names that joins give them; ``has_price`` is asked of
-    what they use.
+    what they use. Without ``tools`` there are none in this process.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -77,6 +83,7 @@ class BotSettings:
     vendors: Mapping[str, Vendor] = field(default_factory=lambda: VENDORS)
     bots: Mapping[str, BotFunction] = field(default_factory=dict)
     has_price: HasPrice = lambda *_: True
+    tools: ToolSettings | None = None
 
 
 Speak = Callable[[str], Frame]
@@ -92,6 +99,11 @@ def spoken_by_model(text: str) -> Frame:
     """Has a model that speaks by itself say a text; it cannot be held to every word."""
     told = f"Say this to the caller now, word for word, and nothing else: {text}"
     return LLMMessagesAppendFrame([{"role": "developer", "content": told}], run_llm=True)
+
+
+def speech_of(join: JoinRequest) -> Speak:
+    """How the bot of a join is made to speak."""
+    return spoken_by_voice if join.bot.realtime is None else spoken_by_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,9 @@ class CallPipeline:
     speak: Speak = spoken_by_voice
     bot: BotRun | None = None
     rtvi: CallerRtvi | None = None
+    tools: CallTools | None = None
+    owes_reply: bool = False
+    """The bot takes up a call in which it has said nothing yet of what a tool did."""
 
     @property
     def tells_when_said(self) -> bool:
@@ -125,6 +140,8 @@ class CallPipeline:
         """Count whatever is still under way; the pipeline has ended, for this reason."""
         if self.bot is not None:
             await self.bot.finish(reason)
+        if self.tools is not None:
+            await self.tools.close()
         await self.services.close()
 
 
@@ -137,23 +154,34 @@ def build_pipeline(
     settings: BotSettings,
     spending: Spending,
     said: Sequence[Turn] = (),
+    tools: CallTools | None = None,
+    used: Sequence[ToolCall] = (),
 ) -> CallPipeline:
     """Build the pipeline a join asks for. ``join`` has its vendors and models filled in.
 
-    ``said`` is what the bot remembers of the conversation, where it comes in later.
+    ``said`` and ``used`` are what the bot remembers of the conversation and of its tools, where it
+    comes in later.
     """
     services = call_services(owner, recorder, settings, spending)
     bot = join.bot
-    built = {part: services.build(part, choice_of(part, bot)) for part in bot.parts}
+    schemas = () if tools is None else tools.schemas
+    built = {part: services.build(part, choice_of(part, bot), schemas) for part in bot.parts}
+    is_realtime = BotPart.REALTIME in built
+    if tools is not None:
+        tools.register(built[BotPart.REALTIME if is_realtime else BotPart.LLM])  # type: ignore[arg-type]
     listening = settings.models.listening(
         bot.turn_detection, services.hearing, spending.may_ask_early
     )
-    pair = aggregator_pair(context_of(said), listening)
+    messages = messages_of(said, used, in_words=is_realtime)
+    # A session has its tools from its beginning.
+    context = context_of(messages, () if is_realtime else schemas)
+    pair = aggregator_pair(context, listening)
     latency = LatencyProcessor(services.kind_of, name="latency")
     questions = QuestionGate(name="questions")
     idle = IdleWatch(settings.idle_timeout_secs, name="idle")
+    between = [idle, questions, *([] if tools is None else [tools.voice])]
     processors = [
-        *_hearing(transport, [idle, questions], pair, built, bot.language),
+        *_hearing(transport, between, pair, built, bot.language),
         services.usage_processor,
         latency,
         transport.output(),
@@ -171,7 +199,9 @@ def build_pipeline(
         questions=questions,
         latency=latency,
         services=services,
-        speak=spoken_by_model if BotPart.REALTIME in built else spoken_by_voice,
+        speak=speech_of(join),
+        tools=tools,
+        owes_reply=bool(messages) and messages[-1]["role"] in ("tool", "developer"),
         rtvi=rtvi,
     )
 
@@ -193,9 +223,13 @@ def call_services(
     )
 
 
-def context_of(said: Sequence[Turn]) -> LLMContext:
-    """A context in which so much has been said."""
-    return LLMContext([{"role": turn.role, "content": turn.content} for turn in said])  # type: ignore[misc]
+def context_of(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[FunctionSchema] = ()
+) -> LLMContext:
+    """A context in which so much has been said and done, with these tools."""
+    if not tools:
+        return LLMContext([*messages])  # type: ignore[list-item]
+    return LLMContext([*messages], ToolsSchema(standard_tools=[*tools]))  # type: ignore[list-item]
 
 
 def aggregator_pair(context: LLMContext, listening: CallListening) -> LLMContextAggregatorPair:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     Frame,
     FunctionCallsStartedFrame,
@@ -88,10 +89,12 @@ class CallServices:
         self._worked: set[str] = set()
         self.usage_processor = UsageMetricsProcessor(self._meters_by_frames, name="usage")
 
-    def build(self, part: BotPart, choice: Choice) -> FrameProcessor:
+    def build(
+        self, part: BotPart, choice: Choice, tools: Sequence[FunctionSchema] = ()
+    ) -> FrameProcessor:
         """The service of a vendor; it is called by its part in the pipeline.
 
-        A second one of a part has a number to its name.
+        A second one of a part has a number to its name. ``tools`` are for one with a session.
 
         Raises:
             ConfigurationError: there is no such vendor or service, or its key or packages are
@@ -124,7 +127,7 @@ class CallServices:
         if spec.socket_wire is not None:
             socket = SocketTap(meter, spec.socket_wire, asked_for=asked_for)
             self._sockets.append(socket)
-        service = spec.make(Build(choice, endpoint, transport, socket, self._name(part)))
+        service = spec.make(Build(choice, endpoint, transport, socket, self._name(part), tools))
         if part in (BotPart.STT, BotPart.REALTIME):
             self._hearing = self._hearing or service
         self._add(service, meter, by_frames=spec.by_frames)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from pipecat.frames.frames import EndFrame, ErrorFrame, InterruptionFrame
+from pipecat.frames.frames import EndFrame, ErrorFrame, Frame, InterruptionFrame, LLMRunFrame
 from pipecat.processors.aggregators.llm_response_universal import (
     AssistantTurnStoppedMessage,
     UserTurnMessageAddedMessage,
@@ -25,18 +25,22 @@ from flow.bot.pipeline import CallPipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.rtvi import CLIENT_READY, HANG_UP, TEXT, CallerRtvi
 from flow.bot.service_failures import ServiceFailures
+from flow.bot.tools.voice import BOT_HANGS_UP
 from flow.bot.transcript import Transcript
 from flow.bot.transports.room import RoomTransport
 from flow.bot.turn_latency import MEASURED
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Status, Turn
+from flow.domain.calls.tool_call import ToolCall
 from flow.domain.limits.budget import Standing, Tier
 from flow.metering.request import Recording
 
 log = structlog.get_logger(__name__)
 
 STOP_SECS = 15.0
+# Within which a bot that hangs up has said its last words.
+LAST_WORDS_SECS = 30.0
 
 
 class CallRecorder(Recording, Protocol):
@@ -44,6 +48,9 @@ class CallRecorder(Recording, Protocol):
 
     def record_turn(self, thread_id: UUID, turn: Turn) -> None:
         """Take something said."""
+
+    def record_tool_call(self, thread_id: UUID, call: ToolCall) -> None:
+        """Take the start or the outcome of a use of a tool."""
 
 
 class CallSession:
@@ -118,7 +125,11 @@ class CallSession:
         """Take in how the key stands now; where the product says so the bot takes its leave."""
         self._spending.stand(standing)
         if self._spending.must_wrap_up and self._leave is None and self._ending is None:
-            self._leave = asyncio.create_task(self._take_leave(), name="goodbye")
+            product = self._spending.product
+            self._log.info("call_wraps_up", within_secs=product.wrap_up_secs)
+            goodbye = self._take_leave(product.goodbye, product.wrap_up_secs, cuts_in=True)
+            self._ending = Ending(EndReason.BUDGET_EXCEEDED)
+            self._leave = asyncio.create_task(goodbye, name="goodbye")
 
     async def run(self) -> Ending:
         """Run the call and return why it ended. Usage and turns are then with the recorder."""
@@ -189,18 +200,27 @@ class CallSession:
         await self._pipeline.idle.idle()
         self.end(EndReason.IDLE_TIMEOUT)
 
-    async def _take_leave(self) -> None:
-        """Say goodbye in place of whatever is being said, and hang up when it is said or late."""
-        product = self._spending.product
-        self._log.info("call_wraps_up", within_secs=product.wrap_up_secs)
-        self._ending = Ending(EndReason.BUDGET_EXCEEDED)
+    async def _take_leave(self, words: str, within_secs: float, *, cuts_in: bool) -> None:
+        """Say goodbye, in place of whatever is being said or after it, and hang up when that is
+        said or late."""
         self._goodbye_at = time_now_iso8601()
-        goodbye = [InterruptionFrame(), self._pipeline.speak(product.goodbye)]
-        if not self._pipeline.tells_when_said:
+        goodbye: list[Frame] = [InterruptionFrame()] if cuts_in else []
+        if words:
+            goodbye.append(self._pipeline.speak(words))
+        if not words or not self._pipeline.tells_when_said:
             goodbye.append(EndFrame())
         await self._pipeline.worker.queue_frames(goodbye)
-        await asyncio.sleep(product.wrap_up_secs)
+        await asyncio.sleep(within_secs)
         self._over.set()
+
+    def _hang_up(self, last_words: str) -> None:
+        """The bot ends the call; the first who does so has it his way."""
+        if self._leave is None and self._ending is None:
+            self._ending = Ending(EndReason.BOT_HUNG_UP)
+            if self._pipeline.questions is not None and not self._pipeline.tells_when_said:
+                self._pipeline.questions.close()
+            goodbye = self._take_leave(last_words, LAST_WORDS_SECS, cuts_in=False)
+            self._leave = asyncio.create_task(goodbye, name="goodbye")
 
     async def _end_after_goodbye(self, said: AssistantTurnStoppedMessage) -> None:
         """Hang up when a model that speaks by itself has taken its leave: nothing that it says is
@@ -240,6 +260,9 @@ class CallSession:
             message = "the pipeline was not set up in time"
             self.end(EndReason.ERROR, {"code": "pipeline_failed", "message": message})
 
+        async def hung_up(_: Any, last_words: str) -> None:
+            self._hang_up(last_words)
+
         async def measured(_: Any, latency: TurnLatency) -> None:
             self._transcript.answered(latency)
             self._answered(latency)
@@ -259,6 +282,8 @@ class CallSession:
             assistant.add_event_handler("on_assistant_turn_stopped", bot_said)
         if self._pipeline.bot is not None:
             self._pipeline.bot.when_over(self.end)
+        if self._pipeline.tools is not None:
+            self._pipeline.tools.voice.add_event_handler(BOT_HANGS_UP, hung_up)
         if (rtvi := self._pipeline.rtvi) is not None:
             rtvi.add_event_handler(HANG_UP, disconnected)
             self._listen_to_client(rtvi)
@@ -285,6 +310,9 @@ class CallSession:
 
     async def _greet(self) -> None:
         """Greet the caller once: an RTVI client is not there before it says so."""
+        if self._pipeline.owes_reply and not self._is_greeted:
+            self._is_greeted = True
+            await self._pipeline.worker.queue_frame(LLMRunFrame())
         if self._is_greeted or not (greeting := self._lease.join.bot.greeting):
             return
         self._is_greeted = True

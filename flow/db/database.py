@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from flow.db import rows
+from flow.db.agents import Agents
 from flow.db.call_recordings import CallRecordings
 from flow.db.gateway_leases import GatewayLeases
 from flow.db.operator import Operating
@@ -28,6 +29,7 @@ from flow.db.webhooks import Webhooks
 from flow.domain.calls.host import HostReport
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Pulse, Status, Thread, ThreadTurn, Turn
+from flow.domain.calls.tool_call import ThreadToolCall
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing
 from flow.domain.limits.key_standing import KeyStanding
@@ -64,6 +66,11 @@ class Database(TypedCalls):
     def recordings(self) -> CallRecordings:
         """The calls about recordings."""
         return CallRecordings(self._transport)
+
+    @property
+    def agents(self) -> Agents:
+        """The calls about stored agents."""
+        return Agents(self._transport)
 
     async def ping(self) -> None:
         """Return when the database answers and Flow's functions are there.
@@ -297,6 +304,14 @@ class Database(TypedCalls):
         unknown = await self._call("save_turns", p_turns=[turn.to_json() for turn in turns])
         return frozenset(map(UUID, unknown))
 
+    async def save_tool_calls(self, calls: Sequence[ThreadToolCall]) -> frozenset[UUID]:
+        """Store uses of tools of any threads; returns the threads that do not exist.
+
+        The first outcome of a use stands, but for one that says nothing.
+        """
+        unknown = await self._call("save_tool_calls", p_calls=[call.to_json() for call in calls])
+        return frozenset(map(UUID, unknown))
+
     async def get_workflow_thread_data(
         self, thread_id: UUID, api_key_id: UUID | None = None
     ) -> Thread:
@@ -337,6 +352,7 @@ class Database(TypedCalls):
         cursor: str | None = None,
         status: Status | None = None,
         product: str | None = None,
+        agent_id: UUID | None = None,
         running: bool = False,
         from_: date | None = None,
         to: date | None = None,
@@ -360,6 +376,7 @@ class Database(TypedCalls):
             p_before_id=before_id,
             p_status=status and status.value,
             p_product=product,
+            p_agent_id=agent_id and str(agent_id),
             p_running=running,
             p_from=from_ and from_.isoformat(),
             p_to=to and to.isoformat(),

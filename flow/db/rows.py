@@ -10,9 +10,11 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from flow.domain.agents.agent import Agent
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Pulse, Status, Thread, Turn
+from flow.domain.calls.tool_call import ToolCall
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget, Standing, Tier
 from flow.domain.limits.key_standing import KeyStanding
@@ -96,6 +98,7 @@ def thread(row: Mapping[str, Any]) -> Thread:
         status=Status(row["status"]),
         join=JoinRequest.from_json(floats(row["join"])),
         transcript=tuple(_turn(turn) for turn in row["transcript"]),
+        tool_calls=tuple(ToolCall.from_json(floats(call)) for call in row["tool_calls"]),
         insights=floats(row["insights"]),
         usage_stats=row["usage_stats"],
         metadata=floats(row["metadata"]),
@@ -106,6 +109,21 @@ def thread(row: Mapping[str, Any]) -> Thread:
         connected_at=maybe_utc(row["connected_at"]),
         ended_at=maybe_utc(row["ended_at"]),
         completed_at=maybe_utc(row["completed_at"]),
+    )
+
+
+def agent(row: Mapping[str, Any]) -> Agent:
+    """The version of an agent that ``flow.agent_json`` built."""
+    definition = floats(row["definition"])
+    return Agent(
+        id=UUID(row["id"]),
+        team_id=row["team_id"],
+        name=definition["name"],
+        version=row["version"],
+        definition=definition,
+        created_at=utc(row["created_at"]),
+        updated_at=utc(row["updated_at"]),
+        archived_at=maybe_utc(row["archived_at"]),
     )
 
 

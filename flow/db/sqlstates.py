@@ -19,6 +19,7 @@ from flow.errors import (
     NotFound,
     Refused,
     UnpricedModel,
+    VersionMismatch,
 )
 
 _MISSING = {"42883", "42P01", "3F000", "PGRST202", "PGRST205"}
@@ -42,6 +43,8 @@ def error_of(code: str | None, message: str, detail: str | None) -> FlowError:
             return IllegalTransition(message)
         if detail == CallTakenOver.code:
             return CallTakenOver(message)
+        if detail == VersionMismatch.code:
+            return VersionMismatch(message)
         return Conflict(message, code=detail)
     if code == "PT422":
         return UnpricedModel(message) if detail == UnpricedModel.code else InvalidInput(message)

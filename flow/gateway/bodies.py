@@ -18,6 +18,8 @@ from flow.errors import Refused
 MODEL = "model"
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_FORM_NAME = re.compile(r"[\w.\[\]-]+", re.ASCII)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _decoder = json.JSONDecoder()
 Span = tuple[int, int]
 
@@ -57,7 +59,7 @@ class JsonBody:
             return cls._parse(text)
         except RecursionError:
             raise _malformed("The request body is nested too deeply.") from None
-        except (json.JSONDecodeError, IndexError):
+        except (ValueError, IndexError):  # also of a number with too many digits
             raise _malformed("The request body is not a JSON object.") from None
 
     @classmethod
@@ -111,6 +113,8 @@ class FormBody:
         whole = Message()
         whole["content-type"] = content_type
         boundary = whole.get_boundary()
+        if boundary and _times(whole, "content-type", "boundary") > 1:
+            raise _malformed("The form has two boundaries.")
         if whole.get_content_type() != "multipart/form-data" or not boundary:
             raise Refused("unsupported_media_type", "Send the body as multipart/form-data.")
         fields: dict[str, bytes] = {}
@@ -119,10 +123,13 @@ class FormBody:
             head = body.find(b"\r\n\r\n", start, end)
             name = _name_in(body[start:head]) if head >= 0 else None
             if name is None:
-                raise _malformed("A part of the form has no name.")
+                raise _malformed(
+                    "A part of the form has no name, or one that can be read in two ways."
+                )
             if name in fields and name == MODEL:
                 raise _twice(name)
             fields[name], spans[name] = body[head + 4 : end], (head + 4, end)
+        _refuse_variants(fields)
         return cls(body, fields, spans)
 
     def changed(self, fields: Mapping[str, Any]) -> bytes:
@@ -133,6 +140,9 @@ class FormBody:
 
 def _parts(body: bytes, mark: bytes) -> Iterable[Span]:
     """Where each part of a form begins and ends, without the line ends that belong to the marks."""
+    if body.count(b"\n" + mark) != body.count(b"\r\n" + mark):
+        # Some parsers take a line's end without a carriage return for one.
+        raise _malformed("The lines of the form do not end in CR LF.")
     at = 0 if body.startswith(mark) else body.find(b"\r\n" + mark) + 2
     if at == 1:
         raise _malformed("The form has no part.")
@@ -152,7 +162,17 @@ def _name_in(head: bytes) -> str | None:
         if name.strip().lower() == "content-disposition":
             part["content-disposition"] = value.strip()
     found = part.get_param("name", header="content-disposition")
-    return found if isinstance(found, str) else None
+    is_plain = isinstance(found, str) and _FORM_NAME.fullmatch(found)
+    said = len(part.get_all("content-disposition", []))
+    if not is_plain or said > 1 or _times(part, "content-disposition", "name") > 1:
+        return None
+    return str(found)
+
+
+def _times(part: Message, header: str, name: str) -> int:
+    """How often a header has a parameter, in any of the forms of RFC 2231."""
+    said = part.get(header, "").replace(" ", "").lower()
+    return len(re.findall(rf";\s*{name}\*?\d*\*?=", _QUOTED.sub('""', said)))
 
 
 def _edited(text: AnyStr, edits: Mapping[Span, AnyStr]) -> AnyStr:

@@ -13,6 +13,7 @@ from flow.gateway.admission import AdmissionRequest, GatewayAdmission
 from flow.gateway.attempts import Answered, Attempts
 from flow.gateway.client import BodyMemory, ClientWatch, Receive, RequestBody, Send
 from flow.gateway.cost_controls import CostControls
+from flow.gateway.headers import passed_query
 from flow.gateway.job import Accounts, Job
 from flow.gateway.plan import Asked, read_request, sending
 from flow.gateway.relay import relay
@@ -121,7 +122,9 @@ class Gateway:
         operation = asked.operation
         target = self._models.find(asked.model, operation, product)
         first = await sending(asked, target)
-        is_priced = product.unpriced == "allow" or self._models.is_priced(target, operation)
+        is_priced = product.unpriced == "allow" or self._models.is_priced(
+            target, operation, asked.service_tier
+        )
         wish = AdmissionRequest(
             key=request.key,
             product=product,
@@ -144,7 +147,7 @@ class Gateway:
         return Job(asked, request, product, target, first, control, admitted)
 
     async def _answered(self, job: Job) -> Answered:
-        attempts = Attempts(self._client, job.request.query.decode("latin-1"))
+        attempts = Attempts(self._client, passed_query(job.request))
         async with aclosing(job.sendings(self._models)) as sendings:
             return await attempts.answer(
                 sendings, lambda sending: self._accounts.begin(job, sending)

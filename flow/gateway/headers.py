@@ -24,6 +24,8 @@ from flow.metering.taps.answer import EVENT_ID_HEADER
 SAVE_MODE_HEADER = b"x-flow-save-mode"
 LONGEST_ID = 200
 MOST_PROPERTIES = 64
+DEEPEST = 32
+MOST_DIGITS = 18
 
 # PostHog takes these characters in a trace's id.
 _TRACE_ID = re.compile(r"[A-Za-z0-9\-_~.@()!':|]{1,200}")
@@ -41,6 +43,10 @@ _KEPT_BACK = frozenset(
      b"transfer-encoding", b"upgrade", b"server", b"date", b"via", b"alt-svc", b"set-cookie",
      b"strict-transport-security", b"www-authenticate", b"openai-organization", b"openai-project",
      b"anthropic-organization-id", b"location", EVENT_ID_HEADER.encode()}
+)  # fmt: skip
+_KEPT_BACK_QUERY = frozenset(
+    {"key", "apikey", "xapikey", "accesstoken", "oauthtoken", "authorization", "subscriptionkey",
+     "fields", "alt", "callback", "quotauser", "userproject", "httpmethod"}
 )  # fmt: skip
 _KEPT_BACK_PREFIXES = (b"access-control-", b"x-posthog-", b"cf-")
 
@@ -60,10 +66,27 @@ def request_headers(request: GatewayRequest, defaults: Mapping[str, str]) -> dic
 
 
 def attributing_headers(request: GatewayRequest) -> Iterator[tuple[str, str]]:
-    """What a request says for analytics, for a gateway behind this one."""
+    """What a request says for analytics, for a gateway behind this one. Names that begin with ``$``
+    are PostHog's own, such as what a request has cost."""
+    own = PREFIX.encode()
     for name, value in request.headers:
-        if name in _ANALYTICS or name.startswith(PREFIX.encode()):
+        if name == PROPERTIES_HEADER.encode():
+            said = {key: one for key, one in _object(value).items() if not key.startswith("$")}
+            yield PROPERTIES_HEADER, json.dumps(said)
+        elif name in _ANALYTICS or (name.startswith(own) and not name.startswith(own + b"$")):
             yield name.decode("latin-1"), value.decode("latin-1")
+
+
+def passed_query(request: GatewayRequest) -> str:
+    """The query of a request to a vendor, without what names another key or leaves out of the
+    answer what was used, as Google's do (cloud.google.com/apis/docs/system-parameters)."""
+    parts = request.query.decode("latin-1").split("&")
+    return "&".join(part for part in parts if _query_name(part) not in _KEPT_BACK_QUERY)
+
+
+def _query_name(part: str) -> str:
+    name = unquote(part.partition("=")[0]).lower().lstrip("$.")
+    return name.replace("-", "").replace("_", "")
 
 
 def answer_headers(headers: RawHeaders, api_key: str) -> list[tuple[bytes, bytes]]:
@@ -110,15 +133,25 @@ def properties_of(request: GatewayRequest) -> dict[str, Any]:
 
 
 def _object(text: bytes) -> dict[str, Any]:
+    """The object in a header; of what some parser of JSON would refuse, nothing: one such event
+    would have all that are sent with it refused."""
     try:
-        said = json.loads(text, parse_constant=_no_constant)
+        said = json.loads(text, parse_constant=float, parse_int=_small)
+        json.dumps(said, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return said if isinstance(said, dict) and _is_shallow(said) else {}
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _small(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError("it has too many digits")
+    return int(digits)
+
+
+def _is_shallow(value: Any, deepest: int = DEEPEST) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return deepest > 0 and all(_is_shallow(one, deepest - 1) for one in inner)
 
 
 def _id(value: str | None) -> str | None:

@@ -67,7 +67,8 @@ class Job:
         """Whether a model has a price, where a budget has to hold it."""
         has_budget = self.admitted.standing.tier not in (None, Tier.OVERRIDE)
         needs_price = has_budget and self.product.unpriced == "refuse"
-        return not needs_price or models.is_priced(target, self.asked.operation)
+        tier = self.asked.service_tier
+        return not needs_price or models.is_priced(target, self.asked.operation, tier)
 
     async def _saved(self, target: Target) -> Sending | None:
         """What save mode sends to a model; ``None``: it is off, or changes nothing."""
@@ -130,6 +131,7 @@ def _headers(job: Job, upstream: Upstream) -> dict[str, str]:
     if upstream.is_gateway:
         headers |= attributing_headers(job.request)
         headers = with_attribution(headers, job.owner, job.control)
+    headers["content-type"] = job.asked.content_type
     name, value = upstream.apis.credentials(upstream.api_key)
     headers[name] = value
     return headers

@@ -43,6 +43,10 @@ HEARTBEAT_SECS = 15.0
 """How often the lease of requests that take long is renewed."""
 FORGOTTEN_SECS = 300.0
 """How long after the last request a lease of nothing is kept in memory."""
+AWAY_SECS = 0.25
+"""How soon after the database could not be asked it is tried again."""
+PATIENCE_SECS = 0.5
+"""How long a request waits for news of what is known already, if not by heart."""
 VALID_SECS = 50.0
 """For how long a lease is relied on while the database is away; it counts for 60 s."""
 
@@ -95,6 +99,8 @@ class KeyLease:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._asked_at = float("-inf")
+        self._failed_at = float("-inf")
+        self._refreshing: asyncio.Task[LeaseAnswer] | None = None
         self._sought_at = leasing.clock()
         self._kept: Amounts = {}
         self._beside: asyncio.Task[None] | None = None
@@ -146,8 +152,22 @@ class KeyLease:
             asked_at = self._leasing.clock()
             if self.age_secs > VALID_SECS:
                 self.slices.lose()
+            self._require_database()
             question = self.slices.question(needed, is_leaving=is_leaving)
-            answer = await self._leasing.leases.renew(
+            answer = await self._asked(question)
+            self.slices.granted(question, answer)
+            self.answer, self._asked_at, self._kept = answer, asked_at, question.kept
+            self._is_tight = answer.refused is not None or _is_short(question, answer)
+        return answer
+
+    def _require_database(self) -> None:
+        """Those who have waited while it was asked in vain need not find out one by one."""
+        if self._leasing.clock() - self._failed_at < AWAY_SECS:
+            raise DatabaseUnavailable
+
+    async def _asked(self, question: LeaseQuestion) -> LeaseAnswer:
+        try:
+            return await self._leasing.leases.renew(
                 self._leasing.process_id,
                 self._key.id,
                 self._product.name,
@@ -155,21 +175,28 @@ class KeyLease:
                 question=question,
                 terms=self._leasing.terms(self._product),
             )
-            self.slices.granted(question, answer)
-            self.answer, self._asked_at, self._kept = answer, asked_at, question.kept
-            self._is_tight = answer.refused is not None or _is_short(question, answer)
-        return answer
+        except DatabaseUnavailable:
+            self._failed_at = self._leasing.clock()
+            raise
 
     async def refresh(self) -> None:
-        """Have something to rely on.
+        """Have something to rely on: what is known already, where the database takes its time.
 
         Raises:
             DatabaseUnavailable: it cannot be asked, and what is known is too old.
         """
         if self.age_secs < FRESH_SECS:
             return
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self.renew(unless_fresh=True))
+            self._refreshing.add_done_callback(_seen)
+        asking = self._refreshing
+        is_known = self.age_secs <= VALID_SECS
+        await asyncio.wait([asking], timeout=PATIENCE_SECS if is_known else None)
+        if not asking.done():
+            return
         try:
-            await self.renew(unless_fresh=True)
+            asking.result()
         except DatabaseUnavailable:
             if self.age_secs > VALID_SECS:
                 raise
@@ -212,8 +239,8 @@ class KeyLease:
 
     async def aclose(self) -> None:
         """Give back what is free. What is held for requests lapses by itself."""
-        if self._beside is not None:
-            await asyncio.wait([self._beside])
+        if asking := [one for one in (self._beside, self._refreshing) if one is not None]:
+            await asyncio.wait(asking)
         if self.slices.is_limited and not (self.slices.is_empty and not self.slices.is_to_be_told):
             await self._quietly_renewed(is_leaving=True)
 
@@ -247,6 +274,12 @@ def again(refused: Refused) -> Refused:
     """The same refusal for somebody else."""
     code, said, secs = refused.code, str(refused), refused.retry_after_secs
     return Refused(code, said, secs, refused.limit, hint=refused.hint)
+
+
+def _seen(asking: asyncio.Task[LeaseAnswer]) -> None:
+    """Whoever has not waited for it is told the next time."""
+    if not asking.cancelled():
+        asking.exception()
 
 
 def is_used_up(refused: Refused) -> bool:

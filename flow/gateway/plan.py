@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flow.domain.gateway import operations
 from flow.domain.gateway.operations import Operation
 from flow.domain.gateway.request import GatewayRequest
 from flow.errors import FieldProblem, InvalidInput, Refused
@@ -22,7 +23,17 @@ LARGE_BODY_BYTES = 32 * 1024
 Saved = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Makes the fields that save mode sends of those that were asked for."""
 
-_OUTPUT_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+LONGEST_MODEL = 200
+"""Bytes; the ledger takes names of up to 512, of which the vendor may say another."""
+MOST_TOKENS = 100_000_000
+"""What a larger limit counts as."""
+
+_OUTPUT_LIMITS = {
+    operations.CHAT: ("max_completion_tokens", "max_tokens"),
+    operations.RESPONSES: ("max_output_tokens",),
+    operations.MESSAGES: ("max_tokens",),
+}
+"""By what an operation limits its answer. One of another operation limits nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +59,39 @@ class Asked:
                 "The request names no model.",
                 [FieldProblem(MODEL, "must be a model such as openai/gpt-4.1")],
             )
+        if len(name.encode()) > LONGEST_MODEL:
+            raise InvalidInput(
+                "The request's model has too long a name.",
+                [FieldProblem(MODEL, f"must have at most {LONGEST_MODEL} bytes")],
+            )
         return name.strip()
 
     @property
+    def service_tier(self) -> str | None:
+        """The service tier that it asks for."""
+        said = self.body.fields.get("service_tier")
+        return said if isinstance(said, str) else None
+
+    @property
     def most_output(self) -> int | None:
-        """The limit that it sets to the tokens of its answer, of all choices together."""
+        """The limit that it sets to the tokens of its answer, of all choices together.
+
+        Where it sets two, vendors differ in which one holds. What is no positive number is none:
+        some vendors refuse it, and to others -1 or 0 means as much as there is.
+        """
         fields = self.body.fields
-        given = (fields.get(name) for name in _OUTPUT_LIMITS)
-        limit = next((limit for limit in given if isinstance(limit, int)), None)
-        choices = fields.get("n")
-        return limit * choices if limit and isinstance(choices, int) and choices > 1 else limit
+        given = [fields.get(name) for name in _OUTPUT_LIMITS.get(self.operation, ())]
+        limits = [_count(limit) for limit in given if limit is not None]
+        known = [limit for limit in limits if limit is not None]
+        if not known or len(known) < len(limits):
+            return None
+        return min(max(known) * (_count(fields.get("n")) or 1), MOST_TOKENS)
+
+
+def _count(said: Any) -> int | None:
+    """A positive number of JSON, whole or not; ``None``: it is none."""
+    is_number = isinstance(said, int | float) and not isinstance(said, bool)
+    return int(min(said, MOST_TOKENS)) if is_number and said >= 1 else None
 
 
 class Sending:
@@ -97,9 +131,10 @@ async def read_request(operation: Operation, request: GatewayRequest, body: byte
     """
     if (request.header(b"content-encoding") or "identity").lower() != "identity":
         raise Refused("unsupported_media_type", "Send the body without a content encoding.")
-    content_type = request.header(b"content-type") or ""
+    content_type = "application/json"  # whatever it is called: it has been read as that
     parsed: Body
     if operation.takes_form:
+        content_type = _only_content_type(request)
         parsed = FormBody.parse(body, content_type)
     elif len(body) > LARGE_BODY_BYTES:
         parsed = await asyncio.to_thread(JsonBody.parse, body)
@@ -111,6 +146,13 @@ async def read_request(operation: Operation, request: GatewayRequest, body: byte
             [FieldProblem("background", "must be false")],
         )
     return Asked(operation, parsed, len(body), content_type)
+
+
+def _only_content_type(request: GatewayRequest) -> str:
+    found = [value for name, value in request.headers if name == b"content-type"]
+    if len(found) > 1:
+        raise Refused("malformed_request", "The header Content-Type is there twice.")
+    return found[0].decode("latin-1").strip() if found else ""
 
 
 async def sending(

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flow.domain.gateway.operations import OPERATIONS, Operation
+from flow.domain.pricing.model_names import kind_by_name
 from flow.domain.pricing.unpriced_models import HasPrice
 from flow.domain.products.product import ModelName, Models, Product
-from flow.domain.usage.units import Kind
+from flow.domain.usage.events import Kind
 from flow.errors import Refused
 from flow.gateway.upstream import Upstream
 
 _WILD = "*?["
-_CALLED = (
-    (Kind.EMBEDDING, re.compile("embed")),
-    (Kind.STT, re.compile("transcribe|whisper|-stt")),
-    (Kind.TTS, re.compile(r"\btts\b|speech")),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +35,7 @@ class VendorModels:
     Args:
         upstreams: in the order in which a model that several of them have is looked for.
         has_price: whether a price is known for a model, which tells that its vendor has it.
+        has_tier_price: the same at a service tier.
         priced: the models of a vendor that a price is known for.
     """
 
@@ -47,10 +43,12 @@ class VendorModels:
         self,
         upstreams: Mapping[str, Upstream],
         has_price: HasPrice,
+        has_tier_price: Callable[[Kind, str, str, str], bool],
         priced: Callable[[str], Iterable[str]],
     ) -> None:
         self._upstreams = upstreams
         self._has_price = has_price
+        self._has_tier_price = has_tier_price
         self._priced = priced
 
     def find(self, name: str, operation: Operation, product: Product) -> Target:
@@ -104,14 +102,17 @@ class VendorModels:
                     ModelName(upstream.name, model)
                     for model in self._known(upstream.name, models)
                     if models.allows(upstream.name, model)
-                    and _kind_by_name(model) is operation.kind
+                    and kind_by_name(model) is operation.kind
                     and self._has_price(operation.kind, upstream.name, model)
                 }
         return sorted(found, key=str)
 
-    def is_priced(self, target: Target, operation: Operation) -> bool:
-        """Whether a price is known for what the model does there."""
-        return self._has_price(operation.kind, target.upstream.name, target.model)
+    def is_priced(self, target: Target, operation: Operation, tier: str | None) -> bool:
+        """Whether a price is known for what the model does there, at the service tier asked for."""
+        kind, vendor, model = operation.kind, target.upstream.name, target.model
+        return self._has_price(kind, vendor, model) and (
+            tier is None or self._has_tier_price(kind, vendor, model, tier)
+        )
 
     def _known(self, vendor: str, models: Models) -> Iterator[str]:
         yield from self._priced(vendor)
@@ -140,11 +141,6 @@ class VendorModels:
             f"No vendor here is known to have {model[:200]!r} for /v1{operation.path}: name its"
             f" vendor, as in vendor/model. The vendors are {names}.",
         )
-
-
-def _kind_by_name(model: str) -> Kind:
-    """What a model is for, by what vendors call theirs: prices do not tell."""
-    return next((kind for kind, words in _CALLED if words.search(model.lower())), Kind.LLM)
 
 
 def models_of(product: Product, operation: Operation) -> Models:

@@ -88,7 +88,7 @@ class ExtractInsightsStep:
         if (settled := _without_asking(thread, wanted, schema)) is not None:
             return _done(owner, settled)
         asking = asking or Asking(self._model, self._model, CostControl())
-        shown = render_transcript(thread.transcript)
+        shown = render_transcript(thread.transcript, tool_calls=thread.tool_calls)
         attempts = Attempts(
             self._endpoint,
             owner,

@@ -8,16 +8,17 @@ in another process, which may be killed.
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, TypeVarTuple
 
 import structlog
 from anyio import BrokenWorkerProcess, CapacityLimiter, fail_after, to_process
 
-from flow.domain.insights.insight_schema import is_quick, rule_problem
+from flow.domain.insights.insight_schema import is_quick, rule_problem, violations
 from flow.errors import ChecksUnavailable
 from flow.insights.answer import Answer, Verdict, judge
 
@@ -88,6 +89,20 @@ class Checker:
         except _TooMuch:
             detail = "The schema takes too long to check an answer against."
             return Verdict(reason="unusable_schema", detail=detail)
+
+    async def problems(self, data: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
+        """What is wrong with data by a schema, as `violations` says it.
+
+        Raises:
+            ChecksUnavailable: no worker could be started, or was free in time.
+        """
+        own, text = dict(schema), json.dumps(data)
+        if is_quick(own, text):
+            return violations(data, own)
+        try:
+            return await self._elsewhere(self._answer_cpu_secs, violations, data, own)
+        except _TooMuch:
+            return ["they take too long to check"]
 
     async def _elsewhere(
         self, cpu_secs: float, work: Callable[[*Arguments], Result], *arguments: *Arguments

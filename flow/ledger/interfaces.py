@@ -8,6 +8,7 @@ from uuid import UUID
 
 from flow.db.database import Recorded
 from flow.domain.calls.thread import ThreadTurn
+from flow.domain.calls.tool_call import ThreadToolCall
 from flow.domain.usage.events import UsageEvent
 
 
@@ -19,6 +20,10 @@ class Ledger(Protocol):
         ...
 
     async def save_turns(self, turns: Sequence[ThreadTurn]) -> frozenset[UUID]:
+        """Store what is new and say which threads do not exist; raises `Unavailable`."""
+        ...
+
+    async def save_tool_calls(self, calls: Sequence[ThreadToolCall]) -> frozenset[UUID]:
         """Store what is new and say which threads do not exist; raises `Unavailable`."""
         ...
 

@@ -3,14 +3,15 @@
 `Recorder.record` appends to the spool and returns. In the background everything pending goes to
 the database in one call, repeated until it is acknowledged; only then is the spool trimmed. The
 ledger keeps one row per event id, so sending twice is harmless; losing an event is not. Turns of
-the transcript take the same way (`Recorder.record_turn`), and a thread keeps one turn per number.
+the transcript take the same way (`Recorder.record_turn`), and a thread keeps one turn per number;
+so do uses of tools (`Recorder.record_tool_call`), one per id.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import structlog
 
 from flow.db.database import Recorded
 from flow.domain.calls.thread import ThreadTurn, Turn
+from flow.domain.calls.tool_call import ThreadToolCall, ToolCall
 from flow.domain.usage.events import Outcome, Provenance, UsageEvent
 from flow.errors import Unavailable
 from flow.ledger.interfaces import Ledger, Unwatched, Watch
@@ -34,8 +36,13 @@ COALESCE_SECS = 0.005
 LONGEST_PAUSE_SECS = 5.0
 TRIM_BYTES = 1 << 20
 
-Item = UsageEvent | ThreadTurn
-Kind = TypeVar("Kind", UsageEvent, ThreadTurn)
+Item = UsageEvent | ThreadTurn | ThreadToolCall
+Kind = TypeVar("Kind", UsageEvent, ThreadTurn, ThreadToolCall)
+_OF_CALLS: Mapping[str, type[ThreadTurn | ThreadToolCall]] = {
+    "turn": ThreadTurn,
+    "tool": ThreadToolCall,
+}
+"""What comes of a call beside usage, by the op of its line."""
 
 
 class Recorder:
@@ -100,6 +107,13 @@ class Recorder:
         """
         self._keep("turn", ThreadTurn(thread_id, turn))
 
+    def record_tool_call(self, thread_id: UUID, call: ToolCall) -> None:
+        """Take the start or the outcome of a use of a tool. Returns at once; never raises.
+
+        It is on this machine's disk until the database has it, and no longer.
+        """
+        self._keep("tool", ThreadToolCall(thread_id, call))
+
     def discard(self, event: UsageEvent) -> None:
         """Forget work noted by `begin` that turned out to consume nothing."""
         if self._open.pop(event.id, None) is not None:
@@ -162,8 +176,8 @@ class Recorder:
                 event = self._parsed(line)
                 if event is None:
                     continue
-                if isinstance(event, ThreadTurn):
-                    self.record_turn(event.workflow_thread_id, event.turn)
+                if not isinstance(event, UsageEvent):
+                    self._keep(line.op, event)
                     adopted += 1
                     continue
                 if line.op == "open":
@@ -203,12 +217,14 @@ class Recorder:
     async def _send_next(self) -> None:
         lines, position = self._spool.read(BATCH)
         unspooled = list(self._unspooled)
-        spooled = (self._parsed(line) for line in lines if line.op in ("event", "turn"))
+        spooled = (self._parsed(line) for line in lines if line.op in ("event", *_OF_CALLS))
         items = unspooled + [item for item in spooled if item is not None]
         turns = [item for item in items if isinstance(item, ThreadTurn)]
         events = [item for item in items if isinstance(item, UsageEvent)]
-        # Turns first: a batch is sent again as a whole, and of events all are told again.
+        uses = [item for item in items if isinstance(item, ThreadToolCall)]
+        # Events last: a batch is sent again as a whole, and of events all are told again.
         await self._bring(turns, self._save)
+        await self._bring(uses, self._save_tool_calls)
         await self._bring([self._priced(event) for event in events], self._send)
         for _ in unspooled:
             self._unspooled.popleft()
@@ -217,7 +233,7 @@ class Recorder:
         self._watch.committed((event.id for event in events), is_all=is_all)
         with suppress(OSError):
             # What was said stays on the disk no longer than it must.
-            self._spool.trim(self._open.values(), threshold=0 if turns else TRIM_BYTES)
+            self._spool.trim(self._open.values(), threshold=0 if turns or uses else TRIM_BYTES)
         self._pending.subtract(map(_thread_of, items))
         self._pending = +self._pending
         async with self._acknowledged:
@@ -243,7 +259,9 @@ class Recorder:
     def _refused(self, item: Item, error: Exception) -> None:
         # The database's message may quote what it was given.
         log.error("spool_line_refused", error_type=type(error).__name__, **_which(item))
-        op: Op = "turn" if isinstance(item, ThreadTurn) else "event"
+        op: Op = "event"
+        if not isinstance(item, UsageEvent):
+            op = "turn" if isinstance(item, ThreadTurn) else "tool"
         self._watch.rejected(1)
         self._quarantine.keep(encoded(op, item.to_json()), str(error))
 
@@ -251,6 +269,10 @@ class Recorder:
         for thread_id in await self._ledger.save_turns(turns):
             # It went with its key.
             log.warning("turns_of_no_thread", workflow_thread_id=str(thread_id))
+
+    async def _save_tool_calls(self, calls: Sequence[ThreadToolCall]) -> None:
+        for thread_id in await self._ledger.save_tool_calls(calls):
+            log.warning("tool_calls_of_no_thread", workflow_thread_id=str(thread_id))
 
     async def _send(self, events: Sequence[UsageEvent]) -> None:
         recorded = await self._ledger.record_usage(events)
@@ -275,8 +297,7 @@ class Recorder:
     def _parsed(self, line: Line) -> Item | None:
         try:
             if line.event is not None:
-                kind = ThreadTurn if line.op == "turn" else UsageEvent
-                return kind.from_json(line.event)
+                return _OF_CALLS.get(line.op, UsageEvent).from_json(line.event)
             reason = "the line is not whole"
             if line.size > len(line.raw):
                 reason = f"the line of {line.size} bytes is too long; here is its beginning"
@@ -288,9 +309,9 @@ class Recorder:
 
 
 def _thread_of(item: Item) -> UUID | None:
-    if isinstance(item, ThreadTurn):
-        return item.workflow_thread_id
-    return item.owner.workflow_thread_id
+    if isinstance(item, UsageEvent):
+        return item.owner.workflow_thread_id
+    return item.workflow_thread_id
 
 
 def _which(item: Item) -> dict[str, Any]:
@@ -298,6 +319,8 @@ def _which(item: Item) -> dict[str, Any]:
     known = {"workflow_thread_id": str(_thread_of(item))}
     if isinstance(item, ThreadTurn):
         return known | {"turn": item.turn.seq}
+    if isinstance(item, ThreadToolCall):
+        return known | {"tool_call": str(item.call.id)}
     return known | {"event_id": str(item.id)}
 
 

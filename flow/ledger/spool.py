@@ -1,17 +1,17 @@
-"""A file of usage events and turns that outlives its process.
+"""A file of usage events, turns and uses of tools that outlives its process.
 
 Each process appends to a file of its own, ``<directory>/<uuid>.jsonl``, and holds an exclusive
 ``flock`` on it for as long as it lives. A file whose lock can be taken belongs to a process that
 is gone: the next process to start adopts it. The lock goes with the process however it dies, so
 neither process ids nor clocks are needed.
 
-A line is ``{"op": "open" | "event" | "drop" | "turn", "event": {...}}``. *open* says that work was
-begun, with the best estimate of it, so that work a vendor is already billing is not lost when the
-process dies in the middle of it; *event* is the finished account under the same id; *drop* says
-that the work came to nothing; *turn* is what somebody said. Lines are written in one
-``write`` each, so a killed process loses nothing that `append` returned for; a machine that
-loses power may lose what the kernel had not yet written, except while the ledger is away, when
-`sync` is called.
+A line is ``{"op": "open" | "event" | "drop" | "turn" | "tool", "event": {...}}``. *open* says that
+work was begun, with the best estimate of it, so that work a vendor is already billing is not lost
+when the process dies in the middle of it; *event* is the finished account under the same id; *drop*
+says that the work came to nothing; *turn* is what somebody said, and *tool* the start or the
+outcome of a use of a tool. Lines are written in one ``write`` each, so a killed process loses
+nothing that `append` returned for; a machine that loses power may lose what the kernel had not yet
+written, except while the ledger is away, when `sync` is called.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pydantic_core import to_json
 
 log = structlog.get_logger(__name__)
 
-Op = Literal["open", "event", "drop", "turn"]
+Op = Literal["open", "event", "drop", "turn", "tool"]
 
 MAX_LINE_BYTES = 4 << 20
 """Far more than an event or a turn takes: what is longer was not written by a `Spool`."""

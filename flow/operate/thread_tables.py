@@ -82,7 +82,7 @@ def ended(one: ThreadOverview) -> RenderableType:
 
 def _add_content(facts: Table, whole: Thread) -> None:
     facts.add_section()
-    facts.add_row("request", _json(whole.join.to_json()))
+    facts.add_row("request", _json(whole.join.shown()))
     facts.add_row("insights", _json(whole.insights))
     for turn in whole.transcript:
         said = plain_text(turn.content)

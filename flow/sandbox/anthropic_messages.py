@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -84,9 +85,12 @@ class Messages:
         if hits.of("refusal"):
             return Reply(refusal=REFUSAL)
         try:
-            return until_stop(decide(self._script, asked.as_chat()), asked.stop_sequences)
+            reply = until_stop(decide(self._script, asked.as_chat()), asked.stop_sequences)
         except Unfit as error:
             raise ApiError(400, str(error)) from None
+        if (asked.tool_choice or {}).get("disable_parallel_tool_use"):
+            return replace(reply, tool_calls=reply.tool_calls[:1])
+        return reply
 
     def _line(self, asked: MessageRequest, request: Request, hits: Hits) -> Line:
         exchange = exchange_of(request)

@@ -22,6 +22,9 @@ export default defineConfig({
   appType: "mpa",
   plugins: [gzip],
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
+  resolve: {
+    alias: { "@daily-co/daily-js": join(import.meta.dirname, "src/talk/no_daily.ts") },
+  },
   build: {
     outDir: "static",
     // The first versions of each browser with light-dark() in CSS.

@@ -13,6 +13,8 @@ create table public.workflow_threads (
     )
   ),
   "join" jsonb not null,
+  agent_id uuid,
+  agent_version integer,
   metadata jsonb not null default '{}',
   usage_stats jsonb not null,
   insights jsonb,
@@ -44,6 +46,8 @@ create table public.workflow_threads (
 ) with (fillfactor = 70, toast_tuple_target = 4080);
 comment on table public.workflow_threads is 'One call, from its join to its settled account.';
 comment on column public.workflow_threads."join" is 'The accepted join request.';
+comment on column public.workflow_threads.agent_id is
+  'The agent it was made with, whose version is agent_version; its join has all that came of that.';
 comment on column public.workflow_threads.usage_stats is
   'The running account, for reading; usage_events is the truth.';
 comment on column public.workflow_threads.completed_at is 'When it reached any final state.';
@@ -85,6 +89,10 @@ create index workflow_threads_team_created
 create index workflow_threads_unfinished on public.workflow_threads (status, created_at desc, id desc)
   where status in ('failed', 'expired', 'cancelled');
 
+create index workflow_threads_agent
+  on public.workflow_threads (api_key_id, agent_id, created_at desc, id desc)
+  where agent_id is not null;
+
 create table public.workflow_thread_turns (
   workflow_thread_id uuid not null references public.workflow_threads (id) on delete cascade,
   seq integer not null check (seq >= 0),
@@ -98,6 +106,26 @@ create table public.workflow_thread_turns (
 comment on table public.workflow_thread_turns is 'The transcript: one row per utterance.';
 comment on column public.workflow_thread_turns.latency is
   'Of a reply: the seconds the caller waited for it, by what was waited for.';
+
+create table public.workflow_thread_tool_calls (
+  workflow_thread_id uuid not null references public.workflow_threads (id) on delete cascade,
+  id uuid not null,
+  name text not null,
+  arguments jsonb not null,
+  started_at timestamptz not null,
+  outcome text not null check (
+    outcome in (
+      'running', 'ok', 'failed', 'timeout', 'invalid_arguments', 'refused', 'cancelled', 'unknown'
+    )
+  ),
+  seconds numeric check (seconds >= 0),
+  status integer,
+  result jsonb,
+  primary key (workflow_thread_id, id)
+);
+comment on table public.workflow_thread_tool_calls is
+  'What bots did beside talking: one row per use of a tool, written when it starts and when it is over.';
+comment on column public.workflow_thread_tool_calls.result is 'What the model was told of it.';
 
 create table public.workflow_thread_moves (
   from_status text not null,
@@ -204,8 +232,32 @@ begin
 end
 $$;
 
+-- A use that is still running when the call is over was cut off with its process.
+create function flow.tool_calls(p_thread public.workflow_threads) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+  v_is_over boolean := p_thread.status not in ('created', 'connecting', 'in_call');
+begin
+  return (
+    select coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
+          'outcome', case when u.outcome = 'running' and v_is_over then 'unknown' else u.outcome end,
+          'seconds', u.seconds, 'status', u.status, 'result', u.result
+        ) order by u.started_at, u.id
+      ),
+      '[]'
+    )
+    from public.workflow_thread_tool_calls u where u.workflow_thread_id = p_thread.id
+  );
+end
+$$;
+
 create function flow.thread_json(
-  p_thread public.workflow_threads, p_transcript jsonb default '[]'
+  p_thread public.workflow_threads, p_transcript jsonb default '[]', p_tool_calls jsonb default '[]'
 ) returns jsonb
 language sql stable
 return jsonb_build_object(
@@ -217,6 +269,7 @@ return jsonb_build_object(
   'status', (p_thread).status,
   'join', (p_thread)."join",
   'transcript', p_transcript,
+  'tool_calls', p_tool_calls,
   'insights', (p_thread).insights,
   'usage_stats', (p_thread).usage_stats,
   'metadata', (p_thread).metadata,
@@ -229,6 +282,10 @@ return jsonb_build_object(
   'ended_at', (p_thread).ended_at,
   'completed_at', (p_thread).completed_at
 );
+
+create function flow.whole_thread_json(p_thread public.workflow_threads) returns jsonb
+language sql stable
+return flow.thread_json(p_thread, flow.transcript((p_thread).id), flow.tool_calls(p_thread));
 
 create function public.get_workflow_thread_data(p_thread_id uuid, p_api_key_id uuid default null)
 returns jsonb
@@ -244,7 +301,7 @@ begin
   if not found then
     perform flow.refuse_missing_thread(p_thread_id);
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -256,6 +313,7 @@ create function public.list_workflow_threads(
   p_before_id uuid default null,
   p_status text default null,
   p_product text default null,
+  p_agent_id uuid default null,
   p_running boolean default false,
   p_from date default null,
   p_to date default null
@@ -272,6 +330,7 @@ declare
     case when p_before_id is not null then '(t.created_at, t.id) < ($3, $4)' end,
     case when p_status is not null then format('t.status = %L', p_status) end,
     case when p_product is not null then 't.product = $5' end,
+    case when p_agent_id is not null then 't.agent_id = $8' end,
     case when p_running then $sql$t.status in ('connecting', 'in_call')$sql$ end,
     case when p_from is not null then $sql$t.created_at >= $6::timestamp at time zone 'UTC'$sql$ end,
     case when p_to is not null then $sql$t.created_at < ($7 + 1)::timestamp at time zone 'UTC'$sql$ end
@@ -297,7 +356,8 @@ begin
     v_conditions
   )
   into v_found
-  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to;
+  using p_limit, p_api_key_id, p_before_created_at, p_before_id, p_product, p_from, p_to,
+    p_agent_id;
   return v_found;
 end
 $$;
@@ -374,7 +434,7 @@ begin
   on conflict (workflow_thread_id, seq) do update set
     role = excluded.role, content = excluded.content,
     started_at = excluded.started_at, interrupted = excluded.interrupted, latency = excluded.latency;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -396,7 +456,7 @@ begin
   if not found then
     perform flow.refuse_missing_thread(p_thread_id);
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -439,6 +499,54 @@ comment on function public.save_turns is
   'Stores turns [{"workflow_thread_id", "seq", "role", "content", "started_at", "interrupted", '
   '"latency"}] of any threads in any state, each once; gives the threads that do not exist. Unlike '
   'save_workflow_thread_data it is no sign of life: a dead process''s turns may come late.';
+
+create function public.save_tool_calls(p_calls jsonb) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_unknown jsonb;
+begin
+  -- As for turns: held fast, in one order for all.
+  perform from public.workflow_threads t
+  where t.id in (select (n.value ->> 'workflow_thread_id')::uuid from jsonb_array_elements(p_calls) n)
+  order by t.id
+  for key share;
+
+  -- The start of a use and its outcome may come together, and only the outcome is of interest then.
+  insert into public.workflow_thread_tool_calls as known (
+    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
+  )
+  select distinct on (n.workflow_thread_id, n.id)
+    n.workflow_thread_id, n.id, n.name, n.arguments, n.started_at, n.outcome, n.seconds, n.status,
+    n.result
+  from jsonb_to_recordset(p_calls) as n (
+    workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
+    outcome text, seconds numeric, status integer, result jsonb
+  )
+  where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
+  order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  on conflict (workflow_thread_id, id) do update set
+    outcome = excluded.outcome,
+    seconds = excluded.seconds,
+    status = excluded.status,
+    result = excluded.result
+  where excluded.outcome <> 'running'
+    and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
+
+  select coalesce(jsonb_agg(distinct n.value -> 'workflow_thread_id'), '[]') into v_unknown
+  from jsonb_array_elements(p_calls) n
+  where not exists (
+    select from public.workflow_threads t where t.id = (n.value ->> 'workflow_thread_id')::uuid
+  );
+  return v_unknown;
+end
+$$;
+comment on function public.save_tool_calls is
+  'Stores uses of tools [{"workflow_thread_id", "id", "name", "arguments", "started_at", "outcome", '
+  '"seconds", "status", "result"}] of any threads in any state; gives the threads that do not exist. '
+  'The first outcome of a use stands, but for "running", and for "unknown" where more becomes known.';
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.
 create function public.touch_thread(p_thread_id uuid, p_status text default null) returns jsonb
@@ -484,9 +592,12 @@ as $$
 $$;
 
 select flow.restrict_to_service_role(
-  array['workflow_threads', 'workflow_thread_turns', 'workflow_thread_moves'],
+  array[
+    'workflow_threads', 'workflow_thread_turns', 'workflow_thread_tool_calls',
+    'workflow_thread_moves'
+  ],
   array[
     'get_workflow_thread_data', 'list_workflow_threads', 'claim_thread', 'save_workflow_thread_data',
-    'save_insights', 'save_turns', 'touch_thread', 'expire_threads'
+    'save_insights', 'save_turns', 'save_tool_calls', 'touch_thread', 'expire_threads'
   ]
 );

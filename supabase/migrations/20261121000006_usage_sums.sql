@@ -305,7 +305,7 @@ begin
     where t.id = p_thread_id
     returning * into v_thread;
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 
@@ -332,7 +332,7 @@ begin
     where t.id = p_thread_id
     returning * into v_thread;
   end if;
-  return flow.thread_json(v_thread, flow.transcript(p_thread_id));
+  return flow.whole_thread_json(v_thread);
 end
 $$;
 comment on function public.end_thread is

@@ -581,7 +581,7 @@ begin
       using errcode = 'PT409', detail = 'idempotency_conflict';
   end if;
   return jsonb_build_object(
-    'thread', flow.thread_json(p_thread, flow.transcript((p_thread).id)), 'replayed', true
+    'thread', flow.whole_thread_json(p_thread), 'replayed', true
   );
 end
 $$;
@@ -688,11 +688,12 @@ begin
 
   if v_refusal is null and not v_without_price then
     insert into public.workflow_threads (
-      id, api_key_id, team_id, product, billable, "join", metadata, usage_stats,
-      idempotency_key, fingerprint, reserved_usd, reserved_secs, budget_override, buckets, lease_until
+      id, api_key_id, team_id, product, billable, "join", agent_id, agent_version, metadata,
+      usage_stats, idempotency_key, fingerprint, reserved_usd, reserved_secs, budget_override, buckets, lease_until
     )
     values (
       p_thread_id, p_api_key_id, v_team_id, v_product, p_billable, p_join,
+      (p_join #>> '{agent,id}')::uuid, (p_join #>> '{agent,version}')::integer,
       coalesce(p_join -> 'metadata', '{}'), flow.zero_usage_stats(p_thread_id),
       p_idempotency_key, p_fingerprint, v_usd, v_secs, p_override,
       coalesce(p_terms -> 'buckets', '{}'), v_now + make_interval(secs => p_waiting_secs)

@@ -99,7 +99,7 @@ begin
   update public.room_calls r set taken_at = now(), heard_at = coalesce(r.heard_at, now())
   where r.workflow_thread_id = p_thread_id;
   return jsonb_build_object(
-    'thread', flow.thread_json(v_thread, flow.transcript(p_thread_id)),
+    'thread', flow.whole_thread_json(v_thread),
     'room', v_call.room,
     -- By the clock of the database: the host that had the call may have had another.
     'wait_secs', extract(epoch from case

@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from flow.api.app import Services, create_app
 from flow.api.dependencies import Transports, utc_now
 from flow.app.asgi import SERVER_OPTIONS
+from flow.bot.model_choices import VendorModelChoices
 from flow.bot.transports import TRANSPORTS
 from flow.db.database import Database
 from flow.domain.calls.capacity import Capacity
@@ -221,6 +222,7 @@ async def serve_api(database: Database) -> AsyncIterator[ServeApi]:
                 "unkey": admin,
                 "calls": calls,
                 "products": PRODUCTS,
+                "models": VendorModelChoices(["openai"], lambda *_: True, lambda _: ["gpt-4.1"]),
                 "transports": Transports(
                     TRANSPORTS, {"websocket": calls}, {"webrtc": calls}, streams or {}
                 ),

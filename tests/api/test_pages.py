@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flow.api.pages import DevPages
 from tests.api.conftest import Api, ServeApi
 
 PAGE = "<!doctype html><title>Console</title>"
@@ -68,3 +69,33 @@ async def test_a_page_that_was_not_built_says_how_to_build_it(built: Api) -> Non
     assert answer.status_code == 503
     assert "make web" in answer.text
     assert "content-security-policy" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("key", "host", "has_key"),
+    [
+        ("flow_key", "127.0.0.1", True),
+        ("flow_key", "localhost", True),
+        ("flow_key", "[::1]", True),
+        # A name that its owner has led to this machine, so that a page of theirs may read this one.
+        ("flow_key", "rebound.example.com", False),
+        (None, "127.0.0.1", False),
+    ],
+)
+async def test_in_development_the_talk_page_has_a_key_for_this_machine_alone(
+    serve_api: ServeApi, tmp_path: Path, key: str | None, host: str, has_key: bool
+) -> None:
+    for name in ("talk", "console"):
+        (tmp_path / f"{name}.html").write_text("<head><title>Page</title></head>")
+    api = await serve_api(pages=tmp_path, dev_pages=DevPages(key))
+    port = api.url.rpartition(":")[2]
+    page = await api.anonymous.get("/talk", headers={"Host": f"{host}:{port}"})
+    assert ('<meta name="flow-dev-key" content="flow_key">' in page.text) is has_key
+    assert page.headers["cache-control"] == "no-store"
+    assert "flow_key" not in (await api.anonymous.get("/console")).text
+    start = await api.anonymous.get("/", follow_redirects=False)
+    assert (start.is_redirect, start.headers["location"]) == (True, "/talk")
+
+
+async def test_elsewhere_there_is_no_page_at_the_root(built: Api) -> None:
+    assert (await built.anonymous.get("/")).status_code == 404

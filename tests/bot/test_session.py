@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pipecat.frames.frames import ErrorFrame, TTSSpeakFrame
+from pipecat.frames.frames import ErrorFrame, Frame, LLMRunFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
@@ -26,11 +26,13 @@ from pipecat.processors.frame_processor import FrameProcessor
 from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
 from flow.bot.idle_detection import IdleWatch
-from flow.bot.pipeline import CallPipeline
+from flow.bot.pipeline import CallPipeline, spoken_by_voice
 from flow.bot.question_gate import QuestionGate
 from flow.bot.service_failures import FAILURES_IN_A_ROW
 from flow.bot.services import CallServices
 from flow.bot.session import CallSession
+from flow.bot.tools.call_tools import CallTools
+from flow.bot.tools.voice import ToolVoice
 from flow.bot.turn_latency import LatencyProcessor
 from flow.bot.warmup import EmptyStage
 from flow.domain.calls.ending import Ending, EndReason
@@ -45,6 +47,7 @@ from flow.errors import (
     IllegalTransition,
     NotFound,
 )
+from flow.insights.schema_checker import Checker
 from tests.bot.conftest import Notebook
 from tests.bot.running import Witness
 
@@ -189,7 +192,7 @@ def lease_of(owner: Owner, threads: Threads) -> CallLease:
 
 
 @asynccontextmanager
-async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
+async def held(owner: Owner, book: Book | None = None, **given: Any) -> AsyncIterator[Held]:
     clock, spoken = Clock(), Witness()
     threads, stage, book = Threads(clock), Stage(), book or Book()
     worker = PipelineWorker(
@@ -209,6 +212,7 @@ async def held(owner: Owner, book: Book | None = None) -> AsyncIterator[Held]:
             QuestionGate(),
             LatencyProcessor(services.kind_of),
             services,
+            **given,
         ),
         stage,
         book,
@@ -429,3 +433,33 @@ async def test_of_many_reasons_to_end_a_call_the_first_stands(owner: Owner) -> N
         call.session.end(EndReason.SHUTDOWN, {"code": "late"})
         ending = await call.over()
     assert (ending.reason, ending.error) == ("idle_timeout", None)
+
+
+@pytest.mark.parametrize(
+    ("owes_reply", "frames"), [(True, [LLMRunFrame]), (False, [TTSSpeakFrame])]
+)
+async def test_a_bot_that_owes_a_reply_to_a_tool_gives_it_when_it_is_back(
+    owner: Owner, owes_reply: bool, frames: list[type[Frame]]
+) -> None:
+    async with held(owner, owes_reply=owes_reply) as call:
+        await call.connected()
+        await call.spoken.sees(call.worker)
+        spoken = [
+            type(f) for f, _ in call.spoken.seen if isinstance(f, LLMRunFrame | TTSSpeakFrame)
+        ]
+    assert spoken == frames
+
+
+@pytest.mark.parametrize("words", ["Goodbye, Ada!", ""])
+async def test_a_bot_hangs_up_when_it_has_said_its_last_words(owner: Owner, words: str) -> None:
+    book = Book()
+    voice = ToolVoice(spoken_by_voice)
+    assert owner.workflow_thread_id is not None
+    tools = CallTools(owner.workflow_thread_id, [], voice, book, Checker().problems)
+    async with held(owner, book, tools=tools) as call:
+        await call.connected()
+        await voice.hang_up(words)
+        await voice.hang_up("and again")
+        ending = await call.over()
+    said = [frame.text for frame in call.spoken.of(TTSSpeakFrame)]
+    assert (ending.reason, said) == (EndReason.BOT_HUNG_UP, ["Hello!", *filter(None, [words])])

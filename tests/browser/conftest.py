@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
+from flow.api.pages import DevPages
 from flow.sandbox.all_vendors import vendors
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.reconcile import reconcile_all
@@ -165,6 +166,7 @@ async def house(
                 environment,
                 standing,
                 cors_origins=url,
+                dev_pages=DevPages(standing.api_key),
             ) as served,
         ):
             yield House(served, url, other)

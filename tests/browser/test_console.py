@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 import httpx
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import expect
 
 from flow.api.pages import STATIC
 from tests import call_history
 from tests.api.conftest import Api
+from tests.browser.watched_page import AXE, WatchedPage, dollars
 from tests.chromium import CHROMIUM, chromium
 
-AXE = Path(__file__).parents[2] / "flow" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 TEAM = "bell & sons/berlin"
 PAGES = ("", "/calls", "/usage", "/requests", "/limits", "/nowhere")
 OPERATOR_PAGES = ("calls", "usage", "keys", "keys/new", "teams", "webhooks", "hosts", "ledger")
@@ -36,14 +35,8 @@ pytestmark = [
 ]
 
 
-@dataclass
-class Console:
-    """A page of the console, and what went wrong on it."""
-
-    page: Page
-    url: str
-    errors: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
+class Console(WatchedPage):
+    """A page of the console."""
 
     async def sign_in(self, key: str) -> None:
         await self.page.goto(f"{self.url}/console")
@@ -56,31 +49,12 @@ class Console:
         await expect(self.page.locator("main h1")).to_be_visible()
         await expect(self.page.locator(".loading")).to_have_count(0)
 
-    async def violations(self) -> list[str]:
-        """What axe finds wrong with the page as it is."""
-        await self.page.evaluate(AXE.read_text("utf-8"))
-        found = await self.page.evaluate("axe.run()")
-        return [f"{one['id']} at {one['nodes'][0]['target']}" for one in found["violations"]]
-
 
 @asynccontextmanager
 async def console(api: Api, **context: Any) -> AsyncIterator[Console]:
     """The console in a browser of its own, which must ask nobody but the API and break no rule."""
     async with chromium() as browser, await browser.new_context(**context) as tabs:
         shown = Console(await tabs.new_page(), api.url)
-        shown.page.on("pageerror", lambda error: shown.errors.append(str(error)))
-        shown.page.on(
-            "console",
-            lambda said: shown.errors.append(said.text) if said.type == "error" else None,
-        )
-        shown.page.on(
-            "request",
-            lambda asked: (
-                shown.foreign.append(asked.url)
-                if not asked.url.startswith((api.url, "blob:"))
-                else None
-            ),
-        )
         yield shown
         assert (shown.errors, shown.foreign) == ([], [])
 
@@ -202,11 +176,4 @@ async def test_every_page_can_be_read_by_everybody(
                 await shown.show(path)
                 assert await shown.page.get_by_role("alert").count() == 0
                 assert await shown.violations() == []
-                wide = "document.documentElement.scrollWidth"
-                assert await shown.page.evaluate(wide) == width
-
-
-def dollars(amount: str | Decimal | int, digits: int) -> str:
-    """An amount as the console writes it."""
-    step = Decimal(1).scaleb(-digits)
-    return f"${Decimal(amount).quantize(step, ROUND_HALF_UP):,f}"
+                assert await shown.width() == width

@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from psycopg.conninfo import make_conninfo
 
+from flow.api.pages import DevPages
 from flow.app.asgi import SERVER_OPTIONS
 from flow.app.service import Service, run_service
 from flow.bot.transports.room_packages import RoomMedia
@@ -110,6 +111,7 @@ async def running(
     vendors: Vendors,
     *,
     media: RoomMedia | None = None,
+    dev_pages: DevPages | None = None,
     **settings: Any,
 ) -> AsyncIterator[Serving]:
     """The service on this database and folder, with some settings."""
@@ -119,7 +121,7 @@ async def running(
     known: dict[str, Any] = {k.lower(): v for k, v in vendors.environment.items()}
     known |= {"database_url": postgres_url, "secret": SECRET, "data_dir": data_dir}
     async with (
-        run_service(Settings(**(known | settings)), media=media) as service,
+        run_service(Settings(**(known | settings)), media=media, dev_pages=dev_pages) as service,
         _listening(service) as url,
         httpx.AsyncClient(
             base_url=url,

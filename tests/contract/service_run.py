@@ -31,6 +31,7 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
 
 from flow.bot.services import CallServices
+from flow.bot.tools.call_tools import CallTools
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.usage.units import Kind
@@ -163,10 +164,14 @@ async def running(
     *,
     before: Sequence[FrameProcessor] = (),
     after: Sequence[FrameProcessor] = (),
+    tools: CallTools | None = None,
 ) -> AsyncIterator[ServiceRun]:
     """A service in a pipeline, between others; leaving the block ends the call."""
     kind = part.kind
-    service, end = services.build(part, choice), _End(kind)
+    schemas = () if tools is None else tools.schemas
+    service, end = services.build(part, choice, schemas), _End(kind)
+    if tools is not None:
+        tools.register(service)  # type: ignore[arg-type]
     worker = PipelineWorker(
         Pipeline([*before, service, services.usage_processor, end, *after]),
         params=PipelineParams(

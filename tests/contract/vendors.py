@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -28,6 +28,7 @@ from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.azure import AzureOpenAISandbox
 from flow.sandbox.openai.chat import OPENAI, Dialect, Pace
+from flow.sandbox.openai.replies import Script
 from flow.sandbox.server import Served
 from flow.sandbox.stand_in import ModelStandIn
 from flow.vendors.model_endpoint import Endpoint
@@ -133,8 +134,10 @@ class RealtimeRow(Row):
 
 
 @asynccontextmanager
-async def openai_stand_in(dialect: Dialect = OPENAI) -> AsyncIterator[Running]:
-    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), dialect=dialect)
+async def openai_stand_in(
+    dialect: Dialect = OPENAI, script: Script = (REPLY,)
+) -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox(script, pace=Pace(token_secs=0.002), dialect=dialect)
     async with Served(sandbox) as url:
         endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
@@ -142,9 +145,9 @@ async def openai_stand_in(dialect: Dialect = OPENAI) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def azure_stand_in(surface: str) -> AsyncIterator[Running]:
+async def azure_stand_in(surface: str, script: Script = (REPLY,)) -> AsyncIterator[Running]:
     sandbox = AzureOpenAISandbox(
-        [REPLY], deployments={"assistant": "gpt-4.1"}, pace=Pace(token_secs=0.002)
+        script, deployments={"assistant": "gpt-4.1"}, pace=Pace(token_secs=0.002)
     )
     async with Served(sandbox) as url:
         endpoint = Endpoint(SecretStr("fake"), f"{url}{surface}", timeout_secs=TIMEOUT_SECS)
@@ -153,8 +156,8 @@ async def azure_stand_in(surface: str) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def anthropic_stand_in() -> AsyncIterator[Running]:
-    sandbox = AnthropicSandbox([REPLY], pace=Pace(token_secs=0.002))
+async def anthropic_stand_in(script: Script = (REPLY,)) -> AsyncIterator[Running]:
+    sandbox = AnthropicSandbox(script, pace=Pace(token_secs=0.002))
     async with Served(sandbox) as url:
         endpoint = Endpoint(SecretStr("sk-ant-fake"), url, timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
@@ -174,7 +177,10 @@ async def stand_in(make: Callable[[], ModelStandIn]) -> AsyncIterator[Running]:
 cartesia_stand_in = partial(stand_in, CartesiaSandbox)
 deepgram_stand_in = partial(stand_in, DeepgramSandbox)
 elevenlabs_stand_in = partial(stand_in, ElevenLabsSandbox)
-google_stand_in = partial(stand_in, partial(GoogleSandbox, [REPLY], pace=Pace(token_secs=0.002)))
+
+
+def google_stand_in(script: Script = (REPLY,)) -> AbstractAsyncContextManager[Running]:
+    return stand_in(lambda: GoogleSandbox(script, pace=Pace(token_secs=0.002)))
 
 
 async def _elevenlabs_keep_alive(service: Any) -> None:
@@ -309,8 +315,8 @@ SOCKET_ROWS = (
 
 
 @asynccontextmanager
-async def openai_realtime_stand_in() -> AsyncIterator[Running]:
-    sandbox = OpenAISandbox([REPLY], pace=Pace(token_secs=0.002), speak=a_tenth_a_word)
+async def openai_realtime_stand_in(script: Script = (REPLY,)) -> AsyncIterator[Running]:
+    sandbox = OpenAISandbox(script, pace=Pace(token_secs=0.002), speak=a_tenth_a_word)
     async with Served(sandbox) as url:
         endpoint = openai_endpoint(SecretStr("sk-fake"), f"{url}/v1", timeout_secs=TIMEOUT_SECS)
         yield Running(endpoint, sandbox.bill, sandbox.faults)
@@ -318,9 +324,11 @@ async def openai_realtime_stand_in() -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def gemini_live_stand_in(session_secs: float | None = None) -> AsyncIterator[Running]:
+async def gemini_live_stand_in(
+    session_secs: float | None = None, script: Script = (REPLY,)
+) -> AsyncIterator[Running]:
     sandbox = GoogleSandbox(
-        [REPLY], pace=Pace(token_secs=0.002), speak=a_tenth_a_word, session_secs=session_secs
+        script, pace=Pace(token_secs=0.002), speak=a_tenth_a_word, session_secs=session_secs
     )
     async with Served(sandbox) as url:
         endpoint = Endpoint(SecretStr("AIza-fake"), url, timeout_secs=TIMEOUT_SECS)

@@ -10,6 +10,7 @@ import pytest
 
 from flow.db.database import Database
 from flow.db.postgres_transport import PostgresTransport
+from flow.domain.agents.agent import AgentDefinition
 from flow.domain.calls.thread import Status, ThreadTurn, Turn
 from flow.domain.calls.thread_overview import ThreadFilter
 from flow.domain.limits.quota import Terms
@@ -26,6 +27,8 @@ GROWING = (
     "usage_monthly",
     "webhook_events",
     "webhook_deliveries",
+    "agents",
+    "agent_versions",
 )
 
 
@@ -60,6 +63,17 @@ async def a_whole_call(database: Database, *, limited: bool) -> None:
     await database.end_thread(other.thread.id, key.id)
     today = datetime.now(UTC).date()
     await database.get_usage_stats_by_api_key_id(key.id, from_=today, to=today, group_by=["model"])
+    agent, _ = await database.agents.create(
+        key.team_id, AgentDefinition(name=str(key.unkey_key_id))
+    )
+    for reference in (str(agent.id), agent.name):
+        await database.agents.change(
+            key.team_id, reference, AgentDefinition(name=agent.name), if_version=None
+        )
+        await database.agents.get(key.team_id, reference)
+    await database.list_workflow_threads(key.id, agent_id=agent.id)
+    await database.agents.list(key.team_id)
+    await database.agents.archive(key.team_id, agent.name)
     await database.expire_threads(datetime(2020, 1, 1, tzinfo=UTC))
     await database.take_over_lost_threads(120, 600)
     await database.take_over_threads_of("a process that is gone")

@@ -19,6 +19,7 @@ TABLES = [
     "workflow_threads",
     "workflow_thread_turns",
     "workflow_thread_moves",
+    "workflow_thread_tool_calls",
     "usage_events",
     "usage_daily",
     "usage_daily_lines",
@@ -29,6 +30,10 @@ TABLES = [
     "webhook_deliveries",
     "workflow_executors",
     "room_calls",
+    "gateway_leases",
+    "gateway_counts",
+    "agents",
+    "agent_versions",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 

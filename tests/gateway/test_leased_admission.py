@@ -256,6 +256,7 @@ async def test_a_lease_is_good_for_a_while_without_the_database(postgres_url: st
     with pytest.raises(DatabaseUnavailable):
         await one.admission.admit(one.wish(most_output=100))
     leases.is_away = False
+    now = 62.0
     await one.serve(100, most_output=100)
     assert one.served == 5
     with suppress(DatabaseUnavailable):
@@ -263,13 +264,39 @@ async def test_a_lease_is_good_for_a_while_without_the_database(postgres_url: st
     await database.close()
 
 
+@pytest.mark.parametrize("most_output", [1, 90_000], ids=["held", "not-held"])
+async def test_nobody_waits_in_turn_for_a_database_that_is_away(
+    postgres_url: str, most_output: int
+) -> None:
+    database = Database(await PostgresTransport.open(postgres_url))
+    key = await a_key(database, f"team_{uuid4().hex}")
+    await database.operating.set_budget(key.id, Decimal(100))
+    leases = _Away(database.gateway_leases.renew, secs=2)
+    admission = LeasedAdmission(leases, lambda _: Terms(), price)
+    one = Process(database, admission, key)
+    for _ in range(4):
+        await one.serve(100, most_output=100)
+    await asyncio.sleep(1.1)
+    leases.is_away = True
+    wishes = (admission.admit(one.wish(most_output=most_output)) for _ in range(10))
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*wishes, return_exceptions=True)
+    unlike = [one for one in found if isinstance(one, DatabaseUnavailable) is (most_output == 1)]
+    assert unlike == []
+    leases.is_away = False
+    await admission.aclose()
+    await database.close()
+
+
 @dataclass
 class _Away:
     ask: Any
     is_away: bool = False
+    secs: float = 0
 
     async def renew(self, *args: Any, **given: Any) -> Any:
         if self.is_away:
+            await asyncio.sleep(self.secs)
             raise DatabaseUnavailable
         return await self.ask(*args, **given)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from hypothesis import strategies as st
 from flow.db.database import Database
 from flow.domain.calls.latency import TurnLatency
 from flow.domain.calls.thread import Status, ThreadTurn, Turn
+from flow.domain.calls.tool_call import ToolCall, ToolOutcome
 from flow.domain.usage.events import Owner
 from flow.errors import DatabaseUnavailable
+from flow.ledger.recorder import Recorder
 from flow.ledger.spool import Spool
 from tests.ledger.conftest import NewOwner, llm_event
 from tests.ledger.test_recorder import Faulty, recording
@@ -161,6 +164,25 @@ async def test_what_was_said_in_a_killed_process_is_in_the_transcript_after_the_
     async with recording(database, tmp_path) as recorder:
         assert await recorder.drain(owner.workflow_thread_id, 10)
     assert await transcript(database, owner) == [one.turn for one in said]
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_uses_of_tools_in_a_killed_process_are_known_after_the_next_start(
+    database: Database, new_owner: NewOwner, tmp_path: Path
+) -> None:
+    """What had its outcome, and what had only begun."""
+    owner = await new_owner()
+    begun = [ToolCall(uuid4(), "book", {"n": n}, T0 + timedelta(seconds=n)) for n in range(2)]
+    done = replace(begun[0], outcome=ToolOutcome.OK, seconds=0.5, status=200, result={"result": 1})
+    lost = Recorder(Faulty(database), tmp_path, price=lambda e: e, on_recorded=lambda *_: None)
+    for call in (*begun, done):
+        lost.record_tool_call(owner.workflow_thread_id, call)
+    assert lost.depth == 3
+    lost._spool.close()  # as the kernel does when a process is killed
+    async with recording(database, tmp_path) as recorder:
+        assert await recorder.drain(owner.workflow_thread_id, 10)
+    thread = await database.get_workflow_thread_data(owner.workflow_thread_id)
+    assert thread.tool_calls == (done, begun[1])
     assert list(tmp_path.iterdir()) == []
 
 

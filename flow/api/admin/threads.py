@@ -138,7 +138,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
     told = OperatorThreadDetails(
         **json_forms.thread(overview),
         content_shown=shown,
-        request=thread.join.to_json() if shown else None,
+        request=thread.join.shown() if shown else None,
         insights=thread.insights if shown else None,
         metadata=thread.metadata if shown else None,
         transcript=[

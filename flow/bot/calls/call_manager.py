@@ -18,9 +18,11 @@ from flow.bot.custom.bot_pipeline import build_bot_pipeline
 from flow.bot.custom.bot_run import ending_of
 from flow.bot.join_defaults import Resolver
 from flow.bot.log_context import named
-from flow.bot.pipeline import BotSettings, build_pipeline
+from flow.bot.pipeline import BotSettings, build_pipeline, speech_of
 from flow.bot.recording import SoundRecorder, SoundRecorders
 from flow.bot.session import CallRecorder, CallSession
+from flow.bot.tools.call_tools import CallTools
+from flow.bot.tools.open_tools import open_tools
 from flow.bot.transports.spec import BotTransportSpec
 from flow.domain.calls.capacity import Capacity
 from flow.domain.calls.ending import Ending, EndReason
@@ -194,6 +196,7 @@ class CallManager:
             touch=partial(self._threads.touch_thread, thread.id),
             end=end,
             wait_secs=connection.wait_secs,
+            control=connection.control,
         )
 
     async def _run(self, lease: CallLease, transport: BaseTransport) -> Ending:
@@ -240,7 +243,13 @@ class CallManager:
             thread.transcript,
         )
         if join.bot.name is None:
-            pipeline = build_pipeline(*wanted)
+            tools = await self._tools(lease)
+            try:
+                pipeline = build_pipeline(*wanted, tools=tools, used=thread.tool_calls)
+            except BaseException:
+                if tools is not None:
+                    await tools.close()
+                raise
         else:
             pipeline = await build_bot_pipeline(join.bot.name, *wanted)
         return CallSession(
@@ -251,6 +260,14 @@ class CallManager:
             spending,
             heartbeat_secs=self._settings.heartbeat_secs,
             answered=partial(self._watch.answered, thread.product),
+        )
+
+    async def _tools(self, lease: CallLease) -> CallTools | None:
+        settings, join = self._settings.tools, lease.join
+        if not join.bot.tools or settings is None:
+            return None
+        return await open_tools(
+            lease.thread, join, lease.control, settings, self._recorder, speech_of(join)
         )
 
     async def _standing(self, thread_id: UUID) -> Standing:

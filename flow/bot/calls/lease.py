@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pipecat.transports.base_transport import BaseTransport
 
+from flow.bot.tools.tool import CallControl
 from flow.domain.calls.ending import Ending
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Pulse, Status, Thread
@@ -42,6 +43,7 @@ class CallLease:
         wait_secs: how long the bot waits for its caller; ``None``: the caller is there.
         first_turn: the number of the first turn here.
         can_move: whether another process can go on with the call.
+        control: transfers the call and presses keys, where its transport can.
     """
 
     thread: Thread
@@ -53,6 +55,7 @@ class CallLease:
     wait_secs: float | None = None
     first_turn: int = 0
     can_move: bool = False
+    control: CallControl | None = None
 
 
 TakeLease = Callable[[str], Awaitable[CallLease]]
@@ -64,7 +67,7 @@ class CallerConnection:
     """How one caller is connected to the bot: what a lease needs of a transport.
 
     Args:
-        open, not_opened, wait_secs: as in `CallLease`.
+        open, not_opened, wait_secs, control: as in `CallLease`.
         close: what is left to do with the connection when the call is over; does not raise.
     """
 
@@ -72,3 +75,4 @@ class CallerConnection:
     not_opened: Callable[[BaseException], Ending]
     close: Callable[[Ending], Awaitable[None]]
     wait_secs: float | None = None
+    control: CallControl | None = None

@@ -19,6 +19,7 @@ from flow.bot.pipeline import aggregator_pair, context_of
 from flow.bot.service_choices import choice_of
 from flow.bot.services import CallServices
 from flow.bot.speech_detection import CallListening
+from flow.bot.tools.memory import messages_of
 from flow.bot.transports.spec import AudioFormat
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
@@ -127,7 +128,7 @@ class Call:
 
     def context(self, messages: Sequence[Any] = (), tools: Any = None) -> LLMContext:
         """A context that begins with what has been said so far, then ``messages``."""
-        context = context_of(self.said)
+        context = context_of(messages_of(self.said, (), in_words=False))
         context.add_messages(list(messages))
         if tools is not None:
             context.set_tools(tools)

@@ -25,13 +25,19 @@ def _chat(build: Build) -> FrameProcessor:
         # The SDK's own spans, and the trace context in requests, are not for the vendor.
         open_telemetry={"traces": False, "propagation": False},
     )
+    # Of tools that are called together Pipecat 1.14 runs the last alone (its service keeps one
+    # block): so one is called at a time.
+    one_by_one = {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}
     return AnthropicLLMService(
         api_key=endpoint.api_key,
         client=client,
         name=build.name,
         # Each turn reads what the turns before have written, at a tenth of the price.
         settings=AnthropicLLMService.Settings(
-            model=build.choice.model, enable_prompt_caching=True, **options
+            model=build.choice.model,
+            enable_prompt_caching=True,
+            extra=one_by_one if build.tools else {},
+            **options,
         ),
     )
 

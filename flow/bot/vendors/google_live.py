@@ -54,6 +54,7 @@ def live(build: Build) -> FrameProcessor:
             client_args={"verify": trusted()},
         ),
         name=build.name,
+        tools=[*build.tools] or None,
         settings=kind.Settings(model=build.choice.model, **options),
     )
     return cast(FrameProcessor, made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from pipecat.adapters.llm.schemas.tools_schema import ToolsSchema
 from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.vendors.metered_sockets import socket_url
@@ -33,7 +34,8 @@ def realtime(build: Build) -> FrameProcessor:
                 audio=events.AudioConfiguration(
                     input=events.AudioInput(transcription=heard),
                     output=events.AudioOutput(voice=options.get("voice")),
-                )
+                ),
+                tools=ToolsSchema(standard_tools=[*build.tools]) if build.tools else None,
             ),
         ),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import httpx2
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.domain.calls.bot_part import BotPart
@@ -46,7 +47,8 @@ class Build:
 
     ``transport`` is the metered way to ``endpoint``, for a client built on httpx2; ``socket``
     meters the WebSockets that it opens, where `ServiceSpec.socket_wire` says how to read them.
-    ``name`` is what the service is to be called in its pipeline.
+    ``name`` is what the service is to be called in its pipeline. ``tools`` are those of the bot,
+    for a session that has them from its beginning; elsewhere they come with the context.
     """
 
     choice: Choice
@@ -54,6 +56,7 @@ class Build:
     transport: httpx2.AsyncBaseTransport
     socket: SocketTap | None
     name: str
+    tools: Sequence[FunctionSchema] = ()
 
 
 def any_choice(_: Choice) -> bool:

@@ -37,6 +37,7 @@ CLOSE_CODES: Mapping[EndReason, int] = {
     EndReason.PROCESS_LOST: 4006,
     EndReason.NOBODY_CAME: 4007,
     EndReason.CANCELLED: 4008,
+    EndReason.BOT_HUNG_UP: 4009,
     EndReason.ERROR: 4011,
 }
 """The close code of each reason why a call may end. A new one has the next free number."""

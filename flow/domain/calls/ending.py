@@ -10,6 +10,8 @@ from typing import Any
 class EndReason(StrEnum):
     """Why a call ended, or why it ended in one process. The values are stored and shown."""
 
+    BOT_HUNG_UP = "bot_hung_up"
+    """The bot took its leave, by its tool ``end_call``."""
     BUDGET_EXCEEDED = "budget_exceeded"
     CALLER_HUNG_UP = "caller_hung_up"
     CANCELLED = "cancelled"

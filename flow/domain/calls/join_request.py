@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import (
-    BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from flow.domain.agents.variables import Variables
 from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.recording import RecordingOption
+from flow.domain.calls.request_parts import STORED, STORING, Name, Part, Text, bounded, is_stored
 from flow.domain.calls.room import token_problem
 from flow.domain.calls.rtvi import Rtvi, RtviOption
+from flow.domain.calls.tools import MAX_TOOLS, Tool, tool_problems
 from flow.domain.calls.transport_spec import (
     TransportSpecs,
     listed,
@@ -30,23 +33,11 @@ from flow.domain.insights.insight_schema import schema_problem
 from flow.domain.products.save_mode import SaveMode
 from flow.domain.webhooks import public_url
 
-# An escaped NUL, and not an escaped backslash before the letters u0000.
-NUL_ESCAPE = r"(?<!\\)(?:\\\\)*\\u0000"
 MAX_METADATA_BYTES = 16_384
 MAX_SCHEMA_BYTES = 32_768
 
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-# Postgres text cannot hold NUL, so a prompt with one is refused rather than lost.
-Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
-
 TurnDetection = Literal["silence", "smart", "vendor"]
 """What tells that a turn of the caller is over: silence, a model of how speech ends, the vendor."""
-
-
-class Part(BaseModel):
-    """Base of every part of the request: unknown fields are refused by name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Transport(Part):
@@ -185,15 +176,35 @@ class Bot(Part):
     turn_detection: TurnDetection | None = Field(
         default=None, description="What tells that the caller has finished."
     )
+    tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] = Field(
+        default=(), description="What the bot can do beside talking."
+    )
+    timezone: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="Of `{{flow.date}}` and `{{flow.time}}`, as in `Europe/Berlin`."
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_timezone(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not is_stored(info) and value not in available_timezones():
+            raise ValueError("is not a time zone: write one such as Europe/Berlin, or UTC")
+        return value
 
     @model_validator(mode="after")
     def _has_one_kind_of_model(self, info: ValidationInfo) -> Self:
-        if self.realtime is None or _is_stored(info):
+        if self.realtime is None or is_stored(info):
             return self
         if given := [part.value for part in CASCADE if part.value in self.model_fields_set]:
             also = " and ".join(given)
             raise ValueError(f"realtime takes the place of stt, llm and tts: remove {also}, or it")
         return self
+
+    @field_validator("tools")
+    @classmethod
+    def _can_be_told_apart(cls, value: tuple[Tool, ...], info: ValidationInfo) -> tuple[Tool, ...]:
+        if not is_stored(info) and (problem := tool_problems(value)) is not None:
+            raise ValueError(problem)
+        return value
 
     @property
     def parts(self) -> tuple[BotPart, ...]:
@@ -220,9 +231,9 @@ class Insights(Part):
         cls, value: dict[str, Any] | None, info: ValidationInfo
     ) -> dict[str, Any] | None:
         """By its form: whoever takes a join in checks it against JSON Schema's rules, too."""
-        if value is None or _is_stored(info):
+        if value is None or is_stored(info):
             return value
-        _bounded(value, MAX_SCHEMA_BYTES)
+        bounded(value, MAX_SCHEMA_BYTES)
         if (problem := schema_problem(value)) is not None:
             raise ValueError(problem)
         if value.get("type") != "object":
@@ -230,11 +241,12 @@ class Insights(Part):
         return value
 
 
-class JoinRequest(Part):
-    """Body of ``POST /api/bot/join``. Every field may be left out."""
+class CallSettings(Part):
+    """What a call may be set to, in its join or in the agent that the join names.
 
-    product: Name = Field(default="voice_bot", description="What the call is sold as.")
-    transport: Transport = Field(default=Transport(), description="How the caller is connected.")
+    Texts may hold placeholders for variables: see `flow.domain.agents.templates`.
+    """
+
     bot: Bot = Field(default=Bot(), description="What the bot says, and with what.")
     insights: Insights = Field(default=Insights(), description="What to extract afterwards.")
     max_duration_secs: Annotated[int, Field(ge=5, le=14_400)] | None = Field(
@@ -260,7 +272,7 @@ class JoinRequest(Part):
     @classmethod
     def _is_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         """Whether it leads out into the internet, the service that sends there judges."""
-        if value is None or _is_stored(info):
+        if value is None or is_stored(info):
             return value
         if (problem := public_url.problem_of(value, allow_private=True)) is not None:
             raise ValueError(problem)
@@ -269,7 +281,68 @@ class JoinRequest(Part):
     @field_validator("metadata")
     @classmethod
     def _is_small(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        return value if _is_stored(info) else _bounded(value, MAX_METADATA_BYTES)
+        return value if is_stored(info) else bounded(value, MAX_METADATA_BYTES)
+
+    def said(self, *, secrets: bool = True) -> dict[str, Any]:
+        """What was said, and nothing that was not; ``secrets`` of tools as they are, or hidden."""
+        return self.model_dump(
+            mode="json",
+            by_alias=True,
+            exclude_unset=True,
+            context=STORING if secrets else None,
+        )
+
+
+class AgentRef(Part):
+    """An agent by its id or its name, and the version of it: the newest unless said.
+
+    A string alone is the id or name. Of a thread it is the id and the version that were used.
+    """
+
+    id: Name = Field(description="Its id or its name.")
+    version: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
+        default=None, description="The newest unless said."
+    )
+
+
+def _agent_ref(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+_AGENT_REF_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": 128},
+        {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string", "minLength": 1, "maxLength": 128},
+                "version": {"type": ["integer", "null"], "minimum": 1, "maximum": 2_147_483_647},
+            },
+            "required": ["id"],
+            "additionalProperties": False,
+        },
+        {"type": "null"},
+    ]
+}
+
+
+class JoinRequest(CallSettings):
+    """Body of ``POST /api/bot/join``. Every field may be left out.
+
+    What the body says goes before what its agent says: see `flow.domain.agents.agent`.
+    """
+
+    product: Name = Field(default="voice_bot", description="What the call is sold as.")
+    transport: Transport = Field(default=Transport(), description="How the caller is connected.")
+    agent: Annotated[
+        AgentRef | None, BeforeValidator(_agent_ref), WithJsonSchema(_AGENT_REF_SCHEMA)
+    ] = Field(
+        default=None,
+        description="A stored agent: its id or name, or the id and version as an object.",
+    )
+    variables: Variables = Field(
+        default={}, description="What `{{name}}` stands for in the texts and tools of the call."
+    )
 
     @property
     def longest_secs(self) -> int:
@@ -280,32 +353,17 @@ class JoinRequest(Part):
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
         """What `to_json` gave. It was judged when it was taken in, and is not judged again."""
-        return cls.model_validate(stored, context=_STORED)
+        return cls.model_validate(stored, context=STORED)
 
     def to_json(self) -> dict[str, Any]:
-        """The request as stored on the thread and hashed for idempotency."""
+        """The request as stored on the thread and hashed for idempotency: with its secrets."""
+        return self.model_dump(mode="json", by_alias=True, context=STORING)
+
+    def shown(self) -> dict[str, Any]:
+        """The request as readers are shown it: without the secrets of its tools."""
         return self.model_dump(mode="json", by_alias=True)
 
 
 def _transports(info: ValidationInfo) -> TransportSpecs | None:
     specs: TransportSpecs | None = (info.context or {}).get("transports")
     return specs
-
-
-_STORED = {"is_stored": True}
-
-
-def _is_stored(info: ValidationInfo) -> bool:
-    return info.context is _STORED
-
-
-def _bounded(value: dict[str, Any], most: int) -> dict[str, Any]:
-    try:
-        text = json.dumps(value, allow_nan=False)
-    except ValueError:
-        raise ValueError("NaN and Infinity are not JSON") from None
-    if len(text) > most:
-        raise ValueError(f"is {len(text)} bytes as JSON; at most {most} are kept")
-    if re.search(NUL_ESCAPE, text):
-        raise ValueError("must not contain the NUL character")
-    return value

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.latency import TurnLatency
+from flow.domain.calls.tool_call import ToolCall
 from flow.domain.calls.trace_parent import TraceParent
 from flow.domain.usage.events import Owner
 
@@ -108,7 +109,7 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A row of ``workflow_threads`` with its transcript.
+    """A row of ``workflow_threads`` with its transcript, and what its bot did beside talking.
 
     ``join`` is the accepted join request; ``usage_stats`` the running account (for
     reading; the ledger is the truth); ``insights`` what was extracted, or
@@ -135,6 +136,7 @@ class Thread:
     ended_at: datetime | None
     completed_at: datetime | None
     trace: TraceParent | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def owner(self) -> Owner:

@@ -44,6 +44,8 @@ class TransportSpec:
         connect_params: what ``connect()`` of Pipecat's clients takes, made of those fields;
             ``None`` where they have no such transport.
         has_rooms: whether the bot waits for its caller in a room.
+        controls: the types of tools that act on the call (`flow.domain.calls.tools.CALL_CONTROLS`)
+            and that this transport can do, by the `CallControl` of its calls.
         room_url_problem: what is wrong with the URL of a room that the caller names, or ``None``.
     """
 
@@ -53,6 +55,7 @@ class TransportSpec:
     connection: Callable[[CallAddress], dict[str, str]] | None = None
     connect_params: Callable[[Mapping[str, str]], dict[str, Any]] | None = None
     has_rooms: bool = False
+    controls: frozenset[str] = frozenset()
     room_url_problem: Callable[[str], str | None] = lambda _: None
 
     @property

@@ -66,7 +66,8 @@ OPERATIONS = MappingProxyType(
 MODELS_PATH = "/models"
 """Where the models of a product are listed, in either protocol."""
 
-_PATH = re.compile(r"(?:/[a-z][a-z0-9_-]{0,63})?/v1(/.*)?")
+# Whatever the product is called: that there is none of the name is for the gateway to say.
+_PATH = re.compile(r"(?:/[^/]+)?/v1(/.*)?", re.DOTALL)
 
 
 def protocol_of(path: str) -> Protocol | None:

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from flow.domain.calls.thread import Turn
+from flow.domain.calls.tool_call import ToolCall
 
 MAX_TRANSCRIPT_CHARS = 200_000
 """About 50,000 tokens of English, some five hours of talk."""
@@ -97,16 +98,24 @@ def has_words(transcript: Sequence[Turn]) -> bool:
 
 
 def render_transcript(
-    transcript: Sequence[Turn], max_chars: int = MAX_TRANSCRIPT_CHARS
+    transcript: Sequence[Turn],
+    max_chars: int = MAX_TRANSCRIPT_CHARS,
+    tool_calls: Sequence[ToolCall] = (),
 ) -> Rendered:
-    """The transcript as JSON lines, at most about ``max_chars`` long.
+    """The transcript, and what the bot did meanwhile, as JSON lines, at most about ``max_chars``
+    long.
 
     One object a line, so that nothing said in a turn can pass for another turn or for the end
     of the transcript. Of one that is too long the beginning (who calls, and why) and, twice as
     much, the end (how it came out) are kept; a line in between says how many turns are missing.
     A single turn is cut in its middle when it takes more than a quarter of the room.
     """
-    lines = [_line(turn, transcript[0], max_chars // 4) for turn in transcript]
+    first, most = transcript[0], max_chars // 4
+    told = [(turn.started_at, _line(turn, first, most)) for turn in transcript]
+    if tool_calls:
+        told += [(call.started_at, _use(call, first, most)) for call in tool_calls]
+        told.sort(key=lambda one: one[0])
+    lines = [line for _, line in told]
     sizes = [len(line) + 1 for line in lines]
     if sum(sizes) <= max_chars:
         return Rendered("\n".join(lines), 0)
@@ -129,6 +138,18 @@ def _line(turn: Turn, first: Turn, max_chars: int) -> str:
         **({"interrupted": True} if turn.interrupted else {}),
     }
     return json.dumps(said, ensure_ascii=False)
+
+
+def _use(call: ToolCall, first: Turn, max_chars: int) -> str:
+    used = {
+        "seconds": max(0, round((call.started_at - first.started_at).total_seconds())),
+        "role": "tool",
+        "tool": call.name,
+        "arguments": _cut(json.dumps(dict(call.arguments), ensure_ascii=False), max_chars),
+        "outcome": call.outcome.value,
+        "result": _cut(json.dumps(call.result, ensure_ascii=False), max_chars),
+    }
+    return json.dumps(used, ensure_ascii=False)
 
 
 def _cut(text: str, max_chars: int) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from flow.domain.usage.units import Kind
+
 _RELEASE = re.compile(
     r"""
     (?:
@@ -29,6 +31,11 @@ _ADDED = re.compile(
 )
 # Where a beginning of names ends within the date: "claude-sonnet-4-2025", "gpt-5-nano-".
 _CUT = re.compile(r"[-@](?:20\d\d-?|0)?$")
+_CALLED = (
+    (Kind.EMBEDDING, re.compile("embed")),
+    (Kind.STT, re.compile("transcribe|whisper|scribe|-stt")),
+    (Kind.TTS, re.compile(r"\btts\b|speech|^eleven_")),
+)
 _UNNAMED = frozenset({"", "unknown"})
 
 
@@ -69,3 +76,8 @@ def names_model(name: str, known: str) -> bool:
     ends = (after, known[len(base) :] + after) if cut else (after,)
     tuned = name.startswith("ft:")
     return any(_ADDED.fullmatch(end.partition(":")[0] if tuned else end) for end in ends)
+
+
+def kind_by_name(model: str) -> Kind:
+    """What a model is for, by what vendors call theirs: prices do not tell."""
+    return next((kind for kind, words in _CALLED if words.search(model.lower())), Kind.LLM)

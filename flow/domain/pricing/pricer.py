@@ -90,9 +90,18 @@ class Pricer:
         Speech has one if it is priced by tokens, characters or seconds, whichever; a language
         model if both its input and its output have one, or its sessions do.
         """
+        return self._has_price(kind, provider, model, None, at)
+
+    def has_tier_price(self, kind: Kind, provider: str, model: str, tier: str) -> bool:
+        """The same at a service tier, as a request asks for it, now."""
+        return self._has_price(kind, provider, model, normal_tier(provider, tier), None)
+
+    def _has_price(
+        self, kind: Kind, provider: str, model: str, tier: str | None, at: datetime | None
+    ) -> bool:
         if kind is Kind.CALL:
             return True
-        work = _Work(kind, provider, (model,), None, at or datetime.now(UTC))
+        work = _Work(kind, provider, (model,), tier, at or datetime.now(UTC))
         return any(
             price.charges.cost(quantities) is not None
             for price in self._prices(work)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 # "auto" leaves the choice to the vendor, "scale" is paid for beforehand and billed per token as
-# standard (OpenAI); "on_demand" is Groq's and Vertex AI's name for it.
-_STANDARD = frozenset({"", "default", "auto", "standard", "scale", "on_demand"})
+# standard (OpenAI); "on_demand" is Groq's and Vertex AI's name for it, "standard_only" Anthropic's.
+_STANDARD = frozenset({"", "default", "auto", "standard", "standard_only", "scale", "on_demand"})
 
 # Tiers that cost what standard costs. Groq: https://console.groq.com/docs/flex-processing.
 _SAME_PRICE = frozenset({("groq", "flex")})

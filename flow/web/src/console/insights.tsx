@@ -12,8 +12,9 @@ export function Insights({ thread }: { thread: Thread }) {
   }
   // Sentences first, then the small facts, then what has parts.
   const rank = (value: unknown) => (typeof value === "object" ? 2 : String(value).length > 40 ? 0 : 1);
-  const entries = Object.entries(insights)
-    .filter(([name]) => name !== "status")
+  const { data, status: _, ...rest } = insights;
+  const entries = Object.entries({ ...(isRecord(data) ? data : { data }), ...rest })
+    .filter(([, value]) => value !== undefined)
     .sort(([, one], [, other]) => rank(one) - rank(other));
   return (
     <dl class="insights">
@@ -27,6 +28,10 @@ export function Insights({ thread }: { thread: Thread }) {
       ))}
     </dl>
   );
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function Value({ of: value }: { of: unknown }) {

@@ -41,7 +41,7 @@ function Console() {
       storedKey.keep(given);
       setSecret(given);
     };
-    return <SignIn why={why} onKey={signIn} />;
+    return <SignIn title="Sign in to the console" why={why} onKey={signIn} />;
   }
   return <SignedIn secret={secret} signOut={signOut} />;
 }

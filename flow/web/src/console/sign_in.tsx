@@ -4,7 +4,12 @@ import { Problem } from "../shared/problem";
 import { ThemeSwitch } from "../shared/theme_switch";
 
 /** A form for an API key, which is tried before it is taken. */
-export function SignIn({ why, onKey }: { why: string | null; onKey: (key: string) => void }) {
+export function SignIn(props: {
+  title: string;
+  why: string | null;
+  onKey: (key: string) => void;
+}) {
+  const { why, onKey } = props;
   const [message, setMessage] = useState(why);
   const [isTrying, setTrying] = useState(false);
 
@@ -33,7 +38,7 @@ export function SignIn({ why, onKey }: { why: string | null; onKey: (key: string
           <Logo />
           <span>Flow</span>
         </div>
-        <h1>Sign in to the console</h1>
+        <h1>{props.title}</h1>
         <p class="muted">
           Enter an API key. It is kept for this tab alone and sent to nobody but this server.
         </p>

@@ -1,0 +1,42 @@
+"""What is wrong with the tools of a join or an agent that their form does not show."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+from flow.api.dependencies import Services
+from flow.domain.calls.tools import CALL_CONTROLS, HttpTool, Remote, Tool
+from flow.domain.webhooks import public_url
+from flow.errors import FieldProblem, InvalidInput
+
+
+async def require_usable_tools(
+    services: Services, tools: Iterable[Tool], transport: str | None = None
+) -> None:
+    """Raise `InvalidInput` for tools that do not lead out into the internet, whose parameters break
+    the rules of JSON Schema, or that the transport, where it is known, cannot do."""
+    problems = [
+        FieldProblem(f"bot.tools.{place}.{field}", problem)
+        for place, tool in enumerate(tools)
+        async for field, problem in _problems(services, tool, transport)
+    ]
+    if problems:
+        raise InvalidInput("The request is not valid.", problems)
+
+
+async def _problems(
+    services: Services, tool: Tool, transport: str | None
+) -> AsyncIterator[tuple[str, str]]:
+    problem: str | None = None
+    if isinstance(tool, Remote):
+        problem = public_url.problem_of(tool.url, allow_private=services.allow_private_webhooks)
+    if problem is not None:
+        yield "url", problem
+    if isinstance(tool, HttpTool):
+        problem = await services.checker.schema_problem(tool.parameters)
+        if problem is not None:
+            yield "parameters", problem
+    if transport is not None and tool.type in (
+        CALL_CONTROLS - services.transports.specs[transport].controls
+    ):
+        yield "type", f"calls over {transport} have no {tool.type}"

@@ -1,0 +1,164 @@
+import { useEffect, useRef } from "preact/hooks";
+import { Account } from "../console/account";
+import { callSeconds } from "../console/call_table";
+import { Insights } from "../console/insights";
+import { Latency } from "../console/latency";
+import { LedgerTable } from "../console/ledger_table";
+import { Badge, Card, Shown } from "../console/parts";
+import { Transcript } from "../console/transcript";
+import type { Api } from "../shared/api";
+import { duration, seconds, usd, usdExact, words } from "../shared/format";
+import { Empty, Loading } from "../shared/states";
+import type { LedgerRow, Status, Thread } from "../shared/types";
+import { type Loaded, useLoad } from "../shared/use_load";
+import { ofEnd } from "./trouble";
+import { TroubleNote } from "./trouble_note";
+
+const FINAL: readonly Status[] = ["completed", "failed", "expired", "cancelled"];
+const POLL_SECS = 1;
+const ENDINGS: Record<string, string> = {
+  caller_hung_up: "You hung up",
+  ended_by_api: "It was ended from elsewhere",
+  pipeline_ended: "The bot hung up",
+};
+
+interface Ended {
+  thread: Thread;
+  events: LedgerRow[];
+}
+
+/** The account of a call that is over: asked for until it is settled, with its insights. */
+export function CallAccount(props: {
+  api: Api;
+  threadId: string;
+  isLost: boolean;
+  onAgain: () => void;
+}) {
+  const { api, threadId } = props;
+  const path = `/api/threads/${threadId}`;
+  const settled = useRef(false);
+  const loaded = useLoad<Ended>(
+    async (signal) => {
+      const thread = await api.get<Thread>(path, {}, signal);
+      const usage = await api.get<{ events: LedgerRow[] }>(`${path}/usage`, {}, signal);
+      settled.current = FINAL.includes(thread.status);
+      return { thread, events: usage.events };
+    },
+    [threadId],
+  );
+  useEffect(() => {
+    const timer = setInterval(() => {
+      if (!settled.current) loaded.reload();
+    }, POLL_SECS * 1000);
+    return () => clearInterval(timer);
+  }, [threadId]);
+  const heading = useRef<HTMLHeadingElement>(null);
+  useEffect(() => heading.current?.focus(), []);
+
+  return (
+    <div class="stack ended">
+      <header class="page-head ended-head">
+        <div>
+          <h1 ref={heading} tabIndex={-1}>
+            The call is over
+          </h1>
+          <p class="muted" role="status">
+            {stateOf(loaded)}
+          </p>
+        </div>
+        <div class="row">
+          <a class="button" href={`/console/calls/${threadId}`}>
+            Open in the console
+          </a>
+          <button type="button" class="button button-primary" onClick={props.onAgain}>
+            Talk again
+          </button>
+        </div>
+      </header>
+      <WhyItEnded loaded={loaded} isLost={props.isLost} />
+      <Shown of={loaded} rows={8}>
+        {(ended) => <Settled {...ended} />}
+      </Shown>
+    </div>
+  );
+}
+
+function WhyItEnded({ loaded, isLost }: { loaded: Loaded<Ended>; isLost: boolean }) {
+  const thread = loaded.data?.thread;
+  if (thread === undefined) return null;
+  const isOver = thread.ended_at !== null || thread.end_reason !== null;
+  const why = isOver ? ofEnd(thread.end_reason) : isLost ? ofEnd(null) : null;
+  if (why === null) return null;
+  return <TroubleNote trouble={thread.error?.message ? { ...why, said: thread.error.message } : why} />;
+}
+
+function stateOf({ data }: Loaded<Ended>): string {
+  if (data === null) return "Fetching its account…";
+  if (!FINAL.includes(data.thread.status)) return "Its account is being settled…";
+  const reason = data.thread.end_reason;
+  const ending = ENDINGS[reason ?? ""] ?? words(reason ?? "ended");
+  return `${ending}. Its account is settled.`;
+}
+
+function Settled({ thread, events }: Ended) {
+  const stats = thread.usage_stats;
+  const isSettled = FINAL.includes(thread.status);
+  const replies = thread.latency?.turns.length ?? 0;
+  return (
+    <>
+      <div class="grid">
+        <Stat label="Cost" value={usd(stats.total_cost_usd ?? 0)} note={thread.billable ? "billed" : "not billed"} />
+        <Stat label="Length" value={duration(stats.call_seconds ?? callSeconds(thread))} note={thread.product} />
+        <Stat
+          label="Typical reply"
+          value={seconds(thread.latency?.p50_secs)}
+          note={replies ? `median of ${replies}` : "none was timed"}
+        />
+        <Stat
+          label="Pieces of vendor work"
+          value={String(events.length)}
+          note={stats.estimated_events ? `${stats.estimated_events} estimated` : "all reported or measured"}
+        />
+      </div>
+      <div class="columns columns-even">
+        <div class="stack">
+          <Card title="Cost by component" aside={!isSettled && <Badge tone="info">being settled</Badge>}>
+            <Account thread={thread} />
+          </Card>
+          <Card title="Insights">
+            {!isSettled && thread.insights === null ? (
+              <Loading rows={2} label="Drawing insights from the call" />
+            ) : (
+              <Insights thread={thread} />
+            )}
+          </Card>
+        </div>
+        {thread.latency && (
+          <Card title="Latency">
+            <Latency latency={thread.latency} />
+          </Card>
+        )}
+      </div>
+      <Card title="Transcript">
+        {thread.transcript.length ? <Transcript thread={thread} /> : <Empty title="Nothing was said" />}
+      </Card>
+      <Card title="Ledger" aside={<span class="muted small">every piece of vendor work</span>} flush>
+        {events.length ? (
+          <LedgerTable rows={events} label="Ledger of the call" total={usdExact(stats.total_cost_usd)} />
+        ) : (
+          <Empty title="Nothing was used" />
+        )}
+      </Card>
+    </>
+  );
+}
+
+function Stat(props: { label: string; value: string; note: string }) {
+  return (
+    <div class="card stat">
+      <span class="stat-label">{props.label}</span>
+      <span class="stat-value">{props.value}</span>
+      <span class="stat-note">{props.note}</span>
+    </div>
+  );
+}
