@@ -174,6 +174,8 @@ def compared(track: Track, started_at: datetime, channel: Sound) -> list[Agreeme
     spoken = utterances(channel)
     found = []
     for first, last in utterances(tape):
+        if last - first < 3 * _WINDOW:
+            continue  # the scrap that an interruption or a stalled machine left says nothing
         lags = [
             _lag(tape[at : at + _WINDOW], channel, at)
             for at in range(first, last - _WINDOW, _WINDOW)
