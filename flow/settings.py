@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     sweep_secs: Annotated[float, Field(ge=1, le=300)] = 15.0
     idle_timeout_secs: Annotated[float, Field(gt=0, le=3600)] = 60.0
     join_token_secs: Annotated[int, Field(ge=5, le=3600)] = 300
+    recordings_url: str | None = None
+    recordings_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    recordings_link_secs: Annotated[int, Field(ge=60, le=604_800)] = 3600
     debug_api_key: SecretStr = SecretStr("flow_debug_key_not_a_secret")
 
     llm_provider: str = "openai"
@@ -121,6 +124,12 @@ class Settings(BaseSettings):
     livekit_url: str | None = Field(None, validation_alias=_env("LIVEKIT_URL"))
     livekit_api_key: str | None = Field(None, validation_alias=_env("LIVEKIT_API_KEY"))
     livekit_api_secret: SecretStr | None = Field(None, validation_alias=_env("LIVEKIT_API_SECRET"))
+    aws_access_key_id: str | None = Field(None, validation_alias=_env("AWS_ACCESS_KEY_ID"))
+    aws_secret_access_key: SecretStr | None = Field(
+        None, validation_alias=_env("AWS_SECRET_ACCESS_KEY")
+    )
+    aws_region: str | None = Field(None, validation_alias=_env("AWS_REGION"))
+    aws_endpoint_url: str | None = Field(None, validation_alias=_env("AWS_ENDPOINT_URL"))
     otel_exporter_otlp_endpoint: str | None = Field(
         None, validation_alias=_env("OTEL_EXPORTER_OTLP_ENDPOINT")
     )
@@ -168,6 +177,7 @@ class Settings(BaseSettings):
         "twilio_base_url",
         "plivo_base_url",
         "daily_api_url",
+        "aws_endpoint_url",
         "otel_exporter_otlp_endpoint",
     )
     @classmethod

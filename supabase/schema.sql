@@ -4928,295 +4928,283 @@ end
 $$;
 -- No new call can name it from then on; running and past calls keep what they were made with.
 
--- Telephony ---------------------------------------------------------------------------------------
--- Telephony: the numbers that ring agents, and the legs of calls that a carrier has or is to place.
+-- Call recordings ---------------------------------------------------------------------------------
+-- Recordings of calls: what each process recorded, where it is stored, and until when it is kept.
 
-create table public.phone_numbers (
-  number text collate "C" not null,
-  api_key_id uuid not null,
-  agent text,
-  product text,
-  created_at timestamp with time zone not null default now(),
-  constraint phone_numbers_pkey PRIMARY KEY (number),
-  constraint phone_numbers_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
-  constraint phone_numbers_agent_check CHECK (octet_length(agent) >= 1 AND octet_length(agent) <= 512),
-  constraint phone_numbers_check CHECK (agent IS NULL OR product IS NULL),
-  constraint phone_numbers_number_check CHECK (number ~ '^\+[1-9][0-9]{6,14}$'::text),
-  constraint phone_numbers_product_check CHECK (octet_length(product) >= 1 AND octet_length(product) <= 512)
+create table public.call_recordings (
+  workflow_thread_id uuid not null,
+  status text not null default 'recording'::text,
+  complete boolean not null default true,
+  days integer not null,
+  expires_at timestamp with time zone,
+  deleted_at timestamp with time zone,
+  constraint call_recordings_pkey PRIMARY KEY (workflow_thread_id),
+  constraint call_recordings_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
+  constraint call_recordings_days_check CHECK (days >= 1 AND days <= 3650),
+  constraint call_recordings_status_check CHECK (status = ANY (ARRAY['recording'::text, 'ready'::text, 'failed'::text, 'deleted'::text]))
 );
--- Telephone numbers of the operator's carriers: whose budget their calls are on, and what they
---   ring.
-CREATE INDEX phone_numbers_api_key_id ON phone_numbers USING btree (api_key_id);
+-- The recording of a call whose join asked for one. Ready, it has one part, which is all of it.
+-- complete: Whether nothing that sounded is missing.
+CREATE INDEX call_recordings_expiring ON call_recordings USING btree (expires_at) WHERE status = 'ready'::text;
+CREATE INDEX call_recordings_unsettled ON call_recordings USING btree (workflow_thread_id) WHERE status = 'recording'::text;
 
-create table public.phone_calls (
+create table public.call_recording_parts (
   id uuid not null,
   workflow_thread_id uuid not null,
-  carrier text not null,
-  leg text not null,
-  direction text not null,
-  from_number text not null,
-  to_number text not null,
-  state text not null,
-  dial_order jsonb,
-  call_id text,
-  dial_until timestamp with time zone,
-  dialled_at timestamp with time zone,
-  dials integer not null default 0,
-  tries integer not null default 0,
-  status text,
-  answered_by text,
-  transferred_at timestamp with time zone,
-  price jsonb,
-  due_at timestamp with time zone,
-  created_at timestamp with time zone not null default now(),
-  constraint phone_calls_pkey PRIMARY KEY (id),
-  constraint phone_calls_carrier_call_id_key UNIQUE (carrier, call_id),
-  constraint phone_calls_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
-  constraint phone_calls_direction_check CHECK (direction = ANY (ARRAY['inbound'::text, 'outbound'::text])),
-  constraint phone_calls_leg_check CHECK (leg = ANY (ARRAY['caller'::text, 'transfer'::text])),
-  constraint phone_calls_state_check CHECK (state = ANY (ARRAY['queued'::text, 'dialling'::text, 'live'::text, 'over'::text, 'done'::text]))
+  started_at timestamp with time zone not null,
+  begun_at timestamp with time zone not null default now(),
+  path text,
+  seconds numeric,
+  size bigint,
+  complete boolean not null default false,
+  constraint call_recording_parts_pkey PRIMARY KEY (id),
+  constraint call_recording_parts_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES call_recordings(workflow_thread_id) ON DELETE CASCADE
 );
--- The legs of telephone calls: each is dialled once and priced once, whatever becomes of a process.
--- tries: What was tried in this state without result.
-CREATE UNIQUE INDEX phone_calls_dialling ON phone_calls USING btree (carrier, from_number, to_number) WHERE state = 'dialling'::text;
-CREATE INDEX phone_calls_due ON phone_calls USING btree (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX phone_calls_thread ON phone_calls USING btree (workflow_thread_id, created_at, id);
+-- What one process recorded of a call.
+CREATE INDEX call_recording_parts_thread ON call_recording_parts USING btree (workflow_thread_id);
+CREATE TRIGGER call_recording_parts_removed AFTER DELETE ON call_recording_parts FOR EACH ROW WHEN (old.path IS NOT NULL) EXECUTE FUNCTION flow.remove_recording_file();
 
-create function flow.phone_number_json(p_number phone_numbers) returns jsonb
+create table public.call_recording_removals (
+  path text not null,
+  due_at timestamp with time zone not null default now(),
+  constraint call_recording_removals_pkey PRIMARY KEY (path)
+);
+-- Files whose rows are gone, until they are gone from the storage too.
+CREATE INDEX call_recording_removals_due ON call_recording_removals USING btree (due_at);
+
+create function flow.remove_recording_file() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  insert into public.call_recording_removals (path) values (old.path) on conflict do nothing;
+  return old;
+end
+$$;
+
+create function public.begin_recording_part(
+  p_thread_id uuid,
+  p_part_id uuid,
+  p_started_at timestamp with time zone,
+  p_days integer
+) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_status text;
+begin
+  perform from public.workflow_threads t where t.id = p_thread_id for key share;
+  if not found then
+    return to_jsonb(false);
+  end if;
+  insert into public.call_recordings (workflow_thread_id, days) values (p_thread_id, p_days)
+  on conflict do nothing;
+  select r.status into v_status from public.call_recordings r
+  where r.workflow_thread_id = p_thread_id for no key update;
+  if v_status = 'deleted' then
+    return to_jsonb(false);
+  end if;
+  insert into public.call_recording_parts (id, workflow_thread_id, started_at)
+  values (p_part_id, p_thread_id, p_started_at) on conflict do nothing;
+  if found then
+    update public.call_recordings r set status = 'recording'
+    where r.workflow_thread_id = p_thread_id and r.status <> 'recording';
+  end if;
+  return to_jsonb(true);
+end
+$$;
+-- Notes that a process records a call; again, it changes nothing. False: the thread or its
+--   recording has been deleted, and nothing is to be kept.
+
+create function public.store_recording_part(
+  p_thread_id uuid,
+  p_part_id uuid,
+  p_started_at timestamp with time zone,
+  p_days integer,
+  p_path text,
+  p_seconds double precision,
+  p_size bigint,
+  p_complete boolean
+) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  if not public.begin_recording_part(p_thread_id, p_part_id, p_started_at, p_days)::boolean then
+    return to_jsonb(false);
+  end if;
+  update public.call_recording_parts p set
+    path = p_path, seconds = p_seconds, size = p_size, complete = p_complete
+  where p.id = p_part_id;
+  return to_jsonb(true);
+end
+$$;
+-- Notes where a part is stored. False as for begin_recording_part: the file is to be removed.
+
+create function public.get_recording(p_thread_id uuid) returns jsonb
 language sql stable
 set search_path = ''
 as $$
   select jsonb_build_object(
-    'number', (p_number).number,
-    'agent', (p_number).agent,
-    'product', (p_number).product,
-    'created_at', (p_number).created_at,
-    'key', jsonb_build_object(
-      'id', k.id, 'unkey_key_id', k.unkey_key_id, 'team_id', k.team_id, 'name', k.name
+    'status', case
+      when r.status = 'recording' and t.status not in ('created', 'connecting', 'in_call')
+        then 'storing'
+      else r.status
+    end,
+    'complete', r.complete,
+    'expires_at', r.expires_at,
+    'deleted_at', r.deleted_at,
+    'parts', (
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object(
+            'id', p.id, 'started_at', p.started_at, 'path', p.path,
+            'seconds', p.seconds, 'size', p.size, 'complete', p.complete
+          ) order by p.started_at, p.id
+        ),
+        '[]'
+      )
+      from public.call_recording_parts p where p.workflow_thread_id = r.workflow_thread_id
     )
   )
-  from public.api_keys k where k.id = (p_number).api_key_id
+  from public.call_recordings r join public.workflow_threads t on t.id = r.workflow_thread_id
+  where r.workflow_thread_id = p_thread_id
+$$;
+-- A call's recording with its parts; null where there is none.
+
+-- Parts that nobody has stored for so long are lost with the disk of their process.
+create function public.drop_lost_recording_parts(p_lost_secs integer) returns jsonb
+language sql
+set search_path = ''
+set enable_seqscan = off
+as $$
+  with lost as (
+    delete from public.call_recording_parts p
+    using public.call_recordings r, public.workflow_threads t
+    where r.status = 'recording' and p.workflow_thread_id = r.workflow_thread_id
+      and t.id = r.workflow_thread_id and p.path is null
+      and t.status not in ('created', 'connecting', 'in_call')
+      and greatest(p.begun_at, t.ended_at, t.completed_at) < now() - make_interval(secs => p_lost_secs)
+    returning p.workflow_thread_id
+  ), marked as (
+    update public.call_recordings r set complete = false
+    where r.workflow_thread_id in (select l.workflow_thread_id from lost l)
+    returning 1
+  )
+  select to_jsonb(count(*)) from marked
 $$;
 
-create function public.put_phone_number(
-  p_number text,
-  p_api_key_id uuid,
-  p_agent text default NULL::text,
-  p_product text default NULL::text
+create function public.list_unsettled_recordings() returns jsonb
+language sql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+  select coalesce(jsonb_agg(u.workflow_thread_id), '[]')
+  from (
+    select r.workflow_thread_id
+    from public.call_recordings r join public.workflow_threads t on t.id = r.workflow_thread_id
+    where r.status = 'recording' and t.status not in ('created', 'connecting', 'in_call')
+      and not exists (
+        select from public.call_recording_parts p
+        where p.workflow_thread_id = r.workflow_thread_id and p.path is null
+      )
+    limit 100
+  ) u
+$$;
+-- The threads whose calls are over, whose parts are all stored, and whose recording is not ready.
+
+create function public.settle_recording(
+  p_thread_id uuid,
+  p_parts jsonb,
+  p_whole jsonb default NULL::jsonb
 ) returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
 as $$
 declare
-  v_number public.phone_numbers;
+  v_recording public.call_recordings;
+  v_complete boolean;
 begin
-  if not exists (select from public.api_keys k where k.id = p_api_key_id) then
-    raise exception 'There is no API key %.', p_api_key_id using errcode = 'PT404';
+  select * into v_recording from public.call_recordings r
+  where r.workflow_thread_id = p_thread_id for no key update;
+  if not found or v_recording.status <> 'recording' or exists (
+    select from public.call_recording_parts p
+    where p.workflow_thread_id = p_thread_id and (p.path is null or not p_parts ? p.id::text)
+  ) then
+    return to_jsonb(false);
   end if;
-  insert into public.phone_numbers (number, api_key_id, agent, product)
-  values (p_number, p_api_key_id, p_agent, p_product)
-  on conflict (number) do update set
-    api_key_id = excluded.api_key_id, agent = excluded.agent, product = excluded.product
-  returning * into v_number;
-  return flow.phone_number_json(v_number);
+  select v_recording.complete and coalesce(bool_and(p.complete), false) into v_complete
+  from public.call_recording_parts p where p.workflow_thread_id = p_thread_id;
+  if p_whole is not null then
+    delete from public.call_recording_parts p where p.workflow_thread_id = p_thread_id;
+    insert into public.call_recording_parts (
+      id, workflow_thread_id, started_at, path, seconds, size, complete
+    )
+    select n.id, p_thread_id, n.started_at, n.path, n.seconds, n.size, v_complete
+    from jsonb_to_record(p_whole) as n (
+      id uuid, started_at timestamptz, path text, seconds numeric, size bigint
+    );
+  end if;
+  update public.call_recordings r set
+    status = case when jsonb_array_length(p_parts) = 0 then 'failed' else 'ready' end,
+    complete = v_complete,
+    expires_at = (
+      select coalesce(t.ended_at, t.completed_at, now()) + make_interval(days => r.days)
+      from public.workflow_threads t where t.id = p_thread_id
+    )
+  where r.workflow_thread_id = p_thread_id;
+  return to_jsonb(true);
 end
 $$;
--- Adds a number, or has it ring another bot.
+-- Makes a recording of exactly these parts (ids) ready; of several, p_whole is what was made of
+--   them, {"id", "started_at", "path", "seconds", "size"}. Of none it has failed. False: there are
+--   other parts by now, or it is settled already.
 
-create function public.list_phone_numbers(p_team_id text default NULL::text) returns jsonb
+create function public.expire_recordings() returns jsonb
+language sql
+set search_path = ''
+set enable_seqscan = off
+as $$
+  with expired as (
+    select r.workflow_thread_id from public.call_recordings r
+    where r.status = 'ready' and r.expires_at <= now()
+    order by r.expires_at limit 500
+    for no key update skip locked
+  ), gone as (
+    delete from public.call_recording_parts p
+    where p.workflow_thread_id in (select e.workflow_thread_id from expired e)
+    returning 1
+  ), marked as (
+    update public.call_recordings r set status = 'deleted', deleted_at = now()
+    where r.workflow_thread_id in (select e.workflow_thread_id from expired e)
+    returning 1
+  )
+  select to_jsonb(count(*)) from marked
+$$;
+-- Deletes the recordings whose time is over; their files are removed by whoever asks for removals.
+
+create function public.list_recording_removals() returns jsonb
 language sql stable
 set search_path = ''
+set enable_seqscan = off
 as $$
-  select coalesce(jsonb_agg(flow.phone_number_json(n) order by n.number), '[]')
-  from public.phone_numbers n join public.api_keys k on k.id = n.api_key_id
-  where p_team_id is null or k.team_id = p_team_id
+  select coalesce(jsonb_agg(d.path), '[]')
+  from (select r.path from public.call_recording_removals r order by r.due_at limit 100) d
 $$;
 
-create function public.find_phone_number(p_number text) returns jsonb
-language sql stable
-set search_path = ''
-as $$
-  select flow.phone_number_json(n) from public.phone_numbers n where n.number = p_number
-$$;
-
-create function public.remove_phone_number(p_number text) returns jsonb
+create function public.forget_recording_removals(p_paths jsonb) returns jsonb
 language sql
 set search_path = ''
 as $$
-  with removed as (delete from public.phone_numbers n where n.number = p_number returning n.number)
-  select to_jsonb(exists (select from removed))
-$$;
-
-create function flow.phone_call_json(p_call phone_calls) returns jsonb
-language sql stable
-return to_jsonb(p_call);
-
-create function public.order_phone_call(p_call jsonb, p_due_secs double precision) returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_call public.phone_calls := jsonb_populate_record(null::public.phone_calls, p_call);
-begin
-  insert into public.phone_calls (
-    id, workflow_thread_id, carrier, leg, direction, from_number, to_number, state, dial_order,
-    dial_until, dialled_at, dials, due_at
+  with removed as (
+    delete from public.call_recording_removals r
+    where r.path in (select jsonb_array_elements_text(p_paths)) returning 1
   )
-  values (
-    v_call.id, v_call.workflow_thread_id, v_call.carrier, v_call.leg, 'outbound',
-    v_call.from_number, v_call.to_number, 'queued', v_call.dial_order,
-    v_call.dial_until, null, 0, now() + make_interval(secs => p_due_secs)
-  )
-  on conflict (id) do nothing;
-  select * into v_call from public.phone_calls c where c.id = v_call.id;
-  return flow.phone_call_json(v_call);
-end
-$$;
--- Keeps a call that is to be placed; what is kept already stays.
-
-create function public.begin_phone_dial(p_id uuid, p_lease_secs double precision) returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_call public.phone_calls;
-begin
-  update public.phone_calls c set
-    state = 'dialling', dials = c.dials + 1, tries = 0, dialled_at = now(),
-    due_at = now() + make_interval(secs => p_lease_secs)
-  where c.id = p_id and c.state = 'queued'
-  returning * into v_call;
-  if not found then
-    return null;
-  end if;
-  return flow.phone_call_json(v_call);
-exception
-  -- Another leg between the same numbers is being dialled.
-  when unique_violation then return null;
-end
-$$;
--- The carrier is about to be asked to dial; null: it is not to be, or not yet.
-
--- A call that somebody is on, found by the carrier's word: the first that asks for a leg's bot has it.
-create function public.bind_phone_call(p_call jsonb, p_due_secs double precision) returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_new public.phone_calls := jsonb_populate_record(null::public.phone_calls, p_call);
-  v_call public.phone_calls;
-begin
-  insert into public.phone_calls as c (
-    id, workflow_thread_id, carrier, leg, direction, from_number, to_number, state, call_id, status,
-    due_at
-  )
-  values (
-    v_new.id, v_new.workflow_thread_id, v_new.carrier, v_new.leg, v_new.direction,
-    v_new.from_number, v_new.to_number, 'live', v_new.call_id, 'in-progress',
-    now() + make_interval(secs => p_due_secs)
-  )
-  on conflict (id) do update set
-    call_id = coalesce(c.call_id, excluded.call_id),
-    state = case when c.state in ('queued', 'dialling') then 'live' else c.state end,
-    tries = case when c.state in ('queued', 'dialling') then 0 else c.tries end,
-    due_at = case when c.state in ('queued', 'dialling') then excluded.due_at else c.due_at end
-  returning * into v_call;
-  return flow.phone_call_json(v_call);
-end
-$$;
--- Gives the leg as it is then: with another call_id than asked for, it is another call's.
-
-create function public.claim_phone_calls(p_limit integer, p_lease_secs double precision) returns jsonb
-language sql
-set search_path = ''
-as $$
-  with due as (
-    select c.id from public.phone_calls c
-    where c.due_at <= now()
-    order by c.due_at
-    limit p_limit
-    for update skip locked
-  ), claimed as (
-    update public.phone_calls c set due_at = now() + make_interval(secs => p_lease_secs)
-    from due d where c.id = d.id
-    returning c as one, c.id
-  )
-  select coalesce(jsonb_agg(flow.phone_call_json(k.one) order by k.id), '[]') from claimed k
-$$;
--- The legs that are due, for whoever asks: nobody else gets them for so many seconds.
-
--- p_changes holds any of state, call_id, status, answered_by, transferred_at, price. What is done
--- stays done, a call keeps the first id that it is known by, and who comes late changes no state.
-create function public.note_phone_call(
-  p_id uuid,
-  p_changes jsonb,
-  p_due_secs double precision default NULL::double precision,
-  p_from_state text default NULL::text
-) returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_old public.phone_calls;
-  v_new public.phone_calls;
-begin
-  select * into v_old from public.phone_calls c where c.id = p_id for update;
-  if not found then
-    return null;
-  end if;
-  v_new := jsonb_populate_record(v_old, p_changes);
-  if v_old.state = 'done' or v_old.state <> coalesce(p_from_state, v_old.state) then
-    v_new.state := v_old.state;
-    v_new.due_at := v_old.due_at;
-    v_new.tries := v_old.tries;
-  elsif p_changes ? 'state' then
-    v_new.due_at := now() + make_interval(secs => p_due_secs);
-    v_new.tries := case when v_new.state = v_old.state then v_old.tries + 1 else 0 end;
-  elsif p_due_secs is not null then
-    v_new.due_at := least(v_old.due_at, now() + make_interval(secs => p_due_secs));
-  end if;
-  update public.phone_calls c set
-    state = v_new.state,
-    call_id = coalesce(v_old.call_id, v_new.call_id),
-    status = v_new.status,
-    answered_by = coalesce(v_old.answered_by, v_new.answered_by),
-    transferred_at = v_new.transferred_at,
-    price = coalesce(v_old.price, v_new.price),
-    tries = v_new.tries,
-    due_at = v_new.due_at
-  where c.id = p_id
-  returning * into v_new;
-  return flow.phone_call_json(v_new);
-end
-$$;
-
-create function public.get_phone_call(
-  p_id uuid default NULL::uuid,
-  p_carrier text default NULL::text,
-  p_call_id text default NULL::text
-) returns jsonb
-language sql stable
-set search_path = ''
-as $$
-  select flow.phone_call_json(c) from public.phone_calls c
-  where c.id = p_id or (c.carrier = p_carrier and c.call_id = p_call_id)
-  limit 1
-$$;
-
-create function public.list_phone_calls(p_thread_id uuid) returns jsonb
-language sql stable
-set search_path = ''
-as $$
-  select coalesce(jsonb_agg(flow.phone_call_json(c) order by c.created_at, c.id), '[]')
-  from public.phone_calls c where c.workflow_thread_id = p_thread_id
-$$;
-
-create function public.known_phone_calls(p_carrier text, p_call_ids text[]) returns jsonb
-language sql stable
-set search_path = ''
-as $$
-  select coalesce(jsonb_agg(c.call_id), '[]') from public.phone_calls c
-  where c.carrier = p_carrier and c.call_id = any (p_call_ids)
+  select to_jsonb(count(*)) from removed
 $$;
 
 -- Grants ------------------------------------------------------------------------------------------

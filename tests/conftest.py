@@ -37,7 +37,8 @@ settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 LANES = {
     "unit": {
-        "bot", "domain", "insights", "kit", "metering", "sandbox", "telemetry", "vendors",
+        "bot", "domain", "insights", "kit", "metering", "recordings", "sandbox", "telemetry",
+        "vendors",
     },
     "contract": {"contract"},
     "db": {"api", "db", "ledger", "operate", "workflows"},

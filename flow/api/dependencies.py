@@ -34,6 +34,7 @@ from flow.telemetry.metric_definitions import Metrics
 from flow.vendors.dialler import Dialler
 from flow.vendors.key_verification_cache import VerifiedKey
 from flow.vendors.quota_cache import QuotaState
+from flow.vendors.recording_storage.storage import RecordingStorage
 from flow.vendors.unkey_admin import UnkeyAdmin
 
 MIN_SECRET_BYTES = 16
@@ -256,6 +257,7 @@ class Services:
     have commands waiting.
     Without a ``gateway`` the paths of its protocols are not served.
     Without ``unkey`` no keys are made or revoked here.
+    ``recordings`` is where recorded calls are; a link to one is good for ``recording_link_secs``.
     ``registry`` is what ``/metrics`` shows, ``metrics`` what requests are counted in; without
     ``traces`` nothing is traced. ``pages`` is the folder that the pages were built into;
     ``dev_pages`` is what they have of a service for development.
@@ -289,6 +291,8 @@ class Services:
     checker: Checker = field(default_factory=Checker)
     on_key: Callable[[ApiKey], None] = lambda _key: None
     on_command: Callable[[UUID], None] = lambda _thread_id: None
+    recordings: RecordingStorage | None = None
+    recording_link_secs: int = 3600
     now: Callable[[], datetime] = utc_now
     pages: Path = STATIC
     dev_pages: DevPages | None = None

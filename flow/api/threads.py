@@ -17,6 +17,7 @@ from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.phone_legs import PhoneLegView, phone_legs
 from flow.api.problems import documented
+from flow.api.recordings import RecordingView, recording_of
 from flow.api.usage import FirstDay, LastDay
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
@@ -158,6 +159,7 @@ class ThreadView(ThreadSummary):
         default=[], description="Of a telephone call: its caller, and whom it was passed on to."
     )
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
+    recording: RecordingView | None = Field(description="null where the join asked for none.")
 
 
 class ThreadPage(BaseModel):
@@ -238,6 +240,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
             tool_calls=[ToolCallView(**asdict(call)) for call in thread.tool_calls],
             phone=await phone_legs(services_of(request), thread),
             latency=latency_of(thread),
+            recording=await recording_of(request, thread),
         )
     )
 

@@ -21,6 +21,7 @@ from flow.domain.calls.room_call import Place
 from flow.domain.calls.thread import Thread
 from flow.insights.extract import ExtractInsightsStep
 from flow.ledger.recorder import Recorder
+from flow.recordings.recordings import Recordings
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.posthog import capture_trace
 from flow.vendors.posthog_wrapper import PosthogWrapper
@@ -73,7 +74,10 @@ class CallFinishing:
 
 @asynccontextmanager
 async def open_finishing(
-    resources: Resources, recorder: Recorder, openai: Endpoint
+    resources: Resources,
+    recorder: Recorder,
+    openai: Endpoint,
+    recordings: Recordings | None = None,
 ) -> AsyncIterator[CallFinishing]:
     """Prepare to finish calls, and deliver webhooks, as long as the block lasts.
 
@@ -82,6 +86,7 @@ async def open_finishing(
 
     Args:
         openai: where insights are requested.
+        recordings: waited for by calls that are recorded.
 
     Raises:
         ConfigurationError: a living process on another host has the name of this one.
@@ -96,7 +101,11 @@ async def open_finishing(
         webhooks = await stack.enter_async_context(_delivering(resources))
         insights = _insights(resources, openai, recorder)
         steps = Steps(
-            database, recorder, insights, lambda thread: _settled(resources, webhooks, thread)
+            database,
+            recorder,
+            insights,
+            lambda thread: _settled(resources, webhooks, thread),
+            None if recordings is None else recordings.settled,
         )
         executor = stack.enter_context(identity(settings.data_dir, settings.executor_id))
         await stack.enter_async_context(claimed(database, executor))

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from flow.app.background_work import CallFinishing
 from flow.app.clients import Clients
+from flow.app.recordings import RecordingParts
 from flow.app.shared_resources import Resources
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.join_request import JoinRequest
@@ -43,12 +44,14 @@ async def build_calls(
     registry: CallRegistry,
     contents: Contents,
     tools: ToolSettings,
+    recording: RecordingParts | None = None,
 ) -> CallManager:
     """The calls of this process, warmed up.
 
     Args:
         contents: receives prompts and answers, where the operator wants them captured.
         tools: what the tools of calls use.
+        recording: ``None`` where no call can be recorded.
 
     Raises:
         ConfigurationError: a bot of the operator's own cannot be had.
@@ -62,7 +65,12 @@ async def build_calls(
     bot = replace(await _bot_settings(resources, clients, contents), tools=tools)
     defaults = bot_defaults(settings)
     resolver = Resolver(
-        resources.products, defaults, clients.models, settings.turn_detection, bots=bot.bots
+        resources.products,
+        defaults,
+        clients.models,
+        settings.turn_detection,
+        bots=bot.bots,
+        recording_days=None if recording is None else recording.days,
     )
     calls = CallManager(
         registry=registry,
@@ -75,6 +83,7 @@ async def build_calls(
         finish=finishing.finish,
         name=finishing.executor.name,
         watch=resources.watch,
+        recorders=None if recording is None else recording.recorders(),
     )
     with suppress(FlowError):  # a service without a default bot has nothing to warm up
         join = resolver.resolve(JoinRequest())

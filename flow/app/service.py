@@ -25,6 +25,7 @@ from flow.app.bots import (
 )
 from flow.app.clients import open_clients, secret_of
 from flow.app.gateway import open_gateway
+from flow.app.recordings import open_recordings
 from flow.app.shared_resources import Resources, open_resources
 from flow.app.start_warnings import warn
 from flow.app.tools import open_tool_settings
@@ -116,12 +117,25 @@ async def run_service(
         stack.push_async_callback(admission.aclose)
         publisher = UsagePublisher(resources, running, admission.recorded)
         recorder = await stack.enter_async_context(open_recorder(resources, publisher))
+        recording = await stack.enter_async_context(open_recordings(resources))
         finishing = await stack.enter_async_context(
-            open_finishing(resources, recorder, clients.models["openai"])
+            open_finishing(
+                resources,
+                recorder,
+                clients.models["openai"],
+                None if recording is None else recording.recordings,
+            )
         )
         tools = await stack.enter_async_context(open_tool_settings(resources))
         calls = await build_calls(
-            resources, clients, recorder, finishing, running, publisher.contents, tools
+            resources,
+            clients,
+            recorder,
+            finishing,
+            running,
+            publisher.contents,
+            tools,
+            recording,
         )
         gateway = await stack.enter_async_context(
             open_gateway(resources, clients, recorder, admission, publisher.contents)
@@ -165,6 +179,8 @@ async def run_service(
             on_command=commands.nudge,
             dial_prefixes=settings.dial_prefixes,
             on_key=PosthogIdentities(resources.posthog),
+            recordings=None if recording is None else recording.storage,
+            recording_link_secs=settings.recordings_link_secs,
             dev_pages=dev_pages,
         )
         # Only a reply that is cut off needs the tokenizer, later than it takes to load.

@@ -33,6 +33,7 @@ class Resolver:
             that hears does not tell it by itself.
         vendors: those there are.
         bots: the names of the operator's own bots.
+        recording_days: how long recordings are kept; ``None``: none are made here.
 
     Raises:
         ConfigurationError: a product allows neither a default of its own nor the service's, or a
@@ -47,7 +48,9 @@ class Resolver:
         turn_detection: TurnDetection = "silence",
         vendors: Mapping[str, Vendor] = VENDORS,
         bots: Collection[str] = (),
+        recording_days: int | None = None,
     ) -> None:
+        self._recording_days = recording_days
         self._products = products
         self._defaults = defaults
         self._reachable = reachable
@@ -67,8 +70,8 @@ class Resolver:
 
         Raises:
             Refused: ``unknown_product`` or ``model_not_allowed``.
-            InvalidInput: a bot, vendor, voice, language or turn detection that this service does
-                not have, or a call longer than the product's longest.
+            InvalidInput: a bot, vendor, voice, language, turn detection or recording that this
+                service does not have, or a call longer than the product's longest.
         """
         product = self._products.for_call(join.product)
         bot = join.bot
@@ -78,6 +81,7 @@ class Resolver:
         if problems := [
             *_duration_problems(join, product),
             *_rtvi_problems(join),
+            *_recording_problems(join, self._recording_days),
             *named,
             *wrong,
         ]:
@@ -206,6 +210,18 @@ def _require_allowed(product: Product, part: str, chosen: Any) -> None:
 def _no_turn_detection(problem: str) -> InvalidInput:
     problems = [FieldProblem("bot.turn_detection", problem)]
     return InvalidInput("The bot cannot be built as asked.", problems)
+
+
+def _recording_problems(join: JoinRequest, most_days: int | None) -> Iterator[FieldProblem]:
+    if join.recording is None:
+        return
+    if most_days is None:
+        yield FieldProblem(
+            "recording", "calls are not recorded here", hint="Set FLOW_RECORDINGS_URL."
+        )
+    elif (days := join.recording.retention_days) is not None and days > most_days:
+        said = f"is {days}; recordings are kept for {most_days} days at the longest here"
+        yield FieldProblem("recording.retention_days", said)
 
 
 def _tool_problems(bot: Bot) -> Iterator[FieldProblem]:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from flow.db import rows
 from flow.db.agents import Agents
+from flow.db.call_recordings import CallRecordings
 from flow.db.during_calls import DuringCalls
 from flow.db.gateway_leases import GatewayLeases
 from flow.db.operator import Operating
@@ -72,6 +73,11 @@ class Database(TypedCalls):
     def telephony(self) -> Telephony:
         """The calls about telephone numbers and the legs of telephone calls."""
         return Telephony(self._transport)
+
+    @property
+    def recordings(self) -> CallRecordings:
+        """The calls about recordings."""
+        return CallRecordings(self._transport)
 
     @property
     def agents(self) -> Agents:

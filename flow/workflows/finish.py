@@ -144,6 +144,7 @@ class Steps:
     Args:
         extract: the insights of a thread as JSON; what extracting them uses is metered there.
         finished: told the settled thread, for analytics; must not block.
+        recorded: returns when a call's recording is stored, or has taken too long for that.
     """
 
     def __init__(
@@ -152,7 +153,9 @@ class Steps:
         usage: Usage,
         extract: Extract,
         finished: Callable[[Thread], None],
+        recorded: Callable[[UUID], Awaitable[object]] | None = None,
     ) -> None:
+        self._recorded = recorded
         self._threads = threads
         self._usage = usage
         self._extract = extract
@@ -179,10 +182,15 @@ class Steps:
         await _drained(self._usage, thread_id)
 
     async def settle(self, thread_id: UUID) -> None:
-        """Bring the thread to its final state, with its account computed from the ledger."""
+        """Bring the thread to its final state, with its account computed from the ledger.
+
+        Whoever is told of that finds the recording, unless storing it takes too long.
+        """
         thread = await self._unfinished(thread_id)
         if thread is None:
             return
+        if thread.join.recording is not None and self._recorded is not None:
+            await self._recorded(thread_id)
         await _drained(self._usage, thread_id)
         final = Status.COMPLETED if thread.error is None else Status.FAILED
         await _patiently(thread_id, lambda: self._threads.finish_thread(thread_id, final))

@@ -101,3 +101,28 @@ def test_what_the_built_in_bot_cannot_take_from_a_client_is_not_allowed(
     [problem] = caught.value.problems
     assert problem.field == "transport.rtvi.allow"
     assert said in problem.message
+
+
+@pytest.mark.parametrize(
+    ("most_days", "asked", "field"),
+    [
+        (None, True, "recording"),
+        (None, False, None),
+        (30, True, None),
+        (30, {"retention_days": 30}, None),
+        (30, {"retention_days": 31}, "recording.retention_days"),
+    ],
+)
+def test_a_call_is_recorded_where_that_is_set_up_and_for_as_long(
+    most_days: int | None, asked: object, field: str | None
+) -> None:
+    join = JoinRequest.model_validate({"recording": asked})
+    resolving = Resolver(PRODUCTS, DEFAULTS, ["openai"], recording_days=most_days)
+    if field is None:
+        assert resolving.resolve(join).recording == join.recording
+        return
+    with pytest.raises(InvalidInput) as caught:
+        resolving.resolve(join)
+    [problem] = caught.value.problems
+    assert problem.field == field
+    assert "FLOW_" not in problem.message

@@ -19,6 +19,7 @@ from flow.bot.custom.bot_run import ending_of
 from flow.bot.join_defaults import Resolver
 from flow.bot.log_context import named
 from flow.bot.pipeline import BotSettings, build_pipeline, speech_of
+from flow.bot.recording import SoundRecorder, SoundRecorders
 from flow.bot.session import CallRecorder, CallSession
 from flow.bot.tools.call_tools import CallTools
 from flow.bot.tools.open_tools import open_tools
@@ -91,6 +92,7 @@ class CallManager:
         spending: the cost control of a thread's call, which starts with the key's standing.
         name: what this process is called; its threads are told by it if it dies.
         watch: sees calls come and go, for the metrics.
+        recorders: record the sound of calls; ``None`` where no call can be recorded.
     """
 
     def __init__(
@@ -106,8 +108,10 @@ class CallManager:
         finish: Finish,
         name: str,
         watch: Watch | None = None,
+        recorders: SoundRecorders | None = None,
     ) -> None:
         self.registry = registry
+        self._recorders = recorders
         self._watch = watch or _Unwatched()
         self._threads = threads
         self._recorder = recorder
@@ -200,9 +204,11 @@ class CallManager:
     async def _run(self, lease: CallLease, transport: BaseTransport) -> Ending:
         failed = Ending.failure("internal_error", "the bot failed")
         ending = failed
+        sound: SoundRecorder | None = None
         try:
             with named(lease.thread, self._settings.joined):
                 session = await self._session(lease, transport)
+                sound = self._record(lease, transport)
                 self.registry.begin(lease.thread.id, session, can_move=lease.can_move)
                 ending = Ending(EndReason.SHUTDOWN)  # what it is if this is cancelled
                 ending = await session.run()
@@ -214,8 +220,15 @@ class CallManager:
             log.exception("call_failed", workflow_thread_id=str(lease.thread.id))
             ending = failed
         finally:
-            self.registry.spawn(self._over(lease, ending))
+            self.registry.spawn(self._over(lease, ending, sound))
         return ending
+
+    def _record(self, lease: CallLease, transport: BaseTransport) -> SoundRecorder | None:
+        """Record the call where its join asks for that."""
+        if self._recorders is None:
+            return None
+        spec = self._transports[lease.join.transport.type]
+        return self._recorders.record(lease.thread, lease.join, transport, spec)
 
     async def _session(self, lease: CallLease, transport: BaseTransport) -> CallSession:
         thread, join = lease.thread, lease.join
@@ -266,12 +279,17 @@ class CallManager:
             log.warning("standing_unknown", workflow_thread_id=str(thread_id), error=str(error))
             return Standing(Tier.UNKNOWN)
 
-    async def _over(self, lease: CallLease, ending: Ending) -> None:
+    async def _over(
+        self, lease: CallLease, ending: Ending, sound: SoundRecorder | None = None
+    ) -> None:
         thread = lease.thread
         log.info("call_ended", workflow_thread_id=str(thread.id), reason=ending.reason.value)
         self._watch.ended(thread.product, ending.reason)
         self.registry.leave(thread.id)
-        await lease.end(ending)
+        if self._recorders is None or sound is None:
+            await lease.end(ending)
+        else:
+            await asyncio.gather(self._recorders.finish(sound), lease.end(ending))
 
     async def _finish_here(self, thread_id: UUID, ending: Ending) -> None:
         """Finish the thread of a call that could run in this process only."""

@@ -96,6 +96,7 @@ def _list_rooms(settings: Mapping[str, str]) -> httpx.Request:
 
 TRANSPORT = RoomSpec(
     name="daily",
+    drops_when_interrupted=False,
     settings=("DAILY_API_KEY",),
     options=("DAILY_API_URL",),
     room_url_problem=daily_problem,

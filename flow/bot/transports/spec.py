@@ -43,6 +43,8 @@ class BotTransportSpec(TransportSpec):
 
     Args:
         audio: the format of its pipelines; the transport converts what is on its wire.
+        drops_when_interrupted: whether sound that has been sent and has not sounded is dropped when
+            the caller interrupts. Where it is not, sound is sent no faster than it sounds.
         extra: the extra of Flow's package that it needs; ``None`` where nothing is needed.
         modules: the modules that the extra installs.
         key_request: of the values of the settings and options, a cheap request that tells whether
@@ -50,6 +52,7 @@ class BotTransportSpec(TransportSpec):
     """
 
     audio: AudioFormat = SPEECH
+    drops_when_interrupted: bool = True
     extra: str | None = None
     modules: tuple[str, ...] = ()
     key_request: Callable[[Mapping[str, str]], httpx.Request] | None = None

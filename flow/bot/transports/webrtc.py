@@ -76,6 +76,7 @@ async def _answering(sdp: str, thread_id: UUID) -> OfferedConnection:
 
 TRANSPORT = OfferSpec(
     name="webrtc",
+    drops_when_interrupted=False,
     connection=lambda at: {"url": at.http("offer")},
     connect_params=lambda way: {"webrtcRequestParams": {"endpoint": way["url"]}},
     answering=_answering,

@@ -20,6 +20,7 @@ from flow.domain.agents.variables import Variables
 from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.phone_call import Voicemail
 from flow.domain.calls.phone_number import number_problem
+from flow.domain.calls.recording import RecordingOption
 from flow.domain.calls.request_parts import STORED, STORING, Name, Part, Text, bounded, is_stored
 from flow.domain.calls.room import token_problem
 from flow.domain.calls.rtvi import Rtvi, RtviOption
@@ -312,6 +313,9 @@ class CallSettings(Part):
     save_mode: SaveMode | None = Field(
         default=None,
         description="When the call is made cheaper; left out: as the key or the product says.",
+    )
+    recording: RecordingOption = Field(
+        default=None, description="Whether the call is recorded; only where it is asked for."
     )
     webhook_url: Annotated[str, Field(max_length=2048)] | None = Field(
         default=None, description="Where the call's end is told."

@@ -1,0 +1,1 @@
+"""Stand-ins for storages of files: S3 and Supabase Storage."""

@@ -1,0 +1,225 @@
+"""From journals into a storage and out again, whatever fails on the way; on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from flow.db.database import Database
+from flow.domain.calls.join_request import JoinRequest
+from flow.domain.calls.recording import CallRecording, RecordingStatus
+from flow.domain.calls.thread import Status
+from flow.errors import Unavailable
+from flow.recordings.journal import BOT, JournalWriter, PartHeader, Sound
+from flow.recordings.recordings import Recordings
+from flow.recordings.timeline import Piece
+from flow.sandbox.faults import Fault
+from flow.sandbox.server import Served
+from flow.sandbox.storage import supabase
+from flow.sandbox.storage.supabase import SupabaseStorageSandbox
+from flow.vendors.recording_storage.supabase import SupabaseStorage
+
+NOW = datetime.now(UTC)
+
+
+@dataclass
+class World:
+    database: Database
+    url: str
+    storage: SupabaseStorageSandbox
+    recordings: Recordings
+    writer: JournalWriter
+    thread_id: UUID
+
+    def header(self, seconds_later: float = 0, days: int = 7) -> PartHeader:
+        began = NOW + timedelta(seconds=seconds_later)
+        return PartHeader(self.thread_id, uuid4(), began, days, 16_000, 24_000)
+
+    async def record(self, seconds_later: float = 0, secs: int = 1) -> None:
+        """A part of a call, recorded to its end and not stored yet."""
+        header = self.header(seconds_later)
+        await self.database.recordings.begin_part(
+            header.thread_id, header.part_id, header.started_at, header.days
+        )
+        journal = self.writer.open(header)
+        journal.append([Sound(BOT, Piece(0, bytes(range(240)) * 200 * secs))], secs)
+        done = journal.close(secs)
+        assert done is not None
+        await asyncio.wrap_future(done)
+
+    async def over(self) -> None:
+        for status in (Status.CONNECTING, Status.IN_CALL, Status.ENDED):
+            await self.database.save_workflow_thread_data(self.thread_id, status=status)
+
+    async def found(self) -> CallRecording:
+        found = await self.database.recordings.get(self.thread_id)
+        assert found is not None
+        return found
+
+    def change(self, statement: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+@pytest.fixture
+async def world(database: Database, postgres_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    key = await database.resolve_api_key("key_of_tests", "team", "tests")
+    join = JoinRequest(recording=True)  # type: ignore[arg-type]
+    joined = await database.join_thread(
+        key, uuid4(), join, billable=True, idempotency_key=None, fingerprint="f"
+    )
+    stand_in = SupabaseStorageSandbox()
+    async with Served(stand_in) as url:
+        storage = SupabaseStorage(url, SecretStr(supabase.SERVICE_KEY), supabase.BUCKET, "")
+        folder = tmp_path / "journals"
+        yield World(
+            database,
+            postgres_url,
+            stand_in,
+            Recordings(database.recordings, storage, folder),
+            JournalWriter(folder),
+            joined.thread.id,
+        )
+        await storage.aclose()
+
+
+async def test_a_recording_is_ready_when_its_call_is_over_and_its_part_stored(
+    world: World,
+) -> None:
+    await world.record()
+    await world.recordings.store_parts()
+    assert (await world.found()).status is RecordingStatus.RECORDING
+    assert not await world.recordings.settle(world.thread_id)
+    await world.over()
+    assert (await world.found()).status is RecordingStatus.STORING
+    assert await world.recordings.settled(world.thread_id, 5)
+    found = await world.found()
+    assert found.status is RecordingStatus.READY
+    assert found.complete
+    assert found.whole is not None
+    assert [found.whole.path] == list(world.storage.objects)
+    assert found.whole.size == len(world.storage.objects[found.whole.path or ""])
+    assert found.whole.seconds == 1.0
+    assert found.expires_at is not None
+    assert timedelta(days=6.9) < found.expires_at - NOW < timedelta(days=7.1)
+
+
+async def test_two_processes_parts_are_put_together_where_they_were(world: World) -> None:
+    await world.record(secs=2)
+    await world.record(seconds_later=10, secs=1)
+    await world.over()
+    await world.recordings.store_parts()
+    found = await world.found()
+    assert found.whole is not None
+    assert (found.status, found.whole.seconds) == (RecordingStatus.READY, 11.0)
+    assert len(world.storage.objects) == 3
+    await world.recordings.look_after()
+    assert list(world.storage.objects) == [found.whole.path]
+
+
+async def test_a_part_that_comes_late_is_put_into_a_recording_that_was_ready(world: World) -> None:
+    await world.record()
+    await world.over()
+    await world.recordings.store_parts()
+    await world.record(seconds_later=4)
+    assert (await world.found()).status is RecordingStatus.STORING
+    await world.recordings.store_parts()
+    whole = (await world.found()).whole
+    assert whole is not None
+    assert whole.seconds == 5.0
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(kind="status", times=1), Fault(kind="drop", times=1)], ids=lambda f: f.kind
+)
+async def test_a_storage_that_is_away_is_waited_for(fault: Fault, world: World) -> None:
+    await world.record()
+    await world.over()
+    world.storage.faults.add(fault)
+    with pytest.raises(Unavailable):
+        await world.recordings.store_parts()
+    assert not await world.recordings.settled(world.thread_id, 0.3)
+    assert world.storage.objects == {}
+    await world.recordings.store_parts()
+    assert (await world.found()).status is RecordingStatus.READY
+    assert [*world.writer.folder.iterdir()] == []
+
+
+async def test_a_part_whose_disk_is_gone_is_given_up_after_a_day(world: World) -> None:
+    await world.record()
+    await world.record(seconds_later=5)
+    next(world.writer.folder.iterdir()).unlink()
+    await world.over()
+    await world.recordings.store_parts()
+    await world.recordings.look_after()
+    assert (await world.found()).status is RecordingStatus.STORING
+    world.change("update call_recording_parts set begun_at = begun_at - interval '25 hours'")
+    world.change("update workflow_threads set ended_at = ended_at - interval '25 hours'")
+    await world.recordings.look_after()
+    found = await world.found()
+    assert (found.status, found.complete) == (RecordingStatus.READY, False)
+
+
+async def test_a_recording_of_which_nothing_is_left_has_failed(world: World) -> None:
+    await world.record()
+    next(world.writer.folder.iterdir()).unlink()
+    await world.over()
+    world.change("update call_recording_parts set begun_at = begun_at - interval '25 hours'")
+    world.change("update workflow_threads set ended_at = ended_at - interval '25 hours'")
+    await world.recordings.look_after()
+    assert (await world.found()).status is RecordingStatus.FAILED
+
+
+@pytest.mark.parametrize("away", [True, False])
+async def test_a_recording_goes_when_its_time_is_over(away: bool, world: World) -> None:
+    await world.record()
+    await world.over()
+    await world.recordings.store_parts()
+    await world.recordings.look_after()
+    assert (await world.found()).status is RecordingStatus.READY
+    world.change("update call_recordings set expires_at = now()")
+    if away:
+        world.storage.faults.add(Fault(kind="status", route="DELETE *", times=1))
+        with pytest.raises(Unavailable):
+            await world.recordings.look_after()
+        assert world.storage.objects
+    await world.recordings.look_after()
+    found = await world.found()
+    assert (found.status, found.parts) == (RecordingStatus.DELETED, ())
+    assert found.deleted_at is not None
+    assert world.storage.objects == {}
+
+
+@pytest.mark.parametrize("what", ["workflow_threads", "api_keys"])
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_a_recording_goes_with_its_thread_and_its_key(
+    what: str, is_stored: bool, world: World
+) -> None:
+    await world.record()
+    await world.over()
+    if is_stored:
+        await world.recordings.store_parts()
+    world.change(f"delete from {what}")
+    await world.recordings.store_parts()
+    await world.recordings.look_after()
+    assert world.storage.objects == {}
+    assert await world.database.recordings.removals() == []
+    assert [*world.writer.folder.iterdir()] == []
+
+
+async def test_what_cannot_be_read_is_put_aside(world: World) -> None:
+    world.writer.folder.mkdir(parents=True)
+    (world.writer.folder / "broken.journal").write_bytes(b"no header")
+    await world.record()
+    await world.over()
+    await world.recordings.store_parts()
+    assert (await world.found()).status is RecordingStatus.READY
+    assert [path.name for path in world.writer.folder.iterdir()] == ["broken.unreadable"]
