@@ -183,7 +183,7 @@ def _untold_tokens(row: Row) -> Decimal:
 
 def _is_unanswered(row: Row) -> bool:
     generated = _amount(row).get("completion_tokens")
-    nothing_came = not generated and row["time_to_first_token_secs"] is None
+    nothing_came = not generated and row.get("time_to_first_token_secs") is None
     return bool(row["outcome"] in {"error", "interrupted"} and nothing_came)
 
 
@@ -196,7 +196,7 @@ def _amount(row: Row) -> dict[str, Decimal]:
     used = [
         (UNITS[line["unit"]], Decimal(line["quantity"]))
         for line in row["lines"]
-        if line["part_of"] is None
+        if line.get("part_of") is None
     ]
     tokens = [(unit, amount) for unit, amount in used if unit.measure is Measure.TOKENS]
     amounts = {
