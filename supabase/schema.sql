@@ -246,8 +246,8 @@ CREATE INDEX workflow_threads_unfinished ON workflow_threads USING btree (status
 CREATE INDEX workflow_threads_unsuccessful ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE TRIGGER workflow_threads_billable BEFORE UPDATE OF billable ON workflow_threads FOR EACH ROW WHEN (new.billable IS DISTINCT FROM old.billable) EXECUTE FUNCTION flow.refuse_change_of_billable();
 CREATE TRIGGER workflow_threads_move BEFORE UPDATE OF status ON workflow_threads FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status) EXECUTE FUNCTION flow.check_move();
-CREATE CONSTRAINT TRIGGER workflow_threads_over AFTER UPDATE OF status ON workflow_threads DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status AND (new.status = ANY (ARRAY['completed'::text, 'failed'::text])) AND (new."join" ->> 'webhook_url'::text) IS NOT NULL) EXECUTE FUNCTION flow.note_thread_over();
 CREATE TRIGGER workflow_threads_start BEFORE INSERT ON workflow_threads FOR EACH ROW WHEN (new.status <> 'created'::text) EXECUTE FUNCTION flow.check_move();
+CREATE CONSTRAINT TRIGGER workflow_threads_told AFTER UPDATE OF status ON workflow_threads DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status AND (new.status = ANY (ARRAY['in_call'::text, 'completed'::text, 'failed'::text])) AND (new."join" ->> 'webhook_url'::text) IS NOT NULL) EXECUTE FUNCTION flow.note_thread_event();
 
 create table public.workflow_thread_turns (
   workflow_thread_id uuid not null,
@@ -282,6 +282,7 @@ create table public.workflow_thread_tool_calls (
 -- What bots did beside talking: one row per use of a tool, written when it starts and when it is
 --   over.
 -- result: What the model was told of it.
+CREATE TRIGGER workflow_thread_tool_calls_failed AFTER INSERT OR UPDATE OF outcome ON workflow_thread_tool_calls FOR EACH ROW WHEN (new.outcome = ANY (ARRAY['failed'::text, 'timeout'::text, 'unknown'::text])) EXECUTE FUNCTION flow.note_tool_failed();
 
 create table public.workflow_thread_moves (
   from_status text not null,
@@ -740,20 +741,24 @@ create table public.webhook_events (
   workflow_thread_id uuid,
   period date,
   scope text,
+  tool_call_id uuid,
   data jsonb not null,
   created_at timestamp with time zone not null default now(),
   constraint webhook_events_pkey PRIMARY KEY (id),
   constraint webhook_events_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
   constraint webhook_events_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
   constraint webhook_events_check CHECK ((period IS NULL) <> (type ~~ 'budget.%'::text)),
+  constraint webhook_events_check1 CHECK ((tool_call_id IS NULL) = (type <> 'tool.failed'::text)),
   constraint webhook_events_scope_check CHECK (scope = ANY (ARRAY['key'::text, 'team'::text])),
-  constraint webhook_events_type_check CHECK (type = ANY (ARRAY['thread.completed'::text, 'thread.failed'::text, 'budget.warn'::text, 'budget.exceeded'::text]))
+  constraint webhook_events_type_check CHECK (type = ANY (ARRAY['thread.started'::text, 'thread.completed'::text, 'thread.failed'::text, 'tool.failed'::text, 'budget.warn'::text, 'budget.exceeded'::text]))
 );
 -- What customers are to be told, each once.
 -- scope: Whose budget an event of one is about.
 CREATE UNIQUE INDEX webhook_events_once_a_period ON webhook_events USING btree (api_key_id, type, period, scope) WHERE period IS NOT NULL;
-CREATE UNIQUE INDEX webhook_events_once_a_thread ON webhook_events USING btree (workflow_thread_id) WHERE period IS NULL;
+CREATE UNIQUE INDEX webhook_events_over ON webhook_events USING btree (workflow_thread_id) WHERE type = ANY (ARRAY['thread.completed'::text, 'thread.failed'::text]);
+CREATE UNIQUE INDEX webhook_events_started ON webhook_events USING btree (workflow_thread_id) WHERE type = 'thread.started'::text;
 CREATE INDEX webhook_events_thread ON webhook_events USING btree (workflow_thread_id) WHERE workflow_thread_id IS NOT NULL;
+CREATE UNIQUE INDEX webhook_events_tool_call ON webhook_events USING btree (workflow_thread_id, tool_call_id) WHERE tool_call_id IS NOT NULL;
 CREATE TRIGGER webhook_events_address AFTER INSERT ON webhook_events FOR EACH ROW EXECUTE FUNCTION flow.address_webhook();
 
 create table public.webhook_deliveries (
@@ -824,6 +829,7 @@ return jsonb_build_object(
   'workflow_thread_id', (p_thread).id,
   'status', (p_thread).status,
   'product', (p_thread).product,
+  'agent', nullif((p_thread)."join" -> 'agent', 'null'),
   'billable', (p_thread).billable,
   'created_at', flow.utc_text((p_thread).created_at),
   'connected_at', flow.utc_text((p_thread).connected_at),
@@ -838,16 +844,46 @@ return jsonb_build_object(
   'posthog_trace_id', (p_thread).id
 );
 
-create function flow.note_thread_over() returns trigger
+-- How a thread was when it got to a state that customers are told of.
+create function flow.note_thread_event() returns trigger
 language plpgsql
 set search_path = ''
 as $$
 begin
   insert into public.webhook_events (type, api_key_id, team_id, workflow_thread_id, data)
-  select 'thread.' || t.status, t.api_key_id, t.team_id, t.id, flow.told_thread(t)
+  select
+    case new.status when 'in_call' then 'thread.started' else 'thread.' || new.status end,
+    t.api_key_id, t.team_id, t.id, flow.told_thread(t)
   from public.workflow_threads t
-  where t.id = new.id and t.status in ('completed', 'failed')
-  on conflict (workflow_thread_id) where period is null do nothing;
+  where t.id = new.id
+  on conflict do nothing;
+  return null;
+end
+$$;
+
+-- Of a tool that went wrong, neither arguments nor result: they are content, and are read by key.
+create function flow.note_tool_failed() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  insert into public.webhook_events (
+    type, api_key_id, team_id, workflow_thread_id, tool_call_id, data
+  )
+  select 'tool.failed', t.api_key_id, t.team_id, t.id, new.id, jsonb_build_object(
+    'workflow_thread_id', t.id,
+    'product', t.product,
+    'metadata', t.metadata,
+    'tool_call_id', new.id,
+    'name', new.name,
+    'outcome', new.outcome,
+    'started_at', flow.utc_text(new.started_at),
+    'seconds', new.seconds,
+    'http_status', new.status
+  )
+  from public.workflow_threads t
+  where t.id = new.workflow_thread_id and t."join" ->> 'webhook_url' is not null
+  on conflict do nothing;
   return null;
 end
 $$;
@@ -4927,6 +4963,555 @@ begin
 end
 $$;
 -- No new call can name it from then on; running and past calls keep what they were made with.
+
+-- Telephony ---------------------------------------------------------------------------------------
+-- Telephony: the numbers that ring agents, and the legs of calls that a carrier has or is to place.
+
+create table public.phone_numbers (
+  number text collate "C" not null,
+  api_key_id uuid not null,
+  agent text,
+  product text,
+  created_at timestamp with time zone not null default now(),
+  constraint phone_numbers_pkey PRIMARY KEY (number),
+  constraint phone_numbers_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
+  constraint phone_numbers_agent_check CHECK (octet_length(agent) >= 1 AND octet_length(agent) <= 512),
+  constraint phone_numbers_check CHECK (agent IS NULL OR product IS NULL),
+  constraint phone_numbers_number_check CHECK (number ~ '^\+[1-9][0-9]{6,14}$'::text),
+  constraint phone_numbers_product_check CHECK (octet_length(product) >= 1 AND octet_length(product) <= 512)
+);
+-- Telephone numbers of the operator's carriers: whose budget their calls are on, and what they
+--   ring.
+CREATE INDEX phone_numbers_api_key_id ON phone_numbers USING btree (api_key_id);
+
+create table public.phone_calls (
+  id uuid not null,
+  workflow_thread_id uuid not null,
+  carrier text not null,
+  leg text not null,
+  direction text not null,
+  from_number text not null,
+  to_number text not null,
+  state text not null,
+  dial_order jsonb,
+  call_id text,
+  dial_until timestamp with time zone,
+  dialled_at timestamp with time zone,
+  dials integer not null default 0,
+  tries integer not null default 0,
+  status text,
+  answered_by text,
+  transferred_at timestamp with time zone,
+  price jsonb,
+  due_at timestamp with time zone,
+  created_at timestamp with time zone not null default now(),
+  constraint phone_calls_pkey PRIMARY KEY (id),
+  constraint phone_calls_carrier_call_id_key UNIQUE (carrier, call_id),
+  constraint phone_calls_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
+  constraint phone_calls_direction_check CHECK (direction = ANY (ARRAY['inbound'::text, 'outbound'::text])),
+  constraint phone_calls_leg_check CHECK (leg = ANY (ARRAY['caller'::text, 'transfer'::text])),
+  constraint phone_calls_state_check CHECK (state = ANY (ARRAY['queued'::text, 'dialling'::text, 'live'::text, 'over'::text, 'done'::text]))
+);
+-- The legs of telephone calls: each is dialled once and priced once, whatever becomes of a process.
+-- tries: What was tried in this state without result.
+CREATE UNIQUE INDEX phone_calls_dialling ON phone_calls USING btree (carrier, from_number, to_number) WHERE state = 'dialling'::text;
+CREATE INDEX phone_calls_due ON phone_calls USING btree (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX phone_calls_thread ON phone_calls USING btree (workflow_thread_id, created_at, id);
+
+create function flow.phone_number_json(p_number phone_numbers) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select jsonb_build_object(
+    'number', (p_number).number,
+    'agent', (p_number).agent,
+    'product', (p_number).product,
+    'created_at', (p_number).created_at,
+    'key', jsonb_build_object(
+      'id', k.id, 'unkey_key_id', k.unkey_key_id, 'team_id', k.team_id, 'name', k.name
+    )
+  )
+  from public.api_keys k where k.id = (p_number).api_key_id
+$$;
+
+create function public.put_phone_number(
+  p_number text,
+  p_api_key_id uuid,
+  p_agent text default NULL::text,
+  p_product text default NULL::text
+) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_number public.phone_numbers;
+begin
+  if not exists (select from public.api_keys k where k.id = p_api_key_id) then
+    raise exception 'There is no API key %.', p_api_key_id using errcode = 'PT404';
+  end if;
+  insert into public.phone_numbers (number, api_key_id, agent, product)
+  values (p_number, p_api_key_id, p_agent, p_product)
+  on conflict (number) do update set
+    api_key_id = excluded.api_key_id, agent = excluded.agent, product = excluded.product
+  returning * into v_number;
+  return flow.phone_number_json(v_number);
+end
+$$;
+-- Adds a number, or has it ring another bot.
+
+create function public.list_phone_numbers(p_team_id text default NULL::text) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(flow.phone_number_json(n) order by n.number), '[]')
+  from public.phone_numbers n join public.api_keys k on k.id = n.api_key_id
+  where p_team_id is null or k.team_id = p_team_id
+$$;
+
+create function public.find_phone_number(p_number text) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select flow.phone_number_json(n) from public.phone_numbers n where n.number = p_number
+$$;
+
+create function public.remove_phone_number(p_number text) returns jsonb
+language sql
+set search_path = ''
+as $$
+  with removed as (delete from public.phone_numbers n where n.number = p_number returning n.number)
+  select to_jsonb(exists (select from removed))
+$$;
+
+create function flow.phone_call_json(p_call phone_calls) returns jsonb
+language sql stable
+return to_jsonb(p_call);
+
+create function public.order_phone_call(p_call jsonb, p_due_secs double precision) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_call public.phone_calls := jsonb_populate_record(null::public.phone_calls, p_call);
+begin
+  insert into public.phone_calls (
+    id, workflow_thread_id, carrier, leg, direction, from_number, to_number, state, dial_order,
+    dial_until, dialled_at, dials, due_at
+  )
+  values (
+    v_call.id, v_call.workflow_thread_id, v_call.carrier, v_call.leg, 'outbound',
+    v_call.from_number, v_call.to_number, 'queued', v_call.dial_order,
+    v_call.dial_until, null, 0, now() + make_interval(secs => p_due_secs)
+  )
+  on conflict (id) do nothing;
+  select * into v_call from public.phone_calls c where c.id = v_call.id;
+  return flow.phone_call_json(v_call);
+end
+$$;
+-- Keeps a call that is to be placed; what is kept already stays.
+
+create function public.begin_phone_dial(p_id uuid, p_lease_secs double precision) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_call public.phone_calls;
+begin
+  update public.phone_calls c set
+    state = 'dialling', dials = c.dials + 1, tries = 0, dialled_at = now(),
+    due_at = now() + make_interval(secs => p_lease_secs)
+  where c.id = p_id and c.state = 'queued'
+  returning * into v_call;
+  if not found then
+    return null;
+  end if;
+  return flow.phone_call_json(v_call);
+exception
+  -- Another leg between the same numbers is being dialled.
+  when unique_violation then return null;
+end
+$$;
+-- The carrier is about to be asked to dial; null: it is not to be, or not yet.
+
+-- A call that somebody is on, found by the carrier's word: the first that asks for a leg's bot has it.
+create function public.bind_phone_call(p_call jsonb, p_due_secs double precision) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_new public.phone_calls := jsonb_populate_record(null::public.phone_calls, p_call);
+  v_call public.phone_calls;
+begin
+  insert into public.phone_calls as c (
+    id, workflow_thread_id, carrier, leg, direction, from_number, to_number, state, call_id, status,
+    due_at
+  )
+  values (
+    v_new.id, v_new.workflow_thread_id, v_new.carrier, v_new.leg, v_new.direction,
+    v_new.from_number, v_new.to_number, 'live', v_new.call_id, 'in-progress',
+    now() + make_interval(secs => p_due_secs)
+  )
+  on conflict (id) do update set
+    call_id = coalesce(c.call_id, excluded.call_id),
+    state = case when c.state in ('queued', 'dialling') then 'live' else c.state end,
+    tries = case when c.state in ('queued', 'dialling') then 0 else c.tries end,
+    due_at = case when c.state in ('queued', 'dialling') then excluded.due_at else c.due_at end
+  returning * into v_call;
+  return flow.phone_call_json(v_call);
+end
+$$;
+-- Gives the leg as it is then: with another call_id than asked for, it is another call's.
+
+create function public.claim_phone_calls(p_limit integer, p_lease_secs double precision) returns jsonb
+language sql
+set search_path = ''
+as $$
+  with due as (
+    select c.id from public.phone_calls c
+    where c.due_at <= now()
+    order by c.due_at
+    limit p_limit
+    for update skip locked
+  ), claimed as (
+    update public.phone_calls c set due_at = now() + make_interval(secs => p_lease_secs)
+    from due d where c.id = d.id
+    returning c as one, c.id
+  )
+  select coalesce(jsonb_agg(flow.phone_call_json(k.one) order by k.id), '[]') from claimed k
+$$;
+-- The legs that are due, for whoever asks: nobody else gets them for so many seconds.
+
+-- p_changes holds any of state, call_id, status, answered_by, transferred_at, price. What is done
+-- stays done, a call keeps the first id that it is known by, and who comes late changes no state.
+create function public.note_phone_call(
+  p_id uuid,
+  p_changes jsonb,
+  p_due_secs double precision default NULL::double precision,
+  p_from_state text default NULL::text
+) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_old public.phone_calls;
+  v_new public.phone_calls;
+begin
+  select * into v_old from public.phone_calls c where c.id = p_id for update;
+  if not found then
+    return null;
+  end if;
+  v_new := jsonb_populate_record(v_old, p_changes);
+  if v_old.state = 'done' or v_old.state <> coalesce(p_from_state, v_old.state) then
+    v_new.state := v_old.state;
+    v_new.due_at := v_old.due_at;
+    v_new.tries := v_old.tries;
+  elsif p_changes ? 'state' then
+    v_new.due_at := now() + make_interval(secs => p_due_secs);
+    v_new.tries := case when v_new.state = v_old.state then v_old.tries + 1 else 0 end;
+  elsif p_due_secs is not null then
+    v_new.due_at := least(v_old.due_at, now() + make_interval(secs => p_due_secs));
+  end if;
+  update public.phone_calls c set
+    state = v_new.state,
+    call_id = coalesce(v_old.call_id, v_new.call_id),
+    status = v_new.status,
+    answered_by = coalesce(v_old.answered_by, v_new.answered_by),
+    transferred_at = v_new.transferred_at,
+    price = coalesce(v_old.price, v_new.price),
+    tries = v_new.tries,
+    due_at = v_new.due_at
+  where c.id = p_id
+  returning * into v_new;
+  return flow.phone_call_json(v_new);
+end
+$$;
+
+create function public.get_phone_call(
+  p_id uuid default NULL::uuid,
+  p_carrier text default NULL::text,
+  p_call_id text default NULL::text
+) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select flow.phone_call_json(c) from public.phone_calls c
+  where c.id = p_id or (c.carrier = p_carrier and c.call_id = p_call_id)
+  limit 1
+$$;
+
+create function public.list_phone_calls(p_thread_id uuid) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(flow.phone_call_json(c) order by c.created_at, c.id), '[]')
+  from public.phone_calls c where c.workflow_thread_id = p_thread_id
+$$;
+
+create function public.known_phone_calls(p_carrier text, p_call_ids text[]) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(c.call_id), '[]') from public.phone_calls c
+  where c.carrier = p_carrier and c.call_id = any (p_call_ids)
+$$;
+
+-- During calls ------------------------------------------------------------------------------------
+-- While a call runs: what its customer has the bot say or know, and how the call goes on.
+
+create table public.call_commands (
+  id uuid not null,
+  workflow_thread_id uuid not null,
+  place bigint not null generated always as identity,
+  kind text not null,
+  body jsonb not null,
+  idempotency_key text,
+  fingerprint text not null,
+  created_at timestamp with time zone not null default now(),
+  taken_at timestamp with time zone,
+  take uuid,
+  refusal text,
+  constraint call_commands_pkey PRIMARY KEY (id),
+  constraint call_commands_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
+  constraint call_commands_check CHECK ((take IS NULL) = (taken_at IS NULL)),
+  constraint call_commands_idempotency_key_check CHECK (octet_length(idempotency_key) <= 1020),
+  constraint call_commands_kind_check CHECK (kind = ANY (ARRAY['say'::text, 'message'::text]))
+);
+-- What a customer has the bot of a running call say or know; the process that has the call takes
+--   it.
+-- take: Who took it. A command is taken once, before it is carried out: it happens at most once.
+-- refusal: Why the bot of this call cannot carry it out.
+CREATE UNIQUE INDEX call_commands_idempotency_key ON call_commands USING btree (workflow_thread_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX call_commands_take ON call_commands USING btree (take) WHERE take IS NOT NULL;
+CREATE INDEX call_commands_thread ON call_commands USING btree (workflow_thread_id, created_at);
+CREATE INDEX call_commands_waiting ON call_commands USING btree (workflow_thread_id) WHERE taken_at IS NULL;
+
+create function flow.command_json(p_command call_commands) returns jsonb
+language sql stable
+return jsonb_build_object(
+  'id', (p_command).id,
+  'workflow_thread_id', (p_command).workflow_thread_id,
+  'kind', (p_command).kind,
+  'body', (p_command).body,
+  'is_taken', (p_command).taken_at is not null,
+  'refusal', (p_command).refusal
+);
+
+create function public.command_call(
+  p_id uuid,
+  p_thread_id uuid,
+  p_api_key_id uuid,
+  p_kind text,
+  p_body jsonb,
+  p_idempotency_key text,
+  p_fingerprint text,
+  p_most integer,
+  p_within_secs integer
+) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_thread public.workflow_threads;
+  v_command public.call_commands;
+begin
+  -- One at a time for a call: none is counted too little, or comes twice under one key.
+  select * into v_thread from public.workflow_threads t
+  where t.id = p_thread_id and t.api_key_id = p_api_key_id
+  for no key update;
+  if not found then
+    perform flow.refuse_missing_thread(p_thread_id);
+  end if;
+  select * into v_command from public.call_commands c where c.id = p_id;
+  if not found and p_idempotency_key is not null then
+    select * into v_command from public.call_commands c
+    where c.workflow_thread_id = p_thread_id and c.idempotency_key = p_idempotency_key;
+  end if;
+  if v_command.id is not null then
+    if v_command.fingerprint <> p_fingerprint then
+      raise exception 'The idempotency key was used for another request.'
+        using errcode = 'PT409', detail = 'idempotency_conflict';
+    end if;
+    return flow.command_json(v_command) || jsonb_build_object('replayed', v_command.id <> p_id);
+  end if;
+  if v_thread.status <> 'in_call' or v_thread.end_requested_at is not null then
+    raise exception 'The call is not running: its thread is %.',
+      case when v_thread.status = 'in_call' then 'about to end' else v_thread.status end
+      using errcode = 'PT409', detail = 'not_in_call';
+  end if;
+  if (
+    select count(*) from public.call_commands c
+    where c.workflow_thread_id = p_thread_id
+      and c.created_at > now() - make_interval(secs => p_within_secs)
+  ) >= p_most then
+    raise exception 'A call takes at most % of these in % seconds.', p_most, p_within_secs
+      using errcode = 'PT403', detail = 'rate_limited';
+  end if;
+  insert into public.call_commands (
+    id, workflow_thread_id, kind, body, idempotency_key, fingerprint
+  )
+  values (p_id, p_thread_id, p_kind, p_body, p_idempotency_key, p_fingerprint)
+  returning * into v_command;
+  return flow.command_json(v_command) || jsonb_build_object('replayed', false);
+end
+$$;
+-- Leaves a command for whichever process has the call, once for an id or an idempotency key;
+--   refused unless the call runs, and when there were p_most within p_within_secs.
+
+create function public.take_call_commands(p_claims jsonb, p_take uuid) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_taken jsonb;
+begin
+  with found as materialized (
+    select w.id
+    from jsonb_each_text(p_claims) as held (thread_id, claim)
+    cross join lateral (
+      select c.id from public.call_commands c
+      where c.workflow_thread_id = held.thread_id::uuid and c.taken_at is null
+    ) w
+    where exists (
+      select from public.workflow_threads t
+      where t.id = held.thread_id::uuid and t.claimed_by = held.claim
+    )
+  )
+  update public.call_commands c set taken_at = now(), take = p_take
+  from found f where c.id = f.id and c.taken_at is null;
+
+  -- Those of before, too: the answer to a take may be lost on its way.
+  select coalesce(jsonb_agg(flow.command_json(c) order by c.place), '[]') into v_taken
+  from public.call_commands c where c.take = p_take;
+  return v_taken;
+end
+$$;
+-- Gives the commands that wait for calls {"thread id": "claim"} to who has them, once; again for
+--   the same p_take.
+
+create function public.refuse_call_command(p_id uuid, p_refusal text) returns jsonb
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  update public.call_commands c set refusal = p_refusal where c.id = p_id;
+  return to_jsonb(found);
+end
+$$;
+
+create function public.get_call_command(p_id uuid) returns jsonb
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_command public.call_commands;
+begin
+  select * into v_command from public.call_commands c where c.id = p_id;
+  return case when found then flow.command_json(v_command) end;
+end
+$$;
+
+-- Turns are numbered from a multiple of p_turns_of_a_lease by each process that has the call, and come
+-- to the database in order within these; those of a process that died come late.
+create function flow.turns_after(p_thread_id uuid, p_seen jsonb, p_turns_of_a_lease integer) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'seq', u.seq, 'role', u.role, 'content', u.content,
+          'started_at', u.started_at, 'interrupted', u.interrupted, 'latency', u.latency
+        ) order by u.seq
+      ),
+      '[]'
+    )
+    from generate_series(0, (
+      select coalesce(max(l.seq), 0) / p_turns_of_a_lease
+      from public.workflow_thread_turns l where l.workflow_thread_id = p_thread_id
+    )) as lease (n)
+    cross join lateral (
+      select * from public.workflow_thread_turns t
+      where t.workflow_thread_id = p_thread_id
+        and t.seq > coalesce(
+          (p_seen ->> lease.n::text)::integer, lease.n * p_turns_of_a_lease - 1
+        )
+        and t.seq < (lease.n + 1) * p_turns_of_a_lease
+    ) u
+  );
+end
+$$;
+
+-- What has begun since, and what has come of what was running then.
+create function flow.tool_calls_after(
+  p_thread_id uuid,
+  p_since timestamp with time zone,
+  p_running uuid[]
+) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
+          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null
+        ) order by u.started_at, u.id
+      ),
+      '[]'
+    )
+    from public.workflow_thread_tool_calls u
+    where u.workflow_thread_id = p_thread_id
+      and (u.started_at > p_since or (u.id = any (p_running) and u.outcome <> 'running'))
+  );
+end
+$$;
+
+create function public.list_thread_progress(p_watched jsonb, p_turns_of_a_lease integer) returns json
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  v_accounts json := flow.accounts(array(
+    select (w.value ->> 'thread_id')::uuid from jsonb_array_elements(p_watched) w
+  ));
+begin
+  return (
+    select json_agg(
+      case when t.id is not null then json_build_object(
+        'status', t.status,
+        'created_at', t.created_at,
+        'connected_at', t.connected_at,
+        'ended_at', t.ended_at,
+        'completed_at', t.completed_at,
+        'end_reason', t.end_reason,
+        'error', t.error,
+        'account', v_accounts -> t.id::text,
+        'tool_calls', flow.tool_calls_after(
+          t.id,
+          coalesce((w.value ->> 'tools_since')::timestamptz, '-infinity'),
+          array(select r.value::uuid from jsonb_array_elements_text(w.value -> 'tools_running') r)
+        ),
+        'turns', flow.turns_after(t.id, w.value -> 'turns', p_turns_of_a_lease)
+      ) end
+      order by w.place
+    )
+    from jsonb_array_elements(p_watched) with ordinality as w (value, place)
+    left join public.workflow_threads t on t.id = (w.value ->> 'thread_id')::uuid
+  );
+end
+$$;
+-- How threads stand, and their turns and tool calls that were not seen yet, for each of
+--   [{"thread_id", "turns": {"lease": last seq seen}, "tools_since": when the last tool call seen
+--   began, "tools_running": ids}]; null for a thread that is gone.
 
 -- Call recordings ---------------------------------------------------------------------------------
 -- Recordings of calls: what each process recorded, where it is stored, and until when it is kept.
