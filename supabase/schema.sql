@@ -824,6 +824,7 @@ return jsonb_build_object(
   'workflow_thread_id', (p_thread).id,
   'status', (p_thread).status,
   'product', (p_thread).product,
+  'agent', nullif((p_thread)."join" -> 'agent', 'null'),
   'billable', (p_thread).billable,
   'created_at', flow.utc_text((p_thread).created_at),
   'connected_at', flow.utc_text((p_thread).connected_at),
