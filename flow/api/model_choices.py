@@ -55,7 +55,7 @@ class ModelList(BaseModel):
     parts: dict[BotPart, PartModels] = Field(description="By the part of the bot.")
 
 
-@router.get("", response_model=ModelList, responses=documented(403))
+@router.get("", response_model=ModelList, responses=documented(403, 422))
 async def list_models(
     request: Request,
     product: Annotated[str, Query(max_length=128, description="A product that has calls.")] = (

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -51,10 +51,10 @@ class StartRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     transport: str | None = Field(default=None, description="webrtc, unless it is said here.")
-    create_daily_room: bool = Field(
+    create_daily_room: StrictBool = Field(
         default=False, alias="createDailyRoom", description="Another way to ask for `daily`."
     )
-    enable_default_ice_servers: bool = Field(
+    enable_default_ice_servers: StrictBool = Field(
         default=False, alias="enableDefaultIceServers", description="Changes nothing."
     )
     body: dict[str, Any] = Field(default_factory=dict, description="A join.")

@@ -31,7 +31,7 @@ def saved(ledger: Iterable[Mapping[str, Any]], price: Callable[[UsageEvent], Usa
     """What save mode saved in these rows of a ledger."""
     found = Saved()
     for row in ledger:
-        if row["kind"] != Kind.LLM or not row["save_mode"] or row["total_cost_usd"] is None:
+        if row["kind"] != Kind.LLM or not row.get("save_mode") or row.get("total_cost_usd") is None:
             continue
         asked_for = price(_as_asked_for(row)).cost
         if asked_for is not None:

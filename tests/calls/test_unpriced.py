@@ -51,7 +51,7 @@ async def test_a_model_that_has_no_price_is_refused_to_a_key_with_a_budget(
         assert problem["code"] == "model_unpriced"
         assert [error["field"] for error in problem["errors"]] == ["bot.llm.model"]
         assert "openai/gpt-9-ultra" in problem["errors"][0]["message"]
-        assert 'unpriced = "allow"' in problem["detail"]
+        assert "has a budget, which cannot hold what has no price" in problem["detail"]
         assert threads == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -266,7 +267,15 @@ def _tested(lines: list[str]) -> int:
 
 
 def _failures(lines: list[str]) -> str:
-    return "; ".join(line for line in lines if line.startswith("❌ ST")) or "none"
+    """What failed, and the operations it failed at."""
+    kinds = [line for line in lines if line.startswith("❌ ST")]
+    return "; ".join([*kinds, *filter(None, map(_operation, lines))]) if kinds else "none"
+
+
+def _operation(line: str) -> str | None:
+    """Of the head of a report's section."""
+    found = re.fullmatch(r"_+ ([A-Z]+ /\S*) _+", line)
+    return found and found[1]
 
 
 async def _joined(http: httpx.AsyncClient) -> dict[str, str]:

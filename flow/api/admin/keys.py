@@ -177,7 +177,7 @@ async def list_keys(
     "",
     status_code=201,
     response_model=IssuedKey,
-    responses=documented(422, 501),
+    responses=documented(413, 415, 422, 501),
     openapi_extra=takes(KeyRequest),
 )
 async def create_key(request: Request) -> Response:
@@ -215,7 +215,7 @@ async def get_key(request: Request, api_key_id: UUID) -> Response:
 @router.patch(
     "/{api_key_id:uuid}",
     response_model=KeyDetails,
-    responses=documented(404, 422),
+    responses=documented(404, 413, 415, 422),
     openapi_extra=takes(KeyChange),
 )
 async def change_key(request: Request, api_key_id: UUID) -> Response:

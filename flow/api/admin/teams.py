@@ -80,7 +80,7 @@ async def list_teams(
 @router.put(
     "/{team_id:path}/quotas/{resource}",
     response_model=Team,
-    responses=documented(422),
+    responses=documented(404, 413, 415, 422),
     openapi_extra=takes(QuotaChange),
 )
 async def change_quota(request: Request, team_id: str, resource: str) -> Response:
