@@ -6,12 +6,11 @@ Each command imports what it needs when it runs, so that ``flow --help`` answers
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
 
 import typer
 
+from flow.domain.calls.thread_status import Status
 from flow.errors import InvalidInput
 from flow.operate.command_context import database_of, run, say
 from flow.operate.key_commands import AsJson
@@ -30,27 +29,13 @@ MOST = 10_000
 PAGE = 200
 
 
-class StatusOption(StrEnum):
-    """Parse a thread's status: what `flow.domain.calls.thread.Status` has."""
-
-    CREATED = "created"
-    CONNECTING = "connecting"
-    IN_CALL = "in_call"
-    ENDED = "ended"
-    EXTRACTING = "extracting"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
-
-
 @threads.command("list")
 def list_(
     running: Annotated[bool, typer.Option("--running", help="Only those under way.")] = False,
     key: Annotated[str | None, typer.Option(help="Only this key's.")] = None,
     team: Annotated[str | None, typer.Option(help="Only this team's.")] = None,
     product: Annotated[str | None, typer.Option(help="Only of this product.")] = None,
-    status: Annotated[StatusOption | None, typer.Option(help="Only those in this state.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only those in this state.")] = None,
     host: Annotated[str | None, typer.Option(help="Only those under way in this process.")] = None,
     from_: Annotated[str | None, typer.Option("--from", help="First day (UTC).")] = None,
     to: Annotated[str | None, typer.Option(help="Last day (UTC), included.")] = None,
@@ -59,7 +44,6 @@ def list_(
 ) -> None:
     """List calls of all keys, with the process that holds each."""
     from flow.admin import json_forms
-    from flow.domain.calls.thread import Status
     from flow.domain.calls.thread_overview import ThreadFilter
     from flow.operate import arguments, thread_tables
 
@@ -75,7 +59,7 @@ def list_(
                 api_key_id=of_key,
                 team_id=team,
                 product=product,
-                status=None if status is None else Status(status),
+                status=status,
                 running=running,
                 host=host,
                 first=first,
@@ -98,9 +82,9 @@ def show(
 ) -> None:
     """Show a call: whose it is, where it runs, and what it cost."""
     from flow.admin import json_forms
-    from flow.operate import thread_tables
+    from flow.operate import arguments, thread_tables
 
-    asked = _thread_id(thread)
+    asked = arguments.identifier(thread, "a thread")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -118,9 +102,9 @@ def show(
 def end(thread: Thread, as_json: AsJson = False) -> None:
     """Hang up, in whichever process the call runs; cancel one that nobody has connected to."""
     from flow.admin import json_forms
-    from flow.operate import thread_tables
+    from flow.operate import arguments, thread_tables
 
-    asked = _thread_id(thread)
+    asked = arguments.identifier(thread, "a thread")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -142,10 +126,3 @@ async def _first(database: Database, which: ThreadFilter, limit: int) -> list[Th
         if (cursor := page.next_cursor) is None:
             break
     return found
-
-
-def _thread_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidInput(f"{text!r} is no id of a thread: it looks like a UUID.") from None
