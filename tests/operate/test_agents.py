@@ -116,6 +116,16 @@ REFUSED = {
         "name: x\ninsights: {schema: {type: object, properties: {a: {type: x}}}}",
         "insights.schema:",
     ),
+    "a tool inside": (
+        "name: x\ntools: [{type: mcp, url: 'https://10.0.0.1/'}]",
+        "bot.tools.0.url: ",
+    ),
+    "a tool of a schema that is none": (
+        "name: x\ntools: [{type: end_call}, {type: http, name: find, description: Finds,"
+        " url: 'https://tools.example.com/',"
+        " parameters: {type: object, properties: {a: {type: x}}}}]",
+        "bot.tools.1.parameters: not a JSON Schema",
+    ),
 }
 
 
