@@ -6,6 +6,7 @@ Each command imports what it needs when it runs, so that ``flow --help`` answers
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,8 +17,6 @@ from flow.operate.command_context import database_of, run, say
 from flow.operate.key_commands import AsJson
 
 if TYPE_CHECKING:
-    from flow.db.database import Database
-    from flow.domain.calls.thread_overview import ThreadFilter, ThreadOverview
     from flow.settings import Settings
 
 threads = typer.Typer(
@@ -26,7 +25,6 @@ threads = typer.Typer(
 
 Thread = Annotated[str, typer.Argument(help="Its id, as in the answer to a join.")]
 MOST = 10_000
-PAGE = 200
 
 
 @threads.command("list")
@@ -46,11 +44,12 @@ def list_(
     from flow.admin import json_forms
     from flow.domain.calls.thread_overview import ThreadFilter
     from flow.operate import arguments, thread_tables
+    from flow.operate.paging import first
 
-    first = arguments.day(from_, "--from") if from_ else None
-    last = arguments.day(to, "--to") if to else None
-    if first and last and first > last:
-        raise InvalidInput(f"--from {first} is after --to {last}.")
+    from_day = arguments.day(from_, "--from") if from_ else None
+    to_day = arguments.day(to, "--to") if to else None
+    if from_day and to_day and from_day > to_day:
+        raise InvalidInput(f"--from {from_day} is after --to {to_day}.")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -62,10 +61,11 @@ def list_(
                 status=status,
                 running=running,
                 host=host,
-                first=first,
-                last=last,
+                first=from_day,
+                last=to_day,
             )
-            found = await _first(database, which, limit)
+            page = await first(partial(database.operating.list_threads, which), limit)
+        found = page.items
         told = {"threads": [json_forms.thread(one) for one in found]}
         say(told, as_json, lambda: thread_tables.threads(found, datetime.now(UTC)))
 
@@ -113,16 +113,3 @@ def end(thread: Thread, as_json: AsJson = False) -> None:
         say(json_forms.thread(found), as_json, lambda: thread_tables.ended(found))
 
     run(work)
-
-
-async def _first(database: Database, which: ThreadFilter, limit: int) -> list[ThreadOverview]:
-    found: list[ThreadOverview] = []
-    cursor = None
-    while len(found) < limit:
-        page = await database.operating.list_threads(
-            which, limit=min(PAGE, limit - len(found)), cursor=cursor
-        )
-        found += page.items
-        if (cursor := page.next_cursor) is None:
-            break
-    return found

@@ -76,7 +76,7 @@ async def test_agents_are_listed_shown_and_archived(terminal: Terminal, file: Pa
         ("reservations", "acme", "on")
     ]
     assert listed[0]["metadata"] == {"country": "no", "since": "2026-11-30"}
-    assert "reservations" in (await terminal.flow("agents", "list")).out
+    assert "reservations" in (await terminal.flow("agents", "list", "--limit", "201")).out
     assert (await terminal.flow("agents", "list", "--team", "other", "--json")).json == {
         "agents": []
     }
