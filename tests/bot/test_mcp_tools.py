@@ -119,6 +119,31 @@ async def test_a_call_goes_on_without_a_server_that_does_not_answer(
         assert functions == {}
 
 
+async def test_a_server_that_hangs_is_waited_for_no_longer_than_it_may_take_to_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mcp_tools, "LIST_SECS", 0.2)
+    monkeypatch.setattr(mcp_tools, "CLOSE_SECS", 60.0)
+    server = ToolServer(servers_tools())
+    server.faults.add(Fault(kind="hang"))
+    async with asyncio.timeout(10), opened(server) as functions:
+        assert functions == {}
+
+
+async def test_no_session_outlives_a_call_that_is_over_before_its_server_answers() -> None:
+    server, network = ToolServer(servers_tools()), PublicTransport(allow_private=True)
+    server.faults.add(Fault(kind="hang"))
+    async with Served(server) as url:
+        described = McpTool.model_validate({"type": "mcp", "url": f"{url}/mcp"})
+        opening = asyncio.create_task(open_servers([described], network))
+        await asyncio.sleep(0.2)
+        opening.cancel()
+        await asyncio.wait({opening}, timeout=10)
+        assert opening.cancelled()
+        assert "mcp" not in {task.get_name() for task in asyncio.all_tasks()}
+    await network.aclose()
+
+
 async def test_a_private_server_is_not_reached() -> None:
     server = ToolServer(servers_tools())
     async with asyncio.timeout(10), opened(server, allow_private=False) as functions:

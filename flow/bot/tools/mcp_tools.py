@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -91,6 +91,8 @@ class McpServer:
         """End the session, within bounds."""
         self._is_over.set()
         if self._task is not None:
+            if self._session is None:  # it does not wait for that yet
+                self._task.cancel()
             await asyncio.wait({self._task}, timeout=CLOSE_SECS)
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=CLOSE_SECS)
@@ -124,6 +126,9 @@ class McpServer:
         except Exception as error:
             if not listed.done():
                 listed.set_exception(McpFailed(_reason(error)))
+            elif not self._is_over.is_set():
+                host = httpx2.URL(self.described.url).host
+                log.warning("mcp_session_lost", host=host, error_type=_reason(error))
         finally:
             self._session = None
             listed.cancel()
@@ -181,7 +186,11 @@ async def open_servers(
 ) -> tuple[list[McpServer], list[McpFunction]]:
     """The sessions with these servers, and the tools of those that answer in time."""
     servers = [McpServer(one, network) for one in described]
-    opened = await asyncio.gather(*(server.open() for server in servers), return_exceptions=True)
+    try:
+        opened = await asyncio.gather(*(one.open() for one in servers), return_exceptions=True)
+    except asyncio.CancelledError:  # the call is over already
+        await close_servers(servers)
+        raise
     functions: list[McpFunction] = []
     for server, found in zip(servers, opened, strict=True):
         if isinstance(found, BaseException):
@@ -194,8 +203,7 @@ async def open_servers(
 
 async def close_servers(servers: Sequence[McpServer]) -> None:
     """End the sessions."""
-    with suppress(Exception):
-        await asyncio.gather(*(server.close() for server in servers))
+    await asyncio.gather(*(server.close() for server in servers))
 
 
 def _answer(result: Any) -> ToolAnswer:
