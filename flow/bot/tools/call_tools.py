@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -121,8 +120,10 @@ class CallTools:
         if self._running:
             await asyncio.wait(self._running, timeout=1.0)
         if self._close is not None:
-            with suppress(Exception):
+            try:
                 await self._close()
+            except Exception:  # the bill of the call is still to be settled
+                self._log.exception("tools_not_closed")
 
     async def _handle(self, params: FunctionCallParams) -> None:
         """Do what a model asks for, and tell it what came of it."""

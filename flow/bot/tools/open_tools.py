@@ -70,8 +70,10 @@ async def open_tools(
     servers, functions = await open_servers(mcp, settings.network)
     taken = {tool.name for tool in tools}
     for function in functions:
-        if function.name in taken or len(taken) >= described.MAX_TOOLS:
-            log.warning("mcp_tool_left_out", tool=function.name, problem="the name is taken")
+        is_taken = function.name in taken
+        if is_taken or len(taken) >= described.MAX_TOOLS:
+            problem = "the name is taken" if is_taken else "there are too many tools"
+            log.warning("mcp_tool_left_out", tool=function.name, problem=problem)
             continue
         taken.add(function.name)
         tools.append(function)
