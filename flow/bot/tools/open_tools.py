@@ -22,7 +22,6 @@ from flow.bot.tools.voice import ToolVoice
 from flow.domain.calls import tools as described
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Thread
-from flow.domain.calls.tool_call import ToolCall
 from flow.errors import FlowError
 from flow.vendors.tool_client import ToolClient
 
@@ -37,14 +36,11 @@ class ToolSettings:
         network: reaches public addresses only; see `flow.vendors.public_http.PublicTransport`.
         secrets: of a key, which sign what it is sent, the current one first.
         check: finds what is wrong with arguments.
-        watch: told of each use of a tool in a thread, when it starts and when it is over. Must not
-            block or raise.
     """
 
     network: httpx2.AsyncBaseTransport
     secrets: Callable[[UUID], Awaitable[Sequence[str]]]
     check: CheckArguments
-    watch: Callable[[UUID, ToolCall], None] = lambda _thread, _call: None
 
 
 async def open_tools(
@@ -84,7 +80,6 @@ async def open_tools(
         recorder,
         settings.check,
         language=join.bot.language,
-        watch=partial(settings.watch, thread.id),
         earlier=thread.tool_calls,
         close=partial(close_servers, servers),
     )
