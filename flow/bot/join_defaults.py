@@ -74,11 +74,11 @@ class Resolver:
         bot = join.bot
         asked = tuple((part, getattr(bot, part)) for part in bot.parts)
         filled, wrong = self._chosen(product.name, asked, bot.language)
-        named = [*self._name_problems(bot.name), *_tool_problems(bot)]
         if problems := [
             *_duration_problems(join, product),
             *_rtvi_problems(join),
-            *named,
+            *self._name_problems(bot.name),
+            *_tool_problems(bot),
             *wrong,
         ]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
