@@ -63,7 +63,7 @@ async def open_tools(
     await made.secrets.fetch()
     tools = [tool for one in join.bot.tools if (tool := made.tool(one)) is not None]
     mcp = [one for one in join.bot.tools if isinstance(one, described.McpTool)]
-    servers, functions = await open_servers(mcp, settings.network)
+    servers, functions = await open_servers(mcp, settings.network, settings.check)
     taken = {tool.name for tool in tools}
     for function in functions:
         is_taken = function.name in taken
