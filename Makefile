@@ -52,13 +52,25 @@ dev: $(SYNCED) ## the service with reloading and stand-ins
 	@$(MAKE) --no-print-directory --silent web || echo "The pages could not be built: Flow runs without new ones."
 	@.venv/bin/flow dev $(ARGS)
 
+# AGAIN=yes: tests that failed are tried once more, when no others run. pytest's status 1 is that tests
+# failed; what else may go wrong, such as a lane that could not be run to its end, stays wrong.
 test: $(SYNCED) node web ## all tests; LANE="unit contract db calls system browser" and ARGS="-k join" for some
-	@status=0; for lane in $(or $(LANE),$(LANES)); do \
+	@status=0; failed=; for lane in $(or $(LANE),$(LANES)); do \
 	  workers=$(WORKERS); \
 	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \
 	  case " $(ALONE_LANES) " in *" $$lane "*) workers=1;; esac; \
 	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers $(ARGS); \
-	  case $$? in 0) ;; 5) test -n '$(value ARGS)' || status=5 ;; *) status=1 ;; esac; \
+	  case $$? in \
+	    0) ;; \
+	    1) $(if $(AGAIN),failed="$$failed $$lane",status=1) ;; \
+	    5) test -n '$(value ARGS)' || status=5 ;; \
+	    *) status=1 ;; \
+	  esac; \
+	done; \
+	for lane in $$failed; do \
+	  echo "== $$lane: what failed, once more"; \
+	  .venv/bin/pytest --lane $$lane -n 2 --last-failed --last-failed-no-failures none $(ARGS) \
+	    || status=1; \
 	done; exit $$status
 
 web: $(WEB) ## the pages: console and talk page

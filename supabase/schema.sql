@@ -242,8 +242,8 @@ CREATE UNIQUE INDEX workflow_threads_idempotency_key ON workflow_threads USING b
 CREATE INDEX workflow_threads_live ON workflow_threads USING btree (api_key_id) WHERE status = ANY (ARRAY['created'::text, 'connecting'::text, 'in_call'::text, 'ended'::text, 'extracting'::text]);
 CREATE INDEX workflow_threads_team_created ON workflow_threads USING btree (team_id, created_at DESC, id DESC) WHERE created_at > '-infinity'::timestamp with time zone;
 CREATE INDEX workflow_threads_team_live ON workflow_threads USING btree (team_id) WHERE (status <> ALL (ARRAY['completed'::text, 'failed'::text, 'expired'::text, 'cancelled'::text])) AND team_id IS NOT NULL;
-CREATE INDEX workflow_threads_unfinished ON workflow_threads USING btree (status, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE INDEX workflow_threads_unsuccessful ON workflow_threads USING btree (api_key_id, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
+CREATE INDEX workflow_threads_unsuccessful_created ON workflow_threads USING btree (status, created_at DESC, id DESC) WHERE status = ANY (ARRAY['failed'::text, 'expired'::text, 'cancelled'::text]);
 CREATE TRIGGER workflow_threads_billable BEFORE UPDATE OF billable ON workflow_threads FOR EACH ROW WHEN (new.billable IS DISTINCT FROM old.billable) EXECUTE FUNCTION flow.refuse_change_of_billable();
 CREATE TRIGGER workflow_threads_move BEFORE UPDATE OF status ON workflow_threads FOR EACH ROW WHEN (new.status IS DISTINCT FROM old.status) EXECUTE FUNCTION flow.check_move();
 CREATE TRIGGER workflow_threads_start BEFORE INSERT ON workflow_threads FOR EACH ROW WHEN (new.status <> 'created'::text) EXECUTE FUNCTION flow.check_move();

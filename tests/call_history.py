@@ -1,7 +1,7 @@
 """Months of calls in a database, for pages and their measurements.
 
 ``bulk`` writes very many threads with SQL alone, added up by the functions that add up real ones;
-``conversations`` writes a few through the calls that a bot makes, with all that a thread can show.
+``conversation`` writes one through the calls that a bot makes, with all that a thread can show.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def _examples(content: Any) -> Iterator[str]:
 
 def _answer_type(answer: Any) -> str:
     kinds = [
-        f"{_type(content.get('schema', {}))}" or code(kind)
+        _type(content.get("schema", {})) or code(kind)
         for kind, content in answer.get("content", {}).items()
     ]
     return ", ".join(kinds)

@@ -48,5 +48,5 @@ def _cell(text: str) -> str:
 
 
 def page(title: str, *parts: str) -> str:
-    """A page that says in its source what it was written from."""
+    """A page: its title and the parts that are not empty."""
     return "\n\n".join([f"# {title}", *(part for part in parts if part)]) + "\n"

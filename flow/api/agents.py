@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,7 +17,8 @@ from flow.api.auth import caller_of
 from flow.api.call_settings import require_public_webhook, require_usable_schema
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
-from flow.api.idempotency import fingerprint, idempotency_header, idempotency_key
+from flow.api.idempotency import REPLAYED, fingerprint, idempotency_header, idempotency_key
+from flow.api.list_parameters import Cursor, Limit
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
 from flow.api.tool_checks import require_usable_tools
@@ -112,17 +114,15 @@ async def create_agent(request: Request) -> Response:
         fingerprint=fingerprint(definition.said()),
     )
     if replayed:
-        return _answer(agent, headers={"idempotent-replayed": "true"})
+        return _answer(agent, headers=REPLAYED)
     return _answer(agent, status_code=201)
 
 
 @router.get("", response_model=AgentPage, responses=documented(422))
 async def list_agents(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
-    cursor: Annotated[
-        str | None, Query(max_length=512, description="`next_cursor` of the page before.")
-    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
     archived: Annotated[bool, Query(description="Also those that were archived.")] = False,
 ) -> Response:
     """The team's agents."""
@@ -220,7 +220,7 @@ def _view(agent: Agent) -> dict[str, Any]:
 
 
 def _answer(
-    agent: Agent, status_code: int = 200, headers: dict[str, str] | None = None
+    agent: Agent, status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     etag = {"etag": f'"{agent.version}"'}
     return ExactJSONResponse(_view(agent), status_code, {**etag, **(headers or {})})

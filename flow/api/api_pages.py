@@ -7,9 +7,10 @@ anything, and its content security policy does not let it.
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from flow.errors import NotFound
 
@@ -43,6 +44,7 @@ SwaggerUIBundle({
   deepLinking: true,
 });
 """
+_FILES = Path(str(resources.files("fastapi_swagger"))) / "resources"
 _TYPES = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -69,6 +71,5 @@ async def asset(name: str) -> Response:
     """One of Swagger UI's files."""
     if name not in _TYPES:
         raise NotFound("There is nothing at this path.")
-    file = resources.files("fastapi_swagger") / "resources" / name
     headers = {**_HEADERS, "cache-control": "public, max-age=86400"}
-    return Response(file.read_bytes(), media_type=_TYPES[name], headers=headers)
+    return FileResponse(_FILES / name, media_type=_TYPES[name], headers=headers)

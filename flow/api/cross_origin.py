@@ -8,6 +8,8 @@ from collections.abc import Collection
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flow.api.budget_headers import REMAINING_HEADER, SCOPE_HEADER, TIER_HEADER
+
 PREFLIGHT_SECS = 600
 _THREAD = "[0-9a-f-]{36}"
 _ROUTES = re.compile(
@@ -30,8 +32,9 @@ _SHOWN = (
     "X-Request-Id",
     "Retry-After",
     "Idempotent-Replayed",
-    "X-PostHog-Budget",
-    "X-PostHog-Budget-Remaining-USD",
+    TIER_HEADER,
+    REMAINING_HEADER,
+    SCOPE_HEADER,
 )
 
 

@@ -11,6 +11,8 @@ from starlette.requests import Request
 
 from flow.errors import FieldProblem, InvalidInput
 
+REPLAYED = {"idempotent-replayed": "true"}
+"""The header of an answer that repeats an earlier one, since the key is the same."""
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 

@@ -26,7 +26,7 @@ from flow.api.call_connections import (
 from flow.api.call_settings import require_public_webhook, require_usable_schema
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
-from flow.api.idempotency import fingerprint, idempotency_header, idempotency_key
+from flow.api.idempotency import REPLAYED, fingerprint, idempotency_header, idempotency_key
 from flow.api.phone_joins import order_call, require_dialable
 from flow.api.problems import documented
 from flow.api.raw_request_route import RawRequestRoute
@@ -199,7 +199,7 @@ async def admitted(
 def joined_answer(answer: dict[str, Any], joined: Joined) -> Response:
     """The answer to a join, which says whether the thread is new."""
     if joined.replayed:
-        return ExactJSONResponse(answer, headers={"idempotent-replayed": "true"})
+        return ExactJSONResponse(answer, headers=REPLAYED)
     return ExactJSONResponse(answer, status_code=201)
 
 

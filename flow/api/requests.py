@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from flow.api.auth import caller_of
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.list_parameters import Cursor, Limit, OfProduct
 from flow.api.problems import documented
 from flow.api.threads import LEDGER_ROW
 
@@ -37,13 +38,9 @@ class RequestPage(BaseModel):
 @router.get("", response_model=RequestPage, responses=documented(422))
 async def list_requests(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
-    cursor: Annotated[
-        str | None, Query(max_length=512, description="`next_cursor` of the page before.")
-    ] = None,
-    product: Annotated[
-        str | None, Query(max_length=128, description="Only this product's.")
-    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    product: OfProduct = None,
 ) -> Response:
     """The key's requests to the gateway, newest first, each with what it used and cost."""
     page = await services_of(request).database.list_requests(

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from flow.api.auth import caller_of
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.list_parameters import Cursor, Limit, OfProduct
 from flow.api.phone_legs import PhoneLegView, phone_legs
 from flow.api.problems import documented
 from flow.api.recordings import RecordingView, recording_of
@@ -184,14 +185,10 @@ class ThreadUsage(BaseModel):
 @router.get("", response_model=ThreadPage, responses=documented(404, 422))
 async def list_threads(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
-    cursor: Annotated[
-        str | None, Query(max_length=512, description="`next_cursor` of the page before.")
-    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
     status: Annotated[Status | None, Query(description="Only those that are there.")] = None,
-    product: Annotated[
-        str | None, Query(max_length=128, description="Only this product's.")
-    ] = None,
+    product: OfProduct = None,
     agent: Annotated[
         str | None,
         Query(min_length=1, max_length=128, description="Only this agent's: its id or name."),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -62,7 +61,7 @@ async def build_calls(
     from flow.bot.warmup import rehearse
 
     settings = resources.settings
-    bot = replace(await _bot_settings(resources, clients, contents), tools=tools)
+    bot = await _bot_settings(resources, clients, contents, tools)
     defaults = bot_defaults(settings)
     resolver = Resolver(
         resources.products,
@@ -154,7 +153,9 @@ def build_model_choices(resources: Resources, clients: Clients) -> VendorModelCh
     return VendorModelChoices(clients.models, resources.has_price, resources.models_of)
 
 
-async def _bot_settings(resources: Resources, clients: Clients, contents: Contents) -> BotSettings:
+async def _bot_settings(
+    resources: Resources, clients: Clients, contents: Contents, tools: ToolSettings
+) -> BotSettings:
     from flow.bot.custom.bot_functions import find_bots
     from flow.bot.pipeline import BotSettings
     from flow.bot.speech_detection import ListeningModels
@@ -172,6 +173,7 @@ async def _bot_settings(resources: Resources, clients: Clients, contents: Conten
         joined=None if resources.tracing is None else resources.tracing.joined,
         bots=await asyncio.to_thread(find_bots, settings.bots),
         has_price=resources.has_price,
+        tools=tools,
     )
 
 

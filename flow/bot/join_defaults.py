@@ -77,12 +77,12 @@ class Resolver:
         bot = join.bot
         asked = tuple((part, getattr(bot, part)) for part in bot.parts)
         filled, wrong = self._chosen(product.name, asked, bot.language)
-        named = [*self._name_problems(bot.name), *_tool_problems(bot)]
         if problems := [
             *_duration_problems(join, product),
             *_rtvi_problems(join),
             *_recording_problems(join, self._recording_days),
-            *named,
+            *self._name_problems(bot.name),
+            *_tool_problems(bot),
             *wrong,
         ]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
@@ -228,7 +228,8 @@ def _tool_problems(bot: Bot) -> Iterator[FieldProblem]:
     if bot.name is not None and bot.tools:
         yield FieldProblem("bot.tools", "are not for a bot with a name, which has tools of its own")
     if any(isinstance(tool, McpTool) for tool in bot.tools) and not is_installed("mcp"):
-        yield FieldProblem("bot.tools", f"MCP is not installed here: install {requirement('mcp')}")
+        hint = f"For MCP install {requirement('mcp')}."
+        yield FieldProblem("bot.tools", "MCP is not set up here", hint)
 
 
 def _rtvi_problems(join: JoinRequest) -> Iterator[FieldProblem]:

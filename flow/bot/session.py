@@ -328,13 +328,13 @@ class CallSession:
 
     async def _greet(self) -> None:
         """Greet the caller once: an RTVI client is not there before it says so."""
-        if self._pipeline.owes_reply and not self._is_greeted:
-            self._is_greeted = True
-            await self._pipeline.worker.queue_frame(LLMRunFrame())
-        if self._is_greeted or not (greeting := self._lease.join.bot.greeting):
+        if self._is_greeted:
             return
         self._is_greeted = True
-        await self._pipeline.worker.queue_frame(self._pipeline.speak(greeting))
+        if self._pipeline.owes_reply:
+            await self._pipeline.worker.queue_frame(LLMRunFrame())
+        elif greeting := self._lease.join.bot.greeting:
+            await self._pipeline.worker.queue_frame(self._pipeline.speak(greeting))
 
     def _is_outside(self) -> bool:
         """Whether this is a call in a room that the bot has not got into."""

@@ -86,11 +86,11 @@ async def _inspected(connection: psycopg.AsyncConnection[Any]) -> Inspection:
         applied = {version for (version,) in await _rows(connection, _VERSIONS)}
     tables = sorted({name for one in known for name in _TABLE.findall(one.sql)})
     roles = dict(await _rows(connection, _MAY_CALL))
-    ((version, clock),) = await _rows(
-        connection, "select current_setting('server_version'), clock_timestamp()"
-    )
+    ((clock,),) = await _rows(connection, "select clock_timestamp()")
+    # As a number: the setting's text has more in it, as "18beta1" or "17.4 (Debian ...)".
+    version = connection.info.server_version
     return Inspection(
-        version=version.partition(" ")[0],
+        version=f"{version // 10_000}.{version % 10_000}",
         pending=[f"{m.version}_{m.name}" for m in known if m.version not in applied],
         newer=sorted(applied - ours),
         open_tables=[name for (name,) in await _rows(connection, _OPEN_TABLES, tables)],

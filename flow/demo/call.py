@@ -17,10 +17,11 @@ import httpx
 from flow.app.service import Service
 from flow.demo.narration import Narration
 from flow.demo.savings import Saved, saved
-from flow.demo.service import NO_DATABASE, data_folder, environment_of, get, served
+from flow.demo.service import NO_DATABASE, data_folder, environment_of, get, served, within
 from flow.demo.stacks import Stack
+from flow.domain.calls.thread_status import Status
 from flow.domain.pricing.pricer import Pricer
-from flow.errors import ConfigurationError, Unavailable
+from flow.errors import ConfigurationError
 from flow.kit.tls import trusted
 from flow.sandbox.all_vendors import Vendors, vendors
 from flow.sandbox.callers.caller import Internet, call
@@ -36,8 +37,6 @@ from flow.vendors.posthog_flags import COST_CONTROLS
 from flow.vendors.webhook_signing import new_secret
 
 SETTLE_SECS = 60.0
-FOLLOW_SECS = 0.3
-FINAL = {"completed", "failed", "expired", "cancelled"}
 GOES_ON = {
     "in_call": "the call ends",
     "ended": "the last usage goes to the ledger",
@@ -211,22 +210,12 @@ async def _told(receiver: WebhookReceiver, thread_id: str) -> Received:
     Raises:
         Unavailable: it does not come.
     """
-    async with _within("the webhook has not come"):
+    async with within(SETTLE_SECS, "the webhook has not come"):
         while True:
             for received in receiver.received:
                 if received.data.get("workflow_thread_id") == thread_id and received.type in OVER:
                     return received
             await asyncio.sleep(0.1)
-
-
-@asynccontextmanager
-async def _within(problem: str) -> AsyncIterator[None]:
-    """Raise `Unavailable` with this problem if the block takes longer than a minute."""
-    try:
-        async with asyncio.timeout(SETTLE_SECS):
-            yield
-    except TimeoutError:
-        raise Unavailable(f"After {SETTLE_SECS:g} s {problem}.") from None
 
 
 async def _settled(http: httpx.AsyncClient, thread_id: str, narration: Narration) -> dict[str, Any]:
@@ -236,13 +225,13 @@ async def _settled(http: httpx.AsyncClient, thread_id: str, narration: Narration
         Unavailable: it goes on for too long.
     """
     last = None
-    async with _within("the call has not settled"):
+    async with within(SETTLE_SECS, "the call has not settled"):
         while True:
             thread = await get(http, f"/api/threads/{thread_id}")
             if (status := thread["status"]) != last and status in GOES_ON:
                 narration.doing(GOES_ON[status])
             last = status
-            if status in FINAL:
+            if Status(status).is_final:
                 narration.step(f"the call is {status}")
                 return thread
             await asyncio.sleep(0.2)

@@ -13,7 +13,17 @@ from rich.text import Text
 
 from flow.api.exact_json import dumps
 from flow.demo.call import Account
-from flow.demo.tables import LATENCY_PARTS, Row, money, panel, quantity, reconciliation, table
+from flow.demo.tables import (
+    LATENCY_PARTS,
+    Row,
+    money,
+    panel,
+    quantity,
+    reconciliation,
+    reconciliation_json,
+    table,
+    verdict,
+)
 from flow.domain.usage.units import COMPONENTS
 
 
@@ -32,12 +42,7 @@ def show(account: Account, console: Console) -> None:
     console.print(panel("Insights", Text(json.dumps(thread["insights"], indent=2))))
     console.print(_events(account.posthog_events))
     console.print(reconciliation(account.comparisons, account.checks))
-    verdict = (
-        Text("✔ the ledger and every other account of this call agree", style="bold green")
-        if account.reconciled
-        else Text("✘ the accounts of this call do not agree", style="bold red")
-    )
-    console.print(verdict)
+    console.print(verdict(account.reconciled, "this call"))
 
 
 def one_line(account: Account) -> str:
@@ -58,10 +63,7 @@ def one_line(account: Account) -> str:
         "next_join": account.next_join,
         "vendor_bills": account.vendor_bills,
         "reconciled": account.reconciled,
-        "reconciliation": {
-            "checks": dict(account.checks),
-            "comparisons": [comparison.to_json() for comparison in account.comparisons],
-        },
+        "reconciliation": reconciliation_json(account.comparisons, account.checks),
         "insights": thread["insights"],
         "latency": thread["latency"],
         "posthog_events": account.posthog_events,

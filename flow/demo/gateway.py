@@ -17,7 +17,7 @@ import openai
 
 from flow.demo.narration import Narration
 from flow.demo.requests import FALLBACK, STEPS, Clients
-from flow.demo.service import NO_DATABASE, data_folder, environment_of, get, served
+from flow.demo.service import NO_DATABASE, data_folder, environment_of, get, served, within
 from flow.kit.tls import trusted
 from flow.sandbox.all_vendors import vendors
 from flow.sandbox.openai.chat import Pace
@@ -59,7 +59,7 @@ async def account_for_requests(narration: Narration, tell: Tell) -> GatewayAccou
 
     Raises:
         ConfigurationError: the SDK of a vendor is not installed.
-        FlowError: the service did not start.
+        FlowError: the service did not start, or a request is not in its ledger.
     """
     from flow.bot.vendors import VENDORS
 
@@ -124,8 +124,12 @@ async def _customer(url: str, key: str) -> AsyncIterator[tuple[httpx.AsyncClient
 
 
 async def _rows(http: httpx.AsyncClient, count: int) -> list[Row]:
-    """The key's requests, oldest first, once there are so many."""
-    async with asyncio.timeout(SETTLE_SECS):
+    """The key's requests, oldest first, once there are so many.
+
+    Raises:
+        Unavailable: some of them do not come to the ledger.
+    """
+    async with within(SETTLE_SECS, "a request is not in the ledger"):
         while True:
             found: list[Row] = (await get(http, "/api/requests?limit=100"))["requests"]
             if len(found) >= count:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
 from flow.api.exact_json import dumps
 from flow.demo.gateway import GatewayAccount
-from flow.demo.tables import Row, money, quantity, reconciliation, table
+from flow.demo.tables import (
+    Row,
+    money,
+    quantity,
+    reconciliation,
+    reconciliation_json,
+    table,
+    verdict,
+)
 
 
 def told(what: str, rows: Sequence[Row]) -> str:
@@ -27,12 +34,7 @@ def show(account: GatewayAccount, console: Console) -> None:
     console.rule("[bold]The account[/bold]")
     console.print(_requests(account.ledger))
     console.print(reconciliation(account.comparisons, account.checks))
-    verdict = (
-        Text("✔ the ledger and every other account of these requests agree", style="bold green")
-        if account.reconciled
-        else Text("✘ the accounts of these requests do not agree", style="bold red")
-    )
-    console.print(verdict)
+    console.print(verdict(account.reconciled, "these requests"))
 
 
 def one_line(account: GatewayAccount) -> str:
@@ -42,10 +44,7 @@ def one_line(account: GatewayAccount) -> str:
             "ledger": account.ledger,
             "vendor_bills": account.vendor_bills,
             "reconciled": account.reconciled,
-            "reconciliation": {
-                "checks": dict(account.checks),
-                "comparisons": [comparison.to_json() for comparison in account.comparisons],
-            },
+            "reconciliation": reconciliation_json(account.comparisons, account.checks),
             "posthog_events": account.posthog_events,
         }
     )

@@ -17,7 +17,7 @@ import uvicorn
 
 from flow.app.asgi import SERVER_OPTIONS, Application
 from flow.app.service import Service
-from flow.errors import FlowError
+from flow.errors import FlowError, Unavailable
 from flow.settings import Settings
 
 NO_DATABASE: Mapping[str, Any] = {
@@ -69,6 +69,16 @@ async def served(settings: Settings) -> AsyncIterator[tuple[str, Service]]:
     finally:
         server.should_exit = True
         await serving
+
+
+@asynccontextmanager
+async def within(secs: float, problem: str) -> AsyncIterator[None]:
+    """Raise `Unavailable` with this problem if the block takes longer."""
+    try:
+        async with asyncio.timeout(secs):
+            yield
+    except TimeoutError:
+        raise Unavailable(f"After {secs:g} s {problem}.") from None
 
 
 async def get(http: httpx.AsyncClient, path: str) -> dict[str, Any]:

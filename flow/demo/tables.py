@@ -64,6 +64,23 @@ def reconciliation(comparisons: Sequence[Comparison], checks: Mapping[str, bool]
     return Group(made, others)
 
 
+def reconciliation_json(
+    comparisons: Sequence[Comparison], checks: Mapping[str, bool]
+) -> dict[str, Any]:
+    """What `reconciliation` shows, for a program."""
+    return {
+        "checks": dict(checks),
+        "comparisons": [comparison.to_json() for comparison in comparisons],
+    }
+
+
+def verdict(reconciled: bool, of: str) -> Text:
+    """Whether everything agrees that is on record ``of`` something."""
+    if reconciled:
+        return Text(f"✔ the ledger and every other account of {of} agree", style="bold green")
+    return Text(f"✘ the accounts of {of} do not agree", style="bold red")
+
+
 def mark(good: bool) -> Text:
     """A tick, or a cross."""
     return Text("✔", style="green") if good else Text("✘", style="bold red")

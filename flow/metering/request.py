@@ -248,9 +248,8 @@ class MeteredRequest:
         if not output.text:
             return
         self._text.append(output.text)
-        if (
-            self._made is not NOTHING and self._made
-        ):  # The text is what the sound says, and not billed beside it.
+        if self._made is not NOTHING and self._made:
+            # The text is what the sound says, and not billed beside it.
             return
         self._uncounted += len(output.text)
         if self._uncounted >= COUNTED_CHARACTERS:

@@ -12,6 +12,7 @@ from flow.bot.join_defaults import Resolver
 from flow.bot.vendors import VENDORS, vendors_by_part
 from flow.domain.agents.agent import AgentDefinition
 from flow.domain.agents.filling import check_templates
+from flow.domain.calls.tools import HttpTool, Remote
 from flow.domain.insights.insight_schema import rule_problem
 from flow.domain.products.product_file import read_products
 from flow.domain.webhooks import public_url
@@ -53,6 +54,14 @@ def _beyond_form(settings: Settings, definition: AgentDefinition) -> Iterable[Fi
         yield FieldProblem("webhook_url", said)
     if schema is not None and (said := rule_problem(schema)):
         yield FieldProblem("insights.schema", said)
+    for place, tool in enumerate(definition.bot.tools):
+        field = f"bot.tools.{place}"
+        if isinstance(tool, Remote) and (
+            said := public_url.problem_of(tool.url, allow_private=private)
+        ):
+            yield FieldProblem(f"{field}.url", said)
+        if isinstance(tool, HttpTool) and (said := rule_problem(tool.parameters)):
+            yield FieldProblem(f"{field}.parameters", said)
 
 
 def _problems(error: ValidationError) -> Iterable[FieldProblem]:

@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that ``flow --help`` answers
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ agents = typer.Typer(
 AgentName = Annotated[str, typer.Argument(metavar="AGENT", help="Its id, or its name in the team.")]
 Team = Annotated[str | None, typer.Option(help="The team it belongs to.")]
 OfKey = Annotated[str | None, typer.Option("--key", help="A key of that team, by name or id.")]
-MOST = 200
+MOST = 10_000
 
 
 @agents.command("list")
@@ -33,16 +34,18 @@ def list_(
     team: Annotated[str | None, typer.Option(help="Only this team's.")] = None,
     key: Annotated[str | None, typer.Option(help="Only those of this key's team.")] = None,
     archived: Annotated[bool, typer.Option("--archived", help="Archived ones as well.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=MOST, help="How many, the newest first.")] = MOST,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="How many, the newest first.")] = 200,
     as_json: AsJson = False,
 ) -> None:
     """List stored agents in their newest versions."""
     from flow.operate import agent_tables
+    from flow.operate.paging import first
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
             of_team = await _team(database, team, key)
-            page = await database.agents.list(of_team, limit=limit, archived=archived)
+            list_page = partial(database.agents.list, of_team, archived=archived)
+            page = await first(list_page, limit)
         told = {"agents": [agent_tables.form(one) for one in page.items]}
         say(told, as_json, lambda: agent_tables.agents(page))
 

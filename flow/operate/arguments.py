@@ -1,10 +1,11 @@
-"""Parsing of amounts, times and days on the command line."""
+"""Parsing of amounts, times, days and ids on the command line."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from uuid import UUID
 
 from flow.errors import InvalidInput
 
@@ -89,3 +90,15 @@ def span(text: str, what: str) -> timedelta:
     if not length:
         raise InvalidInput(f"{what} must be a length such as 90m, 24h or 7d, not {text!r}.")
     return length
+
+
+def identifier(text: str, of: str) -> UUID:
+    """The id of a thread or a webhook; ``of`` says which.
+
+    Raises:
+        InvalidInput: no id looks like that.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidInput(f"{text!r} is no id of {of}: it looks like a UUID.") from None

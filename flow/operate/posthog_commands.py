@@ -5,6 +5,7 @@ It imports what it needs when it runs, so that ``flow --help`` answers at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,9 +57,7 @@ def dashboards(
     run(work)
 
 
-async def _keys(
-    settings: Settings, references: list[str] | tuple[()], *, all_keys: bool
-) -> list[ApiKey]:
+async def _keys(settings: Settings, references: Sequence[str], *, all_keys: bool) -> list[ApiKey]:
     if not references and not all_keys:
         return []
     async with database_of(settings) as database:

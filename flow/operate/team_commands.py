@@ -8,6 +8,7 @@ import typer
 
 from flow.errors import InvalidInput
 from flow.operate.command_context import database_of, run, say
+from flow.operate.key_commands import AsJson
 
 if TYPE_CHECKING:
     from flow.settings import Settings
@@ -20,9 +21,7 @@ def budget(
     team: Annotated[str, typer.Argument(help="The team.")],
     cap: Annotated[str | None, typer.Option(help="USD a month (UTC), of all its keys.")] = None,
     no_cap: Annotated[bool, typer.Option("--no-cap", help="Lift the cap for good.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on standard output.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a team's budget, or set its cap. A key's own budget holds beside it."""
     from flow.domain.limits.quota import BUDGET, Terms

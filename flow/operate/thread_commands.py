@@ -6,19 +6,17 @@ Each command imports what it needs when it runs, so that ``flow --help`` answers
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
 
 import typer
 
+from flow.domain.calls.thread_status import Status
 from flow.errors import InvalidInput
 from flow.operate.command_context import database_of, run, say
 from flow.operate.key_commands import AsJson
 
 if TYPE_CHECKING:
-    from flow.db.database import Database
-    from flow.domain.calls.thread_overview import ThreadFilter, ThreadOverview
     from flow.settings import Settings
 
 threads = typer.Typer(
@@ -27,21 +25,6 @@ threads = typer.Typer(
 
 Thread = Annotated[str, typer.Argument(help="Its id, as in the answer to a join.")]
 MOST = 10_000
-PAGE = 200
-
-
-class StatusOption(StrEnum):
-    """Parse a thread's status: what `flow.domain.calls.thread.Status` has."""
-
-    CREATED = "created"
-    CONNECTING = "connecting"
-    IN_CALL = "in_call"
-    ENDED = "ended"
-    EXTRACTING = "extracting"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
 
 
 @threads.command("list")
@@ -50,7 +33,7 @@ def list_(
     key: Annotated[str | None, typer.Option(help="Only this key's.")] = None,
     team: Annotated[str | None, typer.Option(help="Only this team's.")] = None,
     product: Annotated[str | None, typer.Option(help="Only of this product.")] = None,
-    status: Annotated[StatusOption | None, typer.Option(help="Only those in this state.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only those in this state.")] = None,
     host: Annotated[str | None, typer.Option(help="Only those under way in this process.")] = None,
     from_: Annotated[str | None, typer.Option("--from", help="First day (UTC).")] = None,
     to: Annotated[str | None, typer.Option(help="Last day (UTC), included.")] = None,
@@ -59,14 +42,14 @@ def list_(
 ) -> None:
     """List calls of all keys, with the process that holds each."""
     from flow.admin import json_forms
-    from flow.domain.calls.thread import Status
     from flow.domain.calls.thread_overview import ThreadFilter
     from flow.operate import arguments, thread_tables
+    from flow.operate.paging import first
 
-    first = arguments.day(from_, "--from") if from_ else None
-    last = arguments.day(to, "--to") if to else None
-    if first and last and first > last:
-        raise InvalidInput(f"--from {first} is after --to {last}.")
+    from_day = arguments.day(from_, "--from") if from_ else None
+    to_day = arguments.day(to, "--to") if to else None
+    if from_day and to_day and from_day > to_day:
+        raise InvalidInput(f"--from {from_day} is after --to {to_day}.")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -75,13 +58,14 @@ def list_(
                 api_key_id=of_key,
                 team_id=team,
                 product=product,
-                status=None if status is None else Status(status),
+                status=status,
                 running=running,
                 host=host,
-                first=first,
-                last=last,
+                first=from_day,
+                last=to_day,
             )
-            found = await _first(database, which, limit)
+            page = await first(partial(database.operating.list_threads, which), limit)
+        found = page.items
         told = {"threads": [json_forms.thread(one) for one in found]}
         say(told, as_json, lambda: thread_tables.threads(found, datetime.now(UTC)))
 
@@ -98,9 +82,9 @@ def show(
 ) -> None:
     """Show a call: whose it is, where it runs, and what it cost."""
     from flow.admin import json_forms
-    from flow.operate import thread_tables
+    from flow.operate import arguments, thread_tables
 
-    asked = _thread_id(thread)
+    asked = arguments.identifier(thread, "a thread")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -118,9 +102,9 @@ def show(
 def end(thread: Thread, as_json: AsJson = False) -> None:
     """Hang up, in whichever process the call runs; cancel one that nobody has connected to."""
     from flow.admin import json_forms
-    from flow.operate import thread_tables
+    from flow.operate import arguments, thread_tables
 
-    asked = _thread_id(thread)
+    asked = arguments.identifier(thread, "a thread")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -129,23 +113,3 @@ def end(thread: Thread, as_json: AsJson = False) -> None:
         say(json_forms.thread(found), as_json, lambda: thread_tables.ended(found))
 
     run(work)
-
-
-async def _first(database: Database, which: ThreadFilter, limit: int) -> list[ThreadOverview]:
-    found: list[ThreadOverview] = []
-    cursor = None
-    while len(found) < limit:
-        page = await database.operating.list_threads(
-            which, limit=min(PAGE, limit - len(found)), cursor=cursor
-        )
-        found += page.items
-        if (cursor := page.next_cursor) is None:
-            break
-    return found
-
-
-def _thread_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidInput(f"{text!r} is no id of a thread: it looks like a UUID.") from None

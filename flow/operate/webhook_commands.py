@@ -59,9 +59,9 @@ def show(
 ) -> None:
     """Show one webhook, with its payload and attempts."""
     from flow.admin import json_forms
-    from flow.operate import webhook_tables
+    from flow.operate import arguments, webhook_tables
 
-    asked = _webhook_id(webhook)
+    asked = arguments.identifier(webhook, "a webhook")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -82,13 +82,13 @@ def replay(
 ) -> None:
     """Send again, under the same id: one webhook, or all that were given up."""
     from flow.admin import json_forms
-    from flow.operate import webhook_tables
+    from flow.operate import arguments, webhook_tables
 
     if (webhook is None) != dead:
         raise InvalidInput("Say which webhook to send again: its id, or --dead for all dead ones.")
     if webhook is not None and key is not None:
         raise InvalidInput("--key goes with --dead.")
-    asked = None if webhook is None else _webhook_id(webhook)
+    asked = None if webhook is None else arguments.identifier(webhook, "a webhook")
 
     async def work(settings: Settings) -> None:
         async with database_of(settings) as database:
@@ -162,13 +162,6 @@ def webhook_url(
         say(told, as_json, lambda: webhook_tables.url(set_to))
 
     run(work)
-
-
-def _webhook_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidInput(f"{text!r} is no id of a webhook: it looks like a UUID.") from None
 
 
 async def _id_of(database: Database, key: str | None) -> UUID | None:

@@ -33,25 +33,17 @@ class PosthogIdentities:
 
         What the full queue drops is tried again at the next call.
         """
-        key_id = str(key.id)
-        if (
-            self._client is not None
-            and self._keys.get(key_id) != key
-            and self._sent("$set", key_id, {"$set": person_properties(key)})
-        ):
-            self._keys[key_id] = key
-        if (
-            self._client is not None
-            and key.team_id
-            and key.team_id not in self._teams
-            and self._sent("$groupidentify", key_id, group_properties(key))
-        ):
-            self._teams[key.team_id] = True
-
-    def _sent(self, event: str, distinct_id: str, properties: dict[str, Any]) -> bool:
-        assert self._client is not None
-        sent = self._client.capture(event, distinct_id=distinct_id, properties=properties)
-        return sent is not None
+        client, key_id, team_id = self._client, str(key.id), key.team_id
+        if client is None:
+            return
+        if self._keys.get(key_id) != key:
+            person = {"$set": person_properties(key)}
+            if client.capture("$set", distinct_id=key_id, properties=person) is not None:
+                self._keys[key_id] = key
+        if team_id and team_id not in self._teams:
+            group = group_properties(key)
+            if client.capture("$groupidentify", distinct_id=key_id, properties=group) is not None:
+                self._teams[team_id] = True
 
 
 def person_properties(key: ApiKey) -> dict[str, str]:

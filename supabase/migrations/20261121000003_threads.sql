@@ -86,7 +86,8 @@ create index workflow_threads_created on public.workflow_threads (created_at des
 create index workflow_threads_team_created
   on public.workflow_threads (team_id, created_at desc, id desc) where created_at > '-infinity';
 -- The few that are looked for among many.
-create index workflow_threads_unfinished on public.workflow_threads (status, created_at desc, id desc)
+create index workflow_threads_unsuccessful_created
+  on public.workflow_threads (status, created_at desc, id desc)
   where status in ('failed', 'expired', 'cancelled');
 
 create index workflow_threads_agent

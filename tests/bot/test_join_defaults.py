@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flow.bot import join_defaults
 from flow.bot.join_defaults import Resolver
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Choice, ServiceSpec
@@ -126,3 +127,15 @@ def test_a_call_is_recorded_where_that_is_set_up_and_for_as_long(
     [problem] = caught.value.problems
     assert problem.field == field
     assert "FLOW_" not in problem.message
+
+
+def test_a_caller_is_not_told_how_the_operator_installs_mcp(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(join_defaults, "is_installed", lambda module: module != "mcp")
+    bot = {"tools": [{"type": "mcp", "url": "https://tools.example.com/mcp"}]}
+    with pytest.raises(InvalidInput) as refused:
+        resolved(bot)
+    [problem] = refused.value.problems
+    assert (problem.field, problem.message) == ("bot.tools", "MCP is not set up here")
+    assert problem.hint == "For MCP install 'flow-voice[mcp]'."

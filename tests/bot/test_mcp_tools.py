@@ -18,6 +18,7 @@ from flow.bot.tools.mcp_tools import McpFunction, close_servers, open_servers
 from flow.bot.tools.tool import ToolUse
 from flow.domain.calls.tool_call import ToolOutcome
 from flow.domain.calls.tools import McpTool
+from flow.insights.schema_checker import Checker
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
 from flow.sandbox.tools import Tool, ToolServer
@@ -48,7 +49,7 @@ async def opened(
     network = PublicTransport(allow_private=allow_private)
     async with Served(server) as url:
         described = McpTool.model_validate({"type": "mcp", "url": f"{url}/mcp", **given})
-        servers, functions = await open_servers([described], network)
+        servers, functions = await open_servers([described], network, Checker().problems)
         try:
             yield {function.name: function for function in functions}
         finally:
@@ -75,6 +76,15 @@ async def test_a_servers_tools_are_those_that_models_take_and_are_closed_at_the_
     (seen,) = server.uses
     assert seen.headers["authorization"] == "Bearer s3cret"
     assert server.sessions == set()
+
+
+@pytest.mark.parametrize(
+    "broken", [{"additionalProperties": 5}, {"properties": {"name": {"type": "text"}}}], ids=str
+)
+async def test_a_tool_whose_schema_no_model_takes_is_left_out(broken: dict[str, Any]) -> None:
+    tools = servers_tools() | {"broken": Tool(lambda _: "", parameters=PARAMETERS | broken)}
+    async with opened(ToolServer(tools)) as functions:
+        assert sorted(functions) == ["book", "search"]
 
 
 async def test_only_what_is_allowed_is_there() -> None:
@@ -119,6 +129,31 @@ async def test_a_call_goes_on_without_a_server_that_does_not_answer(
         assert functions == {}
 
 
+async def test_a_server_that_hangs_is_waited_for_no_longer_than_it_may_take_to_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mcp_tools, "LIST_SECS", 0.2)
+    monkeypatch.setattr(mcp_tools, "CLOSE_SECS", 60.0)
+    server = ToolServer(servers_tools())
+    server.faults.add(Fault(kind="hang"))
+    async with asyncio.timeout(10), opened(server) as functions:
+        assert functions == {}
+
+
+async def test_no_session_outlives_a_call_that_is_over_before_its_server_answers() -> None:
+    server, network = ToolServer(servers_tools()), PublicTransport(allow_private=True)
+    server.faults.add(Fault(kind="hang"))
+    async with Served(server) as url:
+        described = McpTool.model_validate({"type": "mcp", "url": f"{url}/mcp"})
+        opening = asyncio.create_task(open_servers([described], network, Checker().problems))
+        await asyncio.sleep(0.2)
+        opening.cancel()
+        await asyncio.wait({opening}, timeout=10)
+        assert opening.cancelled()
+        assert "mcp" not in {task.get_name() for task in asyncio.all_tasks()}
+    await network.aclose()
+
+
 async def test_a_private_server_is_not_reached() -> None:
     server = ToolServer(servers_tools())
     async with asyncio.timeout(10), opened(server, allow_private=False) as functions:
@@ -138,7 +173,8 @@ async def test_it_works_with_the_sdks_own_server() -> None:
     app = own.streamable_http_app(json_response=True)
     async with app.router.lifespan_context(app), Served(app) as url:
         described = McpTool.model_validate({"type": "mcp", "url": f"{url}/mcp"})
-        servers, functions = await open_servers([described], PublicTransport(allow_private=True))
+        network = PublicTransport(allow_private=True)
+        servers, functions = await open_servers([described], network, Checker().problems)
         (function,) = functions
         answer = await function.use(use(guest={"name": "Ada"}))
         await close_servers(servers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -132,6 +133,13 @@ def test_a_text_escaped_stands_for_itself(text: str) -> None:
     filled = Filling({})
     assert filled.text("f", escaped) == text
     filled.check()
+
+
+@pytest.mark.parametrize("piece", ["\\", "{", r"\{{", "{{name}}"])
+def test_a_long_text_is_read_in_a_moment(piece: str) -> None:
+    began = time.process_time()
+    Filling(VALUES).text("f", piece * (32_768 // len(piece)))
+    assert time.process_time() - began < 0.5
 
 
 @given(st.text(max_size=200))

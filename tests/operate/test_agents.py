@@ -76,7 +76,7 @@ async def test_agents_are_listed_shown_and_archived(terminal: Terminal, file: Pa
         ("reservations", "acme", "on")
     ]
     assert listed[0]["metadata"] == {"country": "no", "since": "2026-11-30"}
-    assert "reservations" in (await terminal.flow("agents", "list")).out
+    assert "reservations" in (await terminal.flow("agents", "list", "--limit", "201")).out
     assert (await terminal.flow("agents", "list", "--team", "other", "--json")).json == {
         "agents": []
     }
@@ -115,6 +115,16 @@ REFUSED = {
     "a schema that is none": (
         "name: x\ninsights: {schema: {type: object, properties: {a: {type: x}}}}",
         "insights.schema:",
+    ),
+    "a tool inside": (
+        "name: x\ntools: [{type: mcp, url: 'https://10.0.0.1/'}]",
+        "bot.tools.0.url: ",
+    ),
+    "a tool of a schema that is none": (
+        "name: x\ntools: [{type: end_call}, {type: http, name: find, description: Finds,"
+        " url: 'https://tools.example.com/',"
+        " parameters: {type: object, properties: {a: {type: x}}}}]",
+        "bot.tools.1.parameters: not a JSON Schema",
     ),
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -44,6 +46,7 @@ from tests.operate.test_webhooks import a_key, dead
 from tests.ports import free_port
 
 SECRET = "not-a-secret-" * 3
+NOBODY = 65534
 WITH_KEYS = {*MODEL_VENDORS, "twilio"}
 
 
@@ -434,6 +437,36 @@ def test_a_full_disk_is_told(
 def test_a_folder_that_cannot_be_written_is_told() -> None:
     (found,) = disk_findings(Path("/proc/flow"))
     assert (found.status, "FLOW_DATA_DIR" in str(found.cure)) == ("problem", True)
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "closed"), [("data/inside", "data"), ("data", "data"), ("data", "data/spool")]
+)
+def test_a_folder_that_is_closed_to_this_user_is_told(data_dir: str, closed: str) -> None:
+    # Not pytest's own folder, into which nobody but its user may look.
+    with tempfile.TemporaryDirectory() as name, _unprivileged(Path(name)):
+        above = Path(name)
+        (above / "data" / "spool").mkdir(parents=True)
+        (above / closed).chmod(0)
+        try:
+            *_, found = disk_findings(above / data_dir)
+        finally:
+            (above / closed).chmod(0o700)
+    assert (found.status, "FLOW_DATA_DIR" in str(found.cure)) == ("problem", True)
+
+
+@contextmanager
+def _unprivileged(folder: Path) -> Iterator[None]:
+    """Another user's rights, and the folder as theirs, where this user is root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.chown(folder, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 
 from flow.domain.calls.thread import Status, Thread, Turn
-from flow.operate.thread_commands import StatusOption
 from tests.db.making import a_key, a_thread, spend
 from tests.operate.conftest import Terminal
 
@@ -79,5 +78,8 @@ async def test_what_there_is_not_is_said(terminal: Terminal, args: list[str], sa
     assert said in (await terminal.flow("threads", *args)).failure
 
 
-def test_every_status_can_be_asked_for() -> None:
-    assert [*map(str, StatusOption)] == [*map(str, Status)]
+async def test_every_status_can_be_asked_for(terminal: Terminal) -> None:
+    for status in Status:
+        listed = await terminal.flow("threads", "list", "--status", status, "--json")
+        assert listed.json == {"threads": []}
+    assert "'over' is not one of" in (await terminal.flow("threads", "list", "--status=over")).err

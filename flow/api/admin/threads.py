@@ -65,7 +65,7 @@ class OperatorTurn(Utterance):
 
 
 class OperatorThreadDetails(OperatorThread):
-    """A thread as its owner sees it.
+    """A thread with its content, but for the use of tools, which its owner alone sees.
 
     The content is for keys with ``flow.content`` beside ``flow.admin``. To others the request,
     insights and metadata are null, and so are the words of each turn.

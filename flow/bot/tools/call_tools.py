@@ -4,9 +4,10 @@ Pipecat runs a handler for each function that a model calls, and cancels it when
 use of a tool is a task of its own: an interruption does not touch it, so that its effect is
 neither lost nor doubled, and when the call ends it is waited for, for a while.
 
-Handlers are registered with ``cancel_on_interruption=False``. When the caller speaks meanwhile, the
-model answers what was said, knows that the tool is running, and is told its result when it comes;
-it is asked for a reply to it once (`LLMAssistantAggregator._handle_function_call_result`).
+Handlers, but for the tool that ends the call, have ``cancel_on_interruption=False``. When the
+caller speaks meanwhile, the model answers what was said, knows that the tool is running, and is
+told its result when it comes; it is asked for a reply to it once
+(`LLMAssistantAggregator._handle_function_call_result`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import FunctionCallResultProperties
 from pipecat.services.llm_service import FunctionCallParams, LLMService
 
+from flow.bot.tools.call_actions import EndCall
 from flow.bot.tools.tool import BotTool, ToolAnswer, ToolUse, failed
 from flow.bot.tools.voice import ToolVoice
 from flow.bot.tools.waiting import waiting_sentence
@@ -56,7 +57,6 @@ class CallTools:
     Args:
         voice: says what is to be said meanwhile; stands in the call's pipeline.
         language: of the bot, as its join has it.
-        watch: told of each use when it starts and when it is over; must not block.
         earlier: uses in other processes. Those that were under way there are not done again.
         close: closes what the tools hold open.
         now: seconds that go on.
@@ -71,7 +71,6 @@ class CallTools:
         check: CheckArguments,
         *,
         language: str | None = None,
-        watch: Callable[[ToolCall], None] = lambda _: None,
         earlier: Sequence[ToolCall] = (),
         close: Callable[[], Awaitable[None]] | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -82,7 +81,6 @@ class CallTools:
         self._recorder = recorder
         self._check = check
         self._language = language
-        self._watch = watch
         self._close = close
         self._now = now
         self._running: dict[asyncio.Task[ToolAnswer], UUID] = {}
@@ -91,7 +89,7 @@ class CallTools:
         self._log = log.bind(workflow_thread_id=str(thread_id))
         for call in earlier:
             if call.outcome is ToolOutcome.RUNNING:
-                self._record(replace(call, outcome=ToolOutcome.UNKNOWN))
+                recorder.record_tool_call(thread_id, replace(call, outcome=ToolOutcome.UNKNOWN))
 
     @property
     def schemas(self) -> list[FunctionSchema]:
@@ -109,7 +107,9 @@ class CallTools:
     def register(self, model: LLMService[Any]) -> None:
         """Have this model's calls of functions done here."""
         for name in self._tools:
-            model.register_function(name, self._handle, cancel_on_interruption=name == "end_call")
+            # While a tool runs the model may speak, but not beside its own last words.
+            is_last = name == EndCall.name
+            model.register_function(name, self._handle, cancel_on_interruption=is_last)
 
     async def close(self, within_secs: float = LAST_SECS) -> None:
         """The call is over: wait for what is under way, put its outcome on record, and close."""
@@ -121,8 +121,10 @@ class CallTools:
         if self._running:
             await asyncio.wait(self._running, timeout=1.0)
         if self._close is not None:
-            with suppress(Exception):
+            try:
                 await self._close()
+            except Exception:  # the bill of the call is still to be settled
+                self._log.exception("tools_not_closed")
 
     async def _handle(self, params: FunctionCallParams) -> None:
         """Do what a model asks for, and tell it what came of it."""
@@ -147,21 +149,20 @@ class CallTools:
         began, tool = self._now(), self._tools[name]
         answer = await self._unfit(tool, use)
         if answer is None:
-            self._record(call)
+            self._recorder.record_tool_call(self._thread_id, call)
             try:
                 answer = await self._answer(tool, use)
             except asyncio.CancelledError:
                 answer = failed("the call was over", ToolOutcome.CANCELLED)
         seconds = round(self._now() - began, 3)
-        self._record(
-            replace(
-                call,
-                outcome=answer.outcome,
-                seconds=seconds,
-                status=answer.status,
-                result=answer.told,
-            )
+        over = replace(
+            call,
+            outcome=answer.outcome,
+            seconds=seconds,
+            status=answer.status,
+            result=answer.told,
         )
+        self._recorder.record_tool_call(self._thread_id, over)
         self._log.info(
             "tool_used",
             tool=name,
@@ -204,10 +205,6 @@ class CallTools:
         if use_id not in self._told_to_wait and not self._is_closed:
             self._told_to_wait |= {*self._running.values()}
             await self.voice.say(sentence)
-
-    def _record(self, call: ToolCall) -> None:
-        self._recorder.record_tool_call(self._thread_id, call)
-        self._watch(call)
 
     def _forget(self, task: asyncio.Task[ToolAnswer]) -> None:
         self._told_to_wait.discard(self._running.pop(task))

@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import structlog
 
+from flow.bot.tools.call_tools import CheckArguments
 from flow.bot.tools.tool import ToolAnswer, ToolUse, answered, failed
 from flow.domain.calls.tools import MAX_TOOLS, McpTool, is_tool_name, parameters_problem
+from flow.errors import FlowError
 from flow.vendors.bounded_answers import BoundedAnswers
 from flow.vendors.tool_client import AGENT, MAX_ANSWER_BYTES
 
@@ -63,10 +66,14 @@ class McpServer:
     Args:
         described: the server as the join has it, with its variables filled in.
         network: reaches public addresses only (`flow.vendors.public_http.PublicTransport`).
+        check: finds what is wrong with arguments, and whether a schema can be used at all.
     """
 
-    def __init__(self, described: McpTool, network: httpx2.AsyncBaseTransport) -> None:
+    def __init__(
+        self, described: McpTool, network: httpx2.AsyncBaseTransport, check: CheckArguments
+    ) -> None:
         self.described = described
+        self._check = check
         self._network = BoundedAnswers(network)
         self._is_over = asyncio.Event()
         self._session: ClientSession | None = None
@@ -91,6 +98,8 @@ class McpServer:
         """End the session, within bounds."""
         self._is_over.set()
         if self._task is not None:
+            if self._session is None:  # it does not wait for that yet
+                self._task.cancel()
             await asyncio.wait({self._task}, timeout=CLOSE_SECS)
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=CLOSE_SECS)
@@ -124,6 +133,9 @@ class McpServer:
         except Exception as error:
             if not listed.done():
                 listed.set_exception(McpFailed(_reason(error)))
+            elif not self._is_over.is_set():
+                host = httpx2.URL(self.described.url).host
+                log.warning("mcp_session_lost", host=host, error_type=_reason(error))
         finally:
             self._session = None
             listed.cancel()
@@ -158,7 +170,9 @@ class McpServer:
             functions += filter(None, map(self._function, page.tools))
             if (cursor := page.next_cursor) is None:
                 break
-        return functions[:MAX_TOOLS]
+        found = functions[:MAX_TOOLS]
+        usable = await asyncio.gather(*map(self._has_usable_schema, found))
+        return [*compress(found, usable)]
 
     def _function(self, tool: Any) -> McpFunction | None:
         allowed = self.described.allowed
@@ -175,13 +189,30 @@ class McpServer:
             return None
         return McpFunction(self, tool.name, tool.description or "", schema)
 
+    async def _has_usable_schema(self, function: McpFunction) -> bool:
+        """Whether its parameters keep the rules of JSON Schema.
+
+        With one schema that does not, vendors refuse every request of the call.
+        """
+        try:
+            await self._check({}, function.parameters)
+        except FlowError as error:
+            problem = f"has a schema that cannot be used: {type(error).__name__}"
+            log.warning("mcp_tool_left_out", tool=function.name, problem=problem)
+            return False
+        return True
+
 
 async def open_servers(
-    described: Sequence[McpTool], network: httpx2.AsyncBaseTransport
+    described: Sequence[McpTool], network: httpx2.AsyncBaseTransport, check: CheckArguments
 ) -> tuple[list[McpServer], list[McpFunction]]:
     """The sessions with these servers, and the tools of those that answer in time."""
-    servers = [McpServer(one, network) for one in described]
-    opened = await asyncio.gather(*(server.open() for server in servers), return_exceptions=True)
+    servers = [McpServer(one, network, check) for one in described]
+    try:
+        opened = await asyncio.gather(*(one.open() for one in servers), return_exceptions=True)
+    except asyncio.CancelledError:  # the call is over already
+        await close_servers(servers)
+        raise
     functions: list[McpFunction] = []
     for server, found in zip(servers, opened, strict=True):
         if isinstance(found, BaseException):
@@ -194,8 +225,7 @@ async def open_servers(
 
 async def close_servers(servers: Sequence[McpServer]) -> None:
     """End the sessions."""
-    with suppress(Exception):
-        await asyncio.gather(*(server.close() for server in servers))
+    await asyncio.gather(*(server.close() for server in servers))
 
 
 def _answer(result: Any) -> ToolAnswer:

@@ -22,7 +22,6 @@ from flow.bot.tools.voice import ToolVoice
 from flow.domain.calls import tools as described
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.thread import Thread
-from flow.domain.calls.tool_call import ToolCall
 from flow.errors import FlowError
 from flow.vendors.tool_client import ToolClient
 
@@ -37,14 +36,11 @@ class ToolSettings:
         network: reaches public addresses only; see `flow.vendors.public_http.PublicTransport`.
         secrets: of a key, which sign what it is sent, the current one first.
         check: finds what is wrong with arguments.
-        watch: told of each use of a tool in a thread, when it starts and when it is over. Must not
-            block or raise.
     """
 
     network: httpx2.AsyncBaseTransport
     secrets: Callable[[UUID], Awaitable[Sequence[str]]]
     check: CheckArguments
-    watch: Callable[[UUID, ToolCall], None] = lambda _thread, _call: None
 
 
 async def open_tools(
@@ -67,11 +63,13 @@ async def open_tools(
     await made.secrets.fetch()
     tools = [tool for one in join.bot.tools if (tool := made.tool(one)) is not None]
     mcp = [one for one in join.bot.tools if isinstance(one, described.McpTool)]
-    servers, functions = await open_servers(mcp, settings.network)
+    servers, functions = await open_servers(mcp, settings.network, settings.check)
     taken = {tool.name for tool in tools}
     for function in functions:
-        if function.name in taken or len(taken) >= described.MAX_TOOLS:
-            log.warning("mcp_tool_left_out", tool=function.name, problem="the name is taken")
+        is_taken = function.name in taken
+        if is_taken or len(taken) >= described.MAX_TOOLS:
+            problem = "the name is taken" if is_taken else "there are too many tools"
+            log.warning("mcp_tool_left_out", tool=function.name, problem=problem)
             continue
         taken.add(function.name)
         tools.append(function)
@@ -82,7 +80,6 @@ async def open_tools(
         recorder,
         settings.check,
         language=join.bot.language,
-        watch=partial(settings.watch, thread.id),
         earlier=thread.tool_calls,
         close=partial(close_servers, servers),
     )

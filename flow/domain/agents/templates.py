@@ -16,7 +16,8 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 RESERVED = "flow."
 """What the names of variables begin with that Flow itself gives."""
 
-_OPENING = re.compile(r"(\\*)\{\{")
+# From the first backslash of a run: tried from each of them, a long run takes quadratic time.
+_OPENING = re.compile(r"(?<!\\)(\\*)\{\{")
 _NAME = re.compile(rf"({re.escape(RESERVED)})?{NAME}")
 _REMEMBERED = 1_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
@@ -243,7 +244,7 @@ class Bot(Part):
     @field_validator("timezone")
     @classmethod
     def _is_a_timezone(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and not is_stored(info) and value not in available_timezones():
+        if value is not None and not is_stored(info) and value not in _timezones():
             raise ValueError("is not a time zone: write one such as Europe/Berlin, or UTC")
         return value
 
@@ -419,6 +420,12 @@ class JoinRequest(CallSettings):
     def shown(self) -> dict[str, Any]:
         """The request as readers are shown it: without the secrets of its tools."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+@cache
+def _timezones() -> frozenset[str]:
+    """Their names, which are read from the files of the time zone database."""
+    return frozenset(available_timezones())
 
 
 def _transports(info: ValidationInfo) -> TransportSpecs | None:

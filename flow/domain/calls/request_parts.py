@@ -17,7 +17,7 @@ Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
 
 STORED = {"is_stored": True}
 """The context that validates what was judged before, when it was taken in."""
-STORING = {"is_stored": True}
+STORING = {"with_secrets": True}
 """The context that serializes what is to be stored, with the secrets that no reader is shown."""
 
 

@@ -5,39 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID
 
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.latency import TurnLatency
+from flow.domain.calls.thread_status import Status as Status
 from flow.domain.calls.tool_call import ToolCall
 from flow.domain.calls.trace_parent import TraceParent
 from flow.domain.usage.events import Owner
-
-
-class Status(StrEnum):
-    """Where a thread is. The legal moves are a table in the database, which refuses all others."""
-
-    CREATED = "created"
-    CONNECTING = "connecting"
-    IN_CALL = "in_call"
-    ENDED = "ended"
-    EXTRACTING = "extracting"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
-
-    @property
-    def has_call(self) -> bool:
-        """Whether a call is under way, or being connected."""
-        return self in {self.CONNECTING, self.IN_CALL}
-
-    @property
-    def is_final(self) -> bool:
-        """Whether no move leads out of this state."""
-        return self in {self.COMPLETED, self.FAILED, self.EXPIRED, self.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,39 +16,45 @@ from flow.operate.doctor.answers import Asker, NoAnswer
 from flow.operate.doctor.finding import Finding, ok, problem, skipped, warning
 from flow.settings import Settings
 
+SPOOL = "spool"
 LITTLE_BYTES = 1 << 30
 TOO_LITTLE_BYTES = 100 << 20
 
 
 def disk_findings(data_dir: Path) -> Iterator[Finding]:
     """Whether the spool can be written, has room, and holds what killed processes left."""
-    name, folder = "spool", data_dir.expanduser().resolve()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    cure = "Set FLOW_DATA_DIR to a folder of this user's that outlives the process."
+    at = folder = data_dir.expanduser().resolve()
     try:
-        with tempfile.TemporaryFile(dir=there):
-            free = shutil.disk_usage(there).free
+        # Asking whether a folder is there takes the right to look into the one above it.
+        at = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=at):
+            free = shutil.disk_usage(at).free
+        yield _room(at, free, is_there=at == folder)
+        at = folder / "spool"
+        yield from _left_in(at)
     except OSError as error:
-        yield problem(name, f"{there} cannot be written: {error.strerror}", cure)
-        return
-    yield _room(name, there, free, is_there=there == folder)
-    left, size = Spool.left_behind(folder / "spool")
+        cure = "Set FLOW_DATA_DIR to a folder of this user's that outlives the process."
+        yield problem(SPOOL, f"{at} cannot be read and written: {error.strerror}", cure)
+
+
+def _left_in(spool: Path) -> Iterator[Finding]:
+    left, size = Spool.left_behind(spool)
     if left:
         said = f"{left} left by killed processes hold {_size(size)} of usage not in the ledger"
-        yield warning(name, said, "A service or worker that starts on this folder records it.")
-    if (kept := folder / "spool" / "quarantine.ndjson").exists():
+        yield warning(SPOOL, said, "A service or worker that starts on this folder records it.")
+    if (kept := spool / "quarantine.ndjson").exists():
         said = f"{kept} holds {_size(kept.stat().st_size)} that the database refused"
-        yield warning(name, said, "Read it: each line says why. Then remove the file.")
+        yield warning(SPOOL, said, "Read it: each line says why. Then remove the file.")
 
 
-def _room(name: str, there: Path, free: int, *, is_there: bool) -> Finding:
+def _room(there: Path, free: int, *, is_there: bool) -> Finding:
     said = f"{there} has {_size(free)} free"
     cure = "Free some: usage that the database has not taken waits here."
     if free < TOO_LITTLE_BYTES:
-        return problem(name, said, cure)
+        return problem(SPOOL, said, cure)
     if free < LITTLE_BYTES:
-        return warning(name, said, cure)
-    return ok(name, said if is_there else f"{said}; the folder will be made in it")
+        return warning(SPOOL, said, cure)
+    return ok(SPOOL, said if is_there else f"{said}; the folder will be made in it")
 
 
 def _size(count: int) -> str:

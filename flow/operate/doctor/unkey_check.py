@@ -31,7 +31,7 @@ async def unkey_findings(settings: Settings, known_key: str | None) -> list[Find
         return [skipped(NAME, local if settings.debug else "UNKEY_ROOT_KEY is not set")]
     root_key = settings.unkey_root_key.get_secret_value()
     may_verify = await _may_verify(root_key, settings.unkey_base_url)
-    if "verify" not in may_verify.check:
+    if may_verify.check == NAME:
         return [may_verify]
     async with _admin(settings, root_key) as unkey:
         others = await asyncio.gather(
@@ -52,7 +52,7 @@ async def _admin(settings: Settings, root_key: str) -> AsyncIterator[UnkeyAdmin]
 
 
 async def _may_verify(root_key: str, base_url: str | None) -> Finding:
-    """The check is called ``unkey`` alone when there is no use in asking anything else."""
+    """Whether it may verify keys; a finding about `NAME` itself leaves nothing else to ask."""
     client = UnkeyClient(root_key, base_url, clock=time.monotonic, wall_clock=time.time)
     try:
         async with asyncio.timeout(LIMIT_SECS):
