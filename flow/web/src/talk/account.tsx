@@ -19,6 +19,7 @@ const POLL_SECS = 1;
 const ENDINGS: Record<string, string> = {
   caller_hung_up: "You hung up",
   ended_by_api: "It was ended from elsewhere",
+  bot_hung_up: "The bot hung up",
   pipeline_ended: "The bot hung up",
 };
 
