@@ -13,6 +13,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from flow.api.pages import STATIC
+from flow.bot.rtvi import MAX_TEXT_CHARS
 from tests.browser.conftest import QUESTION, REPLIES, House, recording
 from tests.browser.watched_page import AXE, WatchedPage, dollars
 from tests.chromium import chromium
@@ -93,6 +94,11 @@ async def test_somebody_talks_and_sees_the_account(
             "aria-pressed", "true"
         )
         assert await shown.violations() == []
+        typed = page.get_by_label("Type instead of speaking")
+        await typed.evaluate("(field) => field.removeAttribute('maxlength')")
+        await typed.fill("a" * (MAX_TEXT_CHARS + 1))
+        await typed.press("Enter")
+        await expect(page.get_by_role("alert")).to_contain_text(f"longer than {MAX_TEXT_CHARS}")
         await page.get_by_role("button", name="Hang up").click()
         await expect(page.get_by_text("You hung up. Its account is settled.")).to_be_visible(
             timeout=15_000

@@ -138,7 +138,7 @@ export class Call {
 
   async type(text: string): Promise<void> {
     this.told({ type: "callerTyped", text });
-    await this.client.sendText(text);
+    await this.client.sendText(text).catch((error: unknown) => this.refused(String(error)));
   }
 
   async hangUp(): Promise<void> {
@@ -202,6 +202,7 @@ export class Call {
     client.on(RTVIEvent.TrackStarted, (track, participant) => {
       if (!participant?.local && track.kind === "audio") this.play(track);
     });
+    client.on(RTVIEvent.MessageError, ({ data }) => this.refused((data as { error: string }).error));
     client.on(RTVIEvent.Disconnected, () => void this.lost());
   }
 
@@ -216,6 +217,10 @@ export class Call {
     this.isOver = true;
     await this.close();
     this.events.onLost(this.threadId);
+  }
+
+  private refused(why: string): void {
+    this.told({ type: "refused", why });
   }
 
   private told(told: Told): void {
