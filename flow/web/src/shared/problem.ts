@@ -32,6 +32,11 @@ export class Problem extends Error {
     return this.status === 401 || this.code === "disabled_api_key";
   }
 
+  /** Whether asking again may help, without a change of anything. */
+  get mayPass(): boolean {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
+  }
+
   /** The problem of an answer that is not 2xx, whatever its body is. */
   static async of(response: Response): Promise<Problem> {
     const details: ProblemDetails = await response.json().catch(() => ({}));

@@ -9,14 +9,17 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
+/** The seconds from an answer to the next request, null for none; or that by what was loaded last. */
+export type Every<T> = number | null | ((data: T | null) => number | null);
+
 /**
- * What `load` answers, loaded when `inputs` change and every `everySecs` while the page is seen.
- * An answer to older inputs is dropped and its request ended.
+ * What `load` answers, loaded when `inputs` change and again `every` so often while the page is seen,
+ * unless asking again is of no use. An answer to older inputs is dropped and its request ended.
  */
 export function useLoad<T>(
   load: (signal: AbortSignal) => Promise<T>,
   inputs: readonly unknown[],
-  everySecs: number | null = null,
+  every: Every<T> = null,
 ): Loaded<T> {
   const [state, setState] = useState<Omit<Loaded<T>, "reload">>({
     data: null,
@@ -46,13 +49,17 @@ export function useLoad<T>(
     return () => ending.abort();
   }, [identity, round]);
 
+  const { data, problem, isLoading } = state;
+  const everySecs = typeof every === "function" ? every(data) : every;
+  const isWaiting = !isLoading && (problem === null || problem.mayPass);
   useEffect(() => {
-    if (everySecs === null) return;
+    // While it is loaded nothing is asked: each round ends the request of the one before.
+    if (everySecs === null || !isWaiting) return;
     const timer = setInterval(() => {
       if (!document.hidden) reload();
     }, everySecs * 1000);
     return () => clearInterval(timer);
-  }, [everySecs, reload]);
+  }, [everySecs, isWaiting, reload]);
 
   return { ...state, reload };
 }

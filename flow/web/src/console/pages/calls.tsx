@@ -1,22 +1,11 @@
 import { words } from "../../shared/format";
-import type { Product, ThreadPage } from "../../shared/types";
+import { type Product, STATUSES, type ThreadPage } from "../../shared/types";
 import { CallTable } from "../call_table";
 import { useGet } from "../load";
 import { DayField, PageHead, Select, usePages } from "../parts";
 import { useFilters } from "../query";
 import { ListCard } from "../table";
 
-const STATUSES = [
-  "created",
-  "connecting",
-  "in_call",
-  "ended",
-  "extracting",
-  "completed",
-  "failed",
-  "expired",
-  "cancelled",
-];
 export const STATUS_OPTIONS = [
   ["", "Any"],
   ["running", "Running now"],
