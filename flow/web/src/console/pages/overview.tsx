@@ -19,7 +19,8 @@ const PERIODS = [
 
 export function OverviewPage() {
   const [filters, change] = useFilters({ days: "30" });
-  const days = Number(filters.days);
+  // Also of an address that somebody wrote.
+  const days = Number((PERIODS.find(([each]) => each === filters.days) ?? PERIODS[1])[0]);
   const period = { from: isoDay(1 - days), to: isoDay() };
   const byDay = useGet<UsageReport>("/api/usage", { ...period, group_by: "day" });
   const byKind = useGet<UsageReport>("/api/usage", { ...period, group_by: "kind" });
@@ -32,7 +33,7 @@ export function OverviewPage() {
       <PageHead title="Overview" text="What this key spends and does. Days are of UTC.">
         <Select
           label="Period"
-          value={filters.days}
+          value={String(days)}
           options={PERIODS}
           onChange={(value) => change({ days: value })}
         />
