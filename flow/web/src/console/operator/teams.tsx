@@ -3,8 +3,9 @@ import { useState } from "preact/hooks";
 import { usd } from "../../shared/format";
 import type { Limit } from "../../shared/types";
 import { limitAmount, limitName, Most } from "../gauge";
+import { type Paged, useList } from "../list";
 import { useGet } from "../load";
-import { Badge, Card, PageHead, Shown, usePages } from "../parts";
+import { Badge, Card, PageHead, Shown } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
 import { ListCard, Table } from "../table";
@@ -14,11 +15,7 @@ import type { Team } from "./types";
 
 export function TeamsPage() {
   const [filters, change] = useFilters({ search: "" });
-  const pages = usePages(filters);
-  const list = useGet<{ teams: Team[]; next_cursor: string | null }>("/api/admin/teams", {
-    ...filters,
-    cursor: pages.cursor,
-  });
+  const list = useList<{ teams: Team[] } & Paged>("/api/admin/teams", filters);
   return (
     <>
       <PageHead title="Teams" text="Every team that has a key or a quota, this month (UTC)." />
@@ -28,7 +25,6 @@ export function TeamsPage() {
         </div>
         <ListCard
           of={list}
-          pages={pages}
           rows={(page) => page.teams}
           empty={{ title: "No team is like that" }}
         >
