@@ -26,10 +26,6 @@ export class Api {
     return this.json<T>("PUT", path, body);
   }
 
-  delete<T>(path: string): Promise<T> {
-    return this.json<T>("DELETE", path);
-  }
-
   /** The answer as a file, for a download. */
   async file(path: string, query: Query, accept: string): Promise<Blob> {
     const response = await this.send("GET", path + queryString(query), { Accept: accept });
