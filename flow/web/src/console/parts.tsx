@@ -49,6 +49,17 @@ export function Card(props: {
   );
 }
 
+/** One number, large, and what to know of it. */
+export function Stat(props: { label: string; value: string; note: string; tone?: string }) {
+  return (
+    <div class="card stat">
+      <span class="stat-label">{props.label}</span>
+      <span class={props.tone ? `stat-value text-${props.tone}` : "stat-value"}>{props.value}</span>
+      <span class="stat-note">{props.note}</span>
+    </div>
+  );
+}
+
 /** What was loaded, or why it is not there yet. */
 export function Shown<T>(props: {
   of: Loaded<T>;

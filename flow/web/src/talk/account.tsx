@@ -4,7 +4,7 @@ import { callSeconds } from "../console/call_table";
 import { Insights } from "../console/insights";
 import { Latency } from "../console/latency";
 import { LedgerTable } from "../console/ledger_table";
-import { Badge, Card, Shown } from "../console/parts";
+import { Badge, Card, Shown, Stat } from "../console/parts";
 import { Transcript } from "../console/transcript";
 import type { Api } from "../shared/api";
 import { type CallRecord, loadCallRecord } from "../shared/call_record";
@@ -137,15 +137,5 @@ function Settled({ thread, events }: CallRecord) {
         )}
       </Card>
     </>
-  );
-}
-
-function Stat(props: { label: string; value: string; note: string }) {
-  return (
-    <div class="card stat">
-      <span class="stat-label">{props.label}</span>
-      <span class="stat-value">{props.value}</span>
-      <span class="stat-note">{props.note}</span>
-    </div>
   );
 }

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
+import { ActionProblem, useAction } from "../action";
 import { Card, PageHead, Select } from "../parts";
 import { useSession } from "../session";
-import { ActionProblem, useAction } from "./action";
 import { SAVE_MODES } from "./key";
 import type { OperatorKey } from "./types";
 

@@ -2,6 +2,8 @@ import { useRoute } from "preact-iso";
 import { useState } from "preact/hooks";
 import { usd } from "../../shared/format";
 import type { Limit } from "../../shared/types";
+import { ActionProblem, useAction } from "../action";
+import { Fact } from "../fact";
 import { limitAmount, limitName, Most } from "../gauge";
 import { type Paged, useList } from "../list";
 import { useGet } from "../load";
@@ -9,7 +11,6 @@ import { Badge, Card, PageHead, Shown } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
 import { ListCard, Table } from "../table";
-import { ActionProblem, useAction } from "./action";
 import { SearchField } from "./search_field";
 import type { Team } from "./types";
 
@@ -90,10 +91,10 @@ export function TeamPage() {
         {(data) => (
           <div class="stack">
             <div class="card fact-bar">
-              <Fact label="Spent this month" value={usd(data.spent_usd)} />
-              <Fact label="Billable" value={usd(data.billable_usd)} />
-              <Fact label="Keys" value={String(data.keys)} />
-              <Fact label="Calls now" value={String(data.running_calls)} />
+              <Fact label="Spent this month">{usd(data.spent_usd)}</Fact>
+              <Fact label="Billable">{usd(data.billable_usd)}</Fact>
+              <Fact label="Keys">{data.keys}</Fact>
+              <Fact label="Calls now">{data.running_calls}</Fact>
             </div>
             <Card title="Quotas" flush>
               <QuotaTable team={data} path={path} onChange={team.reload} />
@@ -102,15 +103,6 @@ export function TeamPage() {
         )}
       </Shown>
     </>
-  );
-}
-
-function Fact({ label, value }: { label: string; value: string }) {
-  return (
-    <div class="fact">
-      <span class="muted small">{label}</span>
-      <span>{value}</span>
-    </div>
   );
 }
 

@@ -1,10 +1,10 @@
 import { moment } from "../../shared/format";
+import { ActionProblem, Confirmed, useAction } from "../action";
 import { type Paged, useList } from "../list";
 import { Badge, PageHead, Select } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
 import { ListCard, Table } from "../table";
-import { ActionProblem, Confirmed, useAction } from "./action";
 import type { Webhook } from "./types";
 
 const WHICH = [
