@@ -155,15 +155,22 @@ export class Call {
     const aborted = new Promise<never>((_, reject) => {
       late.addEventListener("abort", () => reject(late.reason), { once: true });
     });
-    const connected = (async () => {
-      await this.client.initDevices();
-      if (microphone) await this.client.updateMic(microphone);
-      await this.client.connect(params);
-    })();
-    await Promise.race([connected, aborted]);
+    await Promise.race([this.open(params, microphone, late), aborted]);
     this.isReady = true;
     const track = this.client.tracks().local.audio;
     if (track) this.callerLevel = new TrackLevel(track);
+  }
+
+  private async open(
+    params: Record<string, unknown>,
+    microphone: string,
+    late: AbortSignal,
+  ): Promise<void> {
+    await this.client.initDevices();
+    if (microphone) await this.client.updateMic(microphone);
+    // Given up meanwhile: the microphone was opened after all was closed.
+    if (late.aborted) return this.close();
+    await this.client.connect(params);
   }
 
   private async giveUp(api: Api): Promise<void> {
