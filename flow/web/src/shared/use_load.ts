@@ -12,6 +12,9 @@ export interface Loaded<T> {
 /** The seconds from an answer to the next request, null for none; or that by what was loaded last. */
 export type Every<T> = number | null | ((data: T | null) => number | null);
 
+/** Asking again ends the request before, so it waits for the answer; but no longer than this. */
+const LONGEST_ANSWER_SECS = 30;
+
 /**
  * What `load` answers, loaded when `inputs` change and again `every` so often while the page is seen,
  * unless asking again is of no use. An answer to older inputs is dropped and its request ended.
@@ -51,15 +54,15 @@ export function useLoad<T>(
 
   const { data, problem, isLoading } = state;
   const everySecs = typeof every === "function" ? every(data) : every;
-  const isWaiting = !isLoading && (problem === null || problem.mayPass);
+  const isOfUse = everySecs !== null && (problem === null || problem.mayPass);
+  const waitSecs = Math.max(everySecs ?? 0, isLoading ? LONGEST_ANSWER_SECS : 0);
   useEffect(() => {
-    // While it is loaded nothing is asked: each round ends the request of the one before.
-    if (everySecs === null || !isWaiting) return;
+    if (!isOfUse) return;
     const timer = setInterval(() => {
       if (!document.hidden) reload();
-    }, everySecs * 1000);
+    }, waitSecs * 1000);
     return () => clearInterval(timer);
-  }, [everySecs, isWaiting, reload]);
+  }, [isOfUse, waitSecs, reload]);
 
   return { ...state, reload };
 }
