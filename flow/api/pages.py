@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 from mimetypes import guess_type
+from os.path import isfile
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
@@ -108,9 +109,10 @@ def pages_router(folder: Path = STATIC, dev: DevPages | None = None) -> APIRoute
             return RedirectResponse(f"/{TALK.name}")
 
     @router.api_route("/assets/{name}", methods=["GET", "HEAD"])
-    async def asset(request: Request, name: str) -> Response:
+    def asset(request: Request, name: str) -> Response:
         file = folder / "assets" / name
-        if not file.is_file():
+        # False for a name that is longer than file systems take; `Path.is_file` raises there.
+        if not isfile(file):
             raise HTTPException(404)
         headers = {**_SECURITY, "cache-control": _FOR_GOOD, "vary": "Accept-Encoding"}
         zipped = file.with_name(f"{name}.gz")

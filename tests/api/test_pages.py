@@ -57,7 +57,9 @@ async def test_a_file_that_a_page_loads_is_kept_for_good(
         assert answer.headers["content-type"].split(";")[0] in {"text/javascript", "image/svg+xml"}
 
 
-@pytest.mark.parametrize("path", ["b.js", "..", "%2e%2e%2fsecret.txt", "..%5csecret.txt"])
+@pytest.mark.parametrize(
+    "path", ["b.js", "..", "%2e%2e%2fsecret.txt", "..%5csecret.txt", "a" * 300]
+)
 async def test_nothing_but_files_of_pages_is_served(built: Api, path: str) -> None:
     answer = await built.anonymous.get(f"/assets/{path}")
     assert answer.status_code == 404

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import os
 import subprocess
@@ -74,7 +75,8 @@ class Talk:
 
     async def say(self, words: str) -> None:
         """Say something into the microphone, to its end."""
-        await self.run("(url) => talk.say(url)", f"/say?words={words}")
+        async with asyncio.timeout(WAIT_SECS):
+            await say(self.page, words)
 
     async def events(self, *names: str) -> list[Any]:
         """The data of these events so far, as they came."""
@@ -188,19 +190,18 @@ async def site(script: Path) -> AsyncIterator[str]:
     async def bundle(_: Request) -> Response:
         return FileResponse(script)
 
-    async def say(request: Request) -> Response:
-        return Response(recording(request.query_params["words"]), media_type="audio/wav")
-
-    routes: Sequence[Route] = [
-        Route("/", page),
-        Route("/page.js", bundle),
-        Route("/say", say),
-    ]
+    routes: Sequence[Route] = [Route("/", page), Route("/page.js", bundle)]
     async with Served(Starlette(routes=routes)) as url:
         yield url
 
 
-def recording(words: str) -> bytes:
+async def say(page: Page, words: str) -> None:
+    """Say something into the microphone of ``page/microphone.js``, to its end."""
+    sound = base64.b64encode(_recording(words)).decode()
+    await page.evaluate("(recording) => say(recording)", sound)
+
+
+def _recording(words: str) -> bytes:
     """A WAV file in which this is said."""
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -13,7 +12,8 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from flow.api.pages import STATIC
-from tests.browser.conftest import QUESTION, REPLIES, House, recording
+from flow.bot.rtvi import MAX_TEXT_CHARS
+from tests.browser.conftest import QUESTION, REPLIES, House, say
 from tests.browser.watched_page import AXE, WatchedPage, dollars
 from tests.chromium import chromium
 
@@ -36,11 +36,6 @@ class TalkPage(WatchedPage):
 
     async def start(self) -> None:
         await self.page.get_by_role("button", name="Start talking").click()
-
-    async def say(self, words: str) -> None:
-        """Say something into the microphone, to its end."""
-        sound = base64.b64encode(recording(words)).decode()
-        await self.page.evaluate("(recording) => say(recording)", sound)
 
     async def expect_said(self, who: str, words: str) -> None:
         said = self.page.locator(f".live-transcript .said-{who}", has_text=words)
@@ -84,7 +79,7 @@ async def test_somebody_talks_and_sees_the_account(
         greeting = "Hello Ada! What" if way == "WebSocket" else "What can I do for you?"
         await shown.expect_said("bot", greeting)
         await expect(page.get_by_role("status").first).to_have_text("It's your turn")
-        await shown.say(QUESTION)
+        await say(page, QUESTION)
         await shown.expect_said("caller", QUESTION)
         await shown.expect_said("bot", REPLIES[0][:12])
         await expect(page.locator(".said-bot .badge", has_text="after")).to_be_visible()
@@ -93,6 +88,11 @@ async def test_somebody_talks_and_sees_the_account(
             "aria-pressed", "true"
         )
         assert await shown.violations() == []
+        typed = page.get_by_label("Type instead of speaking")
+        await typed.evaluate("(field) => field.removeAttribute('maxlength')")
+        await typed.fill("a" * (MAX_TEXT_CHARS + 1))
+        await typed.press("Enter")
+        await expect(page.get_by_role("alert")).to_contain_text(f"longer than {MAX_TEXT_CHARS}")
         await page.get_by_role("button", name="Hang up").click()
         await expect(page.get_by_text("You hung up. Its account is settled.")).to_be_visible(
             timeout=15_000

@@ -2,6 +2,7 @@
 import { PipecatClient, RTVIEvent } from "@pipecat-ai/client-js";
 import { SmallWebRTCTransport } from "@pipecat-ai/small-webrtc-transport";
 import { WavMediaManager, WebSocketTransport } from "@pipecat-ai/websocket-transport";
+import "./microphone.js";
 
 const TRANSPORTS = {
   // Their usual media manager loads a script from the internet.
@@ -16,14 +17,7 @@ const TRANSPORTS = {
     new WebSocketTransport({ mediaManager: new WavMediaManager(512, 16000), recorderSampleRate: 16000 }),
 };
 
-// The microphone picks up silence, and in it whatever is said.
 const room = new AudioContext({ sampleRate: 48000 });
-const microphone = room.createMediaStreamDestination();
-const silence = room.createConstantSource();
-silence.offset.value = 0;
-silence.connect(microphone);
-silence.start();
-navigator.mediaDevices.getUserMedia = async () => microphone.stream.clone();
 
 // The ear hears what goes to the loudspeaker, by whatever context it goes there.
 const connect = AudioNode.prototype.connect;
@@ -75,16 +69,6 @@ class Talk {
       ear.getFloatTimeDomainData(sound);
       this.loudest = Math.max(this.loudest, ...sound);
     }, 50);
-  }
-
-  async say(url) {
-    const recording = await (await fetch(url)).arrayBuffer();
-    const source = room.createBufferSource();
-    source.buffer = await room.decodeAudioData(recording);
-    source.connect(microphone);
-    const said = new Promise((resolve) => (source.onended = resolve));
-    source.start();
-    await said;
   }
 
   async refusal(action) {

@@ -95,8 +95,26 @@ export function Most({ limit }: { limit: Limit }) {
   return <>{limitAmount(limit, limit.limit)}</>;
 }
 
+/** What tells a limit from all others. */
+export function keyOfLimit(limit: Limit): string {
+  return `${limit.resource} ${limit.scope} ${limit.product} ${limit.source}`;
+}
+
+/** The quotas that are set among these limits, or the first `most` of them. */
+export function Quotas({ limits, most }: { limits: Limit[]; most?: number }) {
+  const quotas = limits.filter((limit) => limit.limit !== null && limit.resource !== "budget_usd");
+  if (quotas.length === 0) return <p class="muted">No quota limits this key or its team.</p>;
+  return (
+    <div class="stack">
+      {quotas.slice(0, most).map((limit) => (
+        <LimitGauge limit={limit} key={keyOfLimit(limit)} />
+      ))}
+    </div>
+  );
+}
+
 /** A quota with what is used of it. */
-export function LimitGauge({ limit }: { limit: Limit }) {
+function LimitGauge({ limit }: { limit: Limit }) {
   const cap = Number(limit.limit);
   const used = Number(limit.used ?? 0);
   const reserved = Number(limit.reserved ?? 0);

@@ -1,6 +1,8 @@
 import type { ComponentChildren } from "preact";
 import { useLocation } from "preact-iso";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useErrorBoundary, useState } from "preact/hooks";
+import { Problem } from "../shared/problem";
+import { Failure } from "../shared/states";
 import { ThemeSwitch } from "../shared/theme_switch";
 import { useSession } from "./session";
 import { Logo } from "./sign_in";
@@ -78,10 +80,19 @@ export function Layout({ children }: { children: ComponentChildren }) {
         </div>
       </header>
       <main id="main" class="main" tabIndex={-1}>
-        {children}
+        <Guarded>{children}</Guarded>
       </main>
     </div>
   );
+}
+
+/** The page; where it fails as it is drawn, what went wrong, until another one is gone to. */
+function Guarded({ children }: { children: ComponentChildren }) {
+  const { url } = useLocation();
+  const [error, retry] = useErrorBoundary();
+  useEffect(retry, [url]);
+  if (error !== undefined) return <Failure problem={Problem.from(error)} retry={retry} />;
+  return <>{children}</>;
 }
 
 function Links(props: { pages: readonly (readonly [string, string])[]; path: string }) {

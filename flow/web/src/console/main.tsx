@@ -1,13 +1,13 @@
 import { render } from "preact";
-import { ErrorBoundary, LocationProvider, Route, Router } from "preact-iso";
+import { LocationProvider, Route, Router } from "preact-iso";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { Api } from "../shared/api";
-import { Problem } from "../shared/problem";
 import { Failure, Loading } from "../shared/states";
 import { storedKey } from "../shared/stored_key";
 import "../shared/styles.css";
 import { applyTheme } from "../shared/theme";
 import type { CallerKey } from "../shared/types";
+import { useLoad } from "../shared/use_load";
 import "./console.css";
 import { Layout } from "./layout";
 import { AllCallsPage } from "./operator/calls";
@@ -51,21 +51,17 @@ function Console() {
 function SignedIn(props: { secret: string; signOut: (why?: string) => void }) {
   const { secret, signOut } = props;
   const api = useMemo(() => new Api(secret), [secret]);
-  const [key, setKey] = useState<CallerKey | null>(null);
-  const [problem, setProblem] = useState<Problem | null>(null);
-  const identify = () => {
-    setProblem(null);
-    api.get<CallerKey>("/api/key").then(setKey, (error: unknown) => {
-      const found = Problem.from(error);
-      if (found.isAboutTheKey) signOut(found.message);
-      else setProblem(found);
-    });
-  };
-  useEffect(identify, [api]);
-  if (problem !== null) {
+  const { data: key, problem, reload } = useLoad(
+    (signal) => api.get<CallerKey>("/api/key", {}, signal),
+    [secret],
+  );
+  useEffect(() => {
+    if (problem?.isAboutTheKey) signOut(problem.message);
+  }, [problem]);
+  if (key === null && problem !== null) {
     return (
       <main class="main">
-        <Failure problem={problem} retry={identify} />
+        <Failure problem={problem} retry={reload} />
       </main>
     );
   }
@@ -74,32 +70,30 @@ function SignedIn(props: { secret: string; signOut: (why?: string) => void }) {
   return (
     <SessionContext.Provider value={session}>
       <LocationProvider scope="/console">
-        <ErrorBoundary>
-          <Layout>
-            <Router>
-              <Route path="/console" component={OverviewPage} />
-              <Route path="/console/calls" component={CallsPage} />
-              <Route path="/console/calls/:id" component={CallPage} />
-              <Route path="/console/agents" component={AgentsPage} />
-              <Route path="/console/agents/:id" component={AgentPage} />
-              <Route path="/console/usage" component={UsagePage} />
-              <Route path="/console/requests" component={RequestsPage} />
-              <Route path="/console/limits" component={LimitsPage} />
-              <Route path="/console/operator/calls" component={AllCallsPage} />
-              <Route path="/console/operator/calls/:id" component={AnyCallPage} />
-              <Route path="/console/operator/usage" component={AllUsagePage} />
-              <Route path="/console/operator/keys" component={KeysPage} />
-              <Route path="/console/operator/keys/new" component={NewKeyPage} />
-              <Route path="/console/operator/keys/:id" component={KeyPage} />
-              <Route path="/console/operator/teams" component={TeamsPage} />
-              <Route path="/console/operator/teams/:id" component={TeamPage} />
-              <Route path="/console/operator/webhooks" component={WebhooksPage} />
-              <Route path="/console/operator/hosts" component={HostsPage} />
-              <Route path="/console/operator/ledger" component={LedgerGapsPage} />
-              <Route default component={NotFoundPage} />
-            </Router>
-          </Layout>
-        </ErrorBoundary>
+        <Layout>
+          <Router>
+            <Route path="/console" component={OverviewPage} />
+            <Route path="/console/calls" component={CallsPage} />
+            <Route path="/console/calls/:id" component={CallPage} />
+            <Route path="/console/agents" component={AgentsPage} />
+            <Route path="/console/agents/:id" component={AgentPage} />
+            <Route path="/console/usage" component={UsagePage} />
+            <Route path="/console/requests" component={RequestsPage} />
+            <Route path="/console/limits" component={LimitsPage} />
+            <Route path="/console/operator/calls" component={AllCallsPage} />
+            <Route path="/console/operator/calls/:id" component={AnyCallPage} />
+            <Route path="/console/operator/usage" component={AllUsagePage} />
+            <Route path="/console/operator/keys" component={KeysPage} />
+            <Route path="/console/operator/keys/new" component={NewKeyPage} />
+            <Route path="/console/operator/keys/:id" component={KeyPage} />
+            <Route path="/console/operator/teams" component={TeamsPage} />
+            <Route path="/console/operator/teams/:id" component={TeamPage} />
+            <Route path="/console/operator/webhooks" component={WebhooksPage} />
+            <Route path="/console/operator/hosts" component={HostsPage} />
+            <Route path="/console/operator/ledger" component={LedgerGapsPage} />
+            <Route default component={NotFoundPage} />
+          </Router>
+        </Layout>
       </LocationProvider>
     </SessionContext.Provider>
   );

@@ -1,9 +1,10 @@
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { words } from "../shared/format";
 import { Failure, Loading } from "../shared/states";
 import type { Status } from "../shared/types";
 import type { Loaded } from "../shared/use_load";
+import type { Listed, Paged } from "./list";
 
 /** The head of a page. Its title is read out when a link leads here. */
 export function PageHead(props: {
@@ -48,6 +49,17 @@ export function Card(props: {
   );
 }
 
+/** One number, large, and what to know of it. */
+export function Stat(props: { label: string; value: string; note: string; tone?: string }) {
+  return (
+    <div class="card stat">
+      <span class="stat-label">{props.label}</span>
+      <span class={props.tone ? `stat-value text-${props.tone}` : "stat-value"}>{props.value}</span>
+      <span class="stat-note">{props.note}</span>
+    </div>
+  );
+}
+
 /** What was loaded, or why it is not there yet. */
 export function Shown<T>(props: {
   of: Loaded<T>;
@@ -86,24 +98,10 @@ export function Badge({ tone = "", children }: { tone?: string; children: Compon
   return <span class={tone ? `badge badge-${tone}` : "badge"}>{children}</span>;
 }
 
-/** The pages of a list by cursors: the way back is the cursors that led here. */
-export function usePages(filters: unknown) {
-  const identity = JSON.stringify(filters);
-  const [state, setState] = useState<{ identity: string; cursors: string[] }>({
-    identity,
-    cursors: [],
-  });
-  const cursors = state.identity === identity ? state.cursors : [];
-  return {
-    cursor: cursors.at(-1) ?? null,
-    number: cursors.length + 1,
-    next: (cursor: string) => setState({ identity, cursors: [...cursors, cursor] }),
-    back: () => setState({ identity, cursors: cursors.slice(0, -1) }),
-  };
-}
-
-export function Pager(props: { pages: ReturnType<typeof usePages>; next: string | null }) {
-  const { pages, next } = props;
+/** The way to the other pages of a list. */
+export function Pager({ of: list }: { of: Listed<Paged> }) {
+  const { pages } = list;
+  const next = list.data?.next_cursor ?? null;
   if (pages.number === 1 && next === null) return null;
   return (
     <nav class="pager" aria-label="Pages">

@@ -1,7 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { Empty } from "../shared/states";
-import type { Loaded } from "../shared/use_load";
-import { Card, Pager, Shown, type usePages } from "./parts";
+import type { Listed, Paged } from "./list";
+import { Card, Pager, Shown } from "./parts";
 
 export interface Column<Row> {
   head: ComponentChildren;
@@ -67,9 +67,8 @@ export function Table<Row>(props: {
 }
 
 /** A card with one page of a list, and the way to the others. */
-export function ListCard<Answer extends { next_cursor: string | null }, Row>(props: {
-  of: Loaded<Answer>;
-  pages: ReturnType<typeof usePages>;
+export function ListCard<Answer extends Paged, Row>(props: {
+  of: Listed<Answer>;
   rows: (answer: Answer) => Row[];
   empty: { title: string; text?: ComponentChildren };
   children: (rows: Row[]) => ComponentChildren;
@@ -83,7 +82,7 @@ export function ListCard<Answer extends { next_cursor: string | null }, Row>(pro
           return <Empty title={props.empty.title}>{props.empty.text}</Empty>;
         }}
       </Shown>
-      <Pager pages={props.pages} next={props.of.data?.next_cursor ?? null} />
+      <Pager of={props.of} />
     </Card>
   );
 }

@@ -26,14 +26,10 @@ export class Api {
     return this.json<T>("PUT", path, body);
   }
 
-  delete<T>(path: string): Promise<T> {
-    return this.json<T>("DELETE", path);
-  }
-
   /** The answer as a file, for a download. */
   async file(path: string, query: Query, accept: string): Promise<Blob> {
     const response = await this.send("GET", path + queryString(query), { Accept: accept });
-    return response.blob();
+    return readable(response.blob());
   }
 
   private async json<T>(
@@ -45,7 +41,7 @@ export class Api {
     const headers: Record<string, string> = { Accept: "application/json" };
     if (body !== undefined) headers["Content-Type"] = "application/json";
     const response = await this.send(method, path, headers, body, signal);
-    return response.status === 204 ? (undefined as T) : ((await response.json()) as T);
+    return response.status === 204 ? (undefined as T) : readable(response.json(), signal);
   }
 
   private async send(
@@ -65,11 +61,19 @@ export class Api {
     if (signal !== undefined) request.signal = signal;
     const response = await fetch(path, request).catch((error: unknown) => {
       if (signal?.aborted) throw error;
-      throw Problem.from(error);
+      throw Problem.unreachable();
     });
     if (!response.ok) throw await Problem.of(response);
     return response;
   }
+}
+
+/** The body of an answer: it may break off, or be a proxy's page. */
+function readable<T>(body: Promise<T>, signal?: AbortSignal): Promise<T> {
+  return body.catch((error: unknown) => {
+    if (signal?.aborted) throw error;
+    throw new Problem({ code: "unreadable", detail: "The server's answer cannot be read." }, 0);
+  });
 }
 
 function queryString(query: Query): string {

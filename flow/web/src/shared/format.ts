@@ -5,30 +5,20 @@ const ENGLISH = "en-US";
 
 type Amount = string | number | null | undefined;
 
-function dollars(digits: number): Intl.NumberFormat {
+function dollars(mostDigits: number, leastDigits = 2): Intl.NumberFormat {
   return new Intl.NumberFormat(ENGLISH, {
     style: "currency",
     currency: "USD",
-    minimumFractionDigits: Math.min(2, digits),
-    maximumFractionDigits: digits,
+    minimumFractionDigits: leastDigits,
+    maximumFractionDigits: mostDigits,
   });
 }
 
 const CENTS = dollars(2);
 const FINE = dollars(4);
 const FINEST = dollars(6);
-const FIXED = new Intl.NumberFormat(ENGLISH, {
-  style: "currency",
-  currency: "USD",
-  minimumFractionDigits: 6,
-  maximumFractionDigits: 6,
-});
-const FOUR = new Intl.NumberFormat(ENGLISH, {
-  style: "currency",
-  currency: "USD",
-  minimumFractionDigits: 4,
-  maximumFractionDigits: 4,
-});
+const ALL_FOUR = dollars(4, 4);
+const ALL_SIX = dollars(6, 6);
 const COUNT = new Intl.NumberFormat(ENGLISH, { maximumFractionDigits: 0 });
 const DECIMAL = new Intl.NumberFormat(ENGLISH, { maximumFractionDigits: 2 });
 const COMPACT = new Intl.NumberFormat(ENGLISH, { notation: "compact", maximumFractionDigits: 1 });
@@ -44,14 +34,14 @@ export function usd(amount: Amount): string {
 
 /** An amount in a column of others: all have four digits after the point. */
 export function usdColumn(amount: Amount): string {
-  return amount == null ? DASH : FOUR.format(Number(amount));
+  return amount == null ? DASH : ALL_FOUR.format(Number(amount));
 }
 
 /** An amount in a column of small ones: six digits after the point, more where there are. */
 export function usdExact(amount: Amount): string {
   if (amount == null) return DASH;
   const digits = String(amount).split(".")[1]?.length ?? 0;
-  if (digits <= 6 || typeof amount === "number") return FIXED.format(Number(amount));
+  if (digits <= 6 || typeof amount === "number") return ALL_SIX.format(Number(amount));
   return `$${amount}`;
 }
 

@@ -32,18 +32,29 @@ export class Problem extends Error {
     return this.status === 401 || this.code === "disabled_api_key";
   }
 
+  /** Whether asking again may help, without a change of anything. */
+  get mayPass(): boolean {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
+  }
+
   /** The problem of an answer that is not 2xx, whatever its body is. */
   static async of(response: Response): Promise<Problem> {
     const details: ProblemDetails = await response.json().catch(() => ({}));
     return new Problem(details, response.status);
   }
 
-  /** Any error as a problem: one of the network has status 0. */
-  static from(error: unknown): Problem {
-    if (error instanceof Problem) return error;
+  /** There is no answer; its status is 0. */
+  static unreachable(): Problem {
     return new Problem(
       { code: "unreachable", detail: "The server cannot be reached. Is it running?" },
       0,
     );
+  }
+
+  /** Any error as a problem: what is not one of the server's is a fault of the page's own. */
+  static from(error: unknown): Problem {
+    if (error instanceof Problem) return error;
+    console.error(error);
+    return new Problem({ code: "page_failed", detail: `This page has failed: ${error}` }, 0);
   }
 }

@@ -8,16 +8,15 @@ export interface CallerKey {
   is_operator: boolean;
 }
 
-export type Status =
-  | "created"
-  | "connecting"
-  | "in_call"
-  | "ended"
-  | "extracting"
-  | "completed"
-  | "failed"
-  | "expired"
-  | "cancelled";
+const RUNNING = ["created", "connecting", "in_call", "ended", "extracting"] as const;
+const FINAL = ["completed", "failed", "expired", "cancelled"] as const;
+export const STATUSES = [...RUNNING, ...FINAL] as const;
+export type Status = (typeof STATUSES)[number];
+
+/** Whether the call changes no more. */
+export function isFinal(status: Status): boolean {
+  return (FINAL as readonly Status[]).includes(status);
+}
 
 export interface UsageStats {
   total_tokens?: number;

@@ -9,14 +9,20 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
+/** The seconds from an answer to the next request, null for none; or that by what was loaded last. */
+export type Every<T> = number | null | ((data: T | null) => number | null);
+
+/** Asking again ends the request before, so it waits for the answer; but no longer than this. */
+const LONGEST_ANSWER_SECS = 30;
+
 /**
- * What `load` answers, loaded when `inputs` change and every `everySecs` while the page is seen.
- * An answer to older inputs is dropped and its request ended.
+ * What `load` answers, loaded when `inputs` change and again `every` so often while the page is seen,
+ * unless asking again is of no use. An answer to older inputs is dropped and its request ended.
  */
 export function useLoad<T>(
   load: (signal: AbortSignal) => Promise<T>,
   inputs: readonly unknown[],
-  everySecs: number | null = null,
+  every: Every<T> = null,
 ): Loaded<T> {
   const [state, setState] = useState<Omit<Loaded<T>, "reload">>({
     data: null,
@@ -46,13 +52,17 @@ export function useLoad<T>(
     return () => ending.abort();
   }, [identity, round]);
 
+  const { data, problem, isLoading } = state;
+  const everySecs = typeof every === "function" ? every(data) : every;
+  const isOfUse = everySecs !== null && (problem === null || problem.mayPass);
+  const waitSecs = Math.max(everySecs ?? 0, isLoading ? LONGEST_ANSWER_SECS : 0);
   useEffect(() => {
-    if (everySecs === null) return;
+    if (!isOfUse) return;
     const timer = setInterval(() => {
       if (!document.hidden) reload();
-    }, everySecs * 1000);
+    }, waitSecs * 1000);
     return () => clearInterval(timer);
-  }, [everySecs, reload]);
+  }, [isOfUse, waitSecs, reload]);
 
   return { ...state, reload };
 }

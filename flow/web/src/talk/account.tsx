@@ -4,28 +4,24 @@ import { callSeconds } from "../console/call_table";
 import { Insights } from "../console/insights";
 import { Latency } from "../console/latency";
 import { LedgerTable } from "../console/ledger_table";
-import { Badge, Card, Shown } from "../console/parts";
+import { Badge, Card, Shown, Stat } from "../console/parts";
 import { Transcript } from "../console/transcript";
 import type { Api } from "../shared/api";
+import { type CallRecord, loadCallRecord } from "../shared/call_record";
 import { duration, seconds, usd, usdExact, words } from "../shared/format";
 import { Empty, Loading } from "../shared/states";
-import type { LedgerRow, Status, Thread } from "../shared/types";
+import { isFinal } from "../shared/types";
 import { type Loaded, useLoad } from "../shared/use_load";
 import { ofEnd } from "./trouble";
 import { TroubleNote } from "./trouble_note";
 
-const FINAL: readonly Status[] = ["completed", "failed", "expired", "cancelled"];
 const POLL_SECS = 1;
 const ENDINGS: Record<string, string> = {
   caller_hung_up: "You hung up",
   ended_by_api: "It was ended from elsewhere",
+  bot_hung_up: "The bot hung up",
   pipeline_ended: "The bot hung up",
 };
-
-interface Ended {
-  thread: Thread;
-  events: LedgerRow[];
-}
 
 /** The account of a call that is over: asked for until it is settled, with its insights. */
 export function CallAccount(props: {
@@ -35,23 +31,11 @@ export function CallAccount(props: {
   onAgain: () => void;
 }) {
   const { api, threadId } = props;
-  const path = `/api/threads/${threadId}`;
-  const settled = useRef(false);
-  const loaded = useLoad<Ended>(
-    async (signal) => {
-      const thread = await api.get<Thread>(path, {}, signal);
-      const usage = await api.get<{ events: LedgerRow[] }>(`${path}/usage`, {}, signal);
-      settled.current = FINAL.includes(thread.status);
-      return { thread, events: usage.events };
-    },
+  const loaded = useLoad(
+    (signal) => loadCallRecord(api, `/api/threads/${threadId}`, signal),
     [threadId],
+    (record) => (record && isFinal(record.thread.status) ? null : POLL_SECS),
   );
-  useEffect(() => {
-    const timer = setInterval(() => {
-      if (!settled.current) loaded.reload();
-    }, POLL_SECS * 1000);
-    return () => clearInterval(timer);
-  }, [threadId]);
   const heading = useRef<HTMLHeadingElement>(null);
   useEffect(() => heading.current?.focus(), []);
 
@@ -83,7 +67,7 @@ export function CallAccount(props: {
   );
 }
 
-function WhyItEnded({ loaded, isLost }: { loaded: Loaded<Ended>; isLost: boolean }) {
+function WhyItEnded({ loaded, isLost }: { loaded: Loaded<CallRecord>; isLost: boolean }) {
   const thread = loaded.data?.thread;
   if (thread === undefined) return null;
   const isOver = thread.ended_at !== null || thread.end_reason !== null;
@@ -92,20 +76,20 @@ function WhyItEnded({ loaded, isLost }: { loaded: Loaded<Ended>; isLost: boolean
   return <TroubleNote trouble={thread.error?.message ? { ...why, said: thread.error.message } : why} />;
 }
 
-function stateOf({ data, problem }: Loaded<Ended>, isLost: boolean): string {
+function stateOf({ data, problem }: Loaded<CallRecord>, isLost: boolean): string {
   if (data === null && problem !== null) {
     return isLost ? "The connection was lost, and its account cannot be fetched." : "Its account cannot be fetched.";
   }
   if (data === null) return "Fetching its account…";
-  if (!FINAL.includes(data.thread.status)) return "Its account is being settled…";
+  if (!isFinal(data.thread.status)) return "Its account is being settled…";
   const reason = data.thread.end_reason;
   const ending = ENDINGS[reason ?? ""] ?? words(reason ?? "ended");
   return `${ending}. Its account is settled.`;
 }
 
-function Settled({ thread, events }: Ended) {
+function Settled({ thread, events }: CallRecord) {
   const stats = thread.usage_stats;
-  const isSettled = FINAL.includes(thread.status);
+  const isSettled = isFinal(thread.status);
   const replies = thread.latency?.turns.length ?? 0;
   return (
     <>
@@ -153,15 +137,5 @@ function Settled({ thread, events }: Ended) {
         )}
       </Card>
     </>
-  );
-}
-
-function Stat(props: { label: string; value: string; note: string }) {
-  return (
-    <div class="card stat">
-      <span class="stat-label">{props.label}</span>
-      <span class="stat-value">{props.value}</span>
-      <span class="stat-note">{props.note}</span>
-    </div>
   );
 }

@@ -1,7 +1,8 @@
 /** Which stored agent answers, and what its variables are in this call. */
-import type { Agent, Variable } from "../shared/agents";
+import { Select } from "../console/parts";
+import type { Agent } from "../shared/agents";
 import { type Choices, neededVariables } from "./choices";
-import { Text } from "./text";
+import { LineField, Text } from "./text";
 
 interface Fields {
   choices: Choices;
@@ -10,24 +11,15 @@ interface Fields {
 
 export function AgentField({ agents, choices, onChange }: Fields & { agents: Agent[] }) {
   return (
-    <label class="field">
-      <span>Agent</span>
-      <select
-        class="input"
-        value={choices.agent?.id ?? ""}
-        onChange={(event) => {
-          const id = event.currentTarget.value;
-          onChange({ ...choices, agent: agents.find((one) => one.id === id) ?? null });
-        }}
-      >
-        <option value="">{agents.length ? "None: a bot made here" : "None yet"}</option>
-        {agents.map((agent) => (
-          <option value={agent.id} key={agent.id}>
-            {agent.name}
-          </option>
-        ))}
-      </select>
-    </label>
+    <Select
+      label="Agent"
+      value={choices.agent?.id ?? ""}
+      options={[
+        ["", agents.length ? "None: a bot made here" : "None yet"],
+        ...agents.map(({ id, name }) => [id, name] as const),
+      ]}
+      onChange={(id) => onChange({ ...choices, agent: agents.find((one) => one.id === id) ?? null })}
+    />
   );
 }
 
@@ -44,9 +36,11 @@ export function VariableFields({ choices, onChange }: Fields) {
           <legend class="label">Variables</legend>
           <div class="form-grid">
             {variables.map((variable) => (
-              <VariableField
-                variable={variable}
+              <LineField
+                label={variable.name}
                 value={choices.variables[variable.name] ?? ""}
+                required={variable.fallback === null}
+                placeholder={variable.fallback === null ? "" : variable.fallback || "Nothing"}
                 onChange={(value) => set(variable.name, value)}
                 key={variable.name}
               />
@@ -69,26 +63,5 @@ export function VariableFields({ choices, onChange }: Fields) {
         </details>
       )}
     </>
-  );
-}
-
-function VariableField(props: {
-  variable: Variable;
-  value: string;
-  onChange: (value: string) => void;
-}) {
-  const { name, fallback } = props.variable;
-  return (
-    <label class="field">
-      <span class="break">{name}</span>
-      <input
-        class="input"
-        value={props.value}
-        required={fallback === null}
-        placeholder={fallback === null ? "" : fallback || "Nothing"}
-        autoComplete="off"
-        onInput={(event) => props.onChange(event.currentTarget.value)}
-      />
-    </label>
   );
 }

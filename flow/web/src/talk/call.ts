@@ -138,7 +138,7 @@ export class Call {
 
   async type(text: string): Promise<void> {
     this.told({ type: "callerTyped", text });
-    await this.client.sendText(text);
+    await this.client.sendText(text).catch((error: unknown) => this.refused(String(error)));
   }
 
   async hangUp(): Promise<void> {
@@ -155,15 +155,22 @@ export class Call {
     const aborted = new Promise<never>((_, reject) => {
       late.addEventListener("abort", () => reject(late.reason), { once: true });
     });
-    const connected = (async () => {
-      await this.client.initDevices();
-      if (microphone) await this.client.updateMic(microphone);
-      await this.client.connect(params);
-    })();
-    await Promise.race([connected, aborted]);
+    await Promise.race([this.open(params, microphone, late), aborted]);
     this.isReady = true;
     const track = this.client.tracks().local.audio;
     if (track) this.callerLevel = new TrackLevel(track);
+  }
+
+  private async open(
+    params: Record<string, unknown>,
+    microphone: string,
+    late: AbortSignal,
+  ): Promise<void> {
+    await this.client.initDevices();
+    if (microphone) await this.client.updateMic(microphone);
+    // Given up meanwhile: the microphone was opened after all was closed.
+    if (late.aborted) return this.close();
+    await this.client.connect(params);
   }
 
   private async giveUp(api: Api): Promise<void> {
@@ -202,6 +209,7 @@ export class Call {
     client.on(RTVIEvent.TrackStarted, (track, participant) => {
       if (!participant?.local && track.kind === "audio") this.play(track);
     });
+    client.on(RTVIEvent.MessageError, ({ data }) => this.refused((data as { error: string }).error));
     client.on(RTVIEvent.Disconnected, () => void this.lost());
   }
 
@@ -216,6 +224,10 @@ export class Call {
     this.isOver = true;
     await this.close();
     this.events.onLost(this.threadId);
+  }
+
+  private refused(why: string): void {
+    this.told({ type: "refused", why });
   }
 
   private told(told: Told): void {

@@ -55,7 +55,7 @@ export function firstChoices(microphone: string): Choices {
 }
 
 /** Said where there is neither a greeting nor an agent, so that somebody speaks first. */
-const GREETING = "Hello! What can I do for you?";
+export const GREETING = "Hello! What can I do for you?";
 
 export function settingsOf(choices: Choices): CallSettings {
   const { agent, product, way } = choices;

@@ -40,6 +40,8 @@ export interface Conversation {
   latencies: readonly number[];
   /** A wait that was told before the reply that it belongs to. */
   untoldLatency: number | null;
+  /** Why the server did not take what was typed last. */
+  refusal: string | null;
 }
 
 export const NOTHING_SAID: Conversation = {
@@ -49,6 +51,7 @@ export const NOTHING_SAID: Conversation = {
   botThinks: false,
   latencies: [],
   untoldLatency: null,
+  refusal: null,
 };
 
 export interface BotOutput {
@@ -59,9 +62,10 @@ export interface BotOutput {
 }
 
 export type Told =
-  | { type: "callerStarted" | "callerStopped" | "botStarted" | "botStopped" | "botInterrupted" }
+  | { type: "callerStarted" | "callerStopped" | "botStarted" | "botStopped" }
   | { type: "callerSaid"; text: string; final: boolean }
   | { type: "callerTyped"; text: string }
+  | { type: "refused"; why: string }
   | { type: "botSaid"; output: BotOutput }
   | { type: "latency"; secs: number };
 
@@ -76,15 +80,15 @@ export function after(before: Conversation, told: Told): Conversation {
       return { ...before, botSpeaks: true, botThinks: false };
     case "botStopped":
       return { ...doneSpeaking(before), botSpeaks: false };
-    case "botInterrupted":
-      return cutOff(before);
     case "callerSaid":
       return { ...before, lines: callerSaid(before.lines, told.text.trim(), told.final) };
     case "callerTyped": {
       const line: CallerLine = { ...newCallerLine(before.lines), text: told.text, typed: true };
       const cut = cutOff(before);
-      return { ...cut, lines: [...cut.lines, line], botThinks: true };
+      return { ...cut, lines: [...cut.lines, line], botThinks: true, refusal: null };
     }
+    case "refused":
+      return { ...before, botThinks: false, refusal: told.why };
     case "botSaid":
       return botSaid(before, told.output);
     case "latency":

@@ -79,7 +79,7 @@ export function Live(props: {
             </p>
           )}
         </LiveTranscript>
-        {props.takesText && call !== null && <TextField call={call} />}
+        {props.takesText && call !== null && <TextField call={call} refusal={conversation.refusal} />}
       </section>
       <Announcer lines={conversation.lines} />
     </div>
@@ -172,7 +172,7 @@ function Timer({ isRunning }: { isRunning: boolean }) {
   );
 }
 
-function TextField({ call }: { call: Call }) {
+function TextField({ call, refusal }: { call: Call; refusal: string | null }) {
   const [text, setText] = useState("");
   const send = (event: SubmitEvent) => {
     event.preventDefault();
@@ -198,6 +198,9 @@ function TextField({ call }: { call: Call }) {
         <SendIcon />
         <span class="visually-hidden">Send</span>
       </button>
+      <p class="form-message" role="alert">
+        {refusal}
+      </p>
     </form>
   );
 }

@@ -1,13 +1,14 @@
 import { useEffect, useRef } from "preact/hooks";
+import { Select } from "../console/parts";
 import { type Agent, allAgents } from "../shared/agents";
 import type { Api } from "../shared/api";
 import type { Product } from "../shared/types";
 import { useLoad } from "../shared/use_load";
 import { AgentField, VariableFields } from "./agent_fields";
-import { type Choices, usualProduct } from "./choices";
+import { type Choices, GREETING, usualProduct } from "./choices";
 import { MicrophoneIcon } from "./icons";
 import { ConnectionFields, Models } from "./setup_details";
-import { Text } from "./text";
+import { LineField, Text } from "./text";
 import { noAgent, ofProblem, type Trouble } from "./trouble";
 import { TroubleNote } from "./trouble_note";
 
@@ -23,6 +24,17 @@ async function offerOf(api: Api, signal: AbortSignal): Promise<Offer> {
     allAgents(api, signal),
   ]);
   return { products: listed.products.filter((one) => one.calls), agents };
+}
+
+/** Until one is chosen, the usual product stands first. */
+function productOptions(choices: Choices, products: Product[]): [value: string, label: string][] {
+  const all = products.map(({ name, billable }): [string, string] => [
+    name,
+    billable ? name : `${name} (not billed)`,
+  ]);
+  if (choices.product) return all;
+  const usual = usualProduct(choices);
+  return [["", usual], ...all.filter(([name]) => name !== usual)];
 }
 
 /** The form before a call. */
@@ -91,7 +103,7 @@ export function Setup(props: {
           placeholder={
             choices.agent
               ? (choices.agent.bot?.greeting ?? "The agent has none: you speak first")
-              : "Hello! What can I do for you?"
+              : GREETING
           }
           onChange={(value) => set("greeting", value)}
         />
@@ -108,37 +120,21 @@ export function Setup(props: {
         />
         <VariableFields choices={choices} onChange={onChange} />
         <div class="form-grid">
-          <label class="field">
-            <span>Product</span>
-            <select
-              class="input"
-              value={choices.product}
-              onChange={(event) => set("product", event.currentTarget.value)}
-            >
-              {!choices.product && <option value="">{usualProduct(choices)}</option>}
-              {products
-                .filter((one) => choices.product || one.name !== usualProduct(choices))
-                .map((one) => (
-                  <option value={one.name} key={one.name}>
-                    {one.name}
-                    {one.billable ? "" : " (not billed)"}
-                  </option>
-                ))}
-            </select>
-          </label>
-          <label class="field">
-            <span>Language</span>
-            <input
-              class="input"
-              value={choices.language}
-              pattern="[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*"
-              title="A code such as en, de or pt-BR"
-              placeholder="Automatic, or en, pt-BR …"
-              autoComplete="off"
-              spellcheck={false}
-              onInput={(event) => set("language", event.currentTarget.value)}
-            />
-          </label>
+          <Select
+            label="Product"
+            value={choices.product}
+            options={productOptions(choices, products)}
+            onChange={(product) => set("product", product)}
+          />
+          <LineField
+            label="Language"
+            value={choices.language}
+            pattern="[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*"
+            title="A code such as en, de or pt-BR"
+            placeholder="Automatic, or en, pt-BR …"
+            spellcheck={false}
+            onChange={(language) => set("language", language)}
+          />
         </div>
         <Models api={api} choices={choices} onChange={onChange} />
         <ConnectionFields choices={choices} onChange={onChange} />

@@ -1,5 +1,6 @@
 /** What of a call is seldom changed, folded up. */
 import { useEffect, useState } from "preact/hooks";
+import { Select } from "../console/parts";
 import type { Api } from "../shared/api";
 import { useLoad } from "../shared/use_load";
 import { CASCADE, type Choices, type Part, type PartChoice, usualProduct } from "./choices";
@@ -72,6 +73,12 @@ function ModelFields({ api, choices, onChange }: Fields & { api: Api }) {
   );
 }
 
+const WAYS: [Choices["way"], string][] = [
+  ["either", "WebRTC, else WebSocket"],
+  ["webrtc", "WebRTC"],
+  ["websocket", "WebSocket"],
+];
+
 /** By what the call is heard, and how it gets to the server. */
 export function ConnectionFields({ choices, onChange }: Fields) {
   const [found, setFound] = useState<Microphone[]>([]);
@@ -85,35 +92,21 @@ export function ConnectionFields({ choices, onChange }: Fields) {
     <details class="more">
       <summary>Microphone and connection</summary>
       <div class="form-grid more-body">
-        <label class="field">
-          <span>Microphone</span>
-          <select
-            class="input"
-            value={choices.microphone}
-            onChange={(event) => onChange({ ...choices, microphone: event.currentTarget.value })}
-          >
-            <option value="">The system's own choice</option>
-            {found.map((one) => (
-              <option value={one.id} key={one.id}>
-                {one.label}
-              </option>
-            ))}
-          </select>
-        </label>
-        <label class="field">
-          <span>Connection</span>
-          <select
-            class="input"
-            value={choices.way}
-            onChange={(event) =>
-              onChange({ ...choices, way: event.currentTarget.value as Choices["way"] })
-            }
-          >
-            <option value="either">WebRTC, else WebSocket</option>
-            <option value="webrtc">WebRTC</option>
-            <option value="websocket">WebSocket</option>
-          </select>
-        </label>
+        <Select
+          label="Microphone"
+          value={choices.microphone}
+          options={[
+            ["", "The system's own choice"],
+            ...found.map(({ id, label }) => [id, label] as const),
+          ]}
+          onChange={(microphone) => onChange({ ...choices, microphone })}
+        />
+        <Select
+          label="Connection"
+          value={choices.way}
+          options={WAYS}
+          onChange={(way) => onChange({ ...choices, way: way as Choices["way"] })}
+        />
       </div>
     </details>
   );

@@ -1,5 +1,6 @@
-import { useId } from "preact/hooks";
+import { Select } from "../console/parts";
 import { type Part, PART_NAMES, type PartChoice } from "./choices";
+import { LineField } from "./text";
 
 export interface ModelList {
   product: string;
@@ -19,7 +20,6 @@ export function PartFields(props: {
   onChange: (choice: PartChoice) => void;
 }) {
   const { part, models, choice, onChange } = props;
-  const list = useId();
   const usual = models.default;
   const vendor = models.vendors.find((one) => one.provider === choice.provider);
   const isUsualVendor = choice.provider === usual?.provider;
@@ -28,78 +28,46 @@ export function PartFields(props: {
   return (
     <fieldset class="part-fields">
       <legend>{PART_NAMES[part]}</legend>
-      <label class="field">
-        <span>Vendor</span>
-        <select
-          class="input"
-          value={choice.provider}
-          onChange={(event) =>
-            onChange({ provider: event.currentTarget.value, model: "", voice: "" })
-          }
-        >
-          <option value="">{usual ? `Default: ${usual.provider}` : "Default"}</option>
-          {models.vendors.map((one) => (
-            <option value={one.provider} key={one.provider}>
-              {one.provider}
-            </option>
-          ))}
-        </select>
-      </label>
+      <Select
+        label="Vendor"
+        value={choice.provider}
+        options={[
+          ["", usual ? `Default: ${usual.provider}` : "Default"],
+          ...models.vendors.map(({ provider }) => [provider, provider] as const),
+        ]}
+        onChange={(provider) => onChange({ provider, model: "", voice: "" })}
+      />
       {vendor === undefined ? (
         <p class="field usual-model">
           <span>Model</span>
           <span class="break">{usual?.model ?? "–"}</span>
         </p>
       ) : (
-        <label class="field">
-          <span>Model</span>
-          <input
-            class="input"
-            list={list}
-            value={choice.model}
-            required={!isUsualVendor}
-            placeholder={isUsualVendor ? usual?.model : "Choose or type one"}
-            autoComplete="off"
-            spellcheck={false}
-            onInput={(event) => onChange({ ...choice, model: event.currentTarget.value })}
-          />
-          <datalist id={list}>
-            {vendor.models.map((model) => (
-              <option value={model} key={model} />
-            ))}
-          </datalist>
-        </label>
+        <LineField
+          label="Model"
+          value={choice.model}
+          required={!isUsualVendor}
+          placeholder={isUsualVendor ? usual?.model : "Choose or type one"}
+          spellcheck={false}
+          suggestions={vendor.models}
+          onChange={(model) => onChange({ ...choice, model })}
+        />
       )}
-      {speaks && (vendor === undefined || isUsualVendor || voices) && voices ? (
-        <label class="field">
-          <span>Voice</span>
-          <select
-            class="input"
-            value={choice.voice}
-            onChange={(event) => onChange({ ...choice, voice: event.currentTarget.value })}
-          >
-            <option value="">{voiceOf(usual, choice)}</option>
-            {voices.map((voice) => (
-              <option value={voice} key={voice}>
-                {voice}
-              </option>
-            ))}
-          </select>
-        </label>
-      ) : (
-        speaks &&
-        vendor !== undefined && (
-          <label class="field">
-            <span>Voice</span>
-            <input
-              class="input"
-              value={choice.voice}
-              placeholder="The vendor's own"
-              autoComplete="off"
-              onInput={(event) => onChange({ ...choice, voice: event.currentTarget.value })}
-            />
-          </label>
-        )
+      {speaks && voices && (
+        <Select
+          label="Voice"
+          value={choice.voice}
+          options={[["", voiceOf(usual, choice)], ...voices.map((voice) => [voice, voice] as const)]}
+          onChange={(voice) => onChange({ ...choice, voice })}
+        />
+      )}
+      {speaks && !voices && vendor !== undefined && (
+        <LineField
+          label="Voice"
+          value={choice.voice}
+          placeholder="The vendor's own"
+          onChange={(voice) => onChange({ ...choice, voice })}
+        />
       )}
     </fieldset>
   );

@@ -116,6 +116,7 @@ export function ofEnd(reason: string | null): Trouble | null {
     case "caller_hung_up":
     case "ended_by_api":
     case "pipeline_ended":
+    case "bot_hung_up":
       return null;
     case "budget_exceeded":
       return {

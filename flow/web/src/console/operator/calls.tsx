@@ -1,7 +1,7 @@
 import { LENGTH_AND_COST, whichCall } from "../call_table";
-import { useGet } from "../load";
-import { STATUS_OPTIONS } from "../pages/calls";
-import { DayField, PageHead, Select, usePages } from "../parts";
+import { type Paged, useList } from "../list";
+import { callQuery, POLL_SECS, STATUS_OPTIONS } from "../pages/calls";
+import { DayField, PageHead, Select } from "../parts";
 import { useFilters } from "../query";
 import { ListCard, Table } from "../table";
 import type { OperatorThread } from "./types";
@@ -17,17 +17,10 @@ const DEFAULTS = {
 
 export function AllCallsPage() {
   const [filters, change] = useFilters(DEFAULTS);
-  const pages = usePages(filters);
-  const isRunning = filters.status === "running";
-  const list = useGet<{ threads: OperatorThread[]; next_cursor: string | null }>(
+  const list = useList<{ threads: OperatorThread[] } & Paged>(
     "/api/admin/threads",
-    {
-      ...filters,
-      status: isRunning ? "" : filters.status,
-      running: isRunning || null,
-      cursor: pages.cursor,
-    },
-    pages.cursor === null ? 5 : null,
+    callQuery(filters),
+    POLL_SECS,
   );
   const narrowed = (["team_id", "api_key_id", "host"] as const).filter((name) => filters[name]);
   return (
@@ -60,9 +53,8 @@ export function AllCallsPage() {
         </div>
         <ListCard
           of={list}
-          pages={pages}
           rows={(page) => page.threads}
-          empty={{ title: isRunning ? "No call is running now" : "No call is like that" }}
+          empty={{ title: filters.status === "running" ? "No call is running now" : "No call is like that" }}
         >
           {(threads) => <ThreadTable threads={threads} />}
         </ListCard>

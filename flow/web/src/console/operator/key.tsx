@@ -1,11 +1,11 @@
 import { useRoute } from "preact-iso";
 import { useState } from "preact/hooks";
 import { moment, words } from "../../shared/format";
+import { ActionProblem, Confirmed, useAction } from "../action";
 import { BudgetGauge } from "../gauge";
 import { useGet } from "../load";
 import { Badge, Card, PageHead, Select, Shown } from "../parts";
 import { useSession } from "../session";
-import { ActionProblem, Confirmed, useAction } from "./action";
 import type { OperatorKeyDetails } from "./types";
 
 export const SAVE_MODES = [

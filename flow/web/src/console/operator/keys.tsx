@@ -1,7 +1,7 @@
 import { moment, usd } from "../../shared/format";
 import { Gauge } from "../gauge";
-import { useGet } from "../load";
-import { Badge, PageHead, Select, usePages } from "../parts";
+import { type Paged, useList } from "../list";
+import { Badge, PageHead, Select } from "../parts";
 import { useFilters } from "../query";
 import { ListCard, Table } from "../table";
 import { SearchField } from "./search_field";
@@ -23,11 +23,7 @@ const REVOKED = [
 
 export function KeysPage() {
   const [filters, change] = useFilters({ search: "", tier: "", revoked: "false", team_id: "" });
-  const pages = usePages(filters);
-  const list = useGet<{ keys: OperatorKey[]; next_cursor: string | null }>("/api/admin/keys", {
-    ...filters,
-    cursor: pages.cursor,
-  });
+  const list = useList<{ keys: OperatorKey[] } & Paged>("/api/admin/keys", filters);
   return (
     <>
       <PageHead title="Keys" text="Every key, with what it spent this month (UTC).">
@@ -57,7 +53,6 @@ export function KeysPage() {
         </div>
         <ListCard
           of={list}
-          pages={pages}
           rows={(page) => page.keys}
           empty={{ title: "No key is like that" }}
         >

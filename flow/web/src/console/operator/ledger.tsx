@@ -1,7 +1,8 @@
 import { count, isoDay, moment, shortDay } from "../../shared/format";
 import { Empty } from "../../shared/states";
+import { type Paged, useList } from "../list";
 import { useGet } from "../load";
-import { Card, DayField, PageHead, Shown, usePages } from "../parts";
+import { Card, DayField, PageHead, Shown } from "../parts";
 import { useFilters } from "../query";
 import { ListCard, Table } from "../table";
 import type { RejectedEvent, UnpricedModel } from "./types";
@@ -10,11 +11,7 @@ import type { RejectedEvent, UnpricedModel } from "./types";
 export function LedgerGapsPage() {
   const [filters, change] = useFilters({ from: `${isoDay().slice(0, 8)}01`, to: isoDay() });
   const unpriced = useGet<{ models: UnpricedModel[] }>("/api/admin/unpriced", filters);
-  const pages = usePages(null);
-  const rejected = useGet<{ rejected: RejectedEvent[]; next_cursor: string | null }>(
-    "/api/admin/rejected",
-    { cursor: pages.cursor },
-  );
+  const rejected = useList<{ rejected: RejectedEvent[] } & Paged>("/api/admin/rejected");
   return (
     <>
       <PageHead title="Ledger" text="What has no price, and what could not be taken." />
@@ -37,7 +34,6 @@ export function LedgerGapsPage() {
         <h2>Events that the ledger could not take</h2>
         <ListCard
           of={rejected}
-          pages={pages}
           rows={(page) => page.rejected}
           empty={{ title: "Nothing was rejected" }}
         >

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
+import { ActionProblem, useAction } from "../action";
 import { Card, PageHead, Select } from "../parts";
 import { useSession } from "../session";
-import { ActionProblem, useAction } from "./action";
 import { SAVE_MODES } from "./key";
 import type { OperatorKey } from "./types";
 
@@ -67,6 +67,7 @@ export function NewKeyPage() {
 
 function Made({ of: key }: { of: OperatorKey & { secret: string } }) {
   const [isCopied, setCopied] = useState(false);
+  const { problem, run } = useAction();
   return (
     <>
       <PageHead title="The key is made" />
@@ -78,14 +79,18 @@ function Made({ of: key }: { of: OperatorKey & { secret: string } }) {
           </p>
           <div class="row">
             <code class="secret break">{key.secret}</code>
-            <button
-              type="button"
-              class="button"
-              onClick={() => navigator.clipboard.writeText(key.secret).then(() => setCopied(true))}
-            >
-              {isCopied ? "Copied" : "Copy"}
-            </button>
+            {/* Browsers have no clipboard for pages that are not secure. */}
+            {"clipboard" in navigator && (
+              <button
+                type="button"
+                class="button"
+                onClick={async () => setCopied(await run(() => navigator.clipboard.writeText(key.secret)))}
+              >
+                {isCopied ? "Copied" : "Copy"}
+              </button>
+            )}
           </div>
+          <ActionProblem problem={problem} />
           <p>
             <a href={`/console/operator/keys/${key.api_key_id}`}>Go to the key</a>
           </p>

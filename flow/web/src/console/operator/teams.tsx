@@ -2,23 +2,21 @@ import { useRoute } from "preact-iso";
 import { useState } from "preact/hooks";
 import { usd } from "../../shared/format";
 import type { Limit } from "../../shared/types";
+import { ActionProblem, useAction } from "../action";
+import { Fact } from "../fact";
 import { limitAmount, limitName, Most } from "../gauge";
+import { type Paged, useList } from "../list";
 import { useGet } from "../load";
-import { Badge, Card, PageHead, Shown, usePages } from "../parts";
+import { Badge, Card, PageHead, Shown } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
 import { ListCard, Table } from "../table";
-import { ActionProblem, useAction } from "./action";
 import { SearchField } from "./search_field";
 import type { Team } from "./types";
 
 export function TeamsPage() {
   const [filters, change] = useFilters({ search: "" });
-  const pages = usePages(filters);
-  const list = useGet<{ teams: Team[]; next_cursor: string | null }>("/api/admin/teams", {
-    ...filters,
-    cursor: pages.cursor,
-  });
+  const list = useList<{ teams: Team[] } & Paged>("/api/admin/teams", filters);
   return (
     <>
       <PageHead title="Teams" text="Every team that has a key or a quota, this month (UTC)." />
@@ -28,7 +26,6 @@ export function TeamsPage() {
         </div>
         <ListCard
           of={list}
-          pages={pages}
           rows={(page) => page.teams}
           empty={{ title: "No team is like that" }}
         >
@@ -94,10 +91,10 @@ export function TeamPage() {
         {(data) => (
           <div class="stack">
             <div class="card fact-bar">
-              <Fact label="Spent this month" value={usd(data.spent_usd)} />
-              <Fact label="Billable" value={usd(data.billable_usd)} />
-              <Fact label="Keys" value={String(data.keys)} />
-              <Fact label="Calls now" value={String(data.running_calls)} />
+              <Fact label="Spent this month">{usd(data.spent_usd)}</Fact>
+              <Fact label="Billable">{usd(data.billable_usd)}</Fact>
+              <Fact label="Keys">{data.keys}</Fact>
+              <Fact label="Calls now">{data.running_calls}</Fact>
             </div>
             <Card title="Quotas" flush>
               <QuotaTable team={data} path={path} onChange={team.reload} />
@@ -106,15 +103,6 @@ export function TeamPage() {
         )}
       </Shown>
     </>
-  );
-}
-
-function Fact({ label, value }: { label: string; value: string }) {
-  return (
-    <div class="fact">
-      <span class="muted small">{label}</span>
-      <span>{value}</span>
-    </div>
   );
 }
 

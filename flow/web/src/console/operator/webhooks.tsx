@@ -1,10 +1,10 @@
 import { moment } from "../../shared/format";
-import { useGet } from "../load";
-import { Badge, PageHead, Select, usePages } from "../parts";
+import { ActionProblem, Confirmed, useAction } from "../action";
+import { type Paged, useList } from "../list";
+import { Badge, PageHead, Select } from "../parts";
 import { useFilters } from "../query";
 import { useSession } from "../session";
 import { ListCard, Table } from "../table";
-import { ActionProblem, Confirmed, useAction } from "./action";
 import type { Webhook } from "./types";
 
 const WHICH = [
@@ -16,11 +16,7 @@ const TONES: Record<string, string> = { delivered: "good", dead: "bad", waiting:
 export function WebhooksPage() {
   const { api } = useSession();
   const [filters, change] = useFilters({ dead: "true" });
-  const pages = usePages(filters);
-  const list = useGet<{ webhooks: Webhook[]; next_cursor: string | null }>("/api/admin/webhooks", {
-    ...filters,
-    cursor: pages.cursor,
-  });
+  const list = useList<{ webhooks: Webhook[] } & Paged>("/api/admin/webhooks", filters);
   const { isBusy, problem, run } = useAction();
   const replay = async (path: string) => {
     if (await run(() => api.post(`/api/admin/webhooks/${path}`))) list.reload();
@@ -45,7 +41,6 @@ export function WebhooksPage() {
         <ActionProblem problem={problem} />
         <ListCard
           of={list}
-          pages={pages}
           rows={(page) => page.webhooks}
           empty={{ title: filters.dead === "true" ? "Nothing was given up" : "No webhooks yet" }}
         >

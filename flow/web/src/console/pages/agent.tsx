@@ -8,8 +8,9 @@ import { AgentTools } from "../agent_tools";
 import { CallTable } from "../call_table";
 import { Fact } from "../fact";
 import { FoldedJson } from "../folded_json";
+import { useList } from "../list";
 import { useGet } from "../load";
-import { Badge, Card, PageHead, Pager, Select, Shown, usePages } from "../parts";
+import { Badge, Card, PageHead, Pager, Select, Shown } from "../parts";
 import { useFilters } from "../query";
 import { VariableTable } from "../variables";
 import { talkPath } from "./agents";
@@ -137,8 +138,7 @@ function InsightSettings({ insights }: { insights: NonNullable<Agent["insights"]
 }
 
 function Calls({ id }: { id: string }) {
-  const pages = usePages(id);
-  const list = useGet<ThreadPage>("/api/threads", { agent: id, limit: 20, cursor: pages.cursor });
+  const list = useList<ThreadPage>("/api/threads", { agent: id, limit: 20 });
   return (
     <Card title="Calls" aside={<span class="muted small">of this key, in any version</span>} flush>
       <Shown of={list}>
@@ -150,7 +150,7 @@ function Calls({ id }: { id: string }) {
           )
         }
       </Shown>
-      <Pager pages={pages} next={list.data?.next_cursor ?? null} />
+      <Pager of={list} />
     </Card>
   );
 }

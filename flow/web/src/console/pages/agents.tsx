@@ -1,7 +1,7 @@
 import type { AgentPage } from "../../shared/agents";
 import { moment } from "../../shared/format";
-import { useGet } from "../load";
-import { Badge, PageHead, Select, usePages } from "../parts";
+import { useList } from "../list";
+import { Badge, PageHead, Select } from "../parts";
 import { useFilters } from "../query";
 import { ListCard, Table } from "../table";
 
@@ -13,8 +13,7 @@ const WHICH = [
 /** The agents of the key's team. */
 export function AgentsPage() {
   const [filters, change] = useFilters({ archived: "" });
-  const pages = usePages(filters);
-  const list = useGet<AgentPage>("/api/agents", { ...filters, cursor: pages.cursor });
+  const list = useList<AgentPage>("/api/agents", filters);
   return (
     <>
       <PageHead title="Agents" text="The bots that your team has stored, the newest first." />
@@ -29,7 +28,6 @@ export function AgentsPage() {
         </div>
         <ListCard
           of={list}
-          pages={pages}
           rows={(page) => page.agents}
           empty={{
             title: "No agents yet",

@@ -1,17 +1,18 @@
 import { useState } from "preact/hooks";
 import { useRoute } from "preact-iso";
 import type { Agent } from "../../shared/agents";
+import { type CallRecord, loadCallRecord } from "../../shared/call_record";
 import { duration, moment, usd, usdExact, words } from "../../shared/format";
 import { Problem } from "../../shared/problem";
 import { Empty, Failure } from "../../shared/states";
-import type { LedgerRow, Thread } from "../../shared/types";
+import { isFinal, type Thread } from "../../shared/types";
 import { Account } from "../account";
 import { callSeconds } from "../call_table";
 import { Fact } from "../fact";
 import { Insights } from "../insights";
 import { Latency } from "../latency";
 import { LedgerTable } from "../ledger_table";
-import { useGet } from "../load";
+import { useGet, useSessionLoad } from "../load";
 import { Badge, Card, PageHead, Shown, StatusBadge } from "../parts";
 import { RecordingLink } from "../recording";
 import { useSession } from "../session";
@@ -20,7 +21,7 @@ import { ToolCalls } from "../tool_calls";
 import { Transcript } from "../transcript";
 import { VariablesGiven } from "../variables";
 
-const RUNNING = new Set(["created", "connecting", "in_call", "ended", "extracting"]);
+const POLL_SECS = 2;
 
 /** The paths of a call in one's own view, and in an operator's. */
 interface Paths {
@@ -40,31 +41,24 @@ export function AnyCallPage() {
 }
 
 function CallView({ id, paths }: { id: string; paths: Paths }) {
-  const [isOver, setOver] = useState(false);
-  // What is over changes no more.
-  const every = isOver ? null : 2;
-  const thread = useGet<Thread>(paths.thread, {}, every);
-  const usage = useGet<{ events: LedgerRow[] }>(`${paths.thread}/usage`, {}, every);
-  if (thread.data && isOver !== !RUNNING.has(thread.data.status)) setOver(!isOver);
-
+  const call = useSessionLoad(
+    (api, signal) => loadCallRecord(api, paths.thread, signal),
+    [paths.thread],
+    (record) => (record && isFinal(record.thread.status) ? null : POLL_SECS),
+  );
   return (
     <>
       <PageHead title="Call" text={<code class="break">{id}</code>}>
-        {thread.data && <EndButton thread={thread.data} path={paths.end} onEnded={thread.reload} />}
+        {call.data && <EndButton thread={call.data.thread} path={paths.end} onEnded={call.reload} />}
       </PageHead>
-      <Shown of={thread} rows={12}>
-        {(data) => <Call thread={data} rows={usage.data?.events ?? []} usage={usage} />}
+      <Shown of={call} rows={12}>
+        {(record) => <Call {...record} />}
       </Shown>
     </>
   );
 }
 
-function Call(props: {
-  thread: Thread;
-  rows: LedgerRow[];
-  usage: ReturnType<typeof useGet<{ events: LedgerRow[] }>>;
-}) {
-  const { thread, rows } = props;
+function Call({ thread, events }: CallRecord) {
   const { variables, tool_calls: toolCalls = [] } = thread;
   return (
     <div class="stack">
@@ -77,7 +71,7 @@ function Call(props: {
       )}
       {thread.transcript.length > 0 && (
         <Card title="Timeline">
-          <Timeline thread={thread} rows={rows} />
+          <Timeline thread={thread} rows={events} />
         </Card>
       )}
       <div class="columns call-columns">
@@ -115,19 +109,15 @@ function Call(props: {
         </Card>
       )}
       <Card title="Ledger" aside={<span class="muted small">every piece of vendor work</span>} flush>
-        <Shown of={props.usage}>
-          {(data) =>
-            data.events.length ? (
-              <LedgerTable
-                rows={data.events}
-                label="Ledger of the call"
-                total={usdExact(thread.usage_stats.total_cost_usd)}
-              />
-            ) : (
-              <Empty title="Nothing was used yet" />
-            )
-          }
-        </Shown>
+        {events.length ? (
+          <LedgerTable
+            rows={events}
+            label="Ledger of the call"
+            total={usdExact(thread.usage_stats.total_cost_usd)}
+          />
+        ) : (
+          <Empty title="Nothing was used yet" />
+        )}
       </Card>
       {thread.request && (
         <details class="card as-table">

@@ -1,22 +1,13 @@
+import type { Query } from "../../shared/api";
 import { words } from "../../shared/format";
-import type { Product, ThreadPage } from "../../shared/types";
+import { type Product, STATUSES, type ThreadPage } from "../../shared/types";
 import { CallTable } from "../call_table";
+import { useList } from "../list";
 import { useGet } from "../load";
-import { DayField, PageHead, Select, usePages } from "../parts";
+import { DayField, PageHead, Select } from "../parts";
 import { useFilters } from "../query";
 import { ListCard } from "../table";
 
-const STATUSES = [
-  "created",
-  "connecting",
-  "in_call",
-  "ended",
-  "extracting",
-  "completed",
-  "failed",
-  "expired",
-  "cancelled",
-];
 export const STATUS_OPTIONS = [
   ["", "Any"],
   ["running", "Running now"],
@@ -26,20 +17,18 @@ export const NO_CALLS = {
   title: "No calls yet",
   text: "The first call made with this key will appear here while it runs.",
 };
+export const POLL_SECS = 5;
 const DEFAULTS = { status: "", product: "", from: "", to: "" };
+
+/** The filters as the API takes them: those that run have several statuses. */
+export function callQuery(filters: Record<string, string>): Query {
+  if (filters.status !== "running") return filters;
+  return { ...filters, status: null, running: true };
+}
 
 export function CallsPage() {
   const [filters, change] = useFilters(DEFAULTS);
-  const pages = usePages(filters);
-  const isRunning = filters.status === "running";
-  const query = {
-    ...filters,
-    status: isRunning ? "" : filters.status,
-    running: isRunning || null,
-    cursor: pages.cursor,
-  };
-  // Only the newest page changes by itself.
-  const list = useGet<ThreadPage>("/api/threads", query, pages.cursor === null ? 5 : null);
+  const list = useList<ThreadPage>("/api/threads", callQuery(filters), POLL_SECS);
   const products = useGet<{ products: Product[] }>("/api/products");
   const names = (products.data?.products ?? []).filter((each) => each.calls);
   const isFiltered = Object.values(filters).some((value) => value !== "");
@@ -71,7 +60,6 @@ export function CallsPage() {
         </div>
         <ListCard
           of={list}
-          pages={pages}
           rows={(page) => page.threads}
           empty={
             isFiltered

@@ -1,6 +1,6 @@
 import { moment } from "../../shared/format";
 import type { Limit, Limits } from "../../shared/types";
-import { BudgetGauge, LimitGauge, limitAmount, limitName, Most } from "../gauge";
+import { BudgetGauge, keyOfLimit, limitAmount, limitName, Most, Quotas } from "../gauge";
 import { useGet } from "../load";
 import { Badge, Card, PageHead, Shown } from "../parts";
 import { Table } from "../table";
@@ -21,14 +21,7 @@ export function LimitsPage() {
                 <BudgetGauge budget={data.budget} />
               </Card>
               <Card title="Quotas">
-                <div class="stack">
-                  {data.limits.filter(isQuota).map((limit) => (
-                    <LimitGauge limit={limit} key={keyOf(limit)} />
-                  ))}
-                  {!data.limits.some(isQuota) && (
-                    <p class="muted">No quota limits this key or its team.</p>
-                  )}
-                </div>
+                <Quotas limits={data.limits} />
               </Card>
             </div>
             <Card title="Every limit" flush>
@@ -41,15 +34,12 @@ export function LimitsPage() {
   );
 }
 
-const keyOf = (limit: Limit) => `${limit.resource} ${limit.scope} ${limit.product} ${limit.source}`;
-const isQuota = (limit: Limit) => limit.limit !== null && limit.resource !== "budget_usd";
-
 function LimitTable({ limits }: { limits: Limit[] }) {
   return (
     <Table
       label="Every limit"
       rows={limits}
-      keyOf={keyOf}
+      keyOf={keyOfLimit}
       columns={[
         { head: "Limit", cell: limitName, look: "nowrap" },
         { head: "Of", cell: (limit) => limit.scope },

@@ -4,9 +4,9 @@ import { Empty } from "../../shared/states";
 import type { Limits, ThreadPage, UsageReport, UsageRow } from "../../shared/types";
 import { CallTable } from "../call_table";
 import { StackedDays } from "../charts";
-import { BudgetGauge, LimitGauge } from "../gauge";
+import { BudgetGauge, Quotas } from "../gauge";
 import { useGet } from "../load";
-import { Card, PageHead, Select, Shown } from "../parts";
+import { Card, PageHead, Select, Shown, Stat } from "../parts";
 import { useFilters } from "../query";
 import { Table } from "../table";
 import { NO_CALLS } from "./calls";
@@ -19,7 +19,8 @@ const PERIODS = [
 
 export function OverviewPage() {
   const [filters, change] = useFilters({ days: "30" });
-  const days = Number(filters.days);
+  // Also of an address that somebody wrote.
+  const days = Number((PERIODS.find(([each]) => each === filters.days) ?? PERIODS[1])[0]);
   const period = { from: isoDay(1 - days), to: isoDay() };
   const byDay = useGet<UsageReport>("/api/usage", { ...period, group_by: "day" });
   const byKind = useGet<UsageReport>("/api/usage", { ...period, group_by: "kind" });
@@ -32,7 +33,7 @@ export function OverviewPage() {
       <PageHead title="Overview" text="What this key spends and does. Days are of UTC.">
         <Select
           label="Period"
-          value={filters.days}
+          value={String(days)}
           options={PERIODS}
           onChange={(value) => change({ days: value })}
         />
@@ -55,7 +56,7 @@ export function OverviewPage() {
             <Shown of={limits}>{(data) => <BudgetGauge budget={data.budget} />}</Shown>
           </Card>
           <Card title="Quotas" aside={<a href="/console/limits">All limits</a>}>
-            <Shown of={limits}>{(data) => <Quotas limits={data} />}</Shown>
+            <Shown of={limits}>{(data) => <Quotas limits={data.limits} most={4} />}</Shown>
           </Card>
         </div>
         <Card title="Latest calls" aside={<a href="/console/calls">All calls</a>} flush>
@@ -82,36 +83,32 @@ function Numbers({ total, byKind }: { total: UsageRow | undefined; byKind: Usage
   const unpriced = Number(total?.unpriced_events ?? 0);
   return (
     <div class="grid">
-      <Stat label="Spend" value={usd(total?.total_cost_usd ?? 0)}>
-        {usd(total?.billable_cost_usd ?? 0)} billable
-      </Stat>
-      <Stat label="Calls" value={count(callCount)}>
-        {duration(total?.call_seconds ?? 0)} in all
-      </Stat>
-      <Stat label="Model calls" value={count(total?.llm_calls ?? 0)}>
-        {count(total?.total_tokens ?? 0)} tokens
-      </Stat>
-      <Stat label="Estimated" value={percent(estimated, events)}>
-        {count(estimated)} of {count(events)} pieces of work
-      </Stat>
-      <Stat label="Without a price" value={count(unpriced)} tone={unpriced ? "warn" : ""}>
-        {unpriced ? "not in any sum of dollars" : "everything has a price"}
-      </Stat>
-    </div>
-  );
-}
-
-function Stat(props: {
-  label: string;
-  value: string;
-  tone?: string;
-  children: preact.ComponentChildren;
-}) {
-  return (
-    <div class="card stat">
-      <span class="stat-label">{props.label}</span>
-      <span class={props.tone ? `stat-value text-${props.tone}` : "stat-value"}>{props.value}</span>
-      <span class="stat-note">{props.children}</span>
+      <Stat
+        label="Spend"
+        value={usd(total?.total_cost_usd ?? 0)}
+        note={`${usd(total?.billable_cost_usd ?? 0)} billable`}
+      />
+      <Stat
+        label="Calls"
+        value={count(callCount)}
+        note={`${duration(total?.call_seconds ?? 0)} in all`}
+      />
+      <Stat
+        label="Model calls"
+        value={count(total?.llm_calls ?? 0)}
+        note={`${count(total?.total_tokens ?? 0)} tokens`}
+      />
+      <Stat
+        label="Estimated"
+        value={percent(estimated, events)}
+        note={`${count(estimated)} of ${count(events)} pieces of work`}
+      />
+      <Stat
+        label="Without a price"
+        value={count(unpriced)}
+        note={unpriced ? "not in any sum of dollars" : "everything has a price"}
+        tone={unpriced ? "warn" : ""}
+      />
     </div>
   );
 }
@@ -153,21 +150,5 @@ function SpendByDay({ rows, from, days }: { rows: UsageRow[]; from: string; days
         />
       </details>
     </>
-  );
-}
-
-function Quotas({ limits }: { limits: Limits }) {
-  const quotas = limits.limits.filter(
-    (limit) => limit.limit !== null && limit.resource !== "budget_usd",
-  );
-  if (quotas.length === 0) {
-    return <p class="muted">No quota limits this key or its team.</p>;
-  }
-  return (
-    <div class="stack">
-      {quotas.slice(0, 4).map((limit) => (
-        <LimitGauge limit={limit} key={`${limit.resource} ${limit.scope} ${limit.product}`} />
-      ))}
-    </div>
   );
 }

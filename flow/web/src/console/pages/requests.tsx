@@ -1,7 +1,8 @@
 import type { Product, RequestPage } from "../../shared/types";
 import { LedgerTable } from "../ledger_table";
+import { useList } from "../list";
 import { useGet } from "../load";
-import { PageHead, Select, usePages } from "../parts";
+import { PageHead, Select } from "../parts";
 import { useFilters } from "../query";
 import { ListCard } from "../table";
 
@@ -14,12 +15,7 @@ const NO_REQUESTS = {
 
 export function RequestsPage() {
   const [filters, change] = useFilters({ product: "" });
-  const pages = usePages(filters);
-  const list = useGet<RequestPage>(
-    "/api/requests",
-    { ...filters, cursor: pages.cursor },
-    pages.cursor === null ? 10 : null,
-  );
+  const list = useList<RequestPage>("/api/requests", filters, 10);
   const products = useGet<{ products: Product[] }>("/api/products");
   const names = (products.data?.products ?? []).filter((each) => each.gateway);
   return (
@@ -37,7 +33,7 @@ export function RequestsPage() {
             onChange={(product) => change({ product })}
           />
         </div>
-        <ListCard of={list} pages={pages} rows={(page) => page.requests} empty={NO_REQUESTS}>
+        <ListCard of={list} rows={(page) => page.requests} empty={NO_REQUESTS}>
           {(rows) => <LedgerTable rows={rows} label="Gateway requests" withDay />}
         </ListCard>
       </div>

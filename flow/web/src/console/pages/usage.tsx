@@ -1,9 +1,8 @@
-import { useState } from "preact/hooks";
 import { componentsOf } from "../../shared/components";
 import { count, decimal, isoDay, usdColumn, words } from "../../shared/format";
-import { Problem } from "../../shared/problem";
 import { Empty, Failure } from "../../shared/states";
 import type { UsageReport, UsageRow } from "../../shared/types";
+import { useAction } from "../action";
 import { useGet } from "../load";
 import { Card, DayField, PageHead, Shown } from "../parts";
 import { useFilters } from "../query";
@@ -65,26 +64,22 @@ function Usage(props: { path: string; groups: string[]; title: string; text: str
   const groups = filters.group_by.split(",").filter(Boolean);
   const report = useGet<UsageReport>(path, filters);
   const total = useGet<UsageReport>(path, { from: filters.from, to: filters.to });
-  const [problem, setProblem] = useState<Problem | null>(null);
+  const { isBusy, problem, run } = useAction();
 
   const toggle = (group: string) => {
     const next = props.groups.filter((each) => (each === group) !== groups.includes(each));
     change({ group_by: next.join(",") });
   };
-  const download = async () => {
-    setProblem(null);
-    try {
+  const download = () =>
+    run(async () => {
       const file = await api.file(path, filters, "text/csv");
       save(file, `usage-${filters.from}-${filters.to}.csv`);
-    } catch (error) {
-      setProblem(Problem.from(error));
-    }
-  };
+    });
 
   return (
     <>
       <PageHead title={props.title} text={props.text}>
-        <button type="button" class="button" onClick={download}>
+        <button type="button" class="button" disabled={isBusy} onClick={download}>
           Download CSV
         </button>
       </PageHead>

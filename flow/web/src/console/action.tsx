@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import { Problem } from "../../shared/problem";
+import { Problem } from "../shared/problem";
 
 /** Something that is asked of the server once at a time: whether it is under way, and what is wrong. */
 export function useAction() {
