@@ -112,7 +112,7 @@ class Transport(Part):
 
     @model_validator(mode="after")
     def _is_a_whole_call(self, info: ValidationInfo) -> Self:
-        # What is shown of a join names every field: only what differs from the default was asked for.
+        # A join as it is shown names every field: what differs from its default was asked for.
         fields = type(self).model_fields
         of_placed = ("ring_secs", "voicemail", "voicemail_message")
         given = [name for name in of_placed if getattr(self, name) != fields[name].default]
