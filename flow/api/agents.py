@@ -78,6 +78,9 @@ class AgentView(BaseModel):
     insights: dict[str, Any] = Field(default={}, description="As in a join.")
     max_duration_secs: int | None = Field(default=None, description="As in a join.")
     save_mode: str | None = Field(default=None, description="As in a join.")
+    recording: dict[str, Any] | None = Field(
+        default=None, description="As in a join: its calls are recorded."
+    )
     webhook_url: str | None = Field(default=None, description="As in a join.")
     metadata: dict[str, Any] = Field(default={}, description="As in a join.")
 

@@ -42,9 +42,9 @@ def checked(settings: Settings, said: dict[str, Any]) -> AgentDefinition:
         bot_defaults(settings),
         reachable=VENDORS,
         bots=[definition.bot.name] if definition.bot.name else (),
+        recording_days=None if settings.recordings_url is None else settings.recordings_days,
     )
     resolver.resolve(definition.as_join())
-    return definition
 
 
 def _beyond_form(settings: Settings, definition: AgentDefinition) -> Iterable[FieldProblem]:
