@@ -133,13 +133,13 @@ REFUSED = {
     ),
     "a tool inside": (
         "name: x\ntools: [{type: mcp, url: 'https://10.0.0.1/'}]",
-        "bot.tools.0.url: ",
+        " tools.0.url: must lead",
     ),
     "a tool of a schema that is none": (
         "name: x\ntools: [{type: end_call}, {type: http, name: find, description: Finds,"
         " url: 'https://tools.example.com/',"
         " parameters: {type: object, properties: {a: {type: x}}}}]",
-        "bot.tools.1.parameters: not a JSON Schema",
+        " tools.1.parameters: not a JSON Schema",
     ),
 }
 
