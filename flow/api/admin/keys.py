@@ -14,10 +14,11 @@ from starlette.responses import Response
 
 from flow.admin import json_forms
 from flow.admin.keys import NewKey, describe, issue, revoke, set_limits
-from flow.api.admin.operators import Cursor, Limit, OfTeam, Search, noted
+from flow.api.admin.operators import Cursor, OfTeam, Search, noted
 from flow.api.auth import require_permission
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
 from flow.db.database import Database

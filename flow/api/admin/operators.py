@@ -14,7 +14,6 @@ from flow.api.auth import require_permission
 from flow.api.request_context import context_of, log_of
 from flow.domain.limits.permissions import ADMIN, CONTENT
 
-Limit = Annotated[int, Query(ge=1, le=200, description="How many at most.")]
 Cursor = Annotated[
     str | None, Query(max_length=1024, description="`next_cursor` of the page before.")
 ]

@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from flow.admin import json_forms
 from flow.admin.quotas import set_quota
-from flow.api.admin.operators import Cursor, Limit, Search, noted
+from flow.api.admin.operators import Cursor, Search, noted
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.key_limits import Limit as LimitView
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
 from flow.errors import NotFound

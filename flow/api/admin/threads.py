@@ -14,7 +14,6 @@ from starlette.responses import Response
 from flow.admin import json_forms
 from flow.api.admin.operators import (
     Cursor,
-    Limit,
     OfKey,
     OfTeam,
     may_see_content,
@@ -23,6 +22,7 @@ from flow.api.admin.operators import (
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.joins import EndAnswer, end_call
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.api.threads import LatencyView, ThreadUsage, Utterance, latency_of, turn_fields
 from flow.api.usage import FirstDay, LastDay

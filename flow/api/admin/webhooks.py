@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flow.admin import json_forms
-from flow.api.admin.operators import Cursor, Limit, OfKey, may_see_content, noted
+from flow.api.admin.operators import Cursor, OfKey, may_see_content, noted
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.domain.webhooks.webhook import State
 
