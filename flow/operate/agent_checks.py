@@ -57,7 +57,7 @@ def _check(settings: Settings, definition: AgentDefinition) -> None:
 
 
 def _beyond_form(settings: Settings, definition: AgentDefinition) -> Iterable[FieldProblem]:
-    private = settings.debug and settings.webhooks_allow_private
+    private = settings.may_reach_private
     url, schema = definition.webhook_url, definition.insights.json_schema
     if url is not None and (said := public_url.problem_of(url, allow_private=private)):
         yield FieldProblem("webhook_url", said)
