@@ -81,10 +81,9 @@ async def change_number(request: Request, number: str) -> Response:
     """Add a number, or change what it rings."""
     change = await read(request, NumberChange)
     database = services_of(request).database
-    with noted(request, "number_changed", number=number, changed_key=change.key):
-        added = await put_number(
-            database, number, change.key, agent=change.agent, product=change.product
-        )
+    key = str((await database.operating.get_api_key(change.key)).key.id)
+    with noted(request, "number_changed", number=number, changed_key=key):
+        added = await put_number(database, number, key, agent=change.agent, product=change.product)
     return ExactJSONResponse(Number(**number_form(added)))
 
 
