@@ -1,5 +1,5 @@
 /** One call: joined over the public API, carried by Pipecat's own client. */
-import { LogLevel, PipecatClient, RTVIEvent } from "@pipecat-ai/client-js";
+import { LogLevel, PipecatClient, RTVIEvent, type Transport } from "@pipecat-ai/client-js";
 import { SmallWebRTCTransport } from "@pipecat-ai/small-webrtc-transport";
 import { WavMediaManager, WebSocketTransport } from "@pipecat-ai/websocket-transport";
 import type { Api } from "../shared/api";
@@ -26,6 +26,8 @@ interface JoinAnswer {
 /** How long a way may take: the last one, and one that another follows. */
 const CONNECT_MS = 15_000;
 const TRY_MS = 5_000;
+/** Of the server's answer, when the connection falters: one that does not come by then is gone. */
+const HEALTH_MS = 3_000;
 // How fast the level of sound that is played from a socket falls when nothing more comes.
 const FADE_MS = 250;
 
@@ -68,6 +70,7 @@ export class Call {
     threadId: string,
     way: Way,
     private readonly client: PipecatClient,
+    private readonly transport: Transport,
     sound: Sound,
     private readonly events: CallEvents,
   ) {
@@ -122,7 +125,7 @@ export class Call {
         : new WebSocketTransport({ mediaManager: sound, recorderSampleRate: 16_000 });
     const client = new PipecatClient({ transport, enableMic: true, enableCam: false });
     client.setLogLevel(LogLevel.WARN);
-    return new Call(threadId, way, client, sound, events);
+    return new Call(threadId, way, client, transport, sound, events);
   }
 
   /** How loud both sides are now, from 0 to 1. */
@@ -157,6 +160,7 @@ export class Call {
     });
     await Promise.race([this.open(params, microphone, late), aborted]);
     this.isReady = true;
+    this.watch();
     const track = this.client.tracks().local.audio;
     if (track) this.callerLevel = new TrackLevel(track);
   }
@@ -217,6 +221,19 @@ export class Call {
     this.speaker.srcObject = new MediaStream([track]);
     void this.speaker.play();
     this.botLevel = new TrackLevel(track);
+  }
+
+  /**
+   * A connection that has lost its server is tried again for 20 seconds by the transport: whether the
+   * server answers at all is known sooner.
+   */
+  private watch(): void {
+    // The transport's own, which its types do not name; there is none over a WebSocket.
+    const { pc } = this.transport as unknown as { pc?: RTCPeerConnection };
+    pc?.addEventListener("iceconnectionstatechange", () => {
+      if (pc.iceConnectionState !== "disconnected" && pc.iceConnectionState !== "failed") return;
+      fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(HEALTH_MS) }).catch(() => this.lost());
+    });
   }
 
   private async lost(): Promise<void> {
