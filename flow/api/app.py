@@ -160,7 +160,10 @@ def create_app(services: Services) -> FastAPI:
                 Auth,
                 keys=services.keys,
                 database=services.database,
-                token_routes=["offer", "end", "events", recordings.PATH, *webhooks],
+                token_routes={
+                    "bot": ["offer", "end", recordings.PATH, *webhooks],
+                    "threads": ["events"],
+                },
                 on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),
