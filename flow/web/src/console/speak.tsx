@@ -53,10 +53,10 @@ export function SpeakForm({ id }: { id: string }) {
           <input type="checkbox" checked={isNow} onChange={() => setNow(!isNow)} />
           {label}
         </label>
+        <span class="muted" role="status">
+          {sent}
+        </span>
       </div>
-      <p class="muted" role="status">
-        {sent}
-      </p>
       <ActionProblem problem={problem} />
     </form>
   );
