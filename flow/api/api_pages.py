@@ -57,7 +57,7 @@ _COLOURS = """\
 .swagger-ui .info .title small.version-stamp { background: #3f6212; }
 .swagger-ui .info a, .swagger-ui .info .link, .swagger-ui .info .url { color: #1d4ed8; }
 .swagger-ui .btn.authorize { border-color: #0b6b46; color: #0b6b46; }
-.swagger-ui .btn.authorize svg { fill: #0b6b46; }
+.swagger-ui .btn.authorize svg, .swagger-ui .btn.authorize.unlocked svg { fill: #0b6b46; }
 .swagger-ui .opblock.opblock-get .opblock-summary-method { background: #1d4ed8; }
 .swagger-ui .opblock.opblock-post .opblock-summary-method { background: #0b6b46; }
 .swagger-ui .opblock.opblock-put .opblock-summary-method { background: #8a4b00; }

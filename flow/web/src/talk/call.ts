@@ -6,6 +6,7 @@ import type { Api } from "../shared/api";
 import { Problem } from "../shared/problem";
 import { after, type Conversation, NOTHING_SAID, type Told } from "./conversation";
 import { loudness, TrackLevel } from "./level";
+import { watchServer } from "./server_watch";
 
 export type Way = "webrtc" | "websocket";
 
@@ -26,8 +27,6 @@ interface JoinAnswer {
 /** How long a way may take: the last one, and one that another follows. */
 const CONNECT_MS = 15_000;
 const TRY_MS = 5_000;
-/** Of the server's answer, when the connection falters: one that does not come by then is gone. */
-const HEALTH_MS = 3_000;
 // How fast the level of sound that is played from a socket falls when nothing more comes.
 const FADE_MS = 250;
 
@@ -65,6 +64,7 @@ export class Call {
   private botLevel: TrackLevel | Sound;
   private isOver = false;
   private isReady = false;
+  private stopWatch = () => {};
 
   private constructor(
     threadId: string,
@@ -160,7 +160,11 @@ export class Call {
     });
     await Promise.race([this.open(params, microphone, late), aborted]);
     this.isReady = true;
-    this.watch();
+    if (this.way === "webrtc") {
+      // Its types do not name it.
+      const transport = this.transport as unknown as { pc: RTCPeerConnection | null };
+      this.stopWatch = watchServer(() => transport.pc, () => void this.lost());
+    }
     const track = this.client.tracks().local.audio;
     if (track) this.callerLevel = new TrackLevel(track);
   }
@@ -184,6 +188,7 @@ export class Call {
   }
 
   private async close(): Promise<void> {
+    this.stopWatch();
     const track = this.client.tracks().local.audio;
     await this.client.disconnect().catch(() => undefined);
     track?.stop();
@@ -221,19 +226,6 @@ export class Call {
     this.speaker.srcObject = new MediaStream([track]);
     void this.speaker.play();
     this.botLevel = new TrackLevel(track);
-  }
-
-  /**
-   * A connection that has lost its server is tried again for 20 seconds by the transport: whether the
-   * server answers at all is known sooner.
-   */
-  private watch(): void {
-    // The transport's own, which its types do not name; there is none over a WebSocket.
-    const { pc } = this.transport as unknown as { pc?: RTCPeerConnection };
-    pc?.addEventListener("iceconnectionstatechange", () => {
-      if (pc.iceConnectionState !== "disconnected" && pc.iceConnectionState !== "failed") return;
-      fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(HEALTH_MS) }).catch(() => this.lost());
-    });
   }
 
   private async lost(): Promise<void> {
