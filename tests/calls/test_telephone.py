@@ -149,9 +149,7 @@ async def test_a_machine_that_answers_is_dealt_with_as_the_join_says(
         # Its thread is over: whoever looks at the call now must not cut the message off.
         await legs.note(leg_id, due_secs=0)
         async with asyncio.timeout(SETTLE_SECS):
-            while not (leg := await legs.get(leg_id)) or (
-                not leg.tries and leg.state is State.LIVE
-            ):
+            while (leg := await legs.get(leg_id)) and leg.state is State.LIVE and not leg.tries:
                 await asyncio.sleep(0.1)
         left_talking = phone_call.status == "in-progress"
         phone_call.end(seconds=9)

@@ -90,7 +90,8 @@ def recognised(
 
     Carriers tell times in whole seconds, by their own clock.
     """
-    assert (dialled_at := phone_call.dialled_at) is not None, "what is looked for was dialled"
+    dialled_at = phone_call.dialled_at
+    assert dialled_at is not None, "what is looked for was dialled"
     since = dialled_at - CLOCK_SKEW
     ours = [
         call
