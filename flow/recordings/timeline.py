@@ -95,8 +95,11 @@ class HeardTrack(_Track):
     tolerance_secs = HEARD_TOLERANCE_SECS
 
     def add(self, now_secs: float, pcm: bytes) -> None:
-        """Take a piece that arrives now. Where there is no place for all that came, the oldest of it
-        is dropped: after a stall that was too long, and at a clock that runs faster than ours."""
+        """Take a piece that arrives now.
+
+        Where there is no place for all that came, the oldest of it is dropped: after a stall that
+        was too long, and at a clock that runs faster than ours.
+        """
         belongs = self._sample(now_secs) - len(pcm) // SAMPLE_BYTES
         if belongs - self.end > self._tolerance:
             self._append(belongs, pcm)
