@@ -78,9 +78,9 @@ async def recording_of(request: Request, thread: Thread) -> RecordingView | None
     )
 
 
-@router.api_route(
+@router.head("/{thread_id:uuid}/" + PATH, include_in_schema=False)
+@router.get(
     "/{thread_id:uuid}/" + PATH,
-    methods=["GET", "HEAD"],
     response_class=FileResponse,
     responses=documented(404),
 )

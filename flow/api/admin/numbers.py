@@ -39,6 +39,7 @@ class Number(BaseModel):
 
     number: str = Field(examples=["+4930123456"], description="As E.164 writes it.")
     agent: UUID | None = Field(description="The agent that it rings.")
+    agent_name: str | None = Field(description="Its name.")
     product: str | None = Field(description="Or the product whose bot it rings.")
     api_key_id: UUID = Field(description="The key whose budget its calls are on.")
     key_name: str | None = Field(description="Its name.")

@@ -60,6 +60,18 @@ export interface OperatorThread {
   usage_stats: UsageStats;
 }
 
+/** A telephone number: it rings an agent, or a product's own bot, or nobody. */
+export interface PhoneNumber {
+  number: string;
+  agent: string | null;
+  agent_name: string | null;
+  product: string | null;
+  api_key_id: string;
+  key_name: string | null;
+  team_id: string;
+  created_at: string;
+}
+
 export interface Webhook {
   event_id: string;
   type: string;
