@@ -72,7 +72,7 @@ class BotSettings:
     generation by event id, where capturing content is switched on. ``joined`` is there where
     calls are traced. ``heartbeat_secs`` are from one sign of life of a call to the next. ``bots``
     are those of the operator's own, by the names that joins give them; ``has_price`` is asked of
-    what they use. Without ``tools`` there are none in this process.
+    what they use.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -80,12 +80,12 @@ class BotSettings:
     idle_timeout_secs: float
     interrupted_streams: Literal["estimate", "drain"]
     contents: dict[UUID, tuple[list[object], str]] | None
+    tools: ToolSettings
     joined: Joined | None = None
     heartbeat_secs: float = 5.0
     vendors: Mapping[str, Vendor] = field(default_factory=lambda: VENDORS)
     bots: Mapping[str, BotFunction] = field(default_factory=dict)
     has_price: HasPrice = lambda *_: True
-    tools: ToolSettings | None = None
 
 
 Speak = Callable[[str], Frame]
