@@ -97,13 +97,13 @@ export interface Host {
   silent_secs: number;
   held_calls: number;
   report: {
-    version: string;
-    calls: number;
-    capacity: number;
-    draining: boolean;
-    workflows: boolean;
-    spool_events: number;
-    spool_oldest_secs: number;
+    version: string | null;
+    calls: number | null;
+    capacity: number | null;
+    draining: boolean | null;
+    workflows: boolean | null;
+    spool_events: number | null;
+    spool_oldest_secs: number | null;
   } | null;
 }
 
