@@ -62,6 +62,7 @@ AGENT = {
     ],
     "insights": {"instructions": "Note the date and the number of people."},
     "recording": {"retention_days": 14},
+    "max_duration_secs": 600,
 }
 OPERATOR_PAGES = (
     "calls", "usage", "keys", "keys/new", "teams", "numbers", "numbers/new", "webhooks", "hosts",
@@ -255,6 +256,13 @@ async def test_a_customer_finds_the_sums_of_the_api(api: Api, postgres_url: str)
         await expect(calls.get_by_role("link")).to_have_count(1)
         talk = page.get_by_role("link", name="Talk with it")
         await expect(talk).to_have_attribute("href", "/talk?agent=reservations")
+        await api.database.operating.set_budget((await api.key_of(client)).id, None)
+        await page.get_by_text("Have it call somebody").click()
+        await page.get_by_label("Number to call").fill(THEIRS)
+        await page.get_by_label("From").fill(OURS)
+        await page.get_by_label("restaurant").fill("Luigi's")
+        await page.get_by_role("button", name="Call", exact=True).click()
+        await expect(legs).to_contain_text([f"Called, outbound{OURS}{THEIRS}"])
 
         await page.get_by_role("link", name="Usage", exact=True).click()
         async with page.expect_download() as downloading:
