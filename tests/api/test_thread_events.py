@@ -123,7 +123,7 @@ async def test_uses_of_tools_are_told_each_when_it_begins_and_is_over(api: Api) 
         call = ToolCall(use, "find", {"day": "friday"}, T0 + timedelta(seconds=secs), outcome)
         await api.database.save_tool_calls([ThreadToolCall(UUID(thread_id), call)])
 
-    slow, quick = uuid4(), uuid4()
+    slow, quick, late = uuid4(), uuid4(), uuid4()
     await used(slow, 0, ToolOutcome.RUNNING)
     async with stream(api.client, thread_id) as events:
         begun = await events.until("tool_call", id=str(slow), outcome="running")
@@ -135,7 +135,10 @@ async def test_uses_of_tools_are_told_each_when_it_begins_and_is_over(api: Api) 
     await used(slow, 0, ToolOutcome.TIMEOUT)
     async with stream(api.client, thread_id, seen.id) as events:
         over = await events.until("tool_call")
-    assert (over.data["id"], over.data["outcome"]) == (str(slow), "timeout")
+        assert (over.data["id"], over.data["outcome"]) == (str(slow), "timeout")
+        # One of a process that died, which another has brought.
+        await used(late, -5, ToolOutcome.UNKNOWN)
+        await events.until("tool_call", id=str(late), outcome="unknown")
 
 
 async def test_the_token_of_the_join_shows_what_was_said_and_no_cost(api: Api) -> None:
