@@ -218,6 +218,21 @@ async def test_a_silent_stream_is_kept_alive(api: Api, monkeypatch: pytest.Monke
     assert events.comments > 0
 
 
+async def test_a_stream_ends_with_its_key(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_events, "KEY_SECS", 0.1)
+    monkeypatch.setattr(thread_events, "READ_MAX_AGE_SECS", 0.0)
+    thread_id = (await api.join())["workflow_thread_id"]
+    key = api.unkey.key((await api.key_of(api.client)).unkey_key_id)
+    async with stream(api.client, thread_id) as events:
+        await events.until("usage")
+        await asyncio.sleep(0.3)
+        await api.in_call(thread_id)
+        await events.until("status", status="in_call")
+        key.enabled = False
+        # Whoever comes back with it is told why.
+        assert [event for event in await events.rest() if event.type == "end"] == []
+
+
 async def test_who_reads_nothing_is_dropped(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_events, "SEND_SECS", 0.2)
     thread_id = (await api.join())["workflow_thread_id"]
