@@ -50,6 +50,7 @@ RING_SECS = 25
 LONGEST_SECS = 4 * 3600
 POLL_SECS = 1.0
 LOOKS = 2
+FIRST_LOOK_SECS = 10.0
 # Nobody else dials this leg meanwhile: see `flow.workflows.phone_work`.
 LEASE_SECS = 90.0
 WAIT_SECS = 0.5
@@ -268,6 +269,8 @@ class PhoneLine:
         try:
             if not await dialler.redirect(self._call_id, document):
                 raise ToolFailed("The caller has hung up.")
+            # Whoever looks then finds a target that has hung up on its announcement.
+            await legs.note(leg_id, due_secs=FIRST_LOOK_SECS)
         except BaseException:
             self._is_transferred = False
             await legs.note(own, transferred_at=None)
