@@ -18,6 +18,11 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def origin(self) -> str | None:
+        """A folder has no links of its own."""
+        return None
+
     async def put(self, path: str, file: Path) -> None:
         """Copy the file in; nobody sees half of it."""
         await _in_thread(self._put, path, file)
