@@ -269,13 +269,14 @@ class PhoneLine:
         try:
             if not await dialler.redirect(self._call_id, document):
                 raise ToolFailed("The caller has hung up.")
-            # Whoever looks then finds a target that has hung up on its announcement.
-            await legs.note(leg_id, due_secs=FIRST_LOOK_SECS)
         except BaseException:
             self._is_transferred = False
             await legs.note(own, transferred_at=None)
             await legs.note(leg_id, transferred_at=None)
             raise
+        # Whoever looks then finds a target that has hung up on its announcement.
+        with suppress(Unavailable):
+            await legs.note(leg_id, due_secs=FIRST_LOOK_SECS)
 
 
 def _has_answered(status: CarrierStatus) -> bool:
