@@ -109,10 +109,14 @@ def _structured(request: Mapping[str, Any], messages: Sequence[Message]) -> Repl
 
 
 def _named_tool(request: Mapping[str, Any], messages: Sequence[Message]) -> Reply | None:
-    """A call of the tool that the user names, with the arguments that follow, if any do."""
-    if not messages or messages[-1].get("role") != "user" or request.get("tool_choice") == "none":
+    """A call of the tool that the user names, with the arguments that follow, if any do.
+
+    What the bot was saying when that came is behind it, and the tool's answer when it is done.
+    """
+    last = next((m for m in reversed(messages) if m.get("role") in ("user", "tool")), {})
+    if last.get("role") != "user" or request.get("tool_choice") == "none":
         return None
-    named = _NAMED_TOOL.fullmatch(text_of(messages[-1]))
+    named = _NAMED_TOOL.fullmatch(text_of(last))
     tool = next((f for f in _functions(request) if named and f.get("name") == named[1]), None)
     if named is None or tool is None:
         return None
