@@ -96,8 +96,8 @@ _IN_PATHS = {
     "team_id": "The team.",
     "resource": "What is limited, such as `ai_credits`.",
     "event_id": "The id in the header `webhook-id`.",
-    "number": "The number, as E.164 has it: `+4930123456`.",
-    "leg_id": "The leg of a call that the carrier tells news of.",
+    "number": "A telephone number, as in `+4930123456`.",
+    "leg_id": "The leg of a call, as the address that the carrier was given names it.",
 }
 
 

@@ -91,7 +91,8 @@ async def _answer(calls: MediaStreamCalls, keys: NumberKeys, request: Request) -
             return await connect(calls, request, joined.thread, call)
     except (FlowError, TimeoutError) as error:
         code = error.code if isinstance(error, FlowError) else "request_timeout"
-        log.warning("caller_refused", code=code, carrier=calls.name, call_id=call.call_id)
+        why = [f"{one.field} {one.message}" for one in getattr(error, "problems", ())]
+        log.warning("caller_refused", code=code, carrier=calls.name, call_id=call.call_id, why=why)
         return say(calls, Sentence.UNAVAILABLE, await language_of(services, number))
 
 

@@ -61,7 +61,7 @@ id: 2.0-2.9f0c1d22
 class StatusData(BaseModel):
     """``status``: the thread has moved."""
 
-    status: Status = Field(description="What it is now.")
+    status: Status = Field(description="Where it is now.")
     at: datetime | None = Field(description="When, where that is known.")
 
 
@@ -69,39 +69,39 @@ class TurnData(TurnView):
     """``turn``: something was said. ``latency`` is there for whoever has the key."""
 
     latency: ReplyLatency | None = Field(
-        default=None, description="How long the caller waited for this reply."
+        None, description="Of a reply: how long the caller waited for it, and for what."
     )
 
 
 class AccountData(BaseModel):
     """``usage``: the account so far; for whoever has the key."""
 
-    total_cost_usd: Decimal = Field(description="What the call has cost so far.")
-    total_tokens: int = Field(description="Of all its models.")
-    llm_calls: int = Field(description="How often its models were asked.")
-    call_seconds: Decimal = Field(description="How long it has been connected.")
+    total_cost_usd: Decimal = Field(description="USD, of all work that has a price.")
+    total_tokens: int = Field(description="Of all models, input and output.")
+    llm_calls: int = Field(description="Generations of language models.")
+    call_seconds: Decimal = Field(description="How long the call was; 0 until it has ended.")
     budget_tier: Literal["ok", "warn", "engage", "exceeded", "override", "unknown"] | None = Field(
-        description="How near its key is to the key's budget; null where it has none."
+        description="How the key's budget stands; null without one."
     )
 
 
 class EndData(BaseModel):
     """``end``: the thread is final; nothing follows. ``error`` is for whoever has the key."""
 
-    status: Status = Field(description="`completed`, `failed`, `cancelled` or `expired`.")
-    at: datetime | None = Field(description="When the call ended.")
-    end_reason: str | None = Field(description="Why it ended.", examples=["caller_hung_up"])
-    error: dict[str, Any] | None = Field(default=None, description="What failed, if anything did.")
+    status: Status = Field(description="`completed`, `failed`, `expired` or `cancelled`.")
+    at: datetime | None = Field(description="When, where that is known.")
+    end_reason: str | None = Field(description="Why the call is over, as in the thread.")
+    error: dict[str, Any] | None = Field(None, description="What went wrong, as in the thread.")
 
 
 class ToolCallData(BaseModel):
     """``tool_call``: the bot has begun to use a tool, or is done; for whoever has the key."""
 
-    id: UUID = Field(description="Of this use, as the tool's server is told it.")
-    name: str = Field(examples=["find_booking"], description="The tool's.")
-    arguments: dict[str, Any] = Field(description="What the model gave it.")
-    started_at: datetime = Field(description="When the bot began to use it.")
-    outcome: ToolOutcome = Field(description="How it went, or `running`.")
+    id: UUID = Field(description="Names the use; the tool's server has it as `webhook-id`.")
+    name: str = Field(examples=["find_booking"], description="Which tool.")
+    arguments: dict[str, Any] = Field(description="What the model called it with.")
+    started_at: datetime = Field(description="When the model asked for it.")
+    outcome: ToolOutcome = Field(description="`running`, and when it is done how it went.")
     seconds: float | None = Field(description="How long it took; null while it runs.")
 
 
