@@ -24,7 +24,7 @@ CommandKind = Literal["say", "message"]
 class _WithText(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    text: Text
+    text: Text = Field(description="The words, in plain text.")
 
     @field_validator("text")
     @classmethod
