@@ -274,6 +274,7 @@ create table public.workflow_thread_tool_calls (
   seconds numeric,
   status integer,
   result jsonb,
+  transition_to text,
   constraint workflow_thread_tool_calls_pkey PRIMARY KEY (workflow_thread_id, id),
   constraint workflow_thread_tool_calls_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
   constraint workflow_thread_tool_calls_outcome_check CHECK (outcome = ANY (ARRAY['running'::text, 'ok'::text, 'failed'::text, 'timeout'::text, 'invalid_arguments'::text, 'refused'::text, 'cancelled'::text, 'unknown'::text])),
@@ -282,6 +283,7 @@ create table public.workflow_thread_tool_calls (
 -- What bots did beside talking: one row per use of a tool, written when it starts and when it is
 --   over.
 -- result: What the model was told of it.
+-- transition_to: The node of the bot's flow that the call went to with it.
 CREATE TRIGGER workflow_thread_tool_calls_failed AFTER INSERT OR UPDATE OF outcome ON workflow_thread_tool_calls FOR EACH ROW WHEN (new.outcome = ANY (ARRAY['failed'::text, 'timeout'::text, 'unknown'::text])) EXECUTE FUNCTION flow.note_tool_failed();
 
 create table public.workflow_thread_moves (
@@ -386,7 +388,8 @@ begin
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
           'outcome', case when u.outcome = 'running' and v_is_over then 'unknown' else u.outcome end,
-          'seconds', u.seconds, 'status', u.status, 'result', u.result
+          'seconds', u.seconds, 'status', u.status, 'result', u.result,
+          'transition_to', u.transition_to
         ) order by u.started_at, u.id
       ),
       '[]'
@@ -656,14 +659,15 @@ begin
 
   -- The start of a use and its outcome may come together, and only the outcome is of interest then.
   insert into public.workflow_thread_tool_calls as known (
-    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
+    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result,
+    transition_to
   )
   select distinct on (n.workflow_thread_id, n.id)
     n.workflow_thread_id, n.id, n.name, n.arguments, n.started_at, n.outcome, n.seconds, n.status,
-    n.result
+    n.result, n.transition_to
   from jsonb_to_recordset(p_calls) as n (
     workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
-    outcome text, seconds numeric, status integer, result jsonb
+    outcome text, seconds numeric, status integer, result jsonb, transition_to text
   )
   where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
   order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
@@ -671,7 +675,8 @@ begin
     outcome = excluded.outcome,
     seconds = excluded.seconds,
     status = excluded.status,
-    result = excluded.result
+    result = excluded.result,
+    transition_to = excluded.transition_to
   where excluded.outcome <> 'running'
     and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
 
@@ -684,9 +689,9 @@ begin
 end
 $$;
 -- Stores uses of tools [{"workflow_thread_id", "id", "name", "arguments", "started_at", "outcome",
---   "seconds", "status", "result"}] of any threads in any state; gives the threads that do not
---   exist. The first outcome of a use stands, but for "running", and for "unknown" where more
---   becomes known.
+--   "seconds", "status", "result", "transition_to"}] of any threads in any state; gives the threads
+--   that do not exist. The first outcome of a use stands, but for "running", and for "unknown"
+--   where more becomes known.
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.
 create function public.touch_thread(p_thread_id uuid, p_status text default NULL::text) returns jsonb
@@ -5462,7 +5467,8 @@ begin
       jsonb_agg(
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
-          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null
+          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null,
+          'transition_to', u.transition_to
         ) order by u.started_at, u.id
       ),
       '[]'

@@ -94,6 +94,7 @@ class ToolCallData(BaseModel):
     started_at: datetime
     outcome: ToolOutcome
     seconds: float | None
+    transition_to: str | None
 
 
 EVENTS = (StatusData, TurnData, ToolCallData, AccountData, EndData)

@@ -122,11 +122,14 @@ create table public.workflow_thread_tool_calls (
   seconds numeric check (seconds >= 0),
   status integer,
   result jsonb,
+  transition_to text,
   primary key (workflow_thread_id, id)
 );
 comment on table public.workflow_thread_tool_calls is
   'What bots did beside talking: one row per use of a tool, written when it starts and when it is over.';
 comment on column public.workflow_thread_tool_calls.result is 'What the model was told of it.';
+comment on column public.workflow_thread_tool_calls.transition_to is
+  'The node of the bot''s flow that the call went to with it.';
 
 create table public.workflow_thread_moves (
   from_status text not null,
@@ -247,7 +250,8 @@ begin
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
           'outcome', case when u.outcome = 'running' and v_is_over then 'unknown' else u.outcome end,
-          'seconds', u.seconds, 'status', u.status, 'result', u.result
+          'seconds', u.seconds, 'status', u.status, 'result', u.result,
+          'transition_to', u.transition_to
         ) order by u.started_at, u.id
       ),
       '[]'
@@ -517,14 +521,15 @@ begin
 
   -- The start of a use and its outcome may come together, and only the outcome is of interest then.
   insert into public.workflow_thread_tool_calls as known (
-    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
+    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result,
+    transition_to
   )
   select distinct on (n.workflow_thread_id, n.id)
     n.workflow_thread_id, n.id, n.name, n.arguments, n.started_at, n.outcome, n.seconds, n.status,
-    n.result
+    n.result, n.transition_to
   from jsonb_to_recordset(p_calls) as n (
     workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
-    outcome text, seconds numeric, status integer, result jsonb
+    outcome text, seconds numeric, status integer, result jsonb, transition_to text
   )
   where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
   order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
@@ -532,7 +537,8 @@ begin
     outcome = excluded.outcome,
     seconds = excluded.seconds,
     status = excluded.status,
-    result = excluded.result
+    result = excluded.result,
+    transition_to = excluded.transition_to
   where excluded.outcome <> 'running'
     and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
 
@@ -546,7 +552,7 @@ end
 $$;
 comment on function public.save_tool_calls is
   'Stores uses of tools [{"workflow_thread_id", "id", "name", "arguments", "started_at", "outcome", '
-  '"seconds", "status", "result"}] of any threads in any state; gives the threads that do not exist. '
+  '"seconds", "status", "result", "transition_to"}] of any threads in any state; gives the threads that do not exist. '
   'The first outcome of a use stands, but for "running", and for "unknown" where more becomes known.';
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.

@@ -204,7 +204,8 @@ begin
       jsonb_agg(
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
-          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null
+          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null,
+          'transition_to', u.transition_to
         ) order by u.started_at, u.id
       ),
       '[]'
