@@ -266,7 +266,7 @@ class CallManager:
 
     async def _tools(self, lease: CallLease) -> CallTools | None:
         settings, join = self._settings.tools, lease.join
-        if not join.bot.tools or settings is None:
+        if settings is None or not (join.bot.tools or join.bot.flow):
             return None
         return await open_tools(
             lease.thread, join, lease.control, settings, self._recorder, speech_of(join)

@@ -248,8 +248,3 @@ class ConversationFlow(Part):
         for name, node in self.nodes.items():
             for at, function in enumerate(node.functions):
                 yield f"nodes.{name}.functions.{at}", function
-
-    def functions_of(self, node: str) -> Mapping[str, FlowFunction]:
-        """What may be called at a node, by name."""
-        here = (*self.global_functions, *self.nodes[node].functions)
-        return {function.name: function for function in here}

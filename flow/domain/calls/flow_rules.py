@@ -96,17 +96,17 @@ def _target_problems(flow: ConversationFlow) -> Problems:
 
 
 def _way_problems(flow: ConversationFlow) -> Problems:
-    """Every node is to be reached from the first."""
-    if flow.initial_node not in flow.nodes:
+    """Every node is to be reached from the first; not judged before all ways lead somewhere."""
+    targets = {target for _, function in flow.functions() for _, target in function.targets()}
+    if not {flow.initial_node, *targets} <= flow.nodes.keys():
         return
     reached, waiting = set[str](), [flow.initial_node]
     while waiting:
         node = waiting.pop()
-        if node in reached or node not in flow.nodes:
-            continue
-        reached.add(node)
-        for function in flow.functions_of(node).values():
-            waiting += [target for _, target in function.targets()]
+        if node not in reached:
+            reached.add(node)
+            for function in (*flow.global_functions, *flow.nodes[node].functions):
+                waiting += [target for _, target in function.targets()]
     for name in flow.nodes:
         if name not in reached:
             yield (
