@@ -31,6 +31,9 @@ from flow.domain.calls.tool_call import ToolCall
 # takes away, and would then wait until the call is over.
 SAY = "flow_say"
 END = "end_conversation"
+# Of a system message at the beginning of a conversation Pipecat keeps nothing for Anthropic and
+# Google, where there is a prompt beside it (`BaseLLMAdapter._extract_initial_system`).
+_ROLES = {"developer": "developer", "system": "developer", "user": "user"}
 
 
 class CallFlow:
@@ -106,7 +109,7 @@ class CallFlow:
         config: NodeConfig = {
             "name": name,
             "task_messages": [
-                {"role": message.role, "content": text(message.content)}
+                {"role": _ROLES[message.role], "content": text(message.content)}
                 for message in node.task_messages
             ],
             "functions": [*self._functions(node.functions)],
