@@ -82,7 +82,11 @@ async def test_the_guides_bot_takes_a_reservation_from_node_to_node(serving: Ser
         key = await key_of(served.http, served.service.database)
         secrets = await served.service.database.webhooks.secrets(key, "whsec_" + "A" * 44)
         server.secrets = secrets.signing
-        stored = await served.http.post("/api/agents", json=agent_of_the_guide(url))
+        agent = agent_of_the_guide(url)
+        tools = agent["bot"].pop("tools")
+        refused = await served.http.post("/api/agents", json=agent)
+        agent["tools"] = tools
+        stored = await served.http.post("/api/agents", json=agent)
         assert stored.status_code == 201, stored.text
         given = {"restaurant": RESTAURANT}
         join = {"agent": "reservations", "variables": given, "bot": {}, "insights": {}}
@@ -91,6 +95,9 @@ async def test_the_guides_bot_takes_a_reservation_from_node_to_node(serving: Ser
         await served.conserved(thread)
         shown = (await served.http.get(f"/api/threads/{thread.id}")).json()
         asked = [line for line in standing.openai.bill.lines if line.kind == "llm"]
+    assert refused.status_code == 422
+    fields = [error["field"] for error in refused.json()["errors"]]
+    assert "bot.flow.nodes.collect.functions.0.name" in fields
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "bot_hung_up")
     assert [(turn.role, turn.content) for turn in thread.transcript] == [
         ("assistant", "Good evening! Do you want a table?"),
