@@ -202,6 +202,11 @@ class Settings(BaseSettings):
             raise ValueError("must be the address of a server, without a path")
         return value.rstrip("/")
 
+    @property
+    def may_reach_private(self) -> bool:
+        """Whether webhooks and tools may lead to private addresses: in debug mode alone."""
+        return self.debug and self.webhooks_allow_private
+
     def variables(self, names: Iterable[str]) -> dict[str, str]:
         """The values of environment variables by their names, without those that are not set.
 

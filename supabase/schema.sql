@@ -1350,6 +1350,7 @@ create table public.usage_events (
   outcome text not null,
   price_version text,
   occurred_at timestamp with time zone not null,
+  stated_at timestamp with time zone,
   latency_secs double precision,
   time_to_first_token_secs double precision,
   stream boolean not null,
@@ -1386,6 +1387,9 @@ END) stored,
 -- workflow_thread_id: The call, where there is one.
 -- lines: A line for each unit used: [{"unit", "quantity", "cost_usd"?, "component", "part_of"?}].
 -- total_cost_usd: The sum of the lines' costs; NULL when unpriced, which is not free.
+-- occurred_at: When it happened, by the clock of this database: it decides the day and month that
+--   the cost counts in.
+-- stated_at: What the process said instead, where its clock differs; else NULL.
 CREATE INDEX usage_events_thread ON usage_events USING btree (workflow_thread_id, occurred_at, id) WHERE workflow_thread_id IS NOT NULL;
 CREATE INDEX usage_events_threadless ON usage_events USING btree (threadless_api_key_id, occurred_at, id) WHERE threadless_api_key_id IS NOT NULL;
 CREATE TRIGGER usage_events_immutable BEFORE DELETE OR UPDATE ON usage_events FOR EACH ROW EXECUTE FUNCTION flow.refuse_ledger_change();
@@ -1476,7 +1480,7 @@ $$;
 
 -- In plpgsql, which keeps plans, and by generic ones: with arrays for arguments a plan made for just
 -- this batch always looks cheaper, and planning takes longer than running.
-create function flow.insert_usage(p_events jsonb) returns uuid[]
+create function flow.insert_usage(p_events jsonb, p_clock_behind interval) returns uuid[]
 language plpgsql
 set search_path = ''
 set TimeZone = UTC
@@ -1494,7 +1498,7 @@ begin
       id, workflow_thread_id, api_key_id, team_id, product, billable,
       request_id, trace_id, session_id, distinct_id, kind, source, provider, model, requested_model, sent_model, service_tier,
       lines, total_cost_usd, provenance, outcome,
-      price_version, occurred_at, latency_secs, time_to_first_token_secs, stream,
+      price_version, occurred_at, stated_at, latency_secs, time_to_first_token_secs, stream,
       failure_type, failure_message, failure_http_status, note, capture,
       save_mode, save_mode_reason, budget_tier
     )
@@ -1534,7 +1538,7 @@ begin
         where e.lines is not null
       ),
       e.total_cost_usd, e.provenance, e.outcome,
-      e.price_version, e.occurred_at, e.latency_secs, e.time_to_first_token_secs, e.stream,
+      e.price_version, d.occurred_at, nullif(e.occurred_at, d.occurred_at), e.latency_secs, e.time_to_first_token_secs, e.stream,
       e.failure ->> 'type', e.failure ->> 'message', (e.failure ->> 'http_status')::integer,
       e.note, e.capture, coalesce(e.save_mode, false), e.save_mode_reason, e.budget_tier
     from jsonb_to_recordset(p_events) as e (
@@ -1549,6 +1553,13 @@ begin
     left join public.workflow_threads t on t.id = e.workflow_thread_id
     left join public.api_keys k
       on k.id = case when e.workflow_thread_id is null then e.api_key_id end
+    -- No process may choose the month that its costs count in. What is no time at all is refused.
+    cross join lateral (
+      select case
+        when isfinite(e.occurred_at) then least(e.occurred_at + p_clock_behind, now())
+        else e.occurred_at
+      end as occurred_at
+    ) d
     where case
       when e.workflow_thread_id is null then k.team_id = coalesce(e.team_id, k.team_id)
       else t.api_key_id = coalesce(e.api_key_id, t.api_key_id)
@@ -1569,7 +1580,30 @@ end
 $$;
 -- Inserts what is not in the ledger yet; gives its ids. An event of a thread that is not there, or
 --   of another owner than its thread's (without a thread: its key's), is left out; one whose lines
---   are wrong fails the batch.
+--   are wrong fails the batch. None is dated later than now, and each by p_clock_behind later than
+--   it says.
+
+-- How far a process's clock is behind this one, below zero where it is ahead. Up to a minute it may be
+-- the batch that was on its way.
+create function flow.clock_behind(p_sent_at timestamp with time zone) returns interval
+language sql stable
+return case
+  when abs(extract(epoch from now() - p_sent_at)) > 60 then now() - p_sent_at else interval '0'
+end;
+
+create function flow.dated_otherwise(p_ids uuid[]) returns json
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  return (
+    select coalesce(json_object_agg(e.id, e.occurred_at), '{}')
+    from public.usage_events e where e.id = any (p_ids) and e.stated_at is not null
+  );
+end
+$$;
+-- Of these events those that the ledger dates otherwise than their process did: id to occurred_at.
 
 -- What the ledger did not take of a well-formed batch: a reason, or null for a duplicate.
 create function flow.unrecorded(p_events jsonb, p_new uuid[]) returns TABLE(id uuid, thread_id uuid, event jsonb, reason text)
@@ -1624,7 +1658,7 @@ as $$
 $$;
 
 -- Why the ledger cannot take one event, or null: it is inserted by itself and taken out again.
-create function flow.event_problem(p_event jsonb) returns text
+create function flow.event_problem(p_event jsonb, p_clock_behind interval) returns text
 language plpgsql
 set search_path = ''
 as $$
@@ -1633,7 +1667,7 @@ begin
     if (p_event ->> 'id')::uuid is null then
       return 'id must be a UUID';
     end if;
-    perform flow.insert_usage(jsonb_build_array(p_event));
+    perform flow.insert_usage(jsonb_build_array(p_event), p_clock_behind);
     raise exception using errcode = 'FLUND';
   exception
     when sqlstate 'FLUND' then return null;
@@ -1647,7 +1681,7 @@ create function flow.event_json(p_event usage_events) returns jsonb
 language sql stable
 return (
   to_jsonb(p_event) - array[
-    'failure_type', 'failure_message', 'failure_http_status', 'threadless_api_key_id'
+    'failure_type', 'failure_message', 'failure_http_status', 'threadless_api_key_id', 'stated_at'
   ]
 ) || jsonb_build_object(
   'lines', (
@@ -3055,12 +3089,16 @@ end
 $$;
 
 -- Returns json, not jsonb: the accounts of many threads go out as text without a detour.
-create function flow.record_batch(p_events jsonb, p_rejected jsonb default '[]'::jsonb) returns json
+create function flow.record_batch(
+  p_events jsonb,
+  p_clock_behind interval,
+  p_rejected jsonb default '[]'::jsonb
+) returns json
 language plpgsql
 set search_path = ''
 as $$
 declare
-  v_new uuid[] := flow.insert_usage(p_events);
+  v_new uuid[] := flow.insert_usage(p_events, p_clock_behind);
   v_parts flow.usage_part[] := flow.usage_parts(v_new);
   v_threads uuid[];
   v_duplicates jsonb := '[]';
@@ -3093,17 +3131,25 @@ begin
     'new', to_json(v_new),
     'duplicates', v_duplicates,
     'rejected', p_rejected || v_rejected,
+    'dated', flow.dated_otherwise(
+      v_new || array(select d::uuid from jsonb_array_elements_text(v_duplicates) d)
+    ),
     'threads', flow.accounts(v_threads)
   );
 end
 $$;
 
-create function public.record_usage(p_events jsonb) returns json
+-- p_sent_at is what the sender's clock says now: the events are as far off as it is.
+create function public.record_usage(
+  p_events jsonb,
+  p_sent_at timestamp with time zone default NULL::timestamp with time zone
+) returns json
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
 as $$
 declare
+  v_behind constant interval := coalesce(flow.clock_behind(p_sent_at), interval '0');
   v_rejected jsonb;
   v_sound jsonb;
 begin
@@ -3111,13 +3157,13 @@ begin
     raise exception 'p_events must be a JSON array of usage events.' using errcode = 'PT422';
   end if;
   begin
-    return flow.record_batch(p_events);
+    return flow.record_batch(p_events, v_behind);
   exception
     when data_exception or integrity_constraint_violation then null;
   end;
   -- At least one event is malformed: find which, keep those aside, record the others.
   with judged as materialized (
-    select e.event, e.place, flow.event_problem(e.event) as problem
+    select e.event, e.place, flow.event_problem(e.event, v_behind) as problem
     from jsonb_array_elements(p_events) with ordinality as e (event, place)
   )
   select
@@ -3129,7 +3175,7 @@ begin
     )
   into v_sound, v_rejected
   from judged j;
-  return flow.record_batch(v_sound, v_rejected);
+  return flow.record_batch(v_sound, v_behind, v_rejected);
 end
 $$;
 
@@ -3867,6 +3913,12 @@ begin
     v_keys := array(select k from public.api_keys k where k.name = p_reference);
   end if;
   if cardinality(v_keys) = 0 then
+    -- Whoever gives a key's secret in place of its name must not find it in a terminal's or a
+    -- service's log. Ids here have no part as long; Unkey's are not shown either.
+    if p_reference ~ '[[:alnum:]]{16,}' then
+      raise exception 'There is no API key of that name or id. It is not repeated here, since it may '
+        'be a secret: give the name or an id of a key.' using errcode = 'PT404';
+    end if;
     raise exception 'There is no API key %.', p_reference using errcode = 'PT404';
   end if;
   if cardinality(v_keys) > 1 then
@@ -5030,6 +5082,7 @@ as $$
   select jsonb_build_object(
     'number', (p_number).number,
     'agent', (p_number).agent,
+    'agent_name', (select a.name from public.agents a where a.id::text = (p_number).agent),
     'product', (p_number).product,
     'created_at', (p_number).created_at,
     'key', jsonb_build_object(
@@ -5762,7 +5815,16 @@ set enable_seqscan = off
 as $$
   with expired as (
     select r.workflow_thread_id from public.call_recordings r
-    where r.status = 'ready' and r.expires_at <= now()
+    where (r.status = 'ready' and r.expires_at <= now())
+      -- Its time is over as well where it was never put together, or never stored.
+      or (
+        r.status = 'recording' and exists (
+          select from public.workflow_threads t
+          where t.id = r.workflow_thread_id
+            and t.status not in ('created', 'connecting', 'in_call')
+            and coalesce(t.ended_at, t.completed_at) < now() - make_interval(days => r.days)
+        )
+      )
     order by r.expires_at limit 500
     for no key update skip locked
   ), gone as (

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -21,8 +22,10 @@ from typing import Any
 import httpx
 import pytest
 
+from flow import dev
 from flow.demo.stacks import MODELS
 from flow.domain.calls.bot_part import BotPart
+from flow.errors import ConfigurationError
 from flow.sandbox.all_vendors import API_KEY
 from flow.sandbox.model_vendors import MODEL_VENDORS
 from tests.ports import free_port
@@ -62,6 +65,26 @@ async def developing(data_dir: Path, **named: str) -> AsyncIterator[tuple[httpx.
     finally:
         process.terminate()
         await process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"), [(OSError("no port is free"), "no port is free"), (None, "TimeoutError")]
+)
+def test_stand_ins_that_do_not_start_are_told(
+    monkeypatch: pytest.MonkeyPatch, broken: Exception | None, said: str
+) -> None:
+    @asynccontextmanager
+    async def vendors(**_: object) -> AsyncIterator[None]:
+        if broken is not None:
+            raise broken
+        await asyncio.sleep(3)
+        yield
+
+    monkeypatch.setattr(dev, "vendors", vendors)
+    monkeypatch.setattr(dev, "START_SECS", 0.1 if broken is None else 30)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(ConfigurationError, match=f"stand-ins did not start: {said}"):
+        dev.run(port=free_port(), reload=False)
 
 
 def stood_in(said: str) -> set[str]:

@@ -47,6 +47,7 @@ def number_form(one: PhoneNumber) -> dict[str, Any]:
     return {
         "number": one.number,
         "agent": one.agent,
+        "agent_name": one.agent_name,
         "product": one.product,
         "api_key_id": str(one.key.id),
         "key_name": one.key.name,

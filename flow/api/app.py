@@ -96,6 +96,8 @@ _IN_PATHS = {
     "team_id": "The team.",
     "resource": "What is limited, such as `ai_credits`.",
     "event_id": "The id in the header `webhook-id`.",
+    "number": "The number, as E.164 has it: `+4930123456`.",
+    "leg_id": "The leg of a call that the carrier tells news of.",
 }
 
 
@@ -129,7 +131,11 @@ def create_app(services: Services) -> FastAPI:
         *_ROUTERS,
         *map(media_stream_router, streams),
         *map(telephony_router, streams),
-        pages_router(services.pages, services.dev_pages),
+        pages_router(
+            services.pages,
+            services.dev_pages,
+            sounds_at=None if services.recordings is None else services.recordings.origin,
+        ),
     )
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
@@ -156,7 +162,10 @@ def create_app(services: Services) -> FastAPI:
                 Auth,
                 keys=services.keys,
                 database=services.database,
-                token_routes=["offer", "end", "events", recordings.PATH, *webhooks],
+                token_routes={
+                    "bot": ["offer", "end", recordings.PATH, *webhooks],
+                    "threads": ["events"],
+                },
                 on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),

@@ -35,9 +35,11 @@ class CommandAnswer(BaseModel):
     """A command on its way: ``taken`` by the process that has the call, which carries it out, or
     ``waiting`` for it. It is carried out at most once."""
 
-    command_id: UUID
-    workflow_thread_id: UUID
-    status: Literal["taken", "waiting"] = Field(examples=["taken"])
+    command_id: UUID = Field(description="The same when it is sent again under its key.")
+    workflow_thread_id: UUID = Field(description="The call's.")
+    status: Literal["taken", "waiting"] = Field(
+        examples=["taken"], description="Whether the call's process has it."
+    )
 
 
 @router.post(

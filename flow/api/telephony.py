@@ -22,7 +22,8 @@ from flow.api.inbound_joins import join_caller, language_of
 from flow.api.problems import documented
 from flow.api.request_context import context_of
 from flow.domain.calls.media_stream import CallNews
-from flow.domain.calls.phone_call import PhoneCall, Voicemail, is_machine
+from flow.domain.calls.phone_call import FAX, PhoneCall, Voicemail, is_machine
+from flow.domain.calls.phone_rules import LIVE_LOOK_SECS
 from flow.domain.calls.spoken import Sentence
 from flow.errors import FlowError
 
@@ -104,7 +105,8 @@ async def _take(services: Services, calls: MediaStreamCalls, leg_id: UUID, news:
         await legs.note(leg.id, due_secs=0 if news.status.is_over else None, status=news.status)
     if news.answered_by is not None:
         log.info("call_answered_by", answered_by=news.answered_by, **known)
-        await legs.note(leg.id, answered_by=news.answered_by)
+        # Should the carrier not answer now, whoever looks at the call hangs up on a machine.
+        await legs.note(leg.id, due_secs=LIVE_LOOK_SECS, answered_by=news.answered_by)
         if is_machine(news.answered_by):
             await _deal_with_machine(services, calls, leg, news)
 
@@ -118,7 +120,7 @@ async def _deal_with_machine(
     """
     thread = await services.database.get_workflow_thread_data(leg.thread_id)
     transport = thread.join.transport
-    is_fax = news.answered_by == "fax"
+    is_fax = news.answered_by == FAX
     if transport.voicemail is Voicemail.TALK or calls.dialler is None:
         return
     if transport.voicemail is Voicemail.HANG_UP or is_fax or transport.voicemail_message is None:

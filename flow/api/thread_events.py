@@ -56,45 +56,51 @@ id: 2.0-2.9f0c1d22
 class StatusData(BaseModel):
     """``status``: the thread has moved."""
 
-    status: Status
+    status: Status = Field(description="What it is now.")
     at: datetime | None = Field(description="When, where that is known.")
 
 
 class TurnData(TurnView):
     """``turn``: something was said. ``latency`` is there for whoever has the key."""
 
-    latency: ReplyLatency | None = None
+    latency: ReplyLatency | None = Field(
+        default=None, description="How long the caller waited for this reply."
+    )
 
 
 class AccountData(BaseModel):
     """``usage``: the account so far; for whoever has the key."""
 
-    total_cost_usd: Decimal
-    total_tokens: int
-    llm_calls: int
-    call_seconds: Decimal
-    budget_tier: Literal["ok", "warn", "engage", "exceeded", "override", "unknown"] | None
+    total_cost_usd: Decimal = Field(description="What the call has cost so far.")
+    total_tokens: int = Field(description="Of all its models.")
+    llm_calls: int = Field(description="How often its models were asked.")
+    call_seconds: Decimal = Field(description="How long it has been connected.")
+    budget_tier: Literal["ok", "warn", "engage", "exceeded", "override", "unknown"] | None = Field(
+        description="How near its key is to the key's budget; null where it has none."
+    )
 
 
 class EndData(BaseModel):
     """``end``: the thread is final; nothing follows. ``error`` is for whoever has the key."""
 
-    status: Status
-    at: datetime | None
-    end_reason: str | None
-    error: dict[str, Any] | None = None
+    status: Status = Field(description="`completed`, `failed`, `cancelled` or `expired`.")
+    at: datetime | None = Field(description="When the call ended.")
+    end_reason: str | None = Field(description="Why it ended.", examples=["caller_hung_up"])
+    error: dict[str, Any] | None = Field(default=None, description="What failed, if anything did.")
 
 
 class ToolCallData(BaseModel):
     """``tool_call``: the bot has begun to use a tool, or is done; for whoever has the key."""
 
-    id: UUID
-    name: str = Field(examples=["find_booking"])
-    arguments: dict[str, Any]
-    started_at: datetime
-    outcome: ToolOutcome
-    seconds: float | None
-    transition_to: str | None
+    id: UUID = Field(description="Of this use, as the tool's server is told it.")
+    name: str = Field(examples=["find_booking"], description="The tool's.")
+    arguments: dict[str, Any] = Field(description="What the model gave it.")
+    started_at: datetime = Field(description="When the bot began to use it.")
+    outcome: ToolOutcome = Field(description="How it went, or `running`.")
+    seconds: float | None = Field(description="How long it took; null while it runs.")
+    transition_to: str | None = Field(
+        description="The node of the bot's flow that the call went to with it."
+    )
 
 
 EVENTS = (StatusData, TurnData, ToolCallData, AccountData, EndData)

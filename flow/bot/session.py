@@ -222,6 +222,7 @@ class CallSession:
         """Say goodbye, in place of whatever is being said or after it, and hang up when that is
         said or late."""
         self._goodbye_at = time_now_iso8601()
+        self._pipeline.stop_listening()
         goodbye: list[Frame] = [InterruptionFrame()] if cuts_in else []
         if words:
             goodbye.append(self._pipeline.speak(words))

@@ -115,7 +115,7 @@ async def test_a_product_may_have_its_bot_take_leave_when_the_budget_is_exceeded
         [voice_bot]
         billable = true
         on_exceeded = "wrap_up"
-        wrap_up_secs = 8
+        wrap_up_secs = 60
         goodbye = "I have to go now. Goodbye."
         """
     )

@@ -10,12 +10,13 @@ from pathlib import Path
 import httpx
 
 from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.script import Unasked
 from flow.sandbox.faults import Fault
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
 
 # The bot's greeting fails.
-SCRIPT = replace(SHORT, patience_secs=4.0)
+SCRIPT = replace(SHORT, lines=(replace(SHORT.lines[0], when=Unasked(4.0)),))
 
 # Of the process, of a key, or of nobody's call.
 NOBODYS = {

@@ -38,6 +38,9 @@ INTERRUPTING = replace(
     token_secs=0.01,
 )
 
+# Its caller stays for longer than its process lives.
+CUT_OFF = replace(LONG, hang_up=Interrupt(30.0, silent_secs=60.0))
+
 
 async def recording_of(served: Serving, thread_id: str) -> dict[str, Any]:
     answer = await served.http.get(f"/api/threads/{thread_id}")
@@ -118,7 +121,7 @@ async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
     where = {"FLOW_RECORDINGS_URL": f"file://{tmp_path}/kept"}
     loop, tape = asyncio.get_running_loop(), Tape()
     thread_id, is_begun = "", False
-    async with stood_in(LONG) as standing:
+    async with stood_in(CUT_OFF) as standing:
         async with flow_serve(standing, postgres_url, tmp_path, **where) as first:
 
             def hear(event: CallerEvent) -> None:
@@ -133,7 +136,7 @@ async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
                 await call(
                     first.url,
                     standing.api_key,
-                    LONG,
+                    CUT_OFF,
                     join=RECORDED,
                     on_progress=hear,
                     carrier=Taped(INTERNET, tape),

@@ -57,6 +57,21 @@ async def test_only_what_changed_makes_a_version(terminal: Terminal, file: Path)
     ]
 
 
+async def test_an_agent_whose_calls_are_recorded_is_pushed_where_calls_are_recorded(
+    terminal: Terminal, file: Path, tmp_path: Path
+) -> None:
+    file.write_text(f"{AGENT}recording: {{retention_days: 30}}\n")
+    refused = await terminal.flow("agents", "push", str(file), "--team", "acme")
+    assert "calls are not recorded here" in refused.failure
+    terminal.env["FLOW_RECORDINGS_URL"] = f"file://{tmp_path}"
+    await pushed(terminal, file)
+    shown = (await terminal.flow("agents", "show", "reservations", "--team", "acme", "--json")).json
+    assert shown["recording"] == {"retention_days": 30}
+    file.write_text(f"{AGENT}recording: {{retention_days: 31}}\n")
+    refused = await terminal.flow("agents", "push", str(file), "--team", "acme")
+    assert "recording.retention_days" in refused.failure
+
+
 async def test_what_is_shown_can_be_pushed_again(terminal: Terminal, file: Path) -> None:
     await pushed(terminal, file)
     shown = (await terminal.flow("agents", "show", "reservations")).out
@@ -128,13 +143,13 @@ REFUSED = {
     ),
     "a tool inside": (
         "name: x\ntools: [{type: mcp, url: 'https://10.0.0.1/'}]",
-        "bot.tools.0.url: ",
+        " tools.0.url: must lead",
     ),
     "a tool of a schema that is none": (
         "name: x\ntools: [{type: end_call}, {type: http, name: find, description: Finds,"
         " url: 'https://tools.example.com/',"
         " parameters: {type: object, properties: {a: {type: x}}}}]",
-        "bot.tools.1.parameters: not a JSON Schema",
+        " tools.1.parameters: not a JSON Schema",
     ),
     "a flow that leads nowhere": (
         f"{FLOW}name: x",

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from flow.sandbox.callers.conversation import CallerEvent, Conversation, EventKind
 from flow.sandbox.callers.frames import Audio, Data, Frame, Interruption, Text, Transcription
 from flow.sandbox.callers.playback import Playback
-from flow.sandbox.callers.script import SUPPORT_CALL, AfterBot, Cue, Interrupt, Line, Script
+from flow.sandbox.callers.script import (
+    SUPPORT_CALL,
+    AfterBot,
+    Cue,
+    Interrupt,
+    Line,
+    Script,
+    Unasked,
+)
 
 RATE = 8_000
 CHUNK_SECS = 0.02
@@ -199,6 +207,13 @@ def test_a_caller_runs_out_of_patience_with_a_bot_that_says_nothing():
     first, second = call.at(EventKind.LINE_STARTED)
     assert (first, second) == (pytest.approx(5.0), pytest.approx(11.0, abs=0.05))
     assert call.hung_up_at == pytest.approx(16.5, abs=0.05)
+
+
+@pytest.mark.parametrize("greeting", [0.0, 30.0])
+def test_who_speaks_unasked_waits_for_nothing_and_then_for_the_answer(greeting: float):
+    call = run(script(Unasked(2.0), patience_secs=60.0), Polite(greeting=greeting, reply=1.0))
+    assert call.at(EventKind.LINE_STARTED) == [pytest.approx(2.0, abs=0.05)]
+    assert call.hung_up_at == pytest.approx(call.at(EventKind.BOT_STOPPED)[-1] + 1.0, abs=0.05)
 
 
 def test_a_caller_may_hang_up_on_a_bot_that_is_speaking():

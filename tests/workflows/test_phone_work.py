@@ -202,6 +202,32 @@ async def test_a_line_whose_bot_is_gone_is_hung_up(office: Office) -> None:
     assert call.status == "completed"
 
 
+async def test_a_call_that_was_ended_while_it_was_being_placed_is_looked_at_at_once(
+    office: Office,
+) -> None:
+    leg = await office.ordered()
+    office.twilio.faults.add(Fault(kind="delay", delay_secs=0.5, route="POST *"))
+    placing = asyncio.create_task(office.work.once(datetime.now(UTC)))
+    while not office.dials:
+        await asyncio.sleep(0.02)
+    await office.database.end_thread(leg.thread_id)
+    await placing
+    assert [one.state for one in await office.database.telephony.claim(5, 0)] == [State.LIVE]
+    await office.work.once(datetime.now(UTC))
+    (call,) = office.twilio.calls.values()
+    assert call.status == "canceled"
+
+
+@pytest.mark.parametrize("price", ["NaN", "Infinity", "soon", ""])
+async def test_what_is_no_amount_is_no_price(price: str, office: Office) -> None:
+    call = office.twilio.begin(status="completed")
+    shown = call.resource() | {"price": price}
+    office.twilio.faults.add(Fault(kind="status", status=200, body=shown))
+    found = await office.client.show(call.sid)
+    assert found is not None
+    assert found.price is None
+
+
 async def test_a_leg_goes_forward_only(office: Office) -> None:
     legs, leg = office.database.telephony, await office.ordered()
     await legs.note(leg.id, state=State.LIVE, call_id="CA1", due_secs=5)

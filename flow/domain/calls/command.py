@@ -21,7 +21,7 @@ CommandKind = Literal["say", "message"]
 class _WithText(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    text: Text
+    text: Text = Field(description="The words, in plain text.")
 
     @field_validator("text")
     @classmethod
@@ -37,15 +37,19 @@ class SayRequest(_WithText):
     A bot that is one model which hears and speaks is told to say it word for word.
     """
 
-    interrupt: bool = False
+    interrupt: bool = Field(
+        default=False, description="Say it in place of what the bot is saying, and not after it."
+    )
 
 
 class MessageRequest(_WithText):
     """The bot is told ``text``: by its customer (``system``), or as if its caller had said it
     (``user``: it is then in the transcript). With ``respond`` it answers at once."""
 
-    role: Literal["system", "user"] = "system"
-    respond: bool = False
+    role: Literal["system", "user"] = Field(
+        default="system", description="Whose words they are: an instruction, or the caller's."
+    )
+    respond: bool = Field(default=False, description="Have the bot answer when nobody speaks.")
 
 
 Order = SayRequest | MessageRequest

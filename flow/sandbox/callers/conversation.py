@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from flow.sandbox.callers.frames import Audio, Data, Frame, Interruption, Text, Transcription
 from flow.sandbox.callers.playback import Playback, Turn
-from flow.sandbox.callers.script import AfterBot, Cue, Interrupt, Script
+from flow.sandbox.callers.script import AfterBot, Cue, Interrupt, Script, Unasked
 
 
 class EventKind(StrEnum):
@@ -135,6 +135,8 @@ class Conversation:
         return self._script.hang_up
 
     def _is_due(self, cue: Cue, now: float) -> bool:
+        if isinstance(cue, Unasked):
+            return now - self._my_turn_ended >= cue.secs
         turn = self.playback.turn(self._my_turn_ended, now)
         if turn is None:
             return now - self._my_turn_ended >= self._script.patience_secs
@@ -152,7 +154,7 @@ class Conversation:
         self._on_event(CallerEvent(kind, at_secs, detail))
 
 
-def _has_come(cue: Cue, turn: Turn) -> bool:
+def _has_come(cue: AfterBot | Interrupt, turn: Turn) -> bool:
     """Whether it is time."""
     match cue:
         case AfterBot(silent_secs):

@@ -91,7 +91,7 @@ def decide(script: Script, request: Mapping[str, Any]) -> Reply:
 
 def _structured(request: Mapping[str, Any], messages: Sequence[Message]) -> Reply | None:
     wanted = request.get("response_format") or {}
-    about = transcript(messages)
+    about = _spoken(transcript(messages))
     try:
         if wanted.get("type") == "json_schema":
             schema = wanted["json_schema"].get("schema") or {"type": "object"}
@@ -120,6 +120,17 @@ def transcript(messages: Sequence[Message]) -> str:
     """The words of the conversation without its instructions, the last message's if possible."""
     said = [text_of(m) for m in messages if m.get("role") not in ("system", "developer")]
     return next((text for text in reversed(said) if text.strip()), "")
+
+
+def _spoken(text: str) -> str:
+    """What was said in a transcript of JSON lines, such as insights are drawn from; other text as
+    it is."""
+    try:
+        lines = [json.loads(line) for line in text.splitlines()]
+    except ValueError:
+        return text
+    said = [line.get("text") for line in lines if isinstance(line, dict)]
+    return " ".join(words for words in said if isinstance(words, str)) or text
 
 
 def text_of(message: Message) -> str:
