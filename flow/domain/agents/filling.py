@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flow.domain.agents.system_variables import SYSTEM_VARIABLES, CallFacts
 from flow.domain.agents.variables import Filling
 from flow.domain.calls.conversation_flow import (
     ConversationFlow,
-    FlowAction,
     FlowFunction,
     FlowNode,
 )
 from flow.domain.calls.join_request import CallSettings, JoinRequest
+from flow.domain.calls.request_parts import Part
 from flow.domain.calls.tools import Remote, Tool, TransferCallTool
 
 Settings = TypeVar("Settings", bound=CallSettings)
+P = TypeVar("P", bound=Part)
 
 _ASSUMED = "x"
 
@@ -70,47 +71,33 @@ def _flow(flow: ConversationFlow, filling: Filling) -> ConversationFlow:
 
 
 def _node(node: FlowNode, filling: Filling, field: str) -> FlowNode:
+    texts = filling.node_text
     update: dict[str, object] = {
-        "task_messages": tuple(
-            message.model_copy(
-                update={
-                    "content": filling.node_text(
-                        f"{field}.task_messages.{at}.content", message.content
-                    )
-                }
-            )
-            for at, message in enumerate(node.task_messages)
-        ),
+        "task_messages": _each(node.task_messages, "content", texts, f"{field}.task_messages"),
         "functions": _functions(node.functions, filling, f"{field}.functions"),
-        "pre_actions": _actions(node.pre_actions, filling, f"{field}.pre_actions"),
-        "post_actions": _actions(node.post_actions, filling, f"{field}.post_actions"),
+        "pre_actions": _each(node.pre_actions, "text", texts, f"{field}.pre_actions"),
+        "post_actions": _each(node.post_actions, "text", texts, f"{field}.post_actions"),
     }
     if node.role_message is not None:
-        update["role_message"] = filling.node_text(f"{field}.role_message", node.role_message)
+        update["role_message"] = texts(f"{field}.role_message", node.role_message)
     return node.model_copy(update=update)
-
-
-def _actions(actions: Sequence[FlowAction], filling: Filling, field: str) -> tuple[FlowAction, ...]:
-    return tuple(
-        action
-        if action.text is None
-        else action.model_copy(
-            update={"text": filling.node_text(f"{field}.{at}.text", action.text)}
-        )
-        for at, action in enumerate(actions)
-    )
 
 
 def _functions(
     functions: Sequence[FlowFunction], filling: Filling, field: str
 ) -> tuple[FlowFunction, ...]:
+    return _each(functions, "description", filling.text, field)
+
+
+def _each(
+    parts: Sequence[P], name: str, filled: Callable[[str, str], str], field: str
+) -> tuple[P, ...]:
+    """The parts, each with this text of it filled in, where it has one."""
     return tuple(
-        function
-        if function.description is None
-        else function.model_copy(
-            update={"description": filling.text(f"{field}.{at}.description", function.description)}
-        )
-        for at, function in enumerate(functions)
+        part.model_copy(update={name: filled(f"{field}.{at}.{name}", text)})
+        if (text := getattr(part, name)) is not None
+        else part
+        for at, part in enumerate(parts)
     )
 
 
