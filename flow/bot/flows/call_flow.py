@@ -192,5 +192,5 @@ def remembered(
     since = position_in(flow, used).since
     if since is not None:
         said = [turn for turn in said if turn.started_at >= since]
-        used = [call for call in used if call.started_at >= since]
+        used = [call for call in used if call.started_at > since]
     return messages_of(said, used, in_words=False)
