@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from copy import deepcopy
 from dataclasses import replace
@@ -14,9 +15,13 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipecat.frames.frames import Frame, InterruptionFrame, TTSSpeakFrame
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pydantic import ValidationError
 
+from flow.bot.flows.call_flow import remembered
 from flow.bot.flows.node_text import node_text, plain_text
+from flow.bot.flows.sayings import LEAST_SECS, Sayings
 from flow.domain.agents.filling import filled_in
 from flow.domain.agents.system_variables import CallFacts
 from flow.domain.agents.templates import escape, parse_node_text
@@ -24,8 +29,10 @@ from flow.domain.calls.conversation_flow import FlowBranch, case_key
 from flow.domain.calls.flow_position import answers_of, destination, position_in
 from flow.domain.calls.flow_rules import flow_problems
 from flow.domain.calls.join_request import Bot, JoinRequest
+from flow.domain.calls.thread import Turn
 from flow.domain.calls.tool_call import ToolCall, ToolOutcome
 from flow.errors import InvalidInput
+from tests.bot.running import started
 
 FACTS = CallFacts(UUID(int=1), datetime(2026, 11, 30, 18, 5, tzinfo=UTC))
 BOOK = {"type": "http", "name": "book", "description": "Books.", "url": "https://x.example.com/"}
@@ -413,3 +420,40 @@ def test_where_a_call_is_is_known_by_what_it_used() -> None:
     assert (there.node, there.role_message) == ("end", "You say goodbye.")
     assert there.since == T0 + timedelta(seconds=11)
     assert answers_of([BOOKED, MOVED])["book"] == {"status": "ok", "time": "18:30"}
+
+
+def test_what_a_node_has_the_model_forget_is_not_remembered_by_another_process() -> None:
+    flow = bot_of(FLOW).flow
+    assert flow is not None
+    forgetting = flow.nodes["collect"].model_copy(update={"context_strategy": "reset"})
+    flow = flow.model_copy(update={"nodes": {**flow.nodes, "collect": forgetting}})
+    before, after = (Turn(at, "user", f"{at}", T0 + timedelta(seconds=at)) for at in (-1, 1))
+    [kept] = remembered(flow, [before, after], [MOVED])
+    assert kept["content"] == "1"
+
+
+class SlowVoice(FrameProcessor):
+    """A voice that never comes to an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, TTSSpeakFrame):
+            self.begun.set()
+            await asyncio.sleep(600)
+        await self.push_frame(frame, direction)
+
+
+async def test_what_a_flow_says_is_over_when_an_interruption_takes_it_away() -> None:
+    """Pipecat's own ``tts_say`` waits for the rest of the call then."""
+    voice = SlowVoice()
+    async with started([voice]) as worker:
+        sayings = Sayings(worker)
+        saying = asyncio.create_task(sayings.say("Thank you." * 100, is_waited_for=True))
+        await voice.begun.wait()
+        await worker.queue_frame(InterruptionFrame())
+        async with asyncio.timeout(LEAST_SECS):  # it would be waited for longer
+            await saying
