@@ -130,7 +130,7 @@ async def test_a_machine_that_answers_is_dealt_with_as_the_join_says(
 ) -> None:
     async with stood_in(SHORT) as standing, exchange(serving, standing) as line:
         joined = await line.join(**voicemail)
-        async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False) as http:
+        async with asyncio.timeout(SETTLE_SECS), httpx.AsyncClient(trust_env=False) as http:
             phone_call = await line.twilio.placed()
             noun = await line.twilio.answer(http, phone_call, None)
             stream = TwilioStream(phone_call, noun.parameters)

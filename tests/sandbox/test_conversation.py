@@ -69,8 +69,11 @@ class Run:
 Bot = Callable[[float, bytes], list[Frame]]
 
 
-def run(script: Script, bot: Bot) -> Run:
-    """Let them talk until the caller hangs up; the bot hears each chunk and may answer."""
+def run(script: Script, bot: Bot, held_up: tuple[float, float] = (0.0, 0.0)) -> Run:
+    """Let them talk until the caller hangs up; the bot hears each chunk and may answer.
+
+    ``held_up`` is when whoever runs the call is held up, and for how many seconds.
+    """
     result = Run()
     conversation = Conversation(
         script,
@@ -82,6 +85,7 @@ def run(script: Script, bot: Bot) -> Run:
     result.conversation = conversation
     for step in range(round(120 / CHUNK_SECS)):
         now = step * CHUNK_SECS
+        now += held_up[1] if now >= held_up[0] else 0.0
         chunk = conversation.say(now)
         if chunk is None:
             result.hung_up_at = round(now, 2)
@@ -153,6 +157,17 @@ def test_quiet_that_the_bot_sends_is_silence():
     bot = Scripted((0, tone(1.0)), *[(1.0 + n / 10, hush(0.1)) for n in range(40)])
     call = run(script(AfterBot(1.0), patience_secs=1.0), bot)
     assert call.at(EventKind.LINE_STARTED) == [pytest.approx(2.0, abs=0.05)]
+
+
+@pytest.mark.parametrize("held_up_secs", [0.0, 3.0])
+def test_a_caller_who_is_held_up_does_not_take_that_for_silence(held_up_secs: float):
+    heard_on = held_up_secs + 0.5
+    call = run(
+        script(AfterBot(1.0)),
+        Scripted((0, tone(0.4)), (heard_on, tone(0.5)), (heard_on + 3, tone(0.5))),
+        held_up=(0.4, held_up_secs),
+    )
+    assert call.at(EventKind.LINE_STARTED) == [pytest.approx(heard_on + 1.5, abs=0.06)]
 
 
 def test_an_interruption_begins_in_the_midst_of_the_bots_speech():
