@@ -103,6 +103,9 @@ class ToolCallData(BaseModel):
     started_at: datetime = Field(description="When the model asked for it.")
     outcome: ToolOutcome = Field(description="`running`, and when it is done how it went.")
     seconds: float | None = Field(description="How long it took; null while it runs.")
+    transition_to: str | None = Field(
+        description="The node of the bot's flow that the call went to with it."
+    )
 
 
 EVENTS = (StatusData, TurnData, ToolCallData, AccountData, EndData)

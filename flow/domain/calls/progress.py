@@ -172,6 +172,7 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
         "started_at": call.started_at,
         "outcome": call.outcome,
         "seconds": call.seconds,
+        "transition_to": call.transition_to,
     }
 
 
