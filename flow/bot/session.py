@@ -89,7 +89,13 @@ class CallSession:
         self._now = now
         thread = lease.thread
         self._log = log.bind(workflow_thread_id=str(thread.id))
-        self._transcript = Transcript(recorder.record_turn, thread.id, first=lease.first_turn)
+        tools = pipeline.tools
+        self._transcript = Transcript(
+            recorder.record_turn,
+            thread.id,
+            first=lease.first_turn,
+            caller_said=(lambda: None) if tools is None else tools.spoken_to,
+        )
         self._steering = Steering(pipeline, self._transcript)
         self._failures = ServiceFailures(pipeline.services)
         self._seconds = CallSeconds(thread.owner, recorder, spending.control)

@@ -65,6 +65,8 @@ class Steering:
             self._transcript.add("user", message.text, time_now_iso8601())
             told: Any = {"role": "user", "content": message.text}
         else:
+            if (tools := self._pipeline.tools) is not None:
+                tools.spoken_to()
             # Not every vendor tells this role from the caller's.
             told = {"role": "developer", "content": _INSTRUCTION + message.text}
         if self._is_model:

@@ -16,12 +16,19 @@ class Transcript:
     Args:
         record: keeps a turn, whatever becomes of this process; see `flow.ledger.recorder`.
         first: the number of the first turn, where others have been said before.
+        caller_said: told of each turn of the caller's.
     """
 
     def __init__(
-        self, record: Callable[[UUID, Turn], None], thread_id: UUID, *, first: int = 0
+        self,
+        record: Callable[[UUID, Turn], None],
+        thread_id: UUID,
+        *,
+        first: int = 0,
+        caller_said: Callable[[], None] = lambda: None,
     ) -> None:
         self._record = record
+        self._caller_said = caller_said
         self._thread_id = thread_id
         self._turns = first
         self._latency: TurnLatency | None = None
@@ -38,6 +45,8 @@ class Transcript:
         latency = None
         if role == "assistant":
             latency, self._latency = self._latency, None
+        elif role == "user":
+            self._caller_said()
         turn = Turn(self._turns, role, text, _time(started_at), interrupted, latency)
         self._turns += 1
         self._record(self._thread_id, turn)

@@ -28,12 +28,13 @@ from starlette.responses import Response, StreamingResponse
 
 from flow.bot.pipeline import context_of, spoken_by_voice
 from flow.bot.services import CallServices
-from flow.bot.tools import call_tools
+from flow.bot.tools import call_tools, use_limit
 from flow.bot.tools.call_actions import EndCall, SendDtmf, TransferCall
 from flow.bot.tools.call_tools import CallTools
 from flow.bot.tools.http_tool import HttpTool
 from flow.bot.tools.tool import BotTool, ToolFailed
 from flow.bot.tools.voice import BOT_HANGS_UP, ToolVoice
+from flow.bot.vendors.context_frames import ConversationNote
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.calls.tools import HttpTool as Described
 from flow.domain.calls.tools import TransferCallTool
@@ -416,6 +417,52 @@ async def test_anthropics_models_are_told_to_use_one_tool_at_a_time() -> None:
         await one.ask()
         await one.answers()
     assert [use.arguments["name"] for use in one.server.uses] == ["Ada"]
+
+
+ENDLESS = {"one at a time": (FIND,), "two at once": (FIND, FIND)}
+RUNS_WILD = [(row, "one at a time") for row in [CHAT, ANTHROPIC, *REALTIME_ROWS]]
+
+
+@pytest.mark.parametrize(
+    ("row", "calls"), [*RUNS_WILD, (CHAT, "two at once")], ids=lambda one: getattr(one, "name", one)
+)
+async def test_a_model_that_never_stops_using_tools_is_stopped_until_somebody_speaks(
+    monkeypatch: pytest.MonkeyPatch, row: Row, calls: str
+) -> None:
+    monkeypatch.setattr(use_limit, "USES_IN_A_ROW", 3)
+    at_once = len(ENDLESS[calls])
+    refused = 2 * at_once - (1 if at_once > 1 else 0)  # those it is told of, and once more
+    once = sorted(["ok"] * 3 + ["refused"] * refused)
+
+    async with bot(row, lambda _: Reply("", ENDLESS[calls])) as (one, bill):
+        for times in (1, 2):
+            one.tools.spoken_to()
+            if times == 1 or row.part is not BotPart.REALTIME:
+                await one.ask()
+            else:
+                typed = {"role": "user", "content": ASKED}
+                await one.run.send(ConversationNote(typed, respond=True))
+            await one.until(lambda times=times: one.outcomes.count("refused") >= refused * times)
+            await asyncio.sleep(0.5)  # in which it would have gone on
+            assert sorted(one.outcomes) == sorted(once * times)
+    assert len(one.server.uses) == 6
+    assert "talk to the caller" in json.dumps(one.context.get_messages())
+    assert_conserved(one.notebook.events, bill)
+
+
+async def test_a_model_that_has_used_too_many_tools_can_still_hang_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(use_limit, "USES_IN_A_ROW", 0)
+    last = asks(FIND, ToolCall("end_call", '{"farewell": "Goodbye."}'))
+
+    def hanging_up(url: str, voice: ToolVoice) -> Sequence[BotTool]:
+        return [tool_at(url), EndCall(voice)]
+
+    async with bot(CHAT, last, tools=hanging_up) as (one, _):
+        await one.ask()
+        await one.until(lambda: one.hung_up)
+    assert sorted(one.outcomes) == ["ok", "refused"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from flow.bot.tools.memory import messages_of
 from flow.domain.calls.conversation_flow import ConversationFlow, FlowAction, FlowFunction
 from flow.domain.calls.flow_position import answers_of, destination, position_in
 from flow.domain.calls.thread import Turn
-from flow.domain.calls.tool_call import ToolCall
+from flow.domain.calls.tool_call import ToolCall, ToolOutcome
 
 # A name of Flow's own: for Pipecat's ``tts_say`` its manager waits for a frame that an interruption
 # takes away, and would then wait until the call is over.
@@ -162,8 +162,10 @@ class CallFlow:
         self, function: FlowFunction, _arguments: Mapping[str, Any], _manager: FlowManager
     ) -> tuple[Any, Any]:
         assert isinstance(function.transition_to, str), "the flow was not judged"
-        told = self._tools.record_transition(function.name, function.transition_to)
-        return told, self._node(function.transition_to)
+        answer = self._tools.record_transition(function.name, function.transition_to)
+        if answer.outcome is not ToolOutcome.OK:
+            return dict(answer.told), None if answer.is_replied_to else NO_RESPONSE
+        return dict(answer.told), self._node(function.transition_to)
 
     async def _use(
         self, function: FlowFunction, arguments: Mapping[str, Any], _manager: FlowManager

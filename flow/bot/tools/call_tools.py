@@ -27,7 +27,8 @@ from pipecat.services.llm_service import FunctionCallParams, LLMService
 
 from flow.bot.tools.call_actions import EndCall
 from flow.bot.tools.tool import BotTool, ToolAnswer, ToolUse, failed
-from flow.bot.tools.voice import ToolVoice
+from flow.bot.tools.use_limit import USES_IN_A_ROW, UseLimit
+from flow.bot.tools.voice import TOOLS_CALLED, ToolVoice
 from flow.bot.tools.waiting import waiting_sentence
 from flow.bot.vendors.function_calls import NoArguments
 from flow.domain.calls.tool_call import ToolCall, ToolOutcome, storable
@@ -49,6 +50,14 @@ def is_cut_off(name: str) -> bool:
 
 CheckArguments = Callable[[Mapping[str, Any], Mapping[str, Any]], Awaitable[list[str]]]
 """What is wrong with arguments by a schema, in sentences; raises `FlowError` if nobody can say."""
+
+
+Destination = Callable[[Mapping[str, Any]], str | None]
+"""The node of the bot's flow that the call goes to with what the model is told, if any."""
+
+
+def _nowhere(_: Mapping[str, Any]) -> str | None:
+    return None
 
 
 class RecordsUses(Protocol):
@@ -93,6 +102,8 @@ class CallTools:
         self._now = now
         self._running: dict[asyncio.Task[ToolAnswer], UUID] = {}
         self._told_to_wait: set[UUID] = set()
+        self._limit = UseLimit()
+        voice.add_event_handler(TOOLS_CALLED, self._note_calls)
         self._is_closed = False
         self._log = log.bind(workflow_thread_id=str(thread_id))
         for call in earlier:
@@ -118,48 +129,56 @@ class CallTools:
             is_last = is_cut_off(name)
             model.register_function(name, self._handle, cancel_on_interruption=is_last)
 
+    def spoken_to(self) -> None:
+        """The caller, or the call's customer, has said something: uses count from here."""
+        self._limit.begin_again()
+
     async def use(
         self,
         name: str,
         given: Mapping[str, Any],
-        destination: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
+        destination: Destination = _nowhere,
     ) -> ToolAnswer:
         """Have a tool do what a model asks for, to its end, whatever becomes of whoever waits here.
 
         Args:
             given: the model's arguments.
-            destination: the node of the bot's flow that the call goes to with what the model is
-                told, if any; for the record.
+            destination: for the record.
         """
         use = ToolUse(uuid4(), given)
-        task = asyncio.create_task(self._use(name, use, destination), name="tool")
+        refusal, is_reply_wanted = self._taken(name), self._limit.is_reply_wanted
+        leads_to = destination if is_reply_wanted else _nowhere
+        task = asyncio.create_task(self._use(name, use, leads_to, refusal), name="tool")
         self._running[task] = use.id
         task.add_done_callback(self._forget)
         waiting = asyncio.create_task(
             self._tell_to_wait(self._tools[name], use.id), name="tool-waiting"
         )
         try:
-            return await asyncio.shield(task)
+            answer = await asyncio.shield(task)
+            return answer if is_reply_wanted else replace(answer, is_replied_to=False)
         finally:
             waiting.cancel()
 
-    def record_transition(self, name: str, node: str) -> Mapping[str, Any]:
-        """Put a function on record that did nothing but lead to a node of the bot's flow; what the
-        model is told of it."""
-        told = {"status": "acknowledged"}
+    def record_transition(self, name: str, node: str) -> ToolAnswer:
+        """Put a function on record that does nothing but lead to a node of the bot's flow; what the
+        model is told of it. Nothing leads there unless the outcome is ``ok``."""
+        refusal, is_reply_wanted = self._taken(name), self._limit.is_reply_wanted
+        answer = refusal or ToolAnswer(ToolOutcome.OK, {"status": "acknowledged"})
         call = ToolCall(
             uuid4(),
             name,
             {},
             datetime.now(UTC),
-            ToolOutcome.OK,
+            answer.outcome,
             0.0,
-            result=told,
-            transition_to=node,
+            result=answer.told,
+            transition_to=node if refusal is None else None,
         )
         self._recorder.record_tool_call(self._thread_id, call)
-        self._log.info("node_entered", node=node, function=name)
-        return told
+        event = "node_entered" if refusal is None else "node_not_entered"
+        self._log.info(event, node=node, function=name)
+        return replace(answer, is_replied_to=is_reply_wanted)
 
     async def close(self, within_secs: float = LAST_SECS) -> None:
         """The call is over: wait for what is under way, put its outcome on record, and close."""
@@ -186,12 +205,13 @@ class CallTools:
         self,
         name: str,
         use: ToolUse,
-        destination: Callable[[Mapping[str, Any]], str | None],
+        destination: Destination,
+        refusal: ToolAnswer | None,
     ) -> ToolAnswer:
         """Use a tool once, and put on record that it starts, and what came of it."""
         call = ToolCall(use.id, name, use.arguments, datetime.now(UTC))
         began, tool = self._now(), self._tools[name]
-        answer = await self._unfit(tool, use)
+        answer = refusal or await self._unfit(tool, use)
         if answer is None:
             self._recorder.record_tool_call(self._thread_id, call)
             try:
@@ -255,5 +275,20 @@ class CallTools:
             self._told_to_wait |= {*self._running.values()}
             await self.voice.say(sentence)
 
+    def _taken(self, name: str) -> ToolAnswer | None:
+        """Count a use in a row; what the model is told if it is one too many."""
+        return None if self._limit.take() or is_cut_off(name) else _too_many()
+
+    async def _note_calls(self, _: ToolVoice) -> None:
+        self._limit.note_calls()
+
     def _forget(self, task: asyncio.Task[ToolAnswer]) -> None:
         self._told_to_wait.discard(self._running.pop(task))
+
+
+def _too_many() -> ToolAnswer:
+    why = (
+        f"tools have been used {USES_IN_A_ROW} times since the caller last spoke: talk to the"
+        " caller now, and use no tool before they have answered"
+    )
+    return failed(why, ToolOutcome.REFUSED)

@@ -12,19 +12,22 @@ from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     Frame,
+    FunctionCallsStartedFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
 BOT_HANGS_UP = "on_bot_hangs_up"
+TOOLS_CALLED = "on_tools_called"
 
 
 class ToolVoice(FrameProcessor):
     """Stands before the model. Knows who is speaking, and puts what tools say into the pipeline.
 
     The event ``on_bot_hangs_up`` is for whoever ends the call, with the bot's last words, and
-    whether the model is to reply before, to what it is being asked.
+    whether the model is to reply before, to what it is being asked. ``on_tools_called`` comes once
+    for all tools that a generation of the model calls, before they are used.
 
     Args:
         speak: makes the frame that has the bot say a text.
@@ -47,6 +50,7 @@ class ToolVoice(FrameProcessor):
         self._is_quiet, self._is_spoken = asyncio.Event(), asyncio.Event()
         self._is_quiet.set()
         self._register_event_handler(BOT_HANGS_UP)
+        self._register_event_handler(TOOLS_CALLED, sync=True)
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Note who speaks, and pass every frame on."""
@@ -61,6 +65,8 @@ class ToolVoice(FrameProcessor):
                 self._caller_speaks = True
             case UserStoppedSpeakingFrame():
                 self._caller_speaks = False
+            case FunctionCallsStartedFrame():
+                await self._call_event_handler(TOOLS_CALLED)
         if self._bot_speaks or self._caller_speaks:
             self._is_quiet.clear()
         elif not self._is_quiet.is_set():

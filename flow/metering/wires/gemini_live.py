@@ -71,10 +71,11 @@ class GeminiLive:
             return
         self._session.sent(asked)
         now = self._now
-        if field(asked, "toolResponse"):
+        if told := field(asked, "toolResponse"):
             if now is not None and now.is_at_tools and now.is_told:
                 yield from self._end()
-            yield from self._begin()
+            if not _is_silent(told):
+                yield from self._begin()
         elif now is not None and now.has_output and field(asked, "clientContent"):
             now.is_stopping = True
         if _asks(asked):
@@ -202,3 +203,10 @@ def _said(content: Any) -> Iterator[Output]:
     """What the sound says."""
     if said := text(within(content, "outputTranscription", "text")):
         yield Output(said)
+
+
+def _is_silent(told: Any) -> bool:
+    """Whether Gemini takes these results in without a word of its own
+    (ai.google.dev/gemini-api/docs/live-api/tools#async-function-calling)."""
+    results = field(told, "functionResponses") or []
+    return bool(results) and all(field(one, "scheduling") == "SILENT" for one in results)

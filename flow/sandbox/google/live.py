@@ -155,8 +155,11 @@ class _Session:
         elif realtime := message.get("realtimeInput"):
             await self._take_realtime(camel(realtime))
         elif answer := message.get("toolResponse"):
-            self._memory.use_tools(camel(answer).get("functionResponses"), "tool")
-            self._generate()
+            answers = camel(answer).get("functionResponses") or []
+            self._memory.use_tools(answers, "tool")
+            # ai.google.dev/gemini-api/docs/live-api/tools#async-function-calling
+            if not all(one.get("scheduling") == "SILENT" for one in answers):
+                self._generate()
 
     async def _take_content(self, content: Mapping[str, Any]) -> None:
         await self._interrupt()
