@@ -19,7 +19,7 @@ NOW = "2026-11-21T05:26:03+00:00"
 def test_what_the_caller_says_begins_another_row(role: str, text: str, begins: bool) -> None:
     limit = UseLimit()
     transcript = Transcript(lambda *_: None, uuid4(), caller_said=limit.begin_again)
-    assert all([limit.take() for _ in range(USES_IN_A_ROW)])
+    assert all(limit.take() for _ in range(USES_IN_A_ROW))
     transcript.add(role, text, NOW)
     assert limit.take() is begins
 

@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -392,6 +392,24 @@ async def test_what_is_no_json_is_told_and_not_sent_and_the_bot_goes_on(
         await one.ask()
         await one.answers()
     assert (one.server.uses, one.outcomes) == ([], ["invalid_arguments"])
+
+
+LONG = ToolCall("find_booking", json.dumps({"name": "a name of many words " * 20}))
+
+
+@pytest.mark.parametrize("row", [CHAT, ANTHROPIC], ids=lambda row: row.name)
+@pytest.mark.parametrize("max_tokens", [2, 9])
+async def test_a_call_that_the_limit_on_tokens_cuts_off_is_told_and_the_bot_goes_on(
+    row: Row, max_tokens: int
+) -> None:
+    short = replace(row, options={**row.options, "max_tokens": max_tokens})
+    script = asks(LONG, then="Yes.")
+    async with bot(short, script, tools=optional) as (one, bill):
+        await one.ask()
+        await one.until(lambda: one.last.get("content") == "Yes.")
+    assert (one.server.uses, one.outcomes) == ([], ["invalid_arguments"])
+    assert "cut" in json.dumps(one.notebook.tool_calls[-1].result)
+    assert_conserved(one.notebook.events, bill)
 
 
 async def test_half_a_character_in_an_answer_silences_no_bot() -> None:

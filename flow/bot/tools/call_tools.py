@@ -241,7 +241,10 @@ class CallTools:
     async def _unfit(self, tool: BotTool, use: ToolUse) -> ToolAnswer | None:
         """What the model is told of arguments that do not fit the tool: nothing is sent then."""
         if isinstance(use.arguments, NoArguments):
-            why = "the arguments are no JSON object, or hold what JSON cannot"
+            why = (
+                "the arguments are no JSON object (perhaps the limit on the length of a reply has"
+                " cut them off: make them shorter, or tell the caller), or hold what JSON cannot"
+            )
             return failed(why, ToolOutcome.INVALID_ARGUMENTS)
         try:
             problems = await self._check(use.arguments, tool.parameters)

@@ -62,17 +62,32 @@ def _with_whole_calls(kind: Any) -> Any:
 
 
 async def _whole_calls(events: Any) -> AsyncIterator[Any]:
-    """The events of a message, with what each function is called with in one piece, as JSON."""
-    held, last = "", None
+    """The events of a message, with what a function is called with in one piece, as JSON.
+
+    Where the limit on tokens has ended the message within a call, it is one without arguments:
+    Pipecat's service does not call anything then, and the caller would hear nothing.
+    """
+    held, begun = "", None
     async for event in events:
         if event.type == "content_block_delta" and event.delta.type == "input_json_delta":
-            held, last = held + event.delta.partial_json, event
+            held += event.delta.partial_json
             continue
-        if last is not None:
-            delta = last.delta.model_copy(update={"partial_json": as_json(held)})
-            yield last.model_copy(update={"delta": delta})
-            held, last = "", None
+        if event.type == "content_block_start" and event.content_block.type == "tool_use":
+            held, begun = "", event
+        elif event.type == "message_delta" and begun is not None:
+            is_cut = event.delta.stop_reason == "max_tokens"
+            yield _arguments(begun.index, as_json(held, is_cut=is_cut))
+            if is_cut:
+                delta = event.delta.model_copy(update={"stop_reason": "tool_use"})
+                event = event.model_copy(update={"delta": delta})
         yield event
+
+
+def _arguments(index: int, text: str) -> Any:
+    from anthropic.types import InputJSONDelta, RawContentBlockDeltaEvent
+
+    delta = InputJSONDelta(type="input_json_delta", partial_json=text)
+    return RawContentBlockDeltaEvent(type="content_block_delta", index=index, delta=delta)
 
 
 VENDOR = Vendor(

@@ -32,13 +32,15 @@ def arguments_of(given: Any) -> dict[str, Any]:
     return given
 
 
-def as_json(arguments: str) -> str:
-    """The text of arguments, or ``null`` where it cannot be read; an empty one is an object's."""
+def as_json(arguments: str, *, is_cut: bool = False) -> str:
+    """The text of arguments, or ``null`` where it cannot be read. An empty one is an object's,
+    unless it ``is_cut``: the model was stopped before it had said everything."""
+    arguments = arguments or ("" if is_cut else "{}")
     try:
-        json.loads(arguments or "{}")
+        json.loads(arguments)
     except (ValueError, RecursionError):
         return "null"
-    return arguments or "{}"
+    return arguments
 
 
 @cache
@@ -68,6 +70,7 @@ class WholeCalls:
     async def __aiter__(self) -> AsyncIterator[Any]:
         calls: dict[Any, tuple[str, str, str]] = {}
         last: Any = None
+        is_cut = False
         async for chunk in self._stream:
             for part in _called(chunk):
                 last, function = chunk, part.function
@@ -77,9 +80,12 @@ class WholeCalls:
                     name + ((function and function.name) or ""),
                     arguments + ((function and function.arguments) or ""),
                 )
+            is_cut = is_cut or _is_cut(chunk)
             yield _calling(chunk, None) if _called(chunk) else chunk
         for index, (id_, name, arguments) in enumerate(calls.values()):
-            function = {"name": name, "arguments": as_json(arguments)}
+            is_last = index == len(calls) - 1
+            told = as_json(arguments, is_cut=is_cut and is_last)
+            function = {"name": name, "arguments": told}
             yield _calling(last, {"index": index, "id": id_, "function": function})
 
     async def close(self) -> None:
@@ -89,6 +95,11 @@ class WholeCalls:
 
 def _called(chunk: Any) -> Sequence[Any]:
     return (chunk.choices and chunk.choices[0].delta and chunk.choices[0].delta.tool_calls) or ()
+
+
+def _is_cut(chunk: Any) -> bool:
+    """Whether this says that the model was stopped by the limit on its tokens."""
+    return bool(chunk.choices) and chunk.choices[0].finish_reason == "length"
 
 
 def _calling(chunk: Any, call: dict[str, Any] | None) -> Any:
