@@ -47,6 +47,8 @@ AWAY_SECS = 0.25
 """How soon after the database could not be asked it is tried again."""
 PATIENCE_SECS = 0.5
 """How long a request waits for news of what is known already, if not by heart."""
+COUNTED_SECS = 60.0
+"""For how long what was done counts against the limits a minute."""
 VALID_SECS = 50.0
 """For how long a lease is relied on while the database is away; it counts for 60 s."""
 
@@ -102,6 +104,7 @@ class KeyLease:
         self._failed_at = float("-inf")
         self._refreshing: asyncio.Task[LeaseAnswer] | None = None
         self._sought_at = leasing.clock()
+        self._done_at = float("-inf")
         self._kept: Amounts = {}
         self._beside: asyncio.Task[None] | None = None
         self._is_tight = False
@@ -153,6 +156,9 @@ class KeyLease:
             if self.age_secs > VALID_SECS:
                 self.slices.lose()
             self._require_database()
+            if asked_at - self._done_at > COUNTED_SECS:
+                # Without limits a minute nobody was told of the last of it.
+                self.slices.forget_done()
             question = self.slices.question(needed, is_leaving=is_leaving)
             answer = await self._asked(question)
             self.slices.granted(question, answer)
@@ -203,12 +209,14 @@ class KeyLease:
 
     def used(self) -> None:
         """A request was let in: ask for more beside, if it is time to."""
+        self._done_at = self._leasing.clock()
         is_short = self._is_tight or self.slices.is_low
         if self.age_secs > (LOW_SECS if is_short else RENEW_SECS):
             self._renew_beside()
 
     def settled(self) -> None:
         """Something is over: whoever waits has room now, here or in another process."""
+        self._done_at = self._leasing.clock()
         self._changed.set()
         if self._is_tight and not self.queue.locked():
             self._renew_beside()

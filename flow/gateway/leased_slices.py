@@ -178,6 +178,10 @@ class LeasedSlices:
         """What was taken of a limit since the last answer."""
         return self._slices[resource].taken
 
+    def forget_done(self) -> None:
+        """All that was done is older than the minute for which it would count."""
+        self._done_requests = self._done_tokens = 0
+
     def lose(self) -> None:
         """The lease has lapsed: nothing is free any more, and what is under way is still that."""
         for one in self._slices.values():

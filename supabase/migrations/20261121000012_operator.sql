@@ -126,7 +126,10 @@ begin
   perform from public.api_keys k where k.id = p_api_key_id for update;
   update public.api_keys k set budget_usd = p_cap_usd, updated_at = now()
   where k.id = p_api_key_id returning * into v_key;
-  perform flow.note_budget(v_key, flow.month_of(now()), null);
+  -- Without a URL of its own the next call that costs anything tells of it, where that has one.
+  if v_key.webhook_url is not null then
+    perform flow.note_budget(v_key, flow.month_of(now()), null);
+  end if;
   return flow.changed_key(v_key, p_api_key_id);
 end
 $$;

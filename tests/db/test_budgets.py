@@ -39,6 +39,7 @@ TIERS = list(Tier)[:4]
 async def spent(database: Database, cap: str | None, *costs: str, **given: Any) -> ApiKey:
     """A key with this budget that has spent so much."""
     key = await a_key(database)
+    await database.webhooks.set_url(key.id, "https://key.example.com/")
     await database.operating.set_budget(key.id, None if cap is None else Decimal(cap))
     thread = await a_thread(database, key)
     for usd in costs:

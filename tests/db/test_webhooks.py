@@ -199,6 +199,24 @@ async def test_budget_events_go_to_the_thread_that_crossed_where_the_key_has_no_
     }
 
 
+@pytest.mark.parametrize("url", ["https://key.example.com/", None])
+async def test_a_budget_that_is_set_below_what_is_spent_is_told_once_to_somebody(
+    database: Database, url: str | None
+) -> None:
+    """At once to the key's URL; without one by the next call that has one."""
+    key = await a_key(database)
+    if url is not None:
+        await database.webhooks.set_url(key.id, url)
+    thread, now = await told_thread(database, key), datetime.now(UTC)
+    cost = Cost(input_tokens=Decimal("0.01"))
+    await database.record_usage([an_event(thread, cost=cost, occurred_at=now)])
+    for cap in ("0.005", None, "0.004"):
+        await database.operating.set_budget(key.id, None if cap is None else Decimal(cap))
+    assert len(await claimed(database, key)) == (0 if url is None else 2)
+    await database.record_usage([an_event(thread, cost=cost, occurred_at=now)])
+    assert len(await claimed(database, key)) == (2 if url is None else 0)
+
+
 async def test_a_waiting_budget_event_follows_the_keys_url_and_a_threads_does_not(
     database: Database,
 ) -> None:
