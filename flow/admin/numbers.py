@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,8 @@ from flow.domain.agents.filling import check_without_variables
 from flow.domain.agents.system_variables import CallFacts
 from flow.domain.calls.phone_number import number_problem
 from flow.errors import FieldProblem, InvalidInput, NotFound
+
+_ANY_NUMBER = "+10000000000"
 
 
 async def put_number(
@@ -43,25 +46,44 @@ async def put_number(
         except NotFound as error:
             problem = FieldProblem("agent", f"the team {owner.team_id} has no agent {agent}")
             raise InvalidInput("The number cannot be added.", [problem]) from error
-        _require_own_variables(found, number)
+        definition = AgentDefinition.from_json(found.definition)
+        if unfilled := _unfilled(definition, number):
+            said = "The number cannot be added: nobody gives its calls variables."
+            told = [FieldProblem("agent", f"its {one.field} {one.message}") for one in unfilled]
+            raise InvalidInput(said, told)
         # By its id, as a name may be another agent's later.
         agent = str(found.id)
     return await database.telephony.put_number(number, owner.id, agent=agent, product=product)
 
 
-def _require_own_variables(agent: Agent, number: str) -> None:
-    """Raise `InvalidInput` for an agent that would refuse all its callers: nobody joins for them,
-    so there is nobody to give a variable."""
+async def check_rung(database: Database, agent: Agent, definition: AgentDefinition) -> None:
+    """Raise `InvalidInput` for another version of an agent that numbers ring, if it would refuse
+    all their callers."""
+    problems = _unfilled(definition, _ANY_NUMBER)
+    if not problems:
+        return
+    known = await database.telephony.list_numbers()
+    numbers = [one.number for one in known if one.agent == str(agent.id)]
+    if numbers:
+        more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+        said = f"The number {numbers[0]}{more} rings this agent, and nobody gives its calls"
+        found = InvalidInput(f"{said} variables: write a default for each.", [*problems])
+        raise definition.as_sent(found)
+
+
+def _unfilled(definition: AgentDefinition, number: str) -> Sequence[FieldProblem]:
+    """Why an agent would refuse all callers of a number: nobody joins for them, so there is nobody
+    to give a variable."""
     facts = CallFacts(
-        *(UUID(int=0), datetime.now(UTC), agent.name), caller_number=number, called_number=number
+        *(UUID(int=0), datetime.now(UTC), definition.name),
+        caller_number=number,
+        called_number=number,
     )
     try:
-        check_without_variables(AgentDefinition.from_json(agent.definition), facts)
+        check_without_variables(definition, facts)
     except InvalidInput as error:
-        raise InvalidInput(
-            "The number cannot be added: nobody gives its calls variables.",
-            [FieldProblem("agent", f"its {one.field} {one.message}") for one in error.problems],
-        ) from error
+        return error.problems
+    return ()
 
 
 def number_form(one: PhoneNumber) -> dict[str, Any]:

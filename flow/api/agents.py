@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flow.admin.numbers import check_rung
 from flow.api.auth import caller_of
 from flow.api.call_settings import require_public_webhook, require_usable_schema
 from flow.api.dependencies import Services, services_of
@@ -153,9 +154,10 @@ async def change_agent(request: Request, agent_id: UUID) -> Response:
     """Make the next version of an agent: the body is all of it. Calls under way keep theirs."""
     if_version = _if_match(request)
     definition = await _read(request)
-    agent = await services_of(request).database.agents.change(
-        caller_of(request).team_id, str(agent_id), definition, if_version=if_version
-    )
+    database, team_id = services_of(request).database, caller_of(request).team_id
+    before = await database.agents.get(team_id, str(agent_id))
+    await check_rung(database, before, definition)
+    agent = await database.agents.change(team_id, str(agent_id), definition, if_version=if_version)
     return _answer(agent)
 
 

@@ -103,7 +103,7 @@ def push(
         async with database_of(settings) as database:
             of_team = await _team(database, team, key)
             assert of_team is not None, "there is a team or a key"
-            done = await agent_push.push(database.agents, of_team, definition, dry_run=dry_run)
+            done = await agent_push.push(database, of_team, definition, dry_run=dry_run)
         name = definition.name
         told = agent_tables.pushed_form(done, name)
         say(told, as_json, lambda: agent_tables.pushed(done, name, dry_run=dry_run))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flow.admin.numbers import check_rung
 from flow.db.agents import Agents
+from flow.db.database import Database
 from flow.domain.agents.agent import Agent, AgentDefinition
 from flow.errors import NotFound
 from flow.operate.agent_files import difference
@@ -23,16 +25,20 @@ class Pushed:
 
 
 async def push(
-    agents: Agents, team_id: str, definition: AgentDefinition, *, dry_run: bool
+    database: Database, team_id: str, definition: AgentDefinition, *, dry_run: bool
 ) -> Pushed:
     """Make the team's agent of that name, or its next version where the definition is another.
 
     Raises:
         VersionMismatch: somebody else has changed it since.
+        InvalidInput: numbers ring it, and this version needs variables.
     """
+    agents = database.agents
     before = await _in_use(agents, team_id, definition.name)
     lines = difference({} if before is None else before.shown(), definition.shown())
     changed = before is None or before.definition != definition.said()
+    if before is not None and changed:
+        await check_rung(database, before, definition)
     if dry_run or not changed:
         return Pushed(before, changed, lines)
     if before is None:

@@ -59,6 +59,19 @@ async def test_an_agent_is_made_changed_read_and_archived(api: Api) -> None:
     assert (await api.client.put(url, json={"name": "x"})).json()["code"] == "agent_archived"
 
 
+async def test_an_agent_that_a_number_rings_gets_no_version_that_needs_variables(api: Api) -> None:
+    agent, key = await made(api), await api.key_of(api.client)
+    url, needs = f"/api/agents/{agent['id']}", {"bot": {"greeting": "Hello, {{name}}!"}}
+    body = {"name": agent["name"], **needs}
+    await api.database.telephony.put_number("+4930123456", key.id, agent=agent["id"], product=None)
+    refused = await api.client.put(url, json=body)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "bot.greeting")
+    assert "+4930123456" in refused.json()["detail"]
+    assert (await api.client.get(url)).json()["version"] == 1
+    await api.database.telephony.remove_number("+4930123456")
+    assert (await api.client.put(url, json=body)).status_code == 200
+
+
 MATCHES = {
     '"1"': 200,
     "1": 200,

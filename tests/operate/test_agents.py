@@ -129,6 +129,12 @@ async def test_no_number_rings_an_agent_that_needs_variables(
     file.write_text(AGENT.replace("{{restaurant}}", own))
     await pushed(terminal, file)
     assert "agent reservations" in (await terminal.flow(*add)).out
+    file.write_text(AGENT)
+    for options in ((), ("--dry-run",)):
+        push = ("agents", "push", str(file), "--team", "acme", *options)
+        said = (await terminal.flow(*push)).failure
+        assert "The number +4930123456 rings this agent" in said
+        assert "bot.system_prompt: needs the variable 'restaurant'" in said
 
 
 async def test_the_headers_of_tools_are_shown_where_that_is_asked(
