@@ -188,7 +188,8 @@ def _facts(one: KeyAccount) -> Table:
         facts.add_row("override", Text(until, style="magenta"))
     facts.add_row("spent this month", f"{dollars(budget.spent_usd)} USD")
     facts.add_row(
-        "held by calls", f"{dollars(budget.reserved_usd)} USD, {one.running_calls} running"
+        "held by calls",
+        f"{dollars(budget.reserved_usd)} USD, {one.running_calls} running or waiting for a caller",
     )
     for name, limit in one.rates.items():
         facts.add_row(name.replace("_", " "), f"{limit:,}")
