@@ -123,12 +123,19 @@ async def posthog_of(settings: Settings) -> AsyncIterator[PosthogProject]:
         await project.aclose()
 
 
-def say(told: Any, as_json: bool, shown: Callable[[], RenderableType]) -> None:
-    """Answer on standard output: as one JSON document, or as shown to a person."""
+def say(
+    told: Any, as_json: bool, shown: Callable[[], RenderableType], *, value: str | None = None
+) -> None:
+    """Answer on standard output: as one JSON document, or as shown to a person.
+
+    ``value``: what alone goes to anything but a terminal, such as ``$(flow webhooks secret KEY)``.
+    """
     from flow.operate import json_output, tables
 
     if as_json:
         sys.stdout.write(json_output.document(told) + "\n")
+    elif value is not None and not sys.stdout.isatty():
+        sys.stdout.write(value + "\n")
     else:
         tables.console().print(shown())
 

@@ -73,7 +73,7 @@ def create(
         async with unkey_of(settings) as unkey, database_of(settings) as database:
             made = await issue(database, unkey, asked)
         told = {**json_forms.account(made.account), "secret": made.secret}
-        say(told, as_json, lambda: tables.issued(made))
+        say(told, as_json, lambda: tables.issued(made), value=made.secret)
 
     run(work)
 

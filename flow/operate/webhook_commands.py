@@ -130,7 +130,7 @@ def secret(
             "previous_secret": held.previous,
             "previous_until": held.previous_until,
         }
-        say(told, as_json, lambda: webhook_tables.secrets(held))
+        say(told, as_json, lambda: webhook_tables.secrets(held), value=held.current)
 
     run(work)
 
