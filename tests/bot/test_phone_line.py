@@ -10,7 +10,7 @@ from pipecat.frames.frames import OutputAudioRawFrame
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 
-from flow.bot.calls.phone_line import Exchange, PhoneLine
+from flow.bot.calls.phone_line import CarrierLines, PhoneLine
 from flow.bot.tools.tool import ToolFailed
 
 RATE = 8_000
@@ -44,8 +44,8 @@ def tones(audio: bytes) -> tuple[int, int]:
 
 async def test_keys_are_pressed_one_after_the_other() -> None:
     line: Any = Line()
-    exchange = Exchange("twilio", None, NOBODY, None)
-    await PhoneLine(exchange, NOBODY, "CA1", lambda: line).send_dtmf("1w59*#")
+    shared = CarrierLines("twilio", None, NOBODY, None)
+    await PhoneLine(shared, NOBODY, "CA1", lambda: line).send_dtmf("1w59*#")
     heard = [tones(audio) for audio in line.said]
     for (low, high), (want_low, want_high) in zip(heard, TONES.values(), strict=True):
         assert abs(low - want_low) < 15
@@ -53,8 +53,8 @@ async def test_keys_are_pressed_one_after_the_other() -> None:
 
 
 async def test_without_a_line_the_model_is_told() -> None:
-    exchange = Exchange("twilio", None, NOBODY, None)
-    line = PhoneLine(exchange, NOBODY, "CA1", lambda: None)
+    shared = CarrierLines("twilio", None, NOBODY, None)
+    line = PhoneLine(shared, NOBODY, "CA1", lambda: None)
     with pytest.raises(ToolFailed, match="no line"):
         await line.send_dtmf("1")
     with pytest.raises(ToolFailed, match="cannot be passed on"):
