@@ -46,6 +46,8 @@ from flow.vendors.dialler import Dialler, DialUnknown
 log = structlog.get_logger(__name__)
 
 RING_SECS = 25
+# Until a target counts as one that does not answer, whatever the carrier says of it.
+ANSWER_SECS = RING_SECS + 10.0
 # A transferred call is the carrier's to end when nobody else does.
 LONGEST_SECS = 4 * 3600
 POLL_SECS = 1.0
@@ -245,18 +247,19 @@ class PhoneLine:
 
         The carrier is asked: what it tells by itself comes to any process.
         """
-        async with asyncio.timeout(RING_SECS + 10 * POLL_SECS) as limit:
-            while (call := await dialler.show(call_id)) is None or not _has_answered(call.status):
-                if call is not None and call.status.is_over:
-                    await self._shared.legs.note(leg_id, due_secs=0)
-                    said = _NOT_REACHED.get(call.status, "The call could not be connected.")
-                    raise ToolFailed(f"{said} The caller is still with you.")
-                try:
+        try:
+            async with asyncio.timeout(ANSWER_SECS):
+                while True:
+                    call = await dialler.show(call_id)
+                    if call is not None and call.status is CarrierStatus.IN_PROGRESS:
+                        return
+                    if call is not None and call.status.is_over:
+                        await self._shared.legs.note(leg_id, due_secs=0)
+                        said = _NOT_REACHED.get(call.status, "The call could not be connected.")
+                        raise ToolFailed(f"{said} The caller is still with you.")
                     await asyncio.sleep(self._shared.poll_secs)
-                except asyncio.CancelledError:
-                    if limit.expired():
-                        raise ToolFailed("Nobody answered. The caller is still with you.") from None
-                    raise
+        except TimeoutError:
+            raise ToolFailed("Nobody answered. The caller is still with you.") from None
 
     async def _bridge(self, dialler: Dialler, leg_id: UUID, document: str) -> None:
         """Have the caller go to the conference where the target is."""
@@ -277,7 +280,3 @@ class PhoneLine:
         # Whoever looks then finds a target that has hung up on its announcement.
         with suppress(Unavailable):
             await legs.note(leg_id, due_secs=FIRST_LOOK_SECS)
-
-
-def _has_answered(status: CarrierStatus) -> bool:
-    return status is CarrierStatus.IN_PROGRESS
