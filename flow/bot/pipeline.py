@@ -193,7 +193,8 @@ def build_pipeline(
     listening = settings.models.listening(
         bot.turn_detection, services.hearing, spending.may_ask_early
     )
-    messages = messages_of(said, used, in_words=is_realtime)
+    # Without any tools (their server is gone) vendors refuse a conversation that has calls of them.
+    messages = messages_of(said, used, in_words=is_realtime or not schemas)
     owes_reply = bool(messages) and messages[-1]["role"] in ("tool", "developer")
     if bot.flow is not None:
         messages = remembered(bot.flow, said, used)

@@ -227,6 +227,26 @@ async def test_a_tool_that_fails_leads_nowhere_and_the_model_is_told() -> None:
     assert one.outcomes == ["failed"]
 
 
+CUT = ToolCall("find_booking", '{"name": "Ad')
+
+
+async def test_arguments_that_could_not_be_read_are_told_and_not_sent() -> None:
+    class Broken(Model):
+        def __call__(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
+            said = super().__call__(messages)
+            return replace(
+                said, tool_calls=(ToolCall("find_booking", '{"name": "Ad'),) * len(said.tool_calls)
+            )
+
+    async with bot(CHAT, Broken()) as (one, flow, _):
+        await flow.begin()
+        await one.until(lambda: one.last.get("content") == HELLO)
+        await one.ask("It is Ada's.")
+        await one.until(lambda: one.last.get("content") == "Let me see.")
+    assert (one.server.uses, one.outcomes) == ([], ["invalid_arguments"])
+    assert "no JSON" in str(one.notebook.tool_calls[-1].result)
+
+
 T0 = datetime(2026, 11, 30, 18, 0, tzinfo=UTC)
 FOUND = Used(
     UUID(int=1),
