@@ -149,6 +149,13 @@ async def bot(
     assert notebook.open == set()
 
 
+def tools_of(one: Bot) -> Sequence[Any]:
+    """What the model may call."""
+    tools: Any = one.context.tools
+    standard: Sequence[Any] = tools.standard_tools
+    return standard
+
+
 def moves(one: Bot) -> list[tuple[str, str | None]]:
     """Where the functions that are over have led."""
     over = [call for call in one.notebook.tool_calls if call.outcome is not ToolOutcome.RUNNING]
@@ -294,3 +301,5 @@ async def test_a_call_that_was_to_end_ends_in_another_process() -> None:
         await flow.begin()
         await one.until(lambda: one.hung_up)
     assert one.hung_up == ["Goodbye!"]
+    # Its node has no function, where vendors want one beside the calls that were made.
+    assert [tool.name for tool in tools_of(one)] == ["nothing"]
