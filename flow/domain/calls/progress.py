@@ -24,7 +24,7 @@ _BEFORE_CALL = _STEPS.index(Status.IN_CALL)
 FINAL = len(_STEPS)
 """The step of every final state."""
 
-# Whoever has no key is matched, too: each text can be read in one way only, so that none takes long.
+# Matched before any key is looked at: a text can be read in one way only, so that none takes long.
 _ID = re.compile(
     r"(-1|[0-5])\.((?:\d{1,5}-\d{1,9}(?:_\d{1,5}-\d{1,9}){0,63})?)\.([0-9a-f]{0,8})"
     r"(?:\.(\d{1,18}))?"
