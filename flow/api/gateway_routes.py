@@ -5,7 +5,7 @@ The handlers are ASGI applications: an answer is passed on as its bytes come.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -21,6 +21,9 @@ from flow.domain.limits.lease import Rates
 from flow.domain.products.product import ModelName
 from flow.errors import Refused
 
+ON_LEFT = "flow.on_left"
+"""The extension of a scope by which the server tells that a client has gone away."""
+
 PREFIXES = ("/v1", "/{product}/v1")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).isoformat()
 
@@ -32,9 +35,15 @@ class Gateway(Protocol):
         """The `ModelName` of every model of the request's product."""
 
     async def serve(
-        self, operation: Operation, request: GatewayRequest, receive: Receive, send: Send
+        self,
+        operation: Operation,
+        request: GatewayRequest,
+        receive: Receive,
+        send: Send,
+        on_left: Callable[[Callable[[], None]], None],
     ) -> None:
-        """Answer a request, or raise before anything was sent."""
+        """Answer a request, or raise before anything was sent. ``on_left`` has the server call
+        something when the client goes away."""
 
 
 def gateway_routes(gateway: Gateway) -> list[Route]:
@@ -82,7 +91,8 @@ class _Operation:
         self._operation = operation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._gateway.serve(self._operation, _request(scope), receive, send)
+        on_left = scope["extensions"][ON_LEFT]["call"]
+        await self._gateway.serve(self._operation, _request(scope), receive, send, on_left)
 
 
 class _Models:

@@ -11,7 +11,7 @@ from flow.domain.products.product import ModelName, Product, Products
 from flow.errors import Refused
 from flow.gateway.admission import AdmissionRequest, GatewayAdmission
 from flow.gateway.attempts import Answered, Attempts
-from flow.gateway.client import BodyMemory, ClientWatch, Receive, RequestBody, Send
+from flow.gateway.client import BodyMemory, ClientWatch, OnLeft, Receive, RequestBody, Send
 from flow.gateway.cost_controls import CostControls
 from flow.gateway.headers import passed_query
 from flow.gateway.job import Accounts, Job
@@ -75,7 +75,12 @@ class Gateway:
         return self._models.listed(self._product(request))
 
     async def serve(
-        self, operation: Operation, request: GatewayRequest, receive: Receive, send: Send
+        self,
+        operation: Operation,
+        request: GatewayRequest,
+        receive: Receive,
+        send: Send,
+        on_left: OnLeft,
     ) -> None:
         """Answer a request.
 
@@ -97,8 +102,7 @@ class Gateway:
             del asked
             admitted = job.admitted
             try:
-                watch = ClientWatch(receive, self._patience_secs)
-                async with watch.leaving():
+                async with ClientWatch(on_left, self._patience_secs) as watch:
                     answered = await self._answered(job)
                     # With its body, which a long answer need not keep.
                     del job
