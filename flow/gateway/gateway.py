@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import aclosing
 
 from flow.domain.gateway.operations import Operation
 from flow.domain.gateway.request import GatewayRequest
@@ -152,7 +151,6 @@ class Gateway:
 
     async def _answered(self, job: Job) -> Answered:
         attempts = Attempts(self._client, passed_query(job.request))
-        async with aclosing(job.sendings(self._models)) as sendings:
-            return await attempts.answer(
-                sendings, lambda sending: self._accounts.begin(job, sending)
-            )
+        return await attempts.answer(
+            job.sendings(self._models), lambda sending: self._accounts.begin(job, sending)
+        )
