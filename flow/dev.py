@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +28,13 @@ from flow.app.asgi import SERVER_OPTIONS
 from flow.errors import ConfigurationError
 from flow.sandbox.all_vendors import API_KEY, Vendors, vendors
 from flow.sandbox.model_vendors import MODEL_VENDORS
-from flow.settings import Settings
+from flow.settings import Settings, plain_variables
 
 DATA_DIR = Path(".flow-dev")
 HOST = "127.0.0.1"
 PAGES = ("talk", "console")
+START_SECS = 60.0
+"""How long the stand-ins may take to start; they take less than one."""
 
 _DATABASE = ("DATABASE_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY")
 _VARIABLES = {
@@ -48,7 +51,8 @@ def run(*, port: int, reload: bool) -> None:
     """Serve until interrupted. What the environment already names is used instead of a stand-in.
 
     Raises:
-        ConfigurationError: the environment is wrong, or the port is taken.
+        ConfigurationError: the environment is wrong, the port is taken, or the stand-ins do not
+            start.
     """
     port = _free(port)
     # uvicorn raises a signal that it got once more when it has stopped; what is left here is
@@ -59,25 +63,18 @@ def run(*, port: int, reload: bool) -> None:
         for name, variables in _VARIABLES.items()
         if not any(os.environ.get(variable) for variable in variables)
     )
-    ready = threading.Event()
-    running: list[Vendors] = []
-
-    async def stand_in() -> None:
-        async with vendors(models=absent & MODEL_VENDORS.keys()) as started:
-            running.append(started)
-            ready.set()
-            await asyncio.Event().wait()
-
-    threading.Thread(target=asyncio.run, args=(stand_in(),), name="vendors", daemon=True).start()
-    ready.wait()
-    found = _fill_environment(running[0], absent)
+    running = _stand_ins(absent)
+    found = _fill_environment(running, absent)
     settings, url = Settings.read(), f"http://{HOST}:{port}"
     key = API_KEY if "unkey" in absent else "your key at Unkey"
     os.environ["FLOW_DEV_KEY"] = API_KEY if "unkey" in absent else ""
     say = Console(highlight=False, soft_wrap=True)
     say.print("Flow starts ...", style="dim")
 
-    for_shells = {**found, "FLOW_DEV_URL": url, "FLOW_DEV_KEY": key, "FLOW_PORT": str(port)}
+    # Commands judge by the settings of the service, as of which addresses an agent may call.
+    own = {name: os.environ[name] for name in plain_variables() if os.environ.get(name)}
+    at = {"FLOW_DEV_URL": url, "FLOW_DEV_KEY": key, "FLOW_PORT": str(port)}
+    for_shells = {**own, **found, **at}
     # No secret of the operator's own goes to disk.
     elsewhere = sorted(
         name
@@ -91,7 +88,7 @@ def run(*, port: int, reload: bool) -> None:
             # At once: the service logs meanwhile, its answer to the question above first.
             time.sleep(0.2)
             with say.capture() as banner:
-                _announce(say, url, settings, running[0], absent, key)
+                _announce(say, url, settings, running, absent, key)
                 _announce_shell(say, file, elsewhere)
             sys.stdout.write(banner.get())
             sys.stdout.flush()
@@ -125,6 +122,28 @@ def _free(port: int) -> int:
             ) from None
         bound: int = one.getsockname()[1]
         return bound
+
+
+def _stand_ins(absent: Collection[str]) -> Vendors:
+    """Start them in a thread of their own; they run as long as this process."""
+    started: Future[Vendors] = Future()
+
+    async def stand_in() -> None:
+        try:
+            async with vendors(models=MODEL_VENDORS.keys() & absent) as running:
+                started.set_result(running)
+                await asyncio.Event().wait()
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    threading.Thread(target=asyncio.run, args=(stand_in(),), name="vendors", daemon=True).start()
+    try:
+        return started.result(START_SECS)
+    except Exception as error:
+        why = str(error) or f"{type(error).__name__} after {START_SECS:.0f} s at most"
+        raise ConfigurationError(f"The vendors' stand-ins did not start: {why}") from error
 
 
 def _wait_for(url: str) -> None:

@@ -27,7 +27,7 @@ A docstring is the default message. The HTTP answer for each is decided in one p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,11 @@ class InvalidInput(FlowError):
         hints = dict.fromkeys(filter(None, (hint, *(problem.hint for problem in problems))))
         super().__init__(message, hint=" ".join(hints) or None)
         self.problems = tuple(problems)
+
+    def with_problems(self, problems: Iterable[FieldProblem]) -> InvalidInput:
+        """The same, with its problems told otherwise."""
+        known = any(problem.hint for problem in self.problems)
+        return InvalidInput(str(self), [*problems], hint=None if known else self.hint)
 
 
 class UnpricedModel(InvalidInput):

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -202,6 +202,11 @@ class Settings(BaseSettings):
             raise ValueError("must be the address of a server, without a path")
         return value.rstrip("/")
 
+    @property
+    def may_reach_private(self) -> bool:
+        """Whether webhooks and tools may lead to private addresses: in debug mode alone."""
+        return self.debug and self.webhooks_allow_private
+
     def variables(self, names: Iterable[str]) -> dict[str, str]:
         """The values of environment variables by their names, without those that are not set.
 
@@ -231,12 +236,25 @@ class Settings(BaseSettings):
             raise ConfigurationError(_sentences(error)) from None
 
 
+def plain_variables() -> tuple[str, ...]:
+    """The variables of the service's own settings, without those that are secrets."""
+    return tuple(
+        _variable(name)
+        for name, field in Settings.model_fields.items()
+        if field.validation_alias is None
+        and SecretStr not in (field.annotation, *get_args(field.annotation))
+    )
+
+
+def _variable(name: str) -> str:
+    return name.upper() if name.upper() in _VENDOR_NAMES else f"FLOW_{name.upper()}"
+
+
 def _sentences(error: ValidationError) -> str:
     said = []
     for problem in error.errors(include_input=False, include_url=False):
         name = str(problem["loc"][0])
-        variable = name.upper() if name.upper() in _VENDOR_NAMES else f"FLOW_{name.upper()}"
-        said.append(f"{variable}: {problem['msg'].removeprefix('Value error, ')}.")
+        said.append(f"{_variable(name)}: {problem['msg'].removeprefix('Value error, ')}.")
     return "\n".join(said)
 
 

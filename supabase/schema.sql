@@ -274,6 +274,7 @@ create table public.workflow_thread_tool_calls (
   seconds numeric,
   status integer,
   result jsonb,
+  place bigint not null generated always as identity,
   constraint workflow_thread_tool_calls_pkey PRIMARY KEY (workflow_thread_id, id),
   constraint workflow_thread_tool_calls_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
   constraint workflow_thread_tool_calls_outcome_check CHECK (outcome = ANY (ARRAY['running'::text, 'ok'::text, 'failed'::text, 'timeout'::text, 'invalid_arguments'::text, 'refused'::text, 'cancelled'::text, 'unknown'::text])),
@@ -282,6 +283,7 @@ create table public.workflow_thread_tool_calls (
 -- What bots did beside talking: one row per use of a tool, written when it starts and when it is
 --   over.
 -- result: What the model was told of it.
+-- place: Higher than all that the thread had when this was written, or written again.
 CREATE TRIGGER workflow_thread_tool_calls_failed AFTER INSERT OR UPDATE OF outcome ON workflow_thread_tool_calls FOR EACH ROW WHEN (new.outcome = ANY (ARRAY['failed'::text, 'timeout'::text, 'unknown'::text])) EXECUTE FUNCTION flow.note_tool_failed();
 
 create table public.workflow_thread_moves (
@@ -648,30 +650,36 @@ as $$
 declare
   v_unknown jsonb;
 begin
-  -- As for turns: held fast, in one order for all.
+  -- As for turns: held fast, in one order for all; and one at a time for a thread, so that whoever
+  -- sees a place sees all that are lower.
   perform from public.workflow_threads t
   where t.id in (select (n.value ->> 'workflow_thread_id')::uuid from jsonb_array_elements(p_calls) n)
   order by t.id
-  for key share;
+  for no key update;
 
   -- The start of a use and its outcome may come together, and only the outcome is of interest then.
   insert into public.workflow_thread_tool_calls as known (
     workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
   )
-  select distinct on (n.workflow_thread_id, n.id)
-    n.workflow_thread_id, n.id, n.name, n.arguments, n.started_at, n.outcome, n.seconds, n.status,
-    n.result
-  from jsonb_to_recordset(p_calls) as n (
-    workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
-    outcome text, seconds numeric, status integer, result jsonb
-  )
-  where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
-  order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  select
+    u.workflow_thread_id, u.id, u.name, u.arguments, u.started_at, u.outcome, u.seconds, u.status,
+    u.result
+  from (
+    select distinct on (n.workflow_thread_id, n.id) n.*
+    from jsonb_to_recordset(p_calls) as n (
+      workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
+      outcome text, seconds numeric, status integer, result jsonb
+    )
+    where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
+    order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  ) u
+  order by u.started_at, u.id
   on conflict (workflow_thread_id, id) do update set
     outcome = excluded.outcome,
     seconds = excluded.seconds,
     status = excluded.status,
-    result = excluded.result
+    result = excluded.result,
+    place = default
   where excluded.outcome <> 'running'
     and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
 
@@ -1345,6 +1353,7 @@ create table public.usage_events (
   outcome text not null,
   price_version text,
   occurred_at timestamp with time zone not null,
+  stated_at timestamp with time zone,
   latency_secs double precision,
   time_to_first_token_secs double precision,
   stream boolean not null,
@@ -1381,6 +1390,9 @@ END) stored,
 -- workflow_thread_id: The call, where there is one.
 -- lines: A line for each unit used: [{"unit", "quantity", "cost_usd"?, "component", "part_of"?}].
 -- total_cost_usd: The sum of the lines' costs; NULL when unpriced, which is not free.
+-- occurred_at: When it happened, by the clock of this database: it decides the day and month that
+--   the cost counts in.
+-- stated_at: What the process said instead, where its clock differs; else NULL.
 CREATE INDEX usage_events_thread ON usage_events USING btree (workflow_thread_id, occurred_at, id) WHERE workflow_thread_id IS NOT NULL;
 CREATE INDEX usage_events_threadless ON usage_events USING btree (threadless_api_key_id, occurred_at, id) WHERE threadless_api_key_id IS NOT NULL;
 CREATE TRIGGER usage_events_immutable BEFORE DELETE OR UPDATE ON usage_events FOR EACH ROW EXECUTE FUNCTION flow.refuse_ledger_change();
@@ -1471,7 +1483,7 @@ $$;
 
 -- In plpgsql, which keeps plans, and by generic ones: with arrays for arguments a plan made for just
 -- this batch always looks cheaper, and planning takes longer than running.
-create function flow.insert_usage(p_events jsonb) returns uuid[]
+create function flow.insert_usage(p_events jsonb, p_clock_behind interval) returns uuid[]
 language plpgsql
 set search_path = ''
 set TimeZone = UTC
@@ -1489,7 +1501,7 @@ begin
       id, workflow_thread_id, api_key_id, team_id, product, billable,
       request_id, trace_id, session_id, distinct_id, kind, source, provider, model, requested_model, sent_model, service_tier,
       lines, total_cost_usd, provenance, outcome,
-      price_version, occurred_at, latency_secs, time_to_first_token_secs, stream,
+      price_version, occurred_at, stated_at, latency_secs, time_to_first_token_secs, stream,
       failure_type, failure_message, failure_http_status, note, capture,
       save_mode, save_mode_reason, budget_tier
     )
@@ -1529,7 +1541,7 @@ begin
         where e.lines is not null
       ),
       e.total_cost_usd, e.provenance, e.outcome,
-      e.price_version, e.occurred_at, e.latency_secs, e.time_to_first_token_secs, e.stream,
+      e.price_version, d.occurred_at, nullif(e.occurred_at, d.occurred_at), e.latency_secs, e.time_to_first_token_secs, e.stream,
       e.failure ->> 'type', e.failure ->> 'message', (e.failure ->> 'http_status')::integer,
       e.note, e.capture, coalesce(e.save_mode, false), e.save_mode_reason, e.budget_tier
     from jsonb_to_recordset(p_events) as e (
@@ -1544,6 +1556,18 @@ begin
     left join public.workflow_threads t on t.id = e.workflow_thread_id
     left join public.api_keys k
       on k.id = case when e.workflow_thread_id is null then e.api_key_id end
+    -- No process may choose the month that its costs count in. What is no time at all is refused.
+    -- A carrier's time is not by the clock that is off: corrected with the others, it is kept within
+    -- its call.
+    cross join lateral (
+      select case
+        when isfinite(e.occurred_at) then greatest(
+          least(e.occurred_at + p_clock_behind, now()),
+          case when p_clock_behind <> interval '0' then t.created_at end
+        )
+        else e.occurred_at
+      end as occurred_at
+    ) d
     where case
       when e.workflow_thread_id is null then k.team_id = coalesce(e.team_id, k.team_id)
       else t.api_key_id = coalesce(e.api_key_id, t.api_key_id)
@@ -1564,7 +1588,30 @@ end
 $$;
 -- Inserts what is not in the ledger yet; gives its ids. An event of a thread that is not there, or
 --   of another owner than its thread's (without a thread: its key's), is left out; one whose lines
---   are wrong fails the batch.
+--   are wrong fails the batch. None is dated later than now, and each by p_clock_behind later than
+--   it says.
+
+-- How far a process's clock is behind this one, below zero where it is ahead. Up to a minute it may be
+-- the batch that was on its way.
+create function flow.clock_behind(p_sent_at timestamp with time zone) returns interval
+language sql stable
+return case
+  when abs(extract(epoch from now() - p_sent_at)) > 60 then now() - p_sent_at else interval '0'
+end;
+
+create function flow.dated_otherwise(p_ids uuid[]) returns json
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  return (
+    select coalesce(json_object_agg(e.id, e.occurred_at), '{}')
+    from public.usage_events e where e.id = any (p_ids) and e.stated_at is not null
+  );
+end
+$$;
+-- Of these events those that the ledger dates otherwise than their process did: id to occurred_at.
 
 -- What the ledger did not take of a well-formed batch: a reason, or null for a duplicate.
 create function flow.unrecorded(p_events jsonb, p_new uuid[]) returns TABLE(id uuid, thread_id uuid, event jsonb, reason text)
@@ -1619,7 +1666,7 @@ as $$
 $$;
 
 -- Why the ledger cannot take one event, or null: it is inserted by itself and taken out again.
-create function flow.event_problem(p_event jsonb) returns text
+create function flow.event_problem(p_event jsonb, p_clock_behind interval) returns text
 language plpgsql
 set search_path = ''
 as $$
@@ -1628,7 +1675,7 @@ begin
     if (p_event ->> 'id')::uuid is null then
       return 'id must be a UUID';
     end if;
-    perform flow.insert_usage(jsonb_build_array(p_event));
+    perform flow.insert_usage(jsonb_build_array(p_event), p_clock_behind);
     raise exception using errcode = 'FLUND';
   exception
     when sqlstate 'FLUND' then return null;
@@ -1642,7 +1689,7 @@ create function flow.event_json(p_event usage_events) returns jsonb
 language sql stable
 return (
   to_jsonb(p_event) - array[
-    'failure_type', 'failure_message', 'failure_http_status', 'threadless_api_key_id'
+    'failure_type', 'failure_message', 'failure_http_status', 'threadless_api_key_id', 'stated_at'
   ]
 ) || jsonb_build_object(
   'lines', (
@@ -3050,12 +3097,16 @@ end
 $$;
 
 -- Returns json, not jsonb: the accounts of many threads go out as text without a detour.
-create function flow.record_batch(p_events jsonb, p_rejected jsonb default '[]'::jsonb) returns json
+create function flow.record_batch(
+  p_events jsonb,
+  p_clock_behind interval,
+  p_rejected jsonb default '[]'::jsonb
+) returns json
 language plpgsql
 set search_path = ''
 as $$
 declare
-  v_new uuid[] := flow.insert_usage(p_events);
+  v_new uuid[] := flow.insert_usage(p_events, p_clock_behind);
   v_parts flow.usage_part[] := flow.usage_parts(v_new);
   v_threads uuid[];
   v_duplicates jsonb := '[]';
@@ -3088,17 +3139,25 @@ begin
     'new', to_json(v_new),
     'duplicates', v_duplicates,
     'rejected', p_rejected || v_rejected,
+    'dated', flow.dated_otherwise(
+      v_new || array(select d::uuid from jsonb_array_elements_text(v_duplicates) d)
+    ),
     'threads', flow.accounts(v_threads)
   );
 end
 $$;
 
-create function public.record_usage(p_events jsonb) returns json
+-- p_sent_at is what the sender's clock says now: the events are as far off as it is.
+create function public.record_usage(
+  p_events jsonb,
+  p_sent_at timestamp with time zone default NULL::timestamp with time zone
+) returns json
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
 as $$
 declare
+  v_behind constant interval := coalesce(flow.clock_behind(p_sent_at), interval '0');
   v_rejected jsonb;
   v_sound jsonb;
 begin
@@ -3106,13 +3165,13 @@ begin
     raise exception 'p_events must be a JSON array of usage events.' using errcode = 'PT422';
   end if;
   begin
-    return flow.record_batch(p_events);
+    return flow.record_batch(p_events, v_behind);
   exception
     when data_exception or integrity_constraint_violation then null;
   end;
   -- At least one event is malformed: find which, keep those aside, record the others.
   with judged as materialized (
-    select e.event, e.place, flow.event_problem(e.event) as problem
+    select e.event, e.place, flow.event_problem(e.event, v_behind) as problem
     from jsonb_array_elements(p_events) with ordinality as e (event, place)
   )
   select
@@ -3124,7 +3183,7 @@ begin
     )
   into v_sound, v_rejected
   from judged j;
-  return flow.record_batch(v_sound, v_rejected);
+  return flow.record_batch(v_sound, v_behind, v_rejected);
 end
 $$;
 
@@ -3862,6 +3921,12 @@ begin
     v_keys := array(select k from public.api_keys k where k.name = p_reference);
   end if;
   if cardinality(v_keys) = 0 then
+    -- Whoever gives a key's secret in place of its name must not find it in a terminal's or a
+    -- service's log. Ids here have no part as long; Unkey's are not shown either.
+    if p_reference ~ '[[:alnum:]]{16,}' then
+      raise exception 'There is no API key of that name or id. It is not repeated here, since it may '
+        'be a secret: give the name or an id of a key.' using errcode = 'PT404';
+    end if;
     raise exception 'There is no API key %.', p_reference using errcode = 'PT404';
   end if;
   if cardinality(v_keys) > 1 then
@@ -5025,6 +5090,7 @@ as $$
   select jsonb_build_object(
     'number', (p_number).number,
     'agent', (p_number).agent,
+    'agent_name', (select a.name from public.agents a where a.id::text = (p_number).agent),
     'product', (p_number).product,
     'created_at', (p_number).created_at,
     'key', jsonb_build_object(
@@ -5447,12 +5513,8 @@ begin
 end
 $$;
 
--- What has begun since, and what has come of what was running then.
-create function flow.tool_calls_after(
-  p_thread_id uuid,
-  p_since timestamp with time zone,
-  p_running uuid[]
-) returns jsonb
+-- What has begun, or is over, since.
+create function flow.tool_calls_after(p_thread_id uuid, p_place bigint) returns jsonb
 language plpgsql stable
 set search_path = ''
 as $$
@@ -5462,14 +5524,14 @@ begin
       jsonb_agg(
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
-          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null
-        ) order by u.started_at, u.id
+          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null,
+          'place', u.place
+        ) order by u.place
       ),
       '[]'
     )
     from public.workflow_thread_tool_calls u
-    where u.workflow_thread_id = p_thread_id
-      and (u.started_at > p_since or (u.id = any (p_running) and u.outcome <> 'running'))
+    where u.workflow_thread_id = p_thread_id and u.place > p_place
   );
 end
 $$;
@@ -5495,11 +5557,7 @@ begin
         'end_reason', t.end_reason,
         'error', t.error,
         'account', v_accounts -> t.id::text,
-        'tool_calls', flow.tool_calls_after(
-          t.id,
-          coalesce((w.value ->> 'tools_since')::timestamptz, '-infinity'),
-          array(select r.value::uuid from jsonb_array_elements_text(w.value -> 'tools_running') r)
-        ),
+        'tool_calls', flow.tool_calls_after(t.id, (w.value ->> 'tools')::bigint),
         'turns', flow.turns_after(t.id, w.value -> 'turns', p_turns_of_a_lease)
       ) end
       order by w.place
@@ -5510,8 +5568,8 @@ begin
 end
 $$;
 -- How threads stand, and their turns and tool calls that were not seen yet, for each of
---   [{"thread_id", "turns": {"lease": last seq seen}, "tools_since": when the last tool call seen
---   began, "tools_running": ids}]; null for a thread that is gone.
+--   [{"thread_id", "turns": {"lease": last seq seen}, "tools": the highest place of a tool call
+--   seen}]; null for a thread that is gone.
 
 -- Call recordings ---------------------------------------------------------------------------------
 -- Recordings of calls: what each process recorded, where it is stored, and until when it is kept.
@@ -5756,7 +5814,16 @@ set enable_seqscan = off
 as $$
   with expired as (
     select r.workflow_thread_id from public.call_recordings r
-    where r.status = 'ready' and r.expires_at <= now()
+    where (r.status = 'ready' and r.expires_at <= now())
+      -- Its time is over as well where it was never put together, or never stored.
+      or (
+        r.status = 'recording' and exists (
+          select from public.workflow_threads t
+          where t.id = r.workflow_thread_id
+            and t.status not in ('created', 'connecting', 'in_call')
+            and coalesce(t.ended_at, t.completed_at) < now() - make_interval(days => r.days)
+        )
+      )
     order by r.expires_at limit 500
     for no key update skip locked
   ), gone as (

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -21,8 +22,10 @@ from typing import Any
 import httpx
 import pytest
 
+from flow import dev
 from flow.demo.stacks import MODELS
 from flow.domain.calls.bot_part import BotPart
+from flow.errors import ConfigurationError
 from flow.sandbox.all_vendors import API_KEY
 from flow.sandbox.model_vendors import MODEL_VENDORS
 from tests.ports import free_port
@@ -64,6 +67,26 @@ async def developing(data_dir: Path, **named: str) -> AsyncIterator[tuple[httpx.
         await process.communicate()
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"), [(OSError("no port is free"), "no port is free"), (None, "TimeoutError")]
+)
+def test_stand_ins_that_do_not_start_are_told(
+    monkeypatch: pytest.MonkeyPatch, broken: Exception | None, said: str
+) -> None:
+    @asynccontextmanager
+    async def vendors(**_: object) -> AsyncIterator[None]:
+        if broken is not None:
+            raise broken
+        await asyncio.sleep(3)
+        yield
+
+    monkeypatch.setattr(dev, "vendors", vendors)
+    monkeypatch.setattr(dev, "START_SECS", 0.1 if broken is None else 30)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(ConfigurationError, match=f"stand-ins did not start: {said}"):
+        dev.run(port=free_port(), reload=False)
+
+
 def stood_in(said: str) -> set[str]:
     return set(re.findall(r"stand-in for +(\w+) +http://127\.0\.0\.1:\d+/_sandbox/\w+", said))
 
@@ -82,7 +105,8 @@ async def test_every_model_that_is_stood_in_for_can_be_joined_with(data_dir: Pat
 
 async def test_a_vendor_that_the_environment_names_is_not_stood_in_for(data_dir: Path) -> None:
     named = {"DEEPGRAM_API_KEY": "a key", "AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9/openai/v1"}
-    async with developing(data_dir, **named, CARTESIA_API_KEY="") as (client, said):
+    own = {"FLOW_SECRET": "s" * 32, "FLOW_DIAL_PREFIXES": "+49", "CARTESIA_API_KEY": ""}
+    async with developing(data_dir, **named, **own) as (client, said):
         assert (await client.get("/api/limits")).is_success
         assert (await client.get("/")).headers["location"] == "/talk"
         # As the banner says, for another terminal.
@@ -90,10 +114,13 @@ async def test_a_vendor_that_the_environment_names_is_not_stood_in_for(data_dir:
         assert f". {environment}" in said
         assert "export there as here: AZURE_OPENAI_ENDPOINT, DEEPGRAM_API_KEY" in said
         assert "a key" not in environment.read_text()
+        assert own["FLOW_SECRET"] not in environment.read_text()
         assert stat.S_IMODE(environment.stat().st_mode) == 0o600
         keys = await _in_shell(f". {environment}; flow keys list --json")
-        called = await _in_shell(f". {environment}; echo $FLOW_DEV_URL $FLOW_DEV_KEY")
-        assert called.split() == [str(client.base_url), API_KEY]
+        called = await _in_shell(
+            f". {environment}; echo $FLOW_DEV_URL $FLOW_DEV_KEY $FLOW_DIAL_PREFIXES"
+        )
+        assert called.split() == [str(client.base_url), API_KEY, own["FLOW_DIAL_PREFIXES"]]
     assert stood_in(said) == {*MODEL_VENDORS, "unkey", "posthog"} - {"deepgram", "azure"}
     assert [key["name"] for key in json.loads(keys)["keys"]] == ["sandbox"]
     assert not environment.exists()

@@ -78,6 +78,9 @@ class AgentView(BaseModel):
     insights: dict[str, Any] = Field(default={}, description="As in a join.")
     max_duration_secs: int | None = Field(default=None, description="As in a join.")
     save_mode: str | None = Field(default=None, description="As in a join.")
+    recording: dict[str, Any] | None = Field(
+        default=None, description="As in a join: its calls are recorded."
+    )
     webhook_url: str | None = Field(default=None, description="As in a join.")
     metadata: dict[str, Any] = Field(default={}, description="As in a join.")
 
@@ -187,12 +190,15 @@ async def _read(request: Request) -> AgentDefinition:
     """The agent in the body, judged as a join with nothing but this would be."""
     services = services_of(request)
     definition = await read(request, AgentDefinition)
-    check_templates(definition)
-    require_public_webhook(services, definition)
-    await require_usable_schema(services, definition)
-    as_join = definition.as_join()
-    await require_usable_tools(services, as_join.bot.tools)
-    services.calls.check(as_join)
+    try:
+        check_templates(definition)
+        require_public_webhook(services, definition)
+        await require_usable_schema(services, definition)
+        as_join = definition.as_join()
+        await require_usable_tools(services, as_join.bot.tools)
+        services.calls.check(as_join)
+    except InvalidInput as error:
+        raise definition.as_sent(error) from error
     return definition
 
 

@@ -96,6 +96,8 @@ _IN_PATHS = {
     "team_id": "The team.",
     "resource": "What is limited, such as `ai_credits`.",
     "event_id": "The id in the header `webhook-id`.",
+    "number": "A telephone number, as in `+4930123456`.",
+    "leg_id": "The leg of a call, as the address that the carrier was given names it.",
 }
 
 
@@ -129,7 +131,11 @@ def create_app(services: Services) -> FastAPI:
         *_ROUTERS,
         *map(media_stream_router, streams),
         *map(telephony_router, streams),
-        pages_router(services.pages, services.dev_pages),
+        pages_router(
+            services.pages,
+            services.dev_pages,
+            sounds_at=None if services.recordings is None else services.recordings.origin,
+        ),
     )
     webhooks = [calls.webhook for calls in streams]
     gateway = [] if services.gateway is None else gateway_routes(services.gateway)
@@ -147,7 +153,7 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(Measured, metrics=services.metrics),
             Middleware(RequestContexts),
-            *_cross_origin(services),
+            Middleware(CrossOrigin, origins=services.cors_origins),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
             Middleware(Problems, billing_url=services.billing_url),
@@ -156,7 +162,10 @@ def create_app(services: Services) -> FastAPI:
                 Auth,
                 keys=services.keys,
                 database=services.database,
-                token_routes=["offer", "end", "events", recordings.PATH, *webhooks],
+                token_routes={
+                    "bot": ["offer", "end", recordings.PATH, *webhooks],
+                    "threads": ["events"],
+                },
                 on_key=services.on_key,
             ),
             Middleware(GatewayRoutes, routes=gateway),
@@ -189,12 +198,6 @@ def create_operations_app(services: Services) -> FastAPI:
     app.state.routes = []
     app.include_router(health.router)
     return app
-
-
-def _cross_origin(services: Services) -> list[Middleware]:
-    """Nothing stands there where no page of another origin may use the API."""
-    origins = services.cors_origins
-    return [Middleware(CrossOrigin, origins=origins)] if origins else []
 
 
 def _tracing(services: Services) -> list[Middleware]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -43,7 +43,8 @@ class Auth:
     ``unkey_key_id`` into ``request.state`` as well.
 
     Args:
-        token_routes: the last parts of the paths of a call where a join's token will do.
+        token_routes: where the token in a call's link will do in place of a key: by what follows
+            ``/api/``, the last parts of the paths of a call.
         on_key: told of the row of a key whenever it was read; must neither wait nor raise.
     """
 
@@ -53,14 +54,17 @@ class Auth:
         *,
         keys: Keys,
         database: Database,
-        token_routes: Iterable[str],
+        token_routes: Mapping[str, Iterable[str]],
         on_key: OnKey,
     ) -> None:
         self._app = app
         self._keys = keys
         self._rows = KeyRows(database, on_key)
-        names = "|".join(map(re.escape, token_routes))
-        self._by_token = re.compile(rf"/api/(?:bot|threads)/[^/]+/(?:{names})")
+        of_calls = [
+            rf"/api/{under}/[^/]+/(?:{'|'.join(map(re.escape, names))})"
+            for under, names in token_routes.items()
+        ]
+        self._by_token = re.compile("|".join(of_calls))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for a known caller.

@@ -35,9 +35,11 @@ class CommandAnswer(BaseModel):
     """A command on its way: ``taken`` by the process that has the call, which carries it out, or
     ``waiting`` for it. It is carried out at most once."""
 
-    command_id: UUID
-    workflow_thread_id: UUID
-    status: Literal["taken", "waiting"] = Field(examples=["taken"])
+    command_id: UUID = Field(description="Names the command; a repeat has the same.")
+    workflow_thread_id: UUID = Field(description="The call that it is for.")
+    status: Literal["taken", "waiting"] = Field(
+        examples=["taken"], description="`waiting` after two seconds in which nobody has taken it."
+    )
 
 
 @router.post(

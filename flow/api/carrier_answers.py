@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import uuid5
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,6 +55,24 @@ async def _is_its(
         due_secs=LIVE_LOOK_SECS,
     )
     return leg.call_id == call.call_id
+
+
+async def keep_stray(
+    services: Services, calls: MediaStreamCalls, thread: Thread, call: CarriedCall
+) -> None:
+    """Note a call that was placed for a thread which is another call's, or over: the carrier wants
+    its price all the same."""
+    legs = services.database.telephony
+    if await legs.find(calls.name, call.call_id) is None:
+        await legs.bind(
+            uuid5(thread.id, call.call_id),
+            thread.id,
+            calls.name,
+            call.call_id,
+            direction=Direction.OUTBOUND,
+            numbers=(call.caller, call.called),
+            due_secs=LIVE_LOOK_SECS,
+        )
 
 
 def say(calls: MediaStreamCalls, which: Sentence, language: str | None) -> Response:

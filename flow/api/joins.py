@@ -35,6 +35,7 @@ from flow.api.request_context import context_of
 from flow.api.room_joins import begin_in_room, check_transport, require_room_for
 from flow.api.tool_checks import require_usable_tools
 from flow.db.database import Joined
+from flow.domain.agents.agent import Agent
 from flow.domain.agents.filling import filled_in
 from flow.domain.agents.system_variables import CallFacts
 from flow.domain.calls.join_request import JoinRequest
@@ -276,7 +277,22 @@ async def _accepted(
     Without a ``request`` no permission is asked for.
     """
     agent = await agent_of(services, key, asked.body)
-    join = services.calls.check(asked.body if agent is None else agent.settle(asked.body))
+    if agent is None:
+        return await _completed(services, asked, asked.body, None, request)
+    try:
+        return await _completed(services, asked, agent.settle(asked.body), agent, request)
+    except InvalidInput as error:
+        raise agent.as_named(error, asked.body) from error
+
+
+async def _completed(
+    services: Services,
+    asked: _Asked,
+    said: JoinRequest,
+    agent: Agent | None,
+    request: Request | None,
+) -> _Accepted:
+    join = services.calls.check(said)
     require_public_webhook(services, join)
     product = services.products.for_call(join.product)
     if product.permission is not None and request is not None:
@@ -284,7 +300,11 @@ async def _accepted(
     name = None if agent is None else agent.name
     facts = CallFacts(uuid4(), services.now(), name, asked.caller, asked.called)
     filled = filled_in(join, facts)
-    await require_usable_tools(services, filled.bot.tools, filled.transport.type)
+    # The schemas of an agent's tools were judged when it was stored, and hold no variables.
+    are_stored = agent is not None and "tools" not in asked.body.bot.model_fields_set
+    await require_usable_tools(
+        services, filled.bot.tools, filled.transport.type, are_stored=are_stored
+    )
     return _Accepted(facts.thread_id, filled, product, asked)
 
 

@@ -24,7 +24,7 @@ from flow.api.call_connections import (
     require_waiting,
     thread_by_token,
 )
-from flow.api.carrier_answers import connect, say
+from flow.api.carrier_answers import connect, keep_stray, say
 from flow.api.carrier_requests import carrier_request
 from flow.api.dependencies import MediaStreamCalls, services_of
 from flow.api.problems import documented
@@ -84,6 +84,8 @@ async def _connect(
             raise
         # Somebody has answered a call of ours, and would hear the carrier's own error.
         log.warning("callee_not_connected", workflow_thread_id=str(thread_id), code=error.code)
+        with suppress(Unavailable):
+            await keep_stray(services, calls, thread, call)
         return say(calls, Sentence.UNAVAILABLE, thread.join.bot.language)
 
 

@@ -1,7 +1,8 @@
 """The pages: files built from ``flow/web``, which ask the public API from the caller's browser.
 
 They need no key: whoever looks at one brings it, or the token of a join. Nothing in them comes from
-another host, and their content security policy has the browser refuse what would.
+another host, and their content security policy has the browser refuse what would; but for the
+recordings of calls where a storage signs links to itself.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ class Page:
     policy: tuple[tuple[str, str], ...] = ()
     microphone: bool = False
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What goes with its HTML, or with the word that there is none."""
+    def headers(self, sounds_at: str | None = None) -> dict[str, str]:
+        """What goes with its HTML, or with the word that there is none.
+
+        ``sounds_at``: the origin, other than the service's, whose recordings the page may play.
+        """
         directives = {**_POLICY, **dict(self.policy)}
+        if sounds_at is not None:
+            directives["media-src"] += f" {sounds_at}"
         return {
             **_SECURITY,
             "cache-control": "no-cache",
@@ -94,14 +99,17 @@ class DevPages:
         return html.replace("</head>", f"{meta}</head>", 1)
 
 
-def pages_router(folder: Path = STATIC, dev: DevPages | None = None) -> APIRouter:
+def pages_router(
+    folder: Path = STATIC, dev: DevPages | None = None, *, sounds_at: str | None = None
+) -> APIRouter:
     """Routes of the pages that were built into ``folder``, and of what they load.
 
-    For development ``/`` leads to the talk page.
+    Recordings of calls are played from the service itself, or where their links lead: to the
+    origin ``sounds_at``. For development ``/`` leads to the talk page.
     """
     router = APIRouter(include_in_schema=False)
     for page in PAGES:
-        _add(router, page, folder, dev if page is TALK else None)
+        _add(router, page, folder, dev if page is TALK else None, page.headers(sounds_at))
     if dev is not None:
 
         @router.api_route("/", methods=["GET", "HEAD"])
@@ -124,15 +132,17 @@ def pages_router(folder: Path = STATIC, dev: DevPages | None = None) -> APIRoute
     return router
 
 
-def _add(router: APIRouter, page: Page, folder: Path, dev: DevPages | None) -> None:
+def _add(
+    router: APIRouter, page: Page, folder: Path, dev: DevPages | None, headers: dict[str, str]
+) -> None:
     async def show(request: Request) -> Response:
         file = folder / f"{page.name}.html"
         if not file.is_file():
-            return HTMLResponse(_NOT_BUILT, status_code=503, headers=page.headers)
+            return HTMLResponse(_NOT_BUILT, status_code=503, headers=headers)
         if dev is None:
-            return FileResponse(file, headers=page.headers)
+            return FileResponse(file, headers=headers)
         html = dev.put_into(file.read_text("utf-8"), request.url.hostname)
-        return HTMLResponse(html, headers={**page.headers, "cache-control": "no-store"})
+        return HTMLResponse(html, headers={**headers, "cache-control": "no-store"})
 
     paths = [f"/{page.name}", *([f"/{page.name}/{{view:path}}"] if page.has_views else [])]
     for path in paths:

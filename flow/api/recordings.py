@@ -34,7 +34,7 @@ _BEARER = "the reader of a recording"
 
 
 class RecordingView(BaseModel):
-    """The recording of a call, for which its join asked: the caller left, the bot right."""
+    """The recording that a join or agent asked for: the caller left, the bot right."""
 
     status: RecordingStatus = Field(
         description="`recording`, `storing`, `ready`, `failed`, `deleted`, or `none` where nothing"
@@ -53,7 +53,7 @@ class RecordingView(BaseModel):
 
 
 async def recording_of(request: Request, thread: Thread) -> RecordingView | None:
-    """A thread's recording; ``None`` where its join asked for none."""
+    """A thread's recording; ``None`` where its join and agent asked for none."""
     if thread.join.recording is None:
         return None
     services = services_of(request)
@@ -78,9 +78,9 @@ async def recording_of(request: Request, thread: Thread) -> RecordingView | None
     )
 
 
-@router.api_route(
+@router.head("/{thread_id:uuid}/" + PATH, include_in_schema=False)
+@router.get(
     "/{thread_id:uuid}/" + PATH,
-    methods=["GET", "HEAD"],
     response_class=FileResponse,
     responses=documented(404),
 )

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from flow.domain.calls.request_parts import field_of
 from flow.errors import FieldProblem, InvalidInput, Refused
 
 LARGE_BYTES = 8_192
@@ -61,17 +62,18 @@ def takes(
     return {"requestBody": {"required": required, "content": {"application/json": media}}}
 
 
-def invalid(found: Iterable[Mapping[str, Any]]) -> InvalidInput:
-    """What pydantic found wrong, one problem per field."""
-    problems = [_problem(each) for _, each in zip(range(MAX_PROBLEMS), found, strict=False)]
+def invalid(found: Iterable[Mapping[str, Any]], said: Any = None) -> InvalidInput:
+    """What pydantic found wrong with what was ``said``, one problem per field."""
+    problems = [_problem(each, said) for _, each in zip(range(MAX_PROBLEMS), found, strict=False)]
     return InvalidInput("The request is not valid.", problems)
 
 
 def _read(body: bytes, model: type[Model], context: Mapping[str, Any] | None) -> Model:
+    said = read_object(body)
     try:
-        return model.model_validate(read_object(body), context=context)
+        return model.model_validate(said, context=context)
     except ValidationError as error:
-        raise invalid(error.errors(include_url=False, include_input=False)) from None
+        raise invalid(error.errors(include_url=False, include_input=False), said) from None
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -162,11 +164,10 @@ def _unstorable(value: Any, path: str, depth: int) -> Iterator[FieldProblem]:
             yield from _unstorable(item, f"{path}.{index}", depth + 1)
 
 
-def _problem(found: Mapping[str, Any]) -> FieldProblem:
+def _problem(found: Mapping[str, Any], said: Any) -> FieldProblem:
     unknown = found["type"] == "extra_forbidden"
     message = "is not a field of this request" if unknown else str(found["msg"])
-    path = ".".join(map(str, found["loc"]))
-    return FieldProblem(path, message.removeprefix("Value error, "))
+    return FieldProblem(field_of(found["loc"], said), message.removeprefix("Value error, "))
 
 
 def _malformed(message: str) -> Refused:

@@ -19,10 +19,12 @@ from flow.api.carrier_answers import connect, say
 from flow.api.carrier_requests import carrier_request
 from flow.api.dependencies import MediaStreamCalls, Services, services_of
 from flow.api.inbound_joins import join_caller, language_of
+from flow.api.number_keys import NumberKeys
 from flow.api.problems import documented
 from flow.api.request_context import context_of
 from flow.domain.calls.media_stream import CallNews
-from flow.domain.calls.phone_call import PhoneCall, Voicemail, is_machine
+from flow.domain.calls.phone_call import FAX, PhoneCall, Voicemail, is_machine
+from flow.domain.calls.phone_rules import LIVE_LOOK_SECS
 from flow.domain.calls.spoken import Sentence
 from flow.errors import FlowError
 
@@ -38,6 +40,7 @@ _XML: dict[int | str, dict[str, Any]] = {
 def telephony_router(calls: MediaStreamCalls) -> APIRouter:
     """The routes of one carrier."""
     router = APIRouter(prefix=f"/api/telephony/{calls.name}", tags=["telephony"])
+    keys = NumberKeys()
 
     @router.post(
         "/voice",
@@ -51,7 +54,7 @@ def telephony_router(calls: MediaStreamCalls) -> APIRouter:
 
         A carrier that asks again about the same call gets the same thread.
         """
-        return await _answer(calls, request)
+        return await _answer(calls, keys, request)
 
     @router.post(
         "/calls/{leg_id:uuid}",
@@ -71,7 +74,7 @@ def telephony_router(calls: MediaStreamCalls) -> APIRouter:
     return router
 
 
-async def _answer(calls: MediaStreamCalls, request: Request) -> Response:
+async def _answer(calls: MediaStreamCalls, keys: NumberKeys, request: Request) -> Response:
     services = services_of(request)
     call = calls.call_of(await carrier_request(request, services))
     number = await services.database.telephony.find_number(call.called)
@@ -81,13 +84,15 @@ async def _answer(calls: MediaStreamCalls, request: Request) -> Response:
     try:
         async with asyncio.timeout(ANSWER_SECS):
             require_room(services)
+            await keys.require_good(services, number.key)
             joined = await join_caller(services, number, calls.name, call)
             context_of(request.scope).workflow_thread_id = joined.thread.id
             require_waiting(joined.thread)
             return await connect(calls, request, joined.thread, call)
     except (FlowError, TimeoutError) as error:
         code = error.code if isinstance(error, FlowError) else "request_timeout"
-        log.warning("caller_refused", code=code, carrier=calls.name, call_id=call.call_id)
+        why = [f"{one.field} {one.message}" for one in getattr(error, "problems", ())]
+        log.warning("caller_refused", code=code, carrier=calls.name, call_id=call.call_id, why=why)
         return say(calls, Sentence.UNAVAILABLE, await language_of(services, number))
 
 
@@ -104,7 +109,8 @@ async def _take(services: Services, calls: MediaStreamCalls, leg_id: UUID, news:
         await legs.note(leg.id, due_secs=0 if news.status.is_over else None, status=news.status)
     if news.answered_by is not None:
         log.info("call_answered_by", answered_by=news.answered_by, **known)
-        await legs.note(leg.id, answered_by=news.answered_by)
+        # Should the carrier not answer now, whoever looks at the call hangs up on a machine.
+        await legs.note(leg.id, due_secs=LIVE_LOOK_SECS, answered_by=news.answered_by)
         if is_machine(news.answered_by):
             await _deal_with_machine(services, calls, leg, news)
 
@@ -118,7 +124,7 @@ async def _deal_with_machine(
     """
     thread = await services.database.get_workflow_thread_data(leg.thread_id)
     transport = thread.join.transport
-    is_fax = news.answered_by == "fax"
+    is_fax = news.answered_by == FAX
     if transport.voicemail is Voicemail.TALK or calls.dialler is None:
         return
     if transport.voicemail is Voicemail.HANG_UP or is_fax or transport.voicemail_message is None:

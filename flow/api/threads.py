@@ -160,7 +160,9 @@ class ThreadView(ThreadSummary):
         default=[], description="Of a telephone call: its caller, and whom it was passed on to."
     )
     latency: LatencyView | None = Field(description="null where the bot has replied to nothing.")
-    recording: RecordingView | None = Field(description="null where the join asked for none.")
+    recording: RecordingView | None = Field(
+        description="null where the join and its agent asked for none."
+    )
 
 
 class ThreadPage(BaseModel):

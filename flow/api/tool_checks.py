@@ -11,28 +11,36 @@ from flow.errors import FieldProblem, InvalidInput
 
 
 async def require_usable_tools(
-    services: Services, tools: Iterable[Tool], transport: str | None = None
+    services: Services,
+    tools: Iterable[Tool],
+    transport: str | None = None,
+    *,
+    are_stored: bool = False,
 ) -> None:
     """Raise `InvalidInput` for tools that do not lead out into the internet, whose parameters break
-    the rules of JSON Schema, or that the transport, where it is known, cannot do."""
+    the rules of JSON Schema, or that the transport, where it is known, cannot do.
+
+    Args:
+        are_stored: their parameters were judged when they were stored, and are not judged again.
+    """
     problems = [
         FieldProblem(f"bot.tools.{place}.{field}", problem)
         for place, tool in enumerate(tools)
-        async for field, problem in _problems(services, tool, transport)
+        async for field, problem in _problems(services, tool, transport, are_stored=are_stored)
     ]
     if problems:
         raise InvalidInput("The request is not valid.", problems)
 
 
 async def _problems(
-    services: Services, tool: Tool, transport: str | None
+    services: Services, tool: Tool, transport: str | None, *, are_stored: bool
 ) -> AsyncIterator[tuple[str, str]]:
     problem: str | None = None
     if isinstance(tool, Remote):
         problem = public_url.problem_of(tool.url, allow_private=services.allow_private_webhooks)
     if problem is not None:
         yield "url", problem
-    if isinstance(tool, HttpTool):
+    if isinstance(tool, HttpTool) and not are_stored:
         problem = await services.checker.schema_problem(tool.parameters)
         if problem is not None:
             yield "parameters", problem

@@ -166,7 +166,7 @@ async def _delivering(resources: Resources) -> AsyncIterator[Deliverer]:
     """Deliver webhooks as long as the block lasts."""
     from flow.workflows.webhook_delivery import Deliverer
 
-    sender = WebhookSender(allow_private=resources.settings.webhooks_allow_private)
+    sender = WebhookSender(allow_private=resources.settings.may_reach_private)
     deliverer = Deliverer(resources.database.webhooks, sender.send, registry=resources.registry)
     deliverer.start()
     try:

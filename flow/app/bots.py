@@ -170,10 +170,10 @@ async def _bot_settings(
         heartbeat_secs=settings.heartbeat_secs,
         interrupted_streams=settings.interrupted_streams,
         contents=contents if settings.capture_content else None,
+        tools=tools,
         joined=None if resources.tracing is None else resources.tracing.joined,
         bots=await asyncio.to_thread(find_bots, settings.bots),
         has_price=resources.has_price,
-        tools=tools,
     )
 
 

@@ -175,7 +175,7 @@ async def run_service(
             billing_url=settings.billing_url,
             cors_origins=settings.cors_origins,
             join_token_secs=settings.join_token_secs,
-            allow_private_webhooks=settings.webhooks_allow_private,
+            allow_private_webhooks=settings.may_reach_private,
             on_command=commands.nudge,
             dial_prefixes=settings.dial_prefixes,
             on_key=PosthogIdentities(resources.posthog),

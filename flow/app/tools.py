@@ -21,7 +21,7 @@ async def open_tool_settings(resources: Resources) -> AsyncIterator[ToolSettings
     """Give what tools use; leaving the block closes the network that they call over."""
     from flow.bot.tools.open_tools import ToolSettings
 
-    network = PublicTransport(allow_private=resources.settings.webhooks_allow_private)
+    network = PublicTransport(allow_private=resources.settings.may_reach_private)
     webhooks = resources.database.webhooks
 
     async def secrets(api_key_id: UUID) -> Sequence[str]:

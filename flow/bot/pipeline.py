@@ -45,7 +45,7 @@ from flow.bot.tools.memory import messages_of
 from flow.bot.tools.open_tools import ToolSettings
 from flow.bot.transports.spec import AudioFormat
 from flow.bot.turn_latency import LatencyProcessor
-from flow.bot.turn_order import OrderedTurns
+from flow.bot.turn_order import CallerTurns, OrderedTurns
 from flow.bot.vendors import VENDORS
 from flow.bot.vendors.spec import Vendor
 from flow.domain.calls.bot_part import CASCADE, BotPart
@@ -72,7 +72,7 @@ class BotSettings:
     generation by event id, where capturing content is switched on. ``joined`` is there where
     calls are traced. ``heartbeat_secs`` are from one sign of life of a call to the next. ``bots``
     are those of the operator's own, by the names that joins give them; ``has_price`` is asked of
-    what they use. Without ``tools`` there are none in this process.
+    what they use.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -80,12 +80,12 @@ class BotSettings:
     idle_timeout_secs: float
     interrupted_streams: Literal["estimate", "drain"]
     contents: dict[UUID, tuple[list[object], str]] | None
+    tools: ToolSettings
     joined: Joined | None = None
     heartbeat_secs: float = 5.0
     vendors: Mapping[str, Vendor] = field(default_factory=lambda: VENDORS)
     bots: Mapping[str, BotFunction] = field(default_factory=dict)
     has_price: HasPrice = lambda *_: True
-    tools: ToolSettings | None = None
 
 
 Speak = Callable[[str], Frame]
@@ -146,6 +146,12 @@ class CallPipeline:
         """Whether what the bot is made to say comes later than whatever follows it down the
         pipeline, and is known to be said by the end of the assistant's turn alone."""
         return self.speak is spoken_by_model and self.assistant is not None
+
+    def stop_listening(self) -> None:
+        """Have a model that hears by itself answer nothing more: it would speak after the goodbye,
+        and the caller would be hung up on only when all of that has sounded."""
+        if self.tells_when_said and isinstance(self.user, CallerTurns):
+            self.user.stop_listening()
 
     async def close(self, reason: EndReason = EndReason.PIPELINE_ENDED) -> None:
         """Count whatever is still under way; the pipeline has ended, for this reason."""

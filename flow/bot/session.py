@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from pipecat.frames.frames import EndFrame, ErrorFrame, Frame, InterruptionFrame, LLMRunFrame
+from pipecat.frames.frames import EndFrame, ErrorFrame, Frame, LLMRunFrame
 from pipecat.processors.aggregators.llm_response_universal import (
     AssistantTurnStoppedMessage,
     UserTurnMessageAddedMessage,
@@ -31,6 +31,7 @@ from flow.bot.tools.voice import BOT_HANGS_UP
 from flow.bot.transcript import Transcript
 from flow.bot.transports.room import RoomTransport
 from flow.bot.turn_latency import MEASURED
+from flow.bot.vendors.context_frames import OrderedInterruption
 from flow.domain.calls.command import Order
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.latency import TurnLatency
@@ -219,7 +220,8 @@ class CallSession:
         """Say goodbye, in place of whatever is being said or after it, and hang up when that is
         said or late."""
         self._goodbye_at = time_now_iso8601()
-        goodbye: list[Frame] = [InterruptionFrame()] if cuts_in else []
+        self._pipeline.stop_listening()
+        goodbye: list[Frame] = [OrderedInterruption()] if cuts_in else []
         if words:
             goodbye.append(self._pipeline.speak(words))
         if not words or not self._pipeline.tells_when_said:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -222,17 +222,23 @@ class Database(TypedCalls):
         """
         return rows.standing(await self._call("get_thread_standing", p_thread_id=str(thread_id)))
 
-    async def record_usage(self, events: Sequence[UsageEvent]) -> Recorded:
+    async def record_usage(
+        self, events: Sequence[UsageEvent], now: datetime | None = None
+    ) -> Recorded:
         """Put the events in the ledger, each once however often it is sent.
 
         One transaction: ledger, daily rollup, the month of key and team, and each thread's
         ``usage_stats`` move together. An event without a thread moves no thread's. An event the
-        ledger cannot take is kept aside with the reason and never holds up the rest.
+        ledger cannot take is kept aside with the reason and never holds up the rest. The
+        ledger dates each by the database's clock: ``now`` is what the clock that they were dated by
+        says, and by as much as it differs from the database's they are dated otherwise.
         """
         if not events:
             return Recorded(frozenset(), frozenset(), {}, {})
         row = await self._call(
-            "record_usage", p_events=[rows.event_json(event) for event in events]
+            "record_usage",
+            p_events=[rows.event_json(event) for event in events],
+            p_sent_at=(now or datetime.now(UTC)).isoformat(),
         )
         return rows.recorded(row)
 

@@ -327,5 +327,5 @@ def _host(row: Mapping[str, Any]) -> Host:
         heartbeat_at=rows.utc(row["heartbeat_at"]),
         silent_secs=float(row["silent_secs"]),
         held_calls=row["held_calls"],
-        report=HostReport(**rows.floats(report)) if report else None,
+        report=HostReport.from_json(rows.floats(report)) if report else None,
     )

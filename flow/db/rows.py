@@ -67,13 +67,15 @@ class Recorded:
     """What became of each event sent, by id, and the account of every thread they named.
 
     ``duplicates`` were in the ledger before. ``rejected`` maps to the reason; such events are
-    kept in ``rejected_usage_events``. All three are settled: none needs sending again.
+    kept in ``rejected_usage_events``. All three are settled: none needs sending again. ``dated``
+    has the time of those that the ledger dates otherwise than they were sent.
     """
 
     new: frozenset[UUID]
     duplicates: frozenset[UUID]
     rejected: Mapping[UUID, str]
     threads: Mapping[UUID, ThreadAccount]
+    dated: Mapping[UUID, datetime] = field(default_factory=dict)
 
 
 def api_key(row: Mapping[str, Any]) -> ApiKey:
@@ -146,6 +148,7 @@ def recorded(row: Mapping[str, Any]) -> Recorded:
             )
             for thread_id, account in row["threads"].items()
         },
+        dated={UUID(event_id): utc(at) for event_id, at in row["dated"].items()},
     )
 
 

@@ -37,6 +37,7 @@ class PhoneNumber:
     number: str
     key: ApiKey
     agent: str | None
+    agent_name: str | None
     product: str | None
     created_at: datetime
 
@@ -196,6 +197,7 @@ def _number(row: Mapping[str, Any]) -> PhoneNumber:
         number=row["number"],
         key=rows.api_key(row["key"]),
         agent=row["agent"],
+        agent_name=row["agent_name"],
         product=row["product"],
         created_at=rows.utc(row["created_at"]),
     )

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +60,8 @@ class Recorder:
         directory: where spools live, this process's own and those of processes that died.
         price: puts a cost on an event; runs just before sending, off the audio path.
         on_recorded: called once for each batch the ledger has acknowledged, with the priced
-            events and what the ledger said. Must not block; its errors are logged.
+            events, dated as the ledger dates them, and what the ledger said. Must not block; its
+            errors are logged.
         watch: sees events come and go, for the metrics.
     """
 
@@ -305,8 +307,9 @@ class Recorder:
             if (refused := recorded.rejected.get(event.id)) is not None:
                 log.error("usage_event_rejected", reason=refused, **_which(event))
         self._watch.rejected(len(recorded.rejected))
+        dated = [_dated(event, recorded.dated) for event in events]
         try:
-            self._on_recorded(events, recorded)
+            self._on_recorded(dated, recorded)
         except Exception:
             log.exception("on_recorded_failed")
 
@@ -331,6 +334,12 @@ class Recorder:
         log.error("spool_line_unreadable", op=line.op, bytes=line.size)
         self._quarantine.keep(line.raw, reason)
         return None
+
+
+def _dated(event: UsageEvent, dated: Mapping[UUID, datetime]) -> UsageEvent:
+    if event.id not in dated:
+        return event
+    return replace(event, occurred_at=dated[event.id])
 
 
 def _thread_of(item: Item) -> UUID | None:

@@ -12,6 +12,7 @@ from flow.bot.join_defaults import Resolver
 from flow.bot.vendors import VENDORS, vendors_by_part
 from flow.domain.agents.agent import AgentDefinition
 from flow.domain.agents.filling import check_templates
+from flow.domain.calls.request_parts import field_of
 from flow.domain.calls.tools import HttpTool, Remote
 from flow.domain.insights.insight_schema import rule_problem
 from flow.domain.products.product_file import read_products
@@ -32,7 +33,15 @@ def checked(settings: Settings, said: dict[str, Any]) -> AgentDefinition:
     try:
         definition = AgentDefinition.model_validate(said)
     except ValidationError as error:
-        raise InvalidInput("The agent is not valid.", [*_problems(error)]) from None
+        raise InvalidInput("The agent is not valid.", [*_problems(error, said)]) from None
+    try:
+        _check(settings, definition)
+    except InvalidInput as error:
+        raise definition.as_sent(error) from error
+    return definition
+
+
+def _check(settings: Settings, definition: AgentDefinition) -> None:
     check_templates(definition)
     problems = [*_beyond_form(settings, definition)]
     if problems:
@@ -42,13 +51,13 @@ def checked(settings: Settings, said: dict[str, Any]) -> AgentDefinition:
         bot_defaults(settings),
         reachable=VENDORS,
         bots=[definition.bot.name] if definition.bot.name else (),
+        recording_days=None if settings.recordings_url is None else settings.recordings_days,
     )
     resolver.resolve(definition.as_join())
-    return definition
 
 
 def _beyond_form(settings: Settings, definition: AgentDefinition) -> Iterable[FieldProblem]:
-    private = settings.debug and settings.webhooks_allow_private
+    private = settings.may_reach_private
     url, schema = definition.webhook_url, definition.insights.json_schema
     if url is not None and (said := public_url.problem_of(url, allow_private=private)):
         yield FieldProblem("webhook_url", said)
@@ -64,9 +73,8 @@ def _beyond_form(settings: Settings, definition: AgentDefinition) -> Iterable[Fi
             yield FieldProblem(f"{field}.parameters", said)
 
 
-def _problems(error: ValidationError) -> Iterable[FieldProblem]:
+def _problems(error: ValidationError, definition: Any) -> Iterable[FieldProblem]:
     for found in error.errors(include_url=False, include_input=False):
         unknown = found["type"] == "extra_forbidden"
         said = "is not a field of an agent" if unknown else found["msg"]
-        field = ".".join(map(str, found["loc"]))
-        yield FieldProblem(field, said.removeprefix("Value error, "))
+        yield FieldProblem(field_of(found["loc"], definition), said.removeprefix("Value error, "))

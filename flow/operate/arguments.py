@@ -12,6 +12,7 @@ from flow.errors import InvalidInput
 # The database's bound on every amount.
 _TOO_MUCH = Decimal(10) ** 12
 _DIGITS = re.compile(r"\+?[0-9]{1,13}(\.[0-9]{0,18})?|\+?\.[0-9]{1,18}", re.ASCII)
+_MAY_BE_SECRET = re.compile(r"[A-Za-z0-9]{16,}")
 _SPAN = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
@@ -101,4 +102,6 @@ def identifier(text: str, of: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise InvalidInput(f"{text!r} is no id of {of}: it looks like a UUID.") from None
+        # A key's secret, given by mistake, must not be repeated: it has a part as long.
+        what = "That" if _MAY_BE_SECRET.search(text) else repr(text)
+        raise InvalidInput(f"{what} is no id of {of}: it looks like a UUID.") from None

@@ -43,7 +43,7 @@ def removed(number: str) -> RenderableType:
 
 def _rings(one: PhoneNumber) -> Text:
     if one.agent is not None:
-        return plain_text(f"agent {one.agent}")
+        return plain_text(f"agent {one.agent_name or one.agent}")
     if one.product is not None:
         return plain_text(f"product {one.product}")
     return Text("nobody: it only calls", style="dim")

@@ -150,7 +150,7 @@ def webhook_url(
         raise InvalidInput("--url and --none exclude each other.")
 
     async def work(settings: Settings) -> None:
-        private = settings.debug and settings.webhooks_allow_private
+        private = settings.may_reach_private
         if url is not None and (said := problem_of(url, allow_private=private)) is not None:
             raise InvalidInput(f"--url {said}.")
         async with database_of(settings) as database:

@@ -8,13 +8,16 @@ recording of several parts is put together by whoever finds that the last of the
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
-from collections.abc import Coroutine, Iterator, Sequence
+from collections import Counter
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
-from uuid import UUID, uuid4
+from time import time
+from typing import Any, BinaryIO, Protocol, TypeVar
+from uuid import UUID, uuid4, uuid5
 
 import structlog
 
@@ -34,6 +37,11 @@ ASK_SECS = 0.25
 # A part that nobody has brought after this time went with the disk of its process.
 LOST_SECS = 86_400
 UNREADABLE = ".unreadable"
+DRAFT = ".draft"
+# Longer than anything is under way.
+DRAFT_SECS = 6 * 3600
+
+Waiting = TypeVar("Waiting")
 
 
 class Records(Protocol):
@@ -100,6 +108,7 @@ class Recordings:
         self._folder = folder
         self._look_secs = look_secs
         self._nudged = asyncio.Event()
+        self._failures: Counter[object] = Counter()
         self._telling: set[asyncio.Task[None]] = set()
 
     def begun(self, header: PartHeader) -> None:
@@ -128,20 +137,36 @@ class Recordings:
                 await asyncio.wait_for(self._nudged.wait(), self._look_secs)
 
     async def store_parts(self) -> None:
-        """Store every part that nobody is recording any more, and settle its recording."""
+        """Store every part that nobody is recording any more, and settle its recording.
+
+        What a storage never takes, such as a file that is too long for it, is tried after all
+        else, so that it keeps nothing back.
+        """
         if not self._folder.is_dir():
             return
-        for path in sorted(self._folder.glob(f"*{journal.SUFFIX}")):
+        for path in self._least_failed(sorted(self._folder.glob(f"*{journal.SUFFIX}"))):
             with locked(path) as file:
                 if file is not None:
-                    await self._store(file, path)
+                    with self._counted(path):
+                        await self._store(file, path)
 
     async def look_after(self) -> None:
-        """Settle what has been left unsettled, and remove what is not to be kept any longer."""
+        """Settle what has been left unsettled, and remove what is not to be kept any longer,
+        whatever becomes of the former."""
+        try:
+            await self._settle_left()
+        finally:
+            await self._clean_up()
+
+    async def _settle_left(self) -> None:
         if lost := await self._records.drop_lost_parts(LOST_SECS):
             log.error("recording_parts_lost", recordings=lost)
-        for thread_id in await self._records.unsettled():
-            await self.settle(thread_id)
+        for thread_id in self._least_failed(await self._records.unsettled()):
+            with self._counted(thread_id):
+                await self.settle(thread_id)
+
+    async def _clean_up(self) -> None:
+        await asyncio.to_thread(_remove_old_drafts, self._folder)
         if expired := await self._records.expire():
             log.info("recordings_expired", recordings=expired)
         while paths := await self._records.removals():
@@ -177,8 +202,11 @@ class Recordings:
         whole = await self._put_together(thread_id, found.parts)
         if await self._records.settle(thread_id, parts, whole):
             return True
-        assert whole.path is not None, "it has been stored"
-        await self._storage.remove([whole.path])
+        found = await self._records.get(thread_id)
+        kept = [] if found is None else [part.path for part in found.parts]
+        # Another process may have made the same of the same parts.
+        if whole.path is not None and whole.path not in kept:
+            await self._storage.remove([whole.path])
         return False
 
     async def aclose(self) -> None:
@@ -205,10 +233,12 @@ class Recordings:
 
     async def _keep(self, header: PartHeader, made: SoundFile) -> None:
         known = header.thread_id, header.part_id, header.started_at, header.days
-        if not await self._records.begin_part(*known):
-            return
         part = _part(header.part_id, header.thread_id, header.started_at, made)
         assert part.path is not None, "it is about to be stored"
+        if not await self._records.begin_part(*known):
+            # A process that was killed may have got as far as to put it there.
+            await self._storage.remove([part.path])
+            return
         await self._storage.put(part.path, made.path)
         if not await self._records.store_part(header.thread_id, part, header.days):
             await self._storage.remove([part.path])
@@ -224,7 +254,7 @@ class Recordings:
     async def _put_together(self, thread_id: UUID, parts: Sequence[RecordingPart]) -> RecordingPart:
         first = min(part.started_at for part in parts)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
+        with tempfile.TemporaryDirectory(DRAFT, dir=self._folder) as scratch:
             placed: list[tuple[float, Path]] = []
             for part in parts:
                 assert part.path is not None, "all of them are stored"
@@ -234,10 +264,25 @@ class Recordings:
             complete = all(part.complete for part in parts)
             target = Path(scratch) / f"whole{SUFFIX}"
             made = await asyncio.to_thread(join_parts, placed, target, whole=complete)
-            whole = _part(uuid4(), thread_id, first, made)
+            # Made again by whoever comes after a process that was killed, it has the same name.
+            name = uuid5(thread_id, ".".join(sorted(str(part.id) for part in parts)))
+            whole = _part(name, thread_id, first, made)
             assert whole.path is not None, "it is about to be stored"
             await self._storage.put(whole.path, made.path)
         return whole
+
+    def _least_failed(self, waiting: Iterable[Waiting]) -> list[Waiting]:
+        """What has failed before comes last."""
+        return sorted(waiting, key=self._failures.__getitem__)
+
+    @contextmanager
+    def _counted(self, waiting: object) -> Iterator[None]:
+        try:
+            yield
+        except Unavailable:
+            self._failures[waiting] += 1
+            raise
+        del self._failures[waiting]
 
     def _spawn(self, note: Coroutine[Any, Any, bool]) -> None:
         async def told() -> None:
@@ -265,10 +310,18 @@ def _unlink(path: Path) -> None:
     path.unlink()
 
 
+def _remove_old_drafts(folder: Path) -> None:
+    """Remove what processes that were killed had under way: it holds sound, too."""
+    for path in folder.glob(f"*{DRAFT}"):
+        with suppress(OSError):
+            if time() - path.stat().st_mtime > DRAFT_SECS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
     """A file under way in a folder, gone at the end of the block."""
-    path = folder / f"{uuid4().hex}.draft"
+    path = folder / f"{uuid4().hex}{DRAFT}"
     try:
         yield path
     finally:

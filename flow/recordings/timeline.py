@@ -95,8 +95,11 @@ class HeardTrack(_Track):
     tolerance_secs = HEARD_TOLERANCE_SECS
 
     def add(self, now_secs: float, pcm: bytes) -> None:
-        """Take a piece that arrives now. One whose place is taken by settled sound loses that much
-        of its head, as it does at a clock that runs faster than ours."""
+        """Take a piece that arrives now.
+
+        Where there is no place for all that came, the oldest of it is dropped: after a stall that
+        was too long, and at a clock that runs faster than ours.
+        """
         belongs = self._sample(now_secs) - len(pcm) // SAMPLE_BYTES
         if belongs - self.end > self._tolerance:
             self._append(belongs, pcm)
@@ -105,8 +108,21 @@ class HeardTrack(_Track):
         if lead > 0:
             lead -= self._close_gaps(lead)
         if lead > self._tolerance:
+            lead -= self._drop_oldest(lead)
             pcm = pcm[SAMPLE_BYTES * lead :]
         self._append(self.end, pcm)
+
+    def _drop_oldest(self, lead: int) -> int:
+        """Drop so many of the samples that can still be moved, which no gap is between; what comes
+        after them is sooner by that. How many they were."""
+        if not self._runs:
+            return 0
+        oldest = self._runs[0]
+        dropped = min(lead, oldest.end - oldest.start)
+        del oldest.pcm[: SAMPLE_BYTES * dropped]
+        if not oldest.pcm:
+            self._runs.popleft()
+        return dropped
 
     def _close_gaps(self, lead: int) -> int:
         """Move the last sound back by up to ``lead`` samples; by how many it was."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from flow.errors import ConfigurationError, FlowError, Refused, Unavailable
+from flow.errors import ConfigurationError, FlowError, NotFound, Refused, Unavailable
 from flow.kit.tls import trusted
 
 MAX_TEXT = 400
@@ -32,6 +32,8 @@ M = TypeVar("M", bound=BaseModel)
 
 _CLOUD = re.compile(r"(us|eu)(\.i)?\.posthog\.com")
 _SCOPE = re.compile(r"required scope '([a-z_]+:[a-z]+)'")
+_ITEM = re.compile(r"/(dashboard|insight)s/([0-9]+)/")
+_NO_DETAIL = "it does not say why."
 _KEYS = "in PostHog under Settings, Personal API keys"
 
 
@@ -90,7 +92,8 @@ class PosthogProject:
     Every method may raise:
         Refused: ``posthog_key_unknown``, ``posthog_scope_missing`` (which it names) or
             ``posthog_access_denied``.
-        ConfigurationError: there is no such project.
+        ConfigurationError: there is no such project, or no PostHog.
+        NotFound: the dashboard or insight is gone.
         Unavailable: PostHog cannot be reached, fails, or limits for too long.
         FlowError: PostHog does not take a request, and why.
     """
@@ -185,7 +188,7 @@ class PosthogProject:
                     " done so far stays: do it again for the rest."
                 ) from None
             if response.status_code != 429:
-                return self._answer(model, response)
+                return self._answer(model, path, response)
             await self._wait(response)
 
     async def _wait(self, response: httpx.Response) -> None:
@@ -202,15 +205,15 @@ class PosthogProject:
         self._waited_secs += seconds
         await self._sleep(seconds)
 
-    def _answer(self, model: type[M], response: httpx.Response) -> M:
+    def _answer(self, model: type[M], path: str, response: httpx.Response) -> M:
         if not response.is_success:
-            raise self._error(response)
+            raise self._error(path, response)
         try:
             return model.model_validate_json(response.content)
         except ValidationError:
             raise Unavailable(f"What answers at {self._host} is not PostHog's API.") from None
 
-    def _error(self, response: httpx.Response) -> FlowError:
+    def _error(self, path: str, response: httpx.Response) -> FlowError:
         status, detail = response.status_code, _detail(response)
         if status == 401:
             return Refused(
@@ -228,6 +231,16 @@ class PosthogProject:
                 "posthog_access_denied",
                 "The key in POSTHOG_PERSONAL_API_KEY may not do this in project"
                 f" {self._project_id}: {detail}",
+            )
+        if status == 404 and (item := _ITEM.fullmatch(path)):
+            return NotFound(
+                f"PostHog has no {item[1]} {item[2]} in project {self._project_id}: somebody has"
+                " deleted it meanwhile. What was done so far stays: do it again for the rest."
+            )
+        if status == 404 and detail == _NO_DETAIL:
+            return ConfigurationError(
+                f"What answers at {self._host} is not PostHog's API (HTTP 404): set POSTHOG_HOST to"
+                " the address of its pages."
             )
         if status == 404:
             return ConfigurationError(
@@ -249,4 +262,4 @@ def _detail(response: httpx.Response) -> str:
         attr = f"{body['attr']}: " if body.get("attr") else ""
         return f"{attr}{body['detail']}"
     except (ValueError, KeyError, TypeError, AttributeError):
-        return "it does not say why."
+        return _NO_DETAIL

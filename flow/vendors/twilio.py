@@ -227,7 +227,6 @@ def _calls(page: Mapping[str, Any]) -> list[CarrierCall]:
 def _call(fields: Mapping[str, Any]) -> CarrierCall:
     """A call resource. Its price is negative, as it is taken off the account's balance, and null
     until the call is rated; both it and the duration are strings."""
-    price = fields.get("price")
     duration = fields.get("duration")
     call_id = fields["sid"]
     if not is_call_sid(call_id):
@@ -240,10 +239,18 @@ def _call(fields: Mapping[str, Any]) -> CarrierCall:
         created_at=_time(fields.get("date_created")),
         ended_at=_time(fields.get("end_time")),
         duration_secs=None if duration in (None, "") else int(duration),
-        price=None
-        if price in (None, "")
-        else Price(abs(Decimal(str(price))), str(fields.get("price_unit") or "USD").upper()),
+        price=_price(fields),
     )
+
+
+def _price(fields: Mapping[str, Any]) -> Price | None:
+    """What is no amount is no price yet: it is asked for again, and not for ever."""
+    try:
+        amount = abs(Decimal(str(fields.get("price"))))
+    except InvalidOperation:
+        return None
+    currency = str(fields.get("price_unit") or "USD").upper()
+    return Price(amount, currency) if amount.is_finite() else None
 
 
 def _time(text: str | None) -> datetime | None:

@@ -22,7 +22,7 @@ import structlog
 from flow.db.telephony import Telephony, price_json
 from flow.domain.calls import phone_rules as rules
 from flow.domain.calls.ending import Ending
-from flow.domain.calls.phone_call import CarrierCall, Leg, PhoneCall, Price, State
+from flow.domain.calls.phone_call import CarrierCall, Leg, PhoneCall, Price, State, caller_leg
 from flow.domain.calls.phone_rules import Step
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.usage.events import Cost, Kind, Provenance, Quantities, UsageEvent
@@ -171,15 +171,25 @@ class PhoneWork:
 
     async def _look(self, leg: PhoneCall, call_id: str, thread: Thread, dialler: Dialler) -> None:
         call = await dialler.show(call_id)
-        if call is not None and not call.status.is_over and _is_left_over(leg, thread):
-            # Its bot is gone: whoever is on the line must not stay there at somebody's expense.
+        if call is not None and not call.status.is_over and rules.is_to_be_hung_up(leg, thread):
+            # Whoever is on the line must not stay there at somebody's expense.
             log.warning("call_left_over", workflow_thread_id=str(thread.id), call_id=call_id)
             await dialler.hang_up(call_id)
+        elif call is not None and call.status.is_over and leg.transferred_at is not None:
+            await self._hang_up_other(leg, dialler)
         await self._take(leg, thread, rules.looked_at(leg, call))
+
+    async def _hang_up_other(self, leg: PhoneCall, dialler: Dialler) -> None:
+        """Of two who were connected one has gone. Their conference is over with that, unless it was
+        before the other came: who waits there alone waits for nobody."""
+        for other in await self._legs.of_thread(leg.thread_id):
+            is_waiting = other.state is State.LIVE and other.transferred_at is not None
+            if other.id != leg.id and is_waiting and other.call_id is not None:
+                await dialler.hang_up(other.call_id)
 
     async def _take(self, leg: PhoneCall, thread: Thread, step: Step) -> None:
         """Do what was decided, the note of it last."""
-        if step.ending is not None and leg.leg is Leg.CALLER:
+        if step.ending is not None and leg.id == caller_leg(thread.id):
             await self._end(thread, step.ending)
         if step.price is not None or step.unpriced:
             await self._book(leg, thread, step)
@@ -189,6 +199,14 @@ class PhoneWork:
         if step.price is not None:
             changes["price"] = price_json(step.price)
         await self._legs.note(leg.id, due_secs=step.due_secs, from_state=leg.state, **changes)
+        if step.state is State.LIVE and leg.state is not State.LIVE:
+            await self._look_at_once_if_over(leg)
+
+    async def _look_at_once_if_over(self, leg: PhoneCall) -> None:
+        """Who ended the thread while its call was being placed knew of no call to hang up."""
+        thread = await self._thread(leg)
+        if thread is not None and rules.is_to_be_hung_up(leg, thread):
+            await self._legs.note(leg.id, due_secs=0)
 
     async def _end(self, thread: Thread, ending: Ending) -> None:
         """End a thread whose callee was not reached; one that somebody has connected to goes on.
@@ -250,9 +268,3 @@ def price_event(
         occurred_at=ended_at or datetime.now(UTC),
         note=note,
     )
-
-
-def _is_left_over(leg: PhoneCall, thread: Thread) -> bool:
-    """Whether nobody of Flow's has to do with a running call any more, and nobody took it over."""
-    is_running = thread.status in {Status.CREATED, Status.CONNECTING, Status.IN_CALL}
-    return not is_running and leg.transferred_at is None

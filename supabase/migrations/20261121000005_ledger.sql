@@ -36,6 +36,7 @@ create table public.usage_events (
   outcome text not null check (outcome in ('ok', 'interrupted', 'error')),
   price_version text,
   occurred_at timestamptz not null check (isfinite(occurred_at)),
+  stated_at timestamptz,
   latency_secs double precision,
   time_to_first_token_secs double precision,
   stream boolean not null,
@@ -61,6 +62,10 @@ create table public.usage_events (
 comment on table public.usage_events is
   'The ledger: one immutable row per piece of vendor work. Rows leave only with their key.';
 comment on column public.usage_events.workflow_thread_id is 'The call, where there is one.';
+comment on column public.usage_events.occurred_at is
+  'When it happened, by the clock of this database: it decides the day and month that the cost counts in.';
+comment on column public.usage_events.stated_at is
+  'What the process said instead, where its clock differs; else NULL.';
 comment on column public.usage_events.lines is
   'A line for each unit used: [{"unit", "quantity", "cost_usd"?, "component", "part_of"?}].';
 comment on column public.usage_events.total_cost_usd is
@@ -159,7 +164,7 @@ $$;
 
 -- In plpgsql, which keeps plans, and by generic ones: with arrays for arguments a plan made for just
 -- this batch always looks cheaper, and planning takes longer than running.
-create function flow.insert_usage(p_events jsonb) returns uuid[]
+create function flow.insert_usage(p_events jsonb, p_clock_behind interval) returns uuid[]
 language plpgsql
 set search_path = ''
 set timezone = 'UTC'
@@ -177,7 +182,7 @@ begin
       id, workflow_thread_id, api_key_id, team_id, product, billable,
       request_id, trace_id, session_id, distinct_id, kind, source, provider, model, requested_model, sent_model, service_tier,
       lines, total_cost_usd, provenance, outcome,
-      price_version, occurred_at, latency_secs, time_to_first_token_secs, stream,
+      price_version, occurred_at, stated_at, latency_secs, time_to_first_token_secs, stream,
       failure_type, failure_message, failure_http_status, note, capture,
       save_mode, save_mode_reason, budget_tier
     )
@@ -217,7 +222,7 @@ begin
         where e.lines is not null
       ),
       e.total_cost_usd, e.provenance, e.outcome,
-      e.price_version, e.occurred_at, e.latency_secs, e.time_to_first_token_secs, e.stream,
+      e.price_version, d.occurred_at, nullif(e.occurred_at, d.occurred_at), e.latency_secs, e.time_to_first_token_secs, e.stream,
       e.failure ->> 'type', e.failure ->> 'message', (e.failure ->> 'http_status')::integer,
       e.note, e.capture, coalesce(e.save_mode, false), e.save_mode_reason, e.budget_tier
     from jsonb_to_recordset(p_events) as e (
@@ -232,6 +237,18 @@ begin
     left join public.workflow_threads t on t.id = e.workflow_thread_id
     left join public.api_keys k
       on k.id = case when e.workflow_thread_id is null then e.api_key_id end
+    -- No process may choose the month that its costs count in. What is no time at all is refused.
+    -- A carrier's time is not by the clock that is off: corrected with the others, it is kept within
+    -- its call.
+    cross join lateral (
+      select case
+        when isfinite(e.occurred_at) then greatest(
+          least(e.occurred_at + p_clock_behind, now()),
+          case when p_clock_behind <> interval '0' then t.created_at end
+        )
+        else e.occurred_at
+      end as occurred_at
+    ) d
     where case
       when e.workflow_thread_id is null then k.team_id = coalesce(e.team_id, k.team_id)
       else t.api_key_id = coalesce(e.api_key_id, t.api_key_id)
@@ -253,7 +270,30 @@ $$;
 comment on function flow.insert_usage is
   'Inserts what is not in the ledger yet; gives its ids. An event of a thread that is not there, or of '
   'another owner than its thread''s (without a thread: its key''s), is left out; one whose lines are '
-  'wrong fails the batch.';
+  'wrong fails the batch. None is dated later than now, and each by p_clock_behind later than it says.';
+
+-- How far a process's clock is behind this one, below zero where it is ahead. Up to a minute it may be
+-- the batch that was on its way.
+create function flow.clock_behind(p_sent_at timestamptz) returns interval
+language sql stable
+return case
+  when abs(extract(epoch from now() - p_sent_at)) > 60 then now() - p_sent_at else interval '0'
+end;
+
+create function flow.dated_otherwise(p_ids uuid[]) returns json
+language plpgsql stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  return (
+    select coalesce(json_object_agg(e.id, e.occurred_at), '{}')
+    from public.usage_events e where e.id = any (p_ids) and e.stated_at is not null
+  );
+end
+$$;
+comment on function flow.dated_otherwise is
+  'Of these events those that the ledger dates otherwise than their process did: id to occurred_at.';
 
 -- What the ledger did not take of a well-formed batch: a reason, or null for a duplicate.
 create function flow.unrecorded(p_events jsonb, p_new uuid[])
@@ -309,7 +349,7 @@ as $$
 $$;
 
 -- Why the ledger cannot take one event, or null: it is inserted by itself and taken out again.
-create function flow.event_problem(p_event jsonb) returns text
+create function flow.event_problem(p_event jsonb, p_clock_behind interval) returns text
 language plpgsql
 set search_path = ''
 as $$
@@ -318,7 +358,7 @@ begin
     if (p_event ->> 'id')::uuid is null then
       return 'id must be a UUID';
     end if;
-    perform flow.insert_usage(jsonb_build_array(p_event));
+    perform flow.insert_usage(jsonb_build_array(p_event), p_clock_behind);
     raise exception using errcode = 'FLUND';
   exception
     when sqlstate 'FLUND' then return null;
@@ -334,7 +374,7 @@ create function flow.event_json(p_event public.usage_events) returns jsonb
 language sql stable
 return (
   to_jsonb(p_event) - array[
-    'failure_type', 'failure_message', 'failure_http_status', 'threadless_api_key_id'
+    'failure_type', 'failure_message', 'failure_http_status', 'threadless_api_key_id', 'stated_at'
   ]
 ) || jsonb_build_object(
   'lines', (

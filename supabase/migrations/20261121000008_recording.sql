@@ -53,12 +53,14 @@ end
 $$;
 
 -- Returns json, not jsonb: the accounts of many threads go out as text without a detour.
-create function flow.record_batch(p_events jsonb, p_rejected jsonb default '[]') returns json
+create function flow.record_batch(
+  p_events jsonb, p_clock_behind interval, p_rejected jsonb default '[]'
+) returns json
 language plpgsql
 set search_path = ''
 as $$
 declare
-  v_new uuid[] := flow.insert_usage(p_events);
+  v_new uuid[] := flow.insert_usage(p_events, p_clock_behind);
   v_parts flow.usage_part[] := flow.usage_parts(v_new);
   v_threads uuid[];
   v_duplicates jsonb := '[]';
@@ -91,17 +93,22 @@ begin
     'new', to_json(v_new),
     'duplicates', v_duplicates,
     'rejected', p_rejected || v_rejected,
+    'dated', flow.dated_otherwise(
+      v_new || array(select d::uuid from jsonb_array_elements_text(v_duplicates) d)
+    ),
     'threads', flow.accounts(v_threads)
   );
 end
 $$;
 
-create function public.record_usage(p_events jsonb) returns json
+-- p_sent_at is what the sender's clock says now: the events are as far off as it is.
+create function public.record_usage(p_events jsonb, p_sent_at timestamptz default null) returns json
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
 as $$
 declare
+  v_behind constant interval := coalesce(flow.clock_behind(p_sent_at), interval '0');
   v_rejected jsonb;
   v_sound jsonb;
 begin
@@ -109,13 +116,13 @@ begin
     raise exception 'p_events must be a JSON array of usage events.' using errcode = 'PT422';
   end if;
   begin
-    return flow.record_batch(p_events);
+    return flow.record_batch(p_events, v_behind);
   exception
     when data_exception or integrity_constraint_violation then null;
   end;
   -- At least one event is malformed: find which, keep those aside, record the others.
   with judged as materialized (
-    select e.event, e.place, flow.event_problem(e.event) as problem
+    select e.event, e.place, flow.event_problem(e.event, v_behind) as problem
     from jsonb_array_elements(p_events) with ordinality as e (event, place)
   )
   select
@@ -127,7 +134,7 @@ begin
     )
   into v_sound, v_rejected
   from judged j;
-  return flow.record_batch(v_sound, v_rejected);
+  return flow.record_batch(v_sound, v_behind, v_rejected);
 end
 $$;
 

@@ -85,6 +85,12 @@ begin
     v_keys := array(select k from public.api_keys k where k.name = p_reference);
   end if;
   if cardinality(v_keys) = 0 then
+    -- Whoever gives a key's secret in place of its name must not find it in a terminal's or a
+    -- service's log. Ids here have no part as long; Unkey's are not shown either.
+    if p_reference ~ '[[:alnum:]]{16,}' then
+      raise exception 'There is no API key of that name or id. It is not repeated here, since it may '
+        'be a secret: give the name or an id of a key.' using errcode = 'PT404';
+    end if;
     raise exception 'There is no API key %.', p_reference using errcode = 'PT404';
   end if;
   if cardinality(v_keys) > 1 then

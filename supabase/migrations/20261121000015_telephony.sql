@@ -54,6 +54,7 @@ as $$
   select jsonb_build_object(
     'number', (p_number).number,
     'agent', (p_number).agent,
+    'agent_name', (select a.name from public.agents a where a.id::text = (p_number).agent),
     'product', (p_number).product,
     'created_at', (p_number).created_at,
     'key', jsonb_build_object(

@@ -240,7 +240,16 @@ set enable_seqscan = off
 as $$
   with expired as (
     select r.workflow_thread_id from public.call_recordings r
-    where r.status = 'ready' and r.expires_at <= now()
+    where (r.status = 'ready' and r.expires_at <= now())
+      -- Its time is over as well where it was never put together, or never stored.
+      or (
+        r.status = 'recording' and exists (
+          select from public.workflow_threads t
+          where t.id = r.workflow_thread_id
+            and t.status not in ('created', 'connecting', 'in_call')
+            and coalesce(t.ended_at, t.completed_at) < now() - make_interval(days => r.days)
+        )
+      )
     order by r.expires_at limit 500
     for no key update skip locked
   ), gone as (

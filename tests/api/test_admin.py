@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,9 +18,11 @@ from structlog.testing import capture_logs
 from flow.api.admin.keys import IssuedKey, KeyDetails, KeyPage
 from flow.api.admin.threads import OperatorThreadDetails, OperatorThreadPage
 from flow.api.app import create_app
+from flow.db.webhooks import Webhooks
 from flow.domain.calls.host import HostReport
 from flow.domain.calls.thread import Status, Turn
 from flow.domain.limits.permissions import ADMIN, CONTENT, TEAM_LIMITS
+from flow.errors import DatabaseUnavailable
 from tests.api.conftest import Api, ServeApi, spend
 
 SPOKEN = "My card ends in 4242."
@@ -367,6 +369,26 @@ async def test_an_operator_ends_the_calls_of_others(api: Api) -> None:
     assert usage == {"workflow_thread_id": str(here), "events": []}
 
 
+async def test_a_change_is_logged_before_it_is_made_and_again_where_it_fails(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, key = an_operator(api), await api.key_of(api.client)
+
+    async def away(*_: object) -> None:
+        assert [line["event"] for line in logs][-1] == "operator_change"
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(Webhooks, "set_url", away)
+    change = {"budget_usd": "9", "webhook_url": "https://hooks.example.com/x"}
+    with capture_logs() as logs:
+        answer = await operator.patch(f"/api/admin/keys/{key.id}", json=change)
+    assert answer.status_code == 503
+    told = [line for line in logs if line["event"].startswith("operator_change")]
+    assert [line["event"] for line in told] == ["operator_change", "operator_change_failed"]
+    assert told[0]["fields"] == ["budget_usd", "webhook_url"]
+    assert told[0]["changed_key"] == str(key.id)
+
+
 async def test_dead_webhooks_are_seen_and_sent_again(api: Api) -> None:
     operator, hook = an_operator(api), {"webhook_url": "https://hooks.example.com/x"}
     for n in range(3):
@@ -418,6 +440,19 @@ async def test_hosts_are_shown_as_they_last_were(api: Api) -> None:
     }
     assert blue["silent_secs"] < 60
     assert (green["state"], green["report"]["calls"], green["held_calls"]) == ("stopped", 0, 0)
+
+
+async def test_hosts_of_other_versions_are_shown_as_far_as_they_are_understood(api: Api) -> None:
+    operator, known = an_operator(api), asdict(REPORT)
+    older = {name: value for name, value in known.items() if name != "workflows"}
+    for name, report in (("newer", known | {"load": 0.5}), ("older", older)):
+        process = uuid4()
+        await api.database.claim_executor(name, "home", process, 60)
+        beat = {"p_id": name, "p_home": "home", "p_instance": str(process), "p_dead_secs": 60}
+        await api.database._transport.call("beat_executor", beat | {"p_report": report})
+    newer_host, older_host = (await get(operator, "hosts"))["hosts"]
+    assert newer_host["report"] == known
+    assert older_host["report"] == known | {"workflows": None}
 
 
 async def test_the_ledger_is_shown_over_all_keys(api: Api) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from flow.insights.schema_checker import Checker
 from tests.api.conftest import Api
 
 RESERVATIONS: dict[str, Any] = {
@@ -129,7 +130,22 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
             ]
         },
         422,
+        "tools.0.url",
+    ),
+    "a tool inside, in its bot": (
+        {"bot": {"tools": [{"type": "mcp", "url": "https://10.0.0.1/x"}]}},
+        422,
         "bot.tools.0.url",
+    ),
+    "a tool with a placeholder that is none": (
+        {"tools": [{"type": "mcp", "url": "https://example.com/{{a b}}"}]},
+        422,
+        "tools.0.url",
+    ),
+    "a recording for too long": (
+        {"recording": {"retention_days": 4000}},
+        422,
+        "recording.retention_days",
     ),
     "much metadata": ({"metadata": {"x": "y" * 20_000}}, 422, "metadata"),
 }
@@ -148,6 +164,80 @@ async def test_an_agent_is_judged_as_a_join_is(
         if field:
             assert field in [problem["field"] for problem in answer.json()["errors"]]
     assert (await api.client.get("/api/agents")).json()["agents"] == [kept]
+
+
+TRANSFER = {"type": "transfer_call", "targets": {"sales": "+493012345"}}
+
+
+@pytest.mark.parametrize(
+    ("said", "of_agent"),
+    [({}, True), ({"bot": {"greeting": "Hi."}}, True), ({"bot": {"tools": [TRANSFER]}}, False)],
+)
+async def test_what_an_agent_says_and_a_call_cannot_do_is_told_with_the_agent(
+    api: Api, said: dict[str, Any], of_agent: bool
+) -> None:
+    await made(api, name="seller", bot={}, insights={}, tools=[TRANSFER])
+    answer = await api.client.post("/api/bot/join", json={"agent": "seller", **said})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["field"] == "bot.tools.0.type"
+    assert "calls over websocket have no transfer_call" in error["message"]
+    assert error["message"].startswith("of the agent seller: ") is of_agent
+
+
+async def test_the_schema_of_a_tool_is_judged_once_and_that_of_a_joins_own_each_time(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = {
+        "type": "http",
+        "name": "book",
+        "description": "Books.",
+        "url": "https://example.com/{{restaurant|x}}",
+        "parameters": {"type": "object", "properties": {"at": {"type": "string"}}},
+    }
+    await made(api, name="booker", tools=[book])
+    asked: list[Any] = []
+
+    async def judged(_: Checker, schema: Any) -> str | None:
+        asked.append(schema)
+        return None
+
+    monkeypatch.setattr(Checker, "schema_problem", judged)
+    by_agent = {"agent": "booker", "variables": GIVEN}
+    for join, times in (
+        (by_agent, 0),
+        (by_agent | {"bot": {"greeting": "Hi."}}, 0),
+        (by_agent | {"bot": {"tools": [book]}}, 1),
+        ({"bot": {"tools": [book]}}, 1),
+    ):
+        asked.clear()
+        answer = await api.client.post("/api/bot/join", json=join)
+        assert answer.status_code == 201, answer.text
+        assert len(asked) == times, join
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded"),
+    [
+        ({}, {"retention_days": 2}),
+        ({"recording": True}, {"retention_days": 2}),
+        ({"recording": False}, None),
+    ],
+    ids=str,
+)
+async def test_an_agent_asks_for_a_recording_unless_the_join_says_otherwise(
+    api: Api, said: dict[str, Any], recorded: Any
+) -> None:
+    agent = await made(api, recording={"retention_days": 2})
+    assert agent["recording"] == {"retention_days": 2}
+    joined = await api.client.post(
+        "/api/bot/join", json={"agent": agent["id"], "variables": GIVEN, **said}
+    )
+    assert joined.status_code == 201, joined.text
+    url = f"/api/threads/{joined.json()['workflow_thread_id']}"
+    shown = (await api.client.get(url)).json()
+    assert shown["request"]["recording"] == recorded
+    assert (shown["recording"] is not None) is (recorded is not None)
 
 
 async def test_no_reader_is_shown_the_headers_of_tools(api: Api) -> None:

@@ -12,7 +12,7 @@ async def test_the_page_is_made_of_files_of_this_service(api: Api) -> None:
     page = await api.anonymous.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert len(named) == 4
+    assert len(named) == 5
     start = await api.anonymous.get("/docs/start.js")
     (described,) = re.findall(r'url: "([^"]+)"', start.text)
     for name in [*named, described]:

@@ -6,8 +6,10 @@ import gzip
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from flow.api.pages import DevPages
+from flow.vendors.recording_storage.s3 import S3, S3Account
 from tests.api.conftest import Api, ServeApi
 
 PAGE = "<!doctype html><title>Console</title>"
@@ -42,6 +44,17 @@ async def test_a_page_may_load_from_its_own_server_alone(built: Api) -> None:
     assert directives["frame-ancestors"] == directives["base-uri"] == "'none'"
     assert "unsafe" not in policy
     assert "http" not in policy
+
+
+async def test_a_page_may_play_recordings_from_where_their_storage_s_links_lead(
+    serve_api: ServeApi,
+) -> None:
+    storage = S3("calls", "", S3Account("key", SecretStr("secret"), "eu-central-1"))
+    api = await serve_api(recordings=storage)
+    for path in ("/console", "/talk"):
+        policy = (await api.anonymous.get(path)).headers["content-security-policy"]
+        assert "media-src 'self' blob: https://calls.s3.eu-central-1.amazonaws.com;" in policy
+        assert policy.count("https:") == 1
 
 
 @pytest.mark.parametrize(("name", "zipped"), [("a-1b2c.js", True), ("plain-1b2c.svg", False)])

@@ -11,7 +11,9 @@ from pydantic import SecretStr
 from flow.bot.calls.caller_calls import MediaStreamCalls
 from flow.bot.transports.twilio import TRANSPORT, TwilioCarrier
 from flow.domain.calls.phone_call import State, Voicemail, caller_leg
-from flow.sandbox.twilio.app import AUTH_TOKEN
+from flow.sandbox.faults import Fault
+from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox, document_of
+from flow.sandbox.twilio.rest_api import TwilioCall
 from flow.vendors.twilio import Twilio
 from tests.api.conftest import Api, ServeApi
 
@@ -19,14 +21,18 @@ OURS, THEIRS = "+4930111111", "+4930222222"
 CALL = {"type": "twilio", "to": THEIRS, "from": OURS}
 
 
-@pytest.fixture
-async def api(serve_api: ServeApi) -> Api:
+PUBLIC = "https://flow.example.com"
+
+
+def streams() -> dict[str, MediaStreamCalls]:
     carrier = TwilioCarrier(Twilio("ACx", SecretStr(AUTH_TOKEN), "http://127.0.0.1:9"))
     nobody: Any = None
-    streams = {"twilio": MediaStreamCalls(TRANSPORT, carrier, nobody, nobody)}
-    return await serve_api(
-        streams=streams, public_url="https://flow.example.com", dial_prefixes=("+49",)
-    )
+    return {"twilio": MediaStreamCalls(TRANSPORT, carrier, nobody, nobody)}
+
+
+@pytest.fixture
+async def api(serve_api: ServeApi) -> Api:
+    return await serve_api(streams=streams(), public_url=PUBLIC, dial_prefixes=("+49",))
 
 
 @pytest.mark.parametrize(
@@ -82,3 +88,58 @@ async def test_a_join_orders_its_call_once_however_often_it_is_repeated(api: Api
     assert [one["field"] for one in foreign.json()["errors"]] == ["transport.from"]
     (shown,) = (await api.client.get(f"/api/threads/{thread_id}")).json()["phone"]
     assert (shown["from_number"], shown["to_number"]) == (OURS, THEIRS)
+
+
+def signed(url: str, call: TwilioCall) -> dict[str, Any]:
+    """A request of Twilio's about a call, of the URL that it knows."""
+    parameters = call.parameters()
+    headers = {"X-Twilio-Signature": TwilioSandbox().signature(url, parameters)}
+    return {"url": url.removeprefix(PUBLIC), "data": parameters, "headers": headers}
+
+
+async def test_a_call_whose_thread_is_over_is_told_so_and_priced_all_the_same(api: Api) -> None:
+    await api.client.get("/api/limits")
+    (owner,) = (await api.database.operating.list_api_keys()).items
+    legs = api.database.telephony
+    await legs.put_number(OURS, owner.key.id, agent=None, product=None)
+    joined = await api.join({"transport": CALL, "max_duration_secs": 600})
+    thread_id = UUID(joined["workflow_thread_id"])
+    (leg,) = await legs.of_thread(thread_id)
+    await api.client.post(f"/api/bot/{thread_id}/end")
+    assert leg.order is not None
+    assert leg.order.document_url is not None
+    late = TwilioCall(caller=OURS, called=THEIRS)
+    for _ in range(2):
+        answer = await api.anonymous.post(**signed(leg.order.document_url, late))
+        assert [one.tag for one in document_of(answer)] == ["Say", "Hangup"]
+    _, stray = await legs.of_thread(thread_id)
+    assert (stray.call_id, stray.state) == (late.sid, State.LIVE)
+
+
+@pytest.mark.parametrize(
+    ("now", "heard"),
+    [
+        ({}, ["Connect"]),
+        ({"enabled": False}, ["Say", "Hangup"]),
+        ({"expires": 1}, ["Say", "Hangup"]),
+        (None, ["Say", "Hangup"]),
+        (Fault(kind="status", status=500), ["Connect"]),
+    ],
+    ids=["good", "disabled", "expired", "gone", "unknown"],
+)
+async def test_a_number_rings_nobody_once_unkey_would_not_let_its_key_in(
+    now: dict[str, Any] | Fault | None, heard: list[str], serve_api: ServeApi
+) -> None:
+    api = await serve_api(streams=streams(), public_url=PUBLIC, with_unkey_admin=True)
+    key = await api.key_of(api.client)
+    await api.database.telephony.put_number(OURS, key.id, agent=None, product="voice_bot")
+    if now is None:
+        api.unkey.remove_key(key.unkey_key_id)
+    elif isinstance(now, Fault):
+        api.unkey.faults.add(now)
+    else:
+        for name, value in now.items():
+            setattr(api.unkey.key(key.unkey_key_id), name, value)
+    url = f"{PUBLIC}/api/telephony/twilio/voice"
+    answer = await api.anonymous.post(**signed(url, TwilioCall(called=OURS)))
+    assert [one.tag for one in document_of(answer)] == heard

@@ -12,7 +12,9 @@ from tests.api.conftest import PRODUCTS, Api, Calls, ServeApi
 
 
 async def test_every_product_is_listed_as_the_file_has_it(api: Api) -> None:
-    found = (await api.client.get("/api/products")).json()["products"]
+    answer = (await api.client.get("/api/products")).json()
+    assert (answer["recording"], answer["dials"]) == (False, [])
+    found = answer["products"]
     assert [one["name"] for one in found] == ["voice_bot", "playground", "insights"]
     voice, playground, insights = found
     assert (voice["billable"], playground["billable"]) == (True, False)

@@ -45,6 +45,7 @@ from flow.vendors.posthog import capture_llm_generation, get_posthog_client, shu
 from tests.bench import lines
 from tests.bench.measure import percentile
 from tests.bench.processes import say, task_given, until_dismissed
+from tests.call_tools import UNUSED_TOOLS
 
 UTTERANCE = "Hello, are you open today? I would like to come by in the afternoon."
 CYCLE_SECS = 10
@@ -144,7 +145,7 @@ async def metered(task: dict[str, Any]) -> AsyncIterator[Start]:
         SecretStr(environment["OPENAI_API_KEY"]), environment["OPENAI_BASE_URL"]
     )
     models = await asyncio.to_thread(_Watched, "silence")
-    settings = BotSettings({"openai": openai}, models, 600.0, "estimate", None)
+    settings = BotSettings({"openai": openai}, models, 600.0, "estimate", None, UNUSED_TOOLS)
     product = read_products(None, vendors_by_part()).for_call("voice_bot")
     models.microphone = lines.Microphone(b"", lines.Lags())
     await rehearse(JOIN, settings, product)

@@ -24,6 +24,7 @@ from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
 from flow.vendors.openai_client import openai_endpoint
 from tests.bot.test_warmup import PARTS
+from tests.call_tools import UNUSED_TOOLS
 from tests.notebook import Notebook
 
 JOIN = JoinRequest.model_validate({"bot": PARTS})
@@ -38,7 +39,7 @@ def models() -> ListeningModels:
 async def settings(models: ListeningModels) -> AsyncIterator[BotSettings]:
     async with Served(OpenAISandbox()) as url:
         endpoints = {"openai": openai_endpoint(SecretStr("sk-fake"), f"{url}/v1")}
-        yield BotSettings(endpoints, models, 60.0, "estimate", None)
+        yield BotSettings(endpoints, models, 60.0, "estimate", None, UNUSED_TOOLS)
         await endpoints["openai"].close()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from google.genai.errors import APIError
 from google.genai.types import FunctionResponse, LiveConnectConfig
+from pipecat.frames.frames import InputAudioRawFrame
 from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidMessage
@@ -23,6 +24,7 @@ from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
 from flow.domain.pricing.pricer import Pricer
 from flow.domain.usage.events import Outcome, Provenance, Quantities
+from flow.sandbox.faults import Fault
 from flow.sandbox.google.app import GoogleSandbox
 from flow.sandbox.openai.replies import Reply, ToolCall
 from flow.sandbox.server import Served
@@ -111,6 +113,26 @@ async def test_a_key_that_is_refused_is_an_attempt_that_is_not_repeated() -> Non
             await asyncio.sleep(0.01)
     (event,) = w.notebook.events
     assert (event.outcome, event.quantities) == (Outcome.ERROR, Quantities())
+
+
+async def test_what_a_caller_says_before_there_is_a_session_is_heard() -> None:
+    heard: list[bytes] = []
+
+    def hear(pcm16: bytes, _: int) -> str:
+        heard.append(pcm16)
+        return "Hello."
+
+    app = GoogleSandbox(speak=a_tenth_a_word, hear=hear)
+    # The session comes with the second attempt, when all of it has been said.
+    app.faults.add(Fault(kind="status", status=503, times=1))
+    said = [n.to_bytes(2, "little") * 640 for n in range(5_000, 5_025)]
+    async with world(app) as w, started([w.service, Witness()]) as worker, asyncio.timeout(10):
+        for chunk in (*said, *[bytes(1_280)] * 20):
+            await worker.queue_frame(InputAudioRawFrame(chunk, 16_000, 1))
+        while not heard:
+            await worker.queue_frame(InputAudioRawFrame(bytes(1_280), 16_000, 1))
+            await asyncio.sleep(0.02)
+    assert b"".join(said) in heard[0]
 
 
 async def test_in_save_mode_a_session_begins_with_the_cheaper_model() -> None:

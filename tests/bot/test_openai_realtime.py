@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from flow.bot.services import CallServices
 from flow.bot.vendors import openai_realtime_service
+from flow.bot.vendors.context_frames import OrderedInterruption
 from flow.bot.vendors.openai_realtime import TRANSCRIPTION_MODEL
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
@@ -32,7 +33,7 @@ from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.server import Served
 from flow.vendors.openai_client import openai_endpoint
-from tests.contract.service_run import RATE_IN, ServiceRun, running
+from tests.contract.service_run import PATIENCE_SECS, RATE_IN, ServiceRun, running
 from tests.contract.vendors import a_tenth_a_word
 from tests.events import an_owner
 from tests.notebook import Notebook
@@ -59,8 +60,15 @@ class World:
         """The caller says something, and is silent."""
         await self.run.send(*(InputAudioRawFrame(sound, RATE_IN, 1) for sound in SOUND))
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a session, in which the caller is heard."""
+        service: Any = self.run.service
+        is_ready: bool = service._api_session_ready
+        return is_ready
+
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECS):
             while not condition():
                 await asyncio.sleep(0.005)
 
@@ -147,8 +155,7 @@ async def test_what_was_said_is_told_to_the_session_after_one_that_was_lost() ->
     async with world(Fault(kind="close", code=1001, chunks=20, times=1)) as w:
         await w.run.send(LLMContextFrame(LLMContext(list(HISTORY))))
         await w.until(lambda: bool(w.responses()))
-        await w.until(lambda: len(w.vendor.requests) == 2)
-        await asyncio.sleep(0.3)
+        await w.until(lambda: len(w.vendor.requests) == 2 and w.is_ready)
         await w.speak()
         await w.until(lambda: len(w.responses()) == 2)
     first, second = w.read
@@ -160,8 +167,7 @@ async def test_what_was_said_is_told_to_the_session_after_one_that_was_lost() ->
 
 async def test_a_session_that_is_too_old_is_followed_by_another() -> None:
     async with world(session_secs=0.5) as w:
-        await w.until(lambda: len(w.vendor.requests) >= 2)
-        await asyncio.sleep(0.2)
+        await w.until(lambda: len(w.vendor.requests) >= 2 and w.is_ready)
         await w.speak()
         await w.until(lambda: bool(w.responses()))
     assert "session_expired" in str(w.run.errors[0].error)
@@ -171,8 +177,7 @@ async def test_a_session_that_is_too_old_is_followed_by_another() -> None:
 
 async def test_a_session_that_is_refused_at_first_is_tried_again() -> None:
     async with world(Fault(kind="status", status=500, times=2)) as w:
-        await w.until(lambda: len(w.vendor.requests) == 3)
-        await asyncio.sleep(0.2)
+        await w.until(lambda: len(w.vendor.requests) == 3 and w.is_ready)
         await w.speak()
         await w.until(lambda: bool(w.responses()))
     assert w.responses() == [Outcome.OK]
@@ -259,3 +264,16 @@ async def test_a_caller_who_speaks_first_is_answered_once_and_what_was_before_is
         told = " ".join(w.read[-1])
         assert HISTORY[0]["content"] in told
         assert "Hello?" not in told
+
+
+async def test_nothing_more_of_an_answer_is_said_once_the_model_is_to_say_something_else() -> None:
+    async with world(Fault(kind="slow_tokens", delay_secs=0.02)) as w:
+        await w.speak()
+        await w.run.output(3)
+        await w.run.send(OrderedInterruption())
+        await w.run.completed()
+        before = w.run.outputs
+        await w.until(lambda: bool(w.responses()))
+        assert w.run.outputs == before
+        await w.run.send(LLMContextFrame(LLMContext(list(HISTORY))))
+        await w.run.output(before + 1)

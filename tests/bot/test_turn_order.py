@@ -7,6 +7,7 @@ from typing import Any
 
 from pipecat.frames.frames import (
     Frame,
+    InputAudioRawFrame,
     InterruptionFrame,
     LLMFullResponseStartFrame,
     LLMTextFrame,
@@ -78,3 +79,16 @@ async def test_words_that_come_before_an_answer_are_one_turn() -> None:
         pair, context, *first, LLMFullResponseStartFrame(), LLMTextFrame(BEGUN), InterruptionFrame()
     )
     assert turn == ("user", "Hello, are you open?")
+
+
+async def test_a_caller_who_is_not_listened_to_is_not_heard_further_down_either() -> None:
+    pair = OrderedTurns(LLMContext(), LLMUserAggregatorParams(), realtime=True)
+    before, after = (InputAudioRawFrame(sound, 16_000, 1) for sound in (b"\0\0", b"\1\0"))
+    end = Witness()
+    async with started([pair.user(), end]) as worker:
+        await worker.queue_frame(before)
+        await end.sees(worker)
+        pair.user().stop_listening()
+        await worker.queue_frame(after)
+        await end.sees(worker)
+    assert end.of(InputAudioRawFrame) == [before]

@@ -31,6 +31,7 @@ from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
 from flow.vendors.openai_client import openai_endpoint
 from tests.bot.test_warmup import PARTS
+from tests.call_tools import UNUSED_TOOLS
 from tests.notebook import Notebook
 
 
@@ -88,6 +89,7 @@ async def test_in_a_call_the_frames_count_what_has_no_tap_and_nothing_else(owner
             60.0,
             "estimate",
             None,
+            UNUSED_TOOLS,
             vendors={"openai": by_frames},
         )
         product = read_products(None, vendors_by_part()).for_call("voice_bot")

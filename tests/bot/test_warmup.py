@@ -20,6 +20,7 @@ from flow.sandbox.openai.app import OpenAISandbox
 from flow.sandbox.server import Served
 from flow.vendors.model_endpoint import Endpoint
 from flow.vendors.openai_client import openai_endpoint
+from tests.call_tools import UNUSED_TOOLS
 
 PARTS = {
     "llm": {"provider": "openai", "model": "gpt-4.1"},
@@ -61,7 +62,9 @@ async def test_a_rehearsal_asks_nobody_for_anything_and_leaves_no_task(
             "deepgram": Endpoint(SecretStr("dg-fake"), deepgram_url),
             "google": Endpoint(SecretStr("g-fake"), google_url),
         }
-        settings = BotSettings(endpoints, ListeningModels("silence"), 60.0, "estimate", None)
+        settings = BotSettings(
+            endpoints, ListeningModels("silence"), 60.0, "estimate", None, UNUSED_TOOLS
+        )
         product = read_products(None, vendors_by_part()).for_call("voice_bot")
         join = JoinRequest.model_validate({"bot": bot})
         before = asyncio.all_tasks()

@@ -34,6 +34,7 @@ from flow.domain.calls.room import Room
 from flow.sandbox.callers.conversation import CallerEvent, Conversation
 from flow.sandbox.callers.frames import Audio, Interruption, decode, encode
 from flow.sandbox.callers.pipecat_phone import CHUNK_BYTES, SAMPLE_RATE, Phone
+from tests.calls.conftest import SETTLE_SECS
 
 
 class Vendor(Protocol):
@@ -94,7 +95,7 @@ class Building:
             await self.bots[guest.room].left(guest.user_id)
 
     async def arrived(self, name: str) -> BotTransport:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SETTLE_SECS):
             while name not in self.bots:
                 await asyncio.sleep(0.02)
         return self.bots[name]

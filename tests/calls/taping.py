@@ -25,6 +25,7 @@ from flow.sandbox.callers.pipecat_phone import Phone
 RATE = 24_000
 TOLERANCE_SECS = 0.04
 _PAUSE_SECS = 0.4
+_STALL_SECS = 0.01
 _WINDOW = RATE // 10
 _AROUND = RATE // 8
 _LOUD = 500.0
@@ -135,21 +136,32 @@ def utterances(sound: Sound) -> list[tuple[int, int]]:
     return [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
 
 
+@dataclass
+class Stalls:
+    """When this loop was late, and by how much: what is played in it then sounds so much later."""
+
+    found: list[tuple[float, float]] = field(default_factory=list)
+
+    def between(self, start: float, end: float) -> float:
+        """How much of the time between two times was lost in stalls, in seconds."""
+        return sum(late for at, late in self.found if start <= at <= end and late > _STALL_SECS)
+
+
 @asynccontextmanager
-async def stalls() -> AsyncIterator[list[float]]:
-    """By how many seconds this loop was late: what is played in it then sounds so much later."""
-    found = [0.0]
+async def stalls() -> AsyncIterator[Stalls]:
+    """The stalls of this loop, from now on."""
+    seen = Stalls()
     loop = asyncio.get_running_loop()
 
     async def watch() -> None:
         while True:
             due = loop.time() + 0.005
             await asyncio.sleep(0.005)
-            found.append(loop.time() - due)
+            seen.found.append((time(), loop.time() - due))
 
     watching = asyncio.create_task(watch())
     try:
-        yield found
+        yield seen
     finally:
         watching.cancel()
 
@@ -158,10 +170,12 @@ async def stalls() -> AsyncIterator[list[float]]:
 class Agreement:
     """How an utterance on the tape is in the recording.
 
-    ``alike`` is the share of its windows that are found there, ``lags_secs`` how much later the
-    earliest and the latest of those sound, and ``ends_secs`` how much later the whole ends.
+    ``began_at`` is by the world's clock, ``alike`` is the share of its windows that are found
+    there, ``lags_secs`` how much later the earliest and the latest of those sound, and
+    ``ends_secs`` how much later the whole ends.
     """
 
+    began_at: float
     seconds: float
     alike: float
     lags_secs: tuple[float, float]
@@ -185,7 +199,8 @@ def compared(track: Track, started_at: datetime, channel: Sound) -> list[Agreeme
         ends = max((b for a, b in spoken if a < last and b > first), default=0)
         among = (min(alike, default=9.0), max(alike, default=9.0))
         share = len(alike) / max(len(lags), 1)
-        found.append(Agreement((last - first) / RATE, share, among, (ends - last) / RATE))
+        began_at = started_at.timestamp() + first / RATE
+        found.append(Agreement(began_at, (last - first) / RATE, share, among, (ends - last) / RATE))
     return found
 
 

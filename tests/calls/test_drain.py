@@ -24,6 +24,7 @@ from flow.sandbox.callers.caller import CallReport
 from flow.sandbox.callers.script import AfterBot
 from flow.sandbox.reconcile import reconcile
 from tests.calls.calling import Calling
+from tests.calls.conftest import SETTLE_SECS
 from tests.calls.processes import FlowProcess, flow_serve, flow_worker
 from tests.calls.test_call import LONG, SHORT, stood_in
 
@@ -42,7 +43,7 @@ async def customer(serving: FlowProcess, standing: Vendors) -> AsyncIterator[htt
 
 async def shutting_down(http: httpx.AsyncClient) -> dict[str, Any]:
     """What ``/readyz`` says once it says so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SETTLE_SECS):
         while True:
             ready = await http.get("/readyz")
             if ready.status_code == 503:
@@ -81,7 +82,7 @@ async def accounted(
         rows += own
         threads.append(thread)
     assert len({row["id"] for row in rows}) == len(rows)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SETTLE_SECS):
         lines = await standing.openai.bill.settled()
     assert [one for one in reconcile(rows, lines) if not one.agrees] == []
     return threads
@@ -170,7 +171,7 @@ async def test_a_second_signal_ends_it_at_once(
         with pytest.raises(httpx.TransportError):
             await http.get("/healthz")
     assert status == -signal.SIGTERM
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SETTLE_SECS):
         while serving.is_there:
             await asyncio.sleep(0.05)
 

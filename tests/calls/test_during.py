@@ -17,7 +17,7 @@ from flow.domain.calls.thread import Status, Thread
 from flow.sandbox.all_vendors import vendors
 from flow.sandbox.callers.frames import Audio, decode
 from flow.sandbox.openai.chat import Pace
-from tests.calls.conftest import Serve, Serving
+from tests.calls.conftest import SETTLE_SECS, Serve, Serving
 from tests.calls.test_call import SHORT
 from tests.calls.test_realtime import MODELS, all_stood_in, by
 
@@ -60,14 +60,14 @@ class Listener:
     async def hears(self, secs: float) -> None:
         """Return when so much more of the bot was heard."""
         until = self.heard_secs + secs
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SETTLE_SECS):
             while self.heard_secs < until:
                 await asyncio.sleep(0.02)
 
 
 async def said(served: Serving, thread_id: str, turns: int) -> Thread:
     """The thread once so much has been said."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SETTLE_SECS):
         while True:
             thread = await served.service.database.get_workflow_thread_data(UUID(thread_id))
             if len(thread.transcript) >= turns:

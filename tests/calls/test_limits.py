@@ -19,7 +19,7 @@ from flow.sandbox.callers.caller import call
 from flow.sandbox.callers.script import AfterBot, Line
 from flow.sandbox.faults import Fault
 from flow.vendors.posthog_flags import COST_CONTROLS
-from tests.calls.conftest import Serve, Serving, key_of
+from tests.calls.conftest import SETTLE_SECS, Serve, Serving, key_of
 from tests.calls.own_bots import OWN, by_bot, by_each_bot
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 
@@ -115,7 +115,7 @@ async def test_a_product_may_have_its_bot_take_leave_when_the_budget_is_exceeded
         [voice_bot]
         billable = true
         on_exceeded = "wrap_up"
-        wrap_up_secs = 8
+        wrap_up_secs = 60
         goodbye = "I have to go now. Goodbye."
         """
     )
@@ -196,7 +196,7 @@ async def test_a_running_call_that_was_given_up_elsewhere_ends(serving: Serve) -
 
 
 async def _in_call(served: Serving) -> UUID:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SETTLE_SECS):
         while True:
             threads = (await served.http.get("/api/threads?status=in_call")).json()["threads"]
             if threads:

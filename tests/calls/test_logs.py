@@ -10,12 +10,14 @@ from pathlib import Path
 import httpx
 
 from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.script import Unasked
 from flow.sandbox.faults import Fault
+from tests.calls.conftest import SETTLE_SECS
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
 
 # The bot's greeting fails.
-SCRIPT = replace(SHORT, patience_secs=4.0)
+SCRIPT = replace(SHORT, lines=(replace(SHORT.lines[0], when=Unasked(4.0)),))
 
 # Of the process, of a key, or of nobody's call.
 NOBODYS = {
@@ -43,7 +45,7 @@ async def test_every_line_of_a_call_and_of_a_request_says_whose_it_is(
             report = await call(serving.url, standing.api_key, SCRIPT, join=JOIN)
             async with httpx.AsyncClient(base_url=serving.url, trust_env=False) as http:
                 await http.get("/api/threads", headers={"X-Request-Id": "mine"})
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(SETTLE_SECS):
                 while '"insights_extracted"' not in serving.text:
                     await asyncio.sleep(0.1)
         lines, text = serving.lines, serving.text

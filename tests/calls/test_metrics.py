@@ -20,7 +20,7 @@ from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.sandbox.callers.script import Script
 from flow.sandbox.faults import Fault
 from flow.vendors.posthog_flags import COST_CONTROLS
-from tests.calls.conftest import Serve, Serving
+from tests.calls.conftest import SETTLE_SECS, Serve, Serving
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
 from tests.telemetry.exposition import Scraped
@@ -215,7 +215,7 @@ async def test_events_that_posthog_will_not_get_are_counted(serving: Serve) -> N
         async with serving(standing) as served:
             report = await call(served.url, standing.api_key, SHORT, join=JOIN)
             await served.settled(report.workflow_thread_id)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(SETTLE_SECS):
                 while not (await scrape(served))["flow_posthog_events_lost_total"]:
                     await asyncio.sleep(0.2)
             scraped = await scrape(served)

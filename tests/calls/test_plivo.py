@@ -17,7 +17,7 @@ from flow.errors import InvalidInput
 from flow.sandbox.plivo import AUTH_ID, AUTH_TOKEN, PlivoSandbox, PlivoStream
 from flow.sandbox.server import Served
 from flow.vendors.plivo import Plivo
-from tests.calls.conftest import Serve, key_of
+from tests.calls.conftest import SETTLE_SECS, Serve, key_of
 from tests.calls.test_call import SHORT, stood_in
 from tests.calls.test_twilio import closed
 
@@ -77,7 +77,7 @@ async def test_a_number_at_plivo_rings_its_bot_and_either_side_hangs_up(serving:
                 async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
                     answer = await plivo.ask(http, f"{served.url}/api/telephony/plivo/voice", call)
                 stream = PlivoStream(call, answer.content)
-                async with asyncio.timeout(60), connect(stream.url, proxy=None) as socket:
+                async with asyncio.timeout(SETTLE_SECS), connect(stream.url, proxy=None) as socket:
                     await socket.send(stream.start())
                     assert stream.heard(await socket.recv()) == "playAudio"
                     for wire in (stream.media(bytes(320)), *map(stream.dtmf, "4x2#"), "garbage"):

@@ -16,7 +16,7 @@ from flow.domain.calls.thread import Status
 from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.callers.caller import call
 from flow.sandbox.callers.conversation import EventKind
-from flow.sandbox.callers.script import AfterBot, Interrupt, Line, Script
+from flow.sandbox.callers.script import AfterBot, Interrupt, Line, Script, Unasked
 from flow.sandbox.faults import Fault
 from tests.calls.conftest import Serve, key_of
 from tests.calls.own_bots import OPENING, OWN, by_bot
@@ -129,10 +129,9 @@ async def test_a_call_survives_a_vendors_fault_and_is_accounted(
 
 
 async def test_a_call_whose_vendor_refuses_it_ends_with_its_reason(serving: Serve) -> None:
-    script = replace(SHORT, patience_secs=60.0)
-    async with stood_in(script) as standing, serving(standing) as served:
+    async with stood_in(SHORT) as standing, serving(standing) as served:
         standing.openai.faults.add(Fault(kind="status", status=401, route="*/realtime"))
-        report = await call(served.url, standing.api_key, script, join=JOIN)
+        report = await call(served.url, standing.api_key, SHORT, join=JOIN)
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
     assert thread.end_reason == "vendor_failure"
@@ -145,13 +144,13 @@ async def test_a_call_whose_vendor_refuses_it_ends_with_its_reason(serving: Serv
 async def test_a_caller_who_speaks_first_is_answered_once(
     vendor: str, serving: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = replace(SHORT, greeting="", patience_secs=2.0, hang_up=AfterBot(3.0))
+    line = replace(SHORT.lines[0], when=Unasked(2.0))
+    script = replace(SHORT, greeting="", lines=(line,), hang_up=AfterBot(3.0))
     async with all_stood_in(script, monkeypatch) as standing, serving(standing) as served:
         join = by(vendor, greeting=None)
         report = await call(served.url, standing.api_key, script, join=join)
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
-    (line,) = script.lines
     said = [(turn.role, turn.content) for turn in thread.transcript]
     assert said == [("user", line.text), ("assistant", line.reply)]
     assert sum(row["kind"] == "llm" and row["source"] == "bot" for row in rows) == 1
@@ -208,8 +207,14 @@ async def test_a_goodbye_is_heard_to_its_end_before_the_hang_up(
 ) -> None:
     """It is said once, in place of what the model is in the middle of saying."""
     token_secs = LONG.token_secs if greeting is None else 0.002
-    script = replace(LONG, greeting=greeting or "", token_secs=token_secs, hang_up=AfterBot(10.0))
-    script = replace(script, patience_secs=1.0 if greeting is None else 60.0)
+    first = Unasked(1.0) if greeting is None else AfterBot(60.0)
+    script = replace(
+        LONG,
+        greeting=greeting or "",
+        lines=(replace(LONG.lines[0], when=first),),
+        token_secs=token_secs,
+        hang_up=AfterBot(60.0),
+    )
     known = {"products_file": taking_leave(tmp_path)}
     async with all_stood_in(script, monkeypatch) as standing, serving(standing, **known) as served:
         key_id = await key_of(served.http, served.service.database)
@@ -266,7 +271,7 @@ def taking_leave(folder: Path) -> Path:
         [voice_bot]
         billable = true
         on_exceeded = "wrap_up"
-        wrap_up_secs = 20
+        wrap_up_secs = 60
         goodbye = "{GOODBYE}"
         """
     )

@@ -21,13 +21,14 @@ from flow.sandbox.callers.caller import Carrier, call
 from flow.sandbox.callers.conversation import CallerEvent, EventKind
 from flow.sandbox.callers.script import Interrupt, Line
 from tests.calls.calling import INTERNET
-from tests.calls.conftest import Serve, Serving
+from tests.calls.conftest import SETTLE_SECS, Serve, Serving
 from tests.calls.processes import flow_serve
-from tests.calls.taping import TOLERANCE_SECS, Tape, Taped, Track, compared, decoded, stalls
+from tests.calls.taping import TOLERANCE_SECS, Stalls, Tape, Taped, Track, compared, decoded, stalls
 from tests.calls.test_call import JOIN, LONG, SHORT, SOON, TALE, stood_in
 from tests.calls.test_realtime import JOIN as SPOKEN_BY_MODEL
 from tests.calls.test_twilio import BY_PHONE, on_the_line
 
+BEFORE_SECS = 0.5
 RECORDED = JOIN | {"recording": True}
 INTERRUPTING = replace(
     SHORT,
@@ -37,6 +38,9 @@ INTERRUPTING = replace(
     ),
     token_secs=0.01,
 )
+
+# Its caller stays for longer than its process lives.
+CUT_OFF = replace(LONG, hang_up=Interrupt(30.0, silent_secs=60.0))
 
 
 async def recording_of(served: Serving, thread_id: str) -> dict[str, Any]:
@@ -51,17 +55,18 @@ async def fetched(url: str, path: Path) -> Path:
     return path
 
 
-def agrees(
-    track: Track, started_at: datetime, channel: Any, utterances: int, tolerance_secs: float
-) -> None:
+def agrees(track: Track, started_at: datetime, channel: Any, utterances: int, late: Stalls) -> None:
     found = compared(track, started_at, channel)
     # On a busy machine a sentence may stop for so long that it looks like two.
     assert len(found) >= utterances, found
     for one in found:
-        # A window in which a busy machine let the sound stop for a moment is like nothing.
-        assert one.alike > 0.4, found
-        assert max(map(abs, one.lags_secs)) <= tolerance_secs, found
-        assert abs(one.ends_secs) <= tolerance_secs, found
+        # What this loop held up it also let be heard so much later, or with a gap; no other
+        # sentence is let off for that.
+        stall = late.between(one.began_at - BEFORE_SECS, one.began_at + one.seconds + BEFORE_SECS)
+        told = (stall, found)
+        assert one.alike > (0.8 if stall < TOLERANCE_SECS else 0.4), told
+        assert max(map(abs, one.lags_secs)) <= TOLERANCE_SECS + stall, told
+        assert abs(one.ends_secs) <= TOLERANCE_SECS + stall, told
 
 
 @pytest.mark.parametrize("join", [JOIN, SPOKEN_BY_MODEL], ids=["cascade", "realtime"])
@@ -107,9 +112,8 @@ async def held_and_compared(
     caller, bot = decoded(file)
     assert shown["seconds"] == pytest.approx(len(bot) / 24_000, abs=0.001)
     started_at = datetime.fromisoformat(shown["started_at"])
-    tolerance_secs = TOLERANCE_SECS + max(late)
-    agrees(tape.said, started_at, caller, 2, tolerance_secs)
-    agrees(tape.heard, started_at, bot, 3, tolerance_secs)
+    agrees(tape.said, started_at, caller, 2, late)
+    agrees(tape.heard, started_at, bot, 3, late)
 
 
 async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
@@ -118,7 +122,7 @@ async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
     where = {"FLOW_RECORDINGS_URL": f"file://{tmp_path}/kept"}
     loop, tape = asyncio.get_running_loop(), Tape()
     thread_id, is_begun = "", False
-    async with stood_in(LONG) as standing:
+    async with stood_in(CUT_OFF) as standing:
         async with flow_serve(standing, postgres_url, tmp_path, **where) as first:
 
             def hear(event: CallerEvent) -> None:
@@ -133,14 +137,14 @@ async def test_a_killed_process_leaves_what_it_had_and_the_next_stores_it(
                 await call(
                     first.url,
                     standing.api_key,
-                    LONG,
+                    CUT_OFF,
                     join=RECORDED,
                     on_progress=hear,
                     carrier=Taped(INTERNET, tape),
                 )
         killed_at = time()
         async with flow_serve(standing, postgres_url, tmp_path, **where):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(SETTLE_SECS):
                 while (found := await database.recordings.get(UUID(thread_id))) is None or (
                     found.status is not RecordingStatus.READY
                 ):

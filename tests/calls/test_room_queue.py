@@ -10,6 +10,7 @@ from uuid import UUID
 
 from flow.db.database import Database
 from flow.domain.calls.thread import Status
+from tests.calls.conftest import SETTLE_SECS
 from tests.calls.test_call import JOIN
 from tests.calls.test_rejoin import World, world
 
@@ -45,7 +46,7 @@ async def _joined(at: World) -> UUID:
 
 async def _held(at: World, joined: list[UUID], number: int) -> dict[UUID, str]:
     """Which process has which call, once so many are held."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SETTLE_SECS):
         while True:
             threads = [await at.database.get_workflow_thread_data(one) for one in joined]
             held = [one.id for one in threads if one.status is not Status.CREATED]

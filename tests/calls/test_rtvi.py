@@ -25,7 +25,7 @@ from flow.sandbox.callers.frames import (
     encode,
 )
 from flow.sandbox.openai.chat import Pace
-from tests.calls.conftest import Serve, Serving
+from tests.calls.conftest import SETTLE_SECS, Serve, Serving
 
 DOCS = Path(__file__).parents[2] / "docs" / "guides" / "browser.md"
 GREETING = "Good evening!"
@@ -62,7 +62,7 @@ class BareClient:
 
     async def until(self, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first thing told that is it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(SETTLE_SECS):
             while True:
                 if found := [each for each in self.told if is_it(each)]:
                     return found[0]
@@ -79,7 +79,7 @@ class BareClient:
         )
 
     async def closed(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(SETTLE_SECS):
             await self._heard
 
 

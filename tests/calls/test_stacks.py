@@ -14,14 +14,14 @@ from flow.sandbox.callers.caller import call
 from flow.sandbox.callers.script import AfterBot, Interrupt
 from flow.sandbox.faults import Fault
 from tests.calls.conftest import Serve, Serving, key_of
-from tests.calls.test_call import JOIN, LONG, SHORT, stood_in
+from tests.calls.test_call import INSISTENT, JOIN, LONG, SHORT, stood_in
 from tests.calls.test_twilio import BY_PHONE, on_the_line
 
 WRAPS_UP = """
 [voice_bot]
 billable = true
 on_exceeded = "wrap_up"
-wrap_up_secs = 8
+wrap_up_secs = 60
 goodbye = "I have to go now. Goodbye."
 """
 ROUTES = {
@@ -199,15 +199,14 @@ async def test_a_vendor_that_goes_away_in_mid_call_ends_it_and_is_named(
     stack: Stack, part: str, serving: Serve
 ) -> None:
     """Pipecat dials three times again, and gives up."""
-    script = replace(SHORT, lines=(SHORT.lines[0],) * 6, patience_secs=2.0)
     route = socket_of(stack, part)
-    async with stood_in(script, stack.vendors) as standing, serving(standing) as served:
+    async with stood_in(INSISTENT, stack.vendors) as standing, serving(standing) as served:
         await budgeted(served, "10")
         standing.models[stack.vendor(part)].faults.add(
             Fault(kind="close", code=1011, chunks=2, route=route, times=1),
             Fault(kind="status", status=500, route=route, skip=1),
         )
-        report = await call(served.url, standing.api_key, script, join=stack.join())
+        report = await call(served.url, standing.api_key, INSISTENT, join=stack.join())
         thread = await served.settled(report.workflow_thread_id)
         await served.conserved(thread)
         assert await reserved_usd(served, thread) == 0

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 
 from flow.db.database import Database
 from flow.domain.calls.thread import Status
-from tests.calls.conftest import quantity
+from tests.calls.conftest import SETTLE_SECS, quantity
 from tests.calls.processes import flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
 from tests.workflows.conftest import age
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 async def until(found: Callable[[], Awaitable[T | None]]) -> T:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SETTLE_SECS):
         while (what := await found()) is None:
             await asyncio.sleep(0.1)
     return what

@@ -130,7 +130,7 @@ async def test_a_machine_that_answers_is_dealt_with_as_the_join_says(
 ) -> None:
     async with stood_in(SHORT) as standing, exchange(serving, standing) as line:
         joined = await line.join(**voicemail)
-        async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False) as http:
+        async with asyncio.timeout(SETTLE_SECS), httpx.AsyncClient(trust_env=False) as http:
             phone_call = await line.twilio.placed()
             noun = await line.twilio.answer(http, phone_call, None)
             stream = TwilioStream(phone_call, noun.parameters)
@@ -144,16 +144,25 @@ async def test_a_machine_that_answers_is_dealt_with_as_the_join_says(
                 assert phone_call.hung_up.is_set()
                 await socket.send(stream.stop())
                 await closed(socket)
-            phone_call.end(seconds=9)
         thread = await line.served.settled(joined["workflow_thread_id"])
+        legs, leg_id = line.served.service.database.telephony, caller_leg(thread.id)
+        # Its thread is over: whoever looks at the call now must not cut the message off.
+        await legs.note(leg_id, due_secs=0)
+        async with asyncio.timeout(SETTLE_SECS):
+            while (leg := await legs.get(leg_id)) and leg.state is State.LIVE and not leg.tries:
+                await asyncio.sleep(0.1)
+        left_talking = phone_call.status == "in-progress"
+        phone_call.end(seconds=9)
         (row,) = await line.priced(joined["workflow_thread_id"])
     assert phone_call.first("MachineDetection") == detection
     assert (thread.status, thread.end_reason) == (Status.COMPLETED, "voicemail")
     assert Decimal(row["total_cost_usd"]) == phone_call.bill
     if "voicemail_message" in voicemail:
         (document,) = phone_call.documents
+        assert left_talking
         assert "<Say>Please call us &amp; ask for Ada.</Say><Hangup />" in document
     else:
+        assert not left_talking
         assert phone_call.documents == []
 
 
@@ -253,6 +262,8 @@ async def test_a_number_rings_its_agent_who_passes_the_caller_on(serving: Serve)
                 await phone_line.transfer("+882123456789")
             assert phone_call.documents == []
             twilio.outcomes[target] = "in-progress"
+            # An answer that is lost is no call that is lost: Twilio has it, in whole seconds.
+            twilio.faults.add(Fault(kind="cut", route="POST *Calls.json", times=1))
             await phone_line.transfer(target, "Ada calls about an <order>.")
             # The caller's stream ends with that.
             await socket.send(stream.stop())

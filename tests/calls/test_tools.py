@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -78,7 +79,9 @@ async def test_a_slow_tool_is_used_spoken_over_and_shown_and_the_bot_hangs_up(
             "greeting": SHORT.greeting,
             "tools": [tool, {"type": "end_call"}],
         }
+        began = time.monotonic()
         report = await call(served.url, standing.api_key, PATIENT, join={"bot": bot})
+        lasted = time.monotonic() - began
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
         shown = (await served.http.get(f"/api/threads/{thread.id}")).json()
@@ -97,7 +100,7 @@ async def test_a_slow_tool_is_used_spoken_over_and_shown_and_the_bot_hangs_up(
     )  # fmt: skip
     assert (found["outcome"], found["status"]) == ("ok", 200)
     assert found["result"] == {"result": {"time": "quarter past six"}}
-    assert 4.0 <= found["seconds"] < 10.0
+    assert 4.0 <= found["seconds"] < lasted
     assert (ended["name"], ended["outcome"]) == ("end_call", "ok")
     # One generation chooses the tool, one hangs up; none is asked for after that. Of a reply that
     # was begun before the caller's turn was surely over, no tool is used, and it is asked for anew.

@@ -25,7 +25,7 @@ from flow.sandbox.twilio.app import AUTH_TOKEN, StreamNoun, TwilioSandbox
 from flow.sandbox.twilio.call import Telephone, TwilioStream
 from flow.sandbox.twilio.rest_api import ACCOUNT_SID, TwilioCall
 from tests.calls.calling import Calling
-from tests.calls.conftest import Serve, Serving, quantity
+from tests.calls.conftest import SETTLE_SECS, Serve, Serving, quantity
 from tests.calls.test_call import JOIN, LONG, SHORT, TALE, stood_in
 
 BY_PHONE = {**JOIN, "transport": {"type": "twilio"}}
@@ -72,7 +72,7 @@ class OnTheLine:
 
 async def closed(socket: ClientConnection) -> tuple[int, str]:
     """With what the service closes the socket, whatever it says before."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SETTLE_SECS):
         with suppress(ConnectionClosed):
             while True:
                 await socket.recv()

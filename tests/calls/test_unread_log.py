@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.calls.conftest import SETTLE_SECS
 from tests.calls.processes import environment_of
 from tests.calls.test_call import SHORT, stood_in
 from tests.ports import free_port
@@ -49,7 +50,7 @@ async def test_a_service_whose_log_nobody_reads_goes_on(
 
 
 async def ready(http: httpx.AsyncClient, url: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SETTLE_SECS):
         while True:
             try:
                 if (await http.get(f"{url}/readyz")).status_code == 200:

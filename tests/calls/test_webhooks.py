@@ -13,7 +13,7 @@ from flow.sandbox.callers.caller import call
 from flow.sandbox.server import Served
 from flow.sandbox.webhooks import WebhookReceiver
 from flow.vendors.webhook_signing import new_secret
-from tests.calls.conftest import Serve
+from tests.calls.conftest import SETTLE_SECS, Serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
 
 
@@ -29,19 +29,19 @@ async def test_the_end_of_a_call_is_told_as_the_api_shows_it(serving: Serve) -> 
         thread = await served.settled(report.workflow_thread_id)
         webhooks = served.service.database.webhooks
         secret = (await webhooks.secrets(thread.api_key_id, new_secret())).current
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SETTLE_SECS):
             while [one.state for one in (await webhooks.list()).items] != 2 * [State.DELIVERED]:
                 await asyncio.sleep(0.05)
         delivery, _ = (await webhooks.list()).items
         app.trust(secret)
         await webhooks.replay(delivery.event_id)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SETTLE_SECS):
             while len(app.received) < 3:
                 await asyncio.sleep(0.05)
         shown = (await served.http.get(f"/api/threads/{thread.id}")).json()
         # An attempt is counted once its answer is read, which is after it came here.
         delivered = 'flow_webhook_attempts_total{outcome="delivered"} 3.0'
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SETTLE_SECS):
             while delivered not in (await served.http.get("/metrics")).text:
                 await asyncio.sleep(0.05)
     started, first, again = app.received

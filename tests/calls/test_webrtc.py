@@ -341,7 +341,7 @@ async def test_the_bot_hangs_up_when_asked_to(serving: Serve) -> None:
         await caller.connect()
         await caller.bot_has_spoken()
         assert (await line.served.http.post(f"/api/bot/{line.thread_id}/end")).status_code == 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SETTLE_SECS):
             await caller.gone()
         thread = await line.served.settled(line.thread_id)
         await line.served.conserved(thread)
@@ -357,7 +357,7 @@ async def test_a_service_that_stops_hangs_up_when_its_time_is_up(
         await caller.connect()
         await caller.bot_speaks()
         await line.served.service.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SETTLE_SECS):
             await caller.gone()
         thread = await line.served.settled(line.thread_id)
         await line.served.conserved(thread)

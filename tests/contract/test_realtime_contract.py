@@ -22,7 +22,7 @@ from flow.metering.taps import socket as socket_tap
 from flow.sandbox.bill import Bill, Line
 from flow.sandbox.faults import Fault
 from tests.contract.case import Case, after_a_kill, case, of, outcomes
-from tests.contract.service_run import RATE_IN
+from tests.contract.service_run import PATIENCE_SECS, RATE_IN
 from tests.contract.vendors import (
     GEMINI_LIVE,
     OPENAI_REALTIME,
@@ -261,11 +261,15 @@ async def _until_it_works(c: Case, row: RealtimeRow) -> None:
 
 
 async def test_a_session_that_google_ends_is_resumed_and_read_on() -> None:
-    ended_soon = replace(GEMINI_LIVE, serve=partial(gemini_live_stand_in, session_secs=2.0))
+    ended_soon = replace(GEMINI_LIVE, serve=partial(gemini_live_stand_in, session_secs=0.5))
     async with case(ended_soon) as c:
+        service: Any = c.run.service
         await c.run.tell()
         await c.events()
-        await asyncio.sleep(1.6)
+        ended = service._session
+        async with asyncio.timeout(PATIENCE_SECS):
+            while service._session in (None, ended):
+                await asyncio.sleep(0.01)
         await c.run.tell()
         await c.events(2)
     first, second = c.notebook.events

@@ -470,7 +470,7 @@ class Line:
         self._problem = problem
         self.done: list[str] = []
 
-    async def transfer(self, number: str) -> None:
+    async def transfer(self, number: str, announcement: str | None) -> None:
         self._do(number)
 
     async def send_dtmf(self, digits: str) -> None:

@@ -93,11 +93,11 @@ async def test_without_a_budget_every_join_is_let_in(direct: Database, cap: str 
 async def test_a_refusal_says_what_is_used_up_and_until_when(database: Database) -> None:
     key = await with_budget(database, "2.50")
     thread = await a_thread(database, key)
-    await spend(database, thread, "2.50", occurred_at=datetime(2027, 1, 31, 23, tzinfo=UTC))
-    now = datetime(2027, 1, 31, 23, 59, 59, 250_000, tzinfo=UTC)
+    await spend(database, thread, "2.50", occurred_at=datetime(2026, 1, 31, 23, tzinfo=UTC))
+    now = datetime(2026, 1, 31, 23, 59, 59, 250_000, tzinfo=UTC)
     refused = await refusal(database, key, "1", now=now)
     assert (refused.code, refused.retry_after_secs) == ("budget_exceeded", 1)
-    resets_at = datetime(2027, 2, 1, tzinfo=UTC)
+    resets_at = datetime(2026, 2, 1, tzinfo=UTC)
     assert refused.limit == {
         "resource": "budget_usd",
         "scope": "key",
@@ -109,7 +109,7 @@ async def test_a_refusal_says_what_is_used_up_and_until_when(database: Database)
         "resets_at": resets_at,
     }
     assert "$2.50" in str(refused)
-    assert "2027-02-01T00:00:00Z" in str(refused)
+    assert "2026-02-01T00:00:00Z" in str(refused)
     assert (await a_join(database, key, "1", now=resets_at)).thread.status is Status.CREATED
 
 
@@ -249,10 +249,10 @@ async def test_a_reservation_shrinks_by_what_is_recorded(
 
 async def test_a_call_over_the_end_of_a_month_holds_no_more_than_is_left(direct: Database) -> None:
     key = await with_budget(direct, "10")
-    last = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
+    last = datetime(2025, 12, 31, 23, 59, 59, tzinfo=UTC)
     thread = (await a_join(direct, key, "2", waiting_secs=60, now=last)).thread
     await spend(direct, thread, "1.5", occurred_at=last)
-    budget = await direct.get_budget(key.id, datetime(2027, 1, 1, tzinfo=UTC))
+    budget = await direct.get_budget(key.id, datetime(2026, 1, 1, tzinfo=UTC))
     assert budget is not None
     assert (budget.spent_usd, budget.reserved_usd) == (0, Decimal("0.5"))
 
@@ -263,7 +263,7 @@ async def test_a_call_over_the_end_of_a_month_holds_no_more_than_is_left(direct:
 async def test_a_caller_is_waited_for_as_long_as_asked(
     direct: Database, waiting_secs: int, after: int, held: int
 ) -> None:
-    key, now = await with_budget(direct, "10"), datetime(2027, 5, 5, tzinfo=UTC)
+    key, now = await with_budget(direct, "10"), datetime(2026, 5, 5, tzinfo=UTC)
     await a_join(direct, key, "2", waiting_secs=waiting_secs, now=now)
     budget = await direct.get_budget(key.id, now + timedelta(seconds=after))
     assert budget is not None

@@ -163,8 +163,8 @@ async def abroad(request: pytest.FixtureRequest, postgres_url: str) -> AsyncIter
     await database.close()
 
 
-LAST = datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
-FIRST = datetime(2027, 1, 1, tzinfo=UTC)
+LAST = datetime(2025, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def test_a_month_is_of_utc_wherever_the_session_is(abroad: Database) -> None:
@@ -174,14 +174,14 @@ async def test_a_month_is_of_utc_wherever_the_session_is(abroad: Database) -> No
     await spend(abroad, thread, "0.25", occurred_at=FIRST)
     old, new = await budget_of(abroad, key, LAST), await budget_of(abroad, key, FIRST)
     assert (old.spent_usd, old.resets_at) == (1, FIRST)
-    assert (new.spent_usd, new.resets_at) == (Decimal("0.25"), datetime(2027, 2, 1, tzinfo=UTC))
+    assert (new.spent_usd, new.resets_at) == (Decimal("0.25"), datetime(2026, 2, 1, tzinfo=UTC))
     (limit,) = [s for s in (await abroad.get_limits(key.id, Terms(), LAST))[0] if s.scope == "key"]
     assert (limit.used, limit.resets_at) == (1, FIRST)
 
 
 @pytest.mark.parametrize(
     ("now", "days"),
-    [("2026-02-28", 28), ("2028-02-29", 29), ("2027-04-30", 30), ("2026-12-31", 31)],
+    [("2026-02-28", 28), ("2024-02-29", 29), ("2026-04-30", 30), ("2025-12-31", 31)],
 )
 async def test_a_budget_starts_anew_when_the_month_ends(
     direct: Database, now: str, days: int
@@ -268,12 +268,12 @@ async def test_an_event_says_how_the_budget_stood(
             {
                 "api_key_id": str(key.id),
                 "team_id": "team_1",
-                "period": "2026-12",
+                "period": "2025-12",
                 "tier": "warn",
                 "scope": "key",
                 "cap_usd": "10",
                 "spent_usd": "8.6",
-                "resets_at": "2027-01-01T00:00:00+00:00",
+                "resets_at": "2026-01-01T00:00:00+00:00",
             },
         )
     ]

@@ -22,8 +22,8 @@ from flow.errors import InvalidInput, Refused
 from tests.db.making import a_join, a_key, a_thread, an_event, move, spend
 
 CREDITS = Terms({"ai_credits": ["voice_bot", "survey"], "gold": ["gold_bot"]})
-FEB = datetime(2027, 2, 14, 12, tzinfo=UTC)
-MARCH = datetime(2027, 3, 1, tzinfo=UTC)
+FEB = datetime(2026, 2, 14, 12, tzinfo=UTC)
+MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -402,7 +402,7 @@ def usage(draw: st.DrawFn) -> dict[str, Any]:
         "kind": draw(st.sampled_from([Kind.LLM, Kind.TTS, Kind.CALL])),
         "usd": draw(st.none() | usd),
         "secs": draw(st.decimals(Decimal("0.001"), 900, places=3)),
-        "at": datetime(2026 if month == 12 else 2027, month, day, 23, tzinfo=UTC)
+        "at": datetime(2025 if month == 12 else 2026, month, day, 23, tzinfo=UTC)
         + timedelta(minutes=draw(st.integers(-1380, 59))),
     }
 

@@ -35,6 +35,11 @@ TABLES = [
     "gateway_counts",
     "agents",
     "agent_versions",
+    "phone_numbers",
+    "phone_calls",
+    "call_recordings",
+    "call_recording_parts",
+    "call_recording_removals",
 ]
 OURS = "n.nspname = 'flow' or (n.nspname = 'public' and p.prokind = 'f')"
 

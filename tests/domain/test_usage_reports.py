@@ -182,18 +182,18 @@ def test_what_only_a_newer_flow_knows_is_a_column_too() -> None:
     newer = [
         {"kind": "llm", "unit": "thought_tokens", "component": "llm_thought", "part_of": None,
          "quantity": "7", "cost_usd": "0.5"},
-        {"kind": "telephony", "unit": "carrier_seconds", "component": "telephony", "part_of": None,
+        {"kind": "fax", "unit": "line_seconds", "component": "fax", "part_of": None,
          "quantity": "1.5", "cost_usd": "0.25"},
     ]  # fmt: skip
     table = UsageTable.of([a_row(newer), a_row([])])
     assert set(table.measures) - set(MEASURES) == {
-        *("thought_tokens", "carrier_seconds"),
-        *("llm_thought_cost_usd", "telephony_cost_usd"),
+        *("thought_tokens", "line_seconds"),
+        *("llm_thought_cost_usd", "fax_cost_usd"),
     }
     assert all(list(row) == list(table.measures) for row in table.rows)
     total = table.total()
-    assert (total["thought_tokens"], total["carrier_seconds"]) == (7, "1.5")
-    assert (total["llm_thought_cost_usd"], total["telephony_cost_usd"]) == ("0.5", "0.25")
+    assert (total["thought_tokens"], total["line_seconds"]) == (7, "1.5")
+    assert (total["llm_thought_cost_usd"], total["fax_cost_usd"]) == ("0.5", "0.25")
 
 
 @settings(max_examples=25)  # each is a whole table

@@ -57,6 +57,21 @@ async def test_only_what_changed_makes_a_version(terminal: Terminal, file: Path)
     ]
 
 
+async def test_an_agent_whose_calls_are_recorded_is_pushed_where_calls_are_recorded(
+    terminal: Terminal, file: Path, tmp_path: Path
+) -> None:
+    file.write_text(f"{AGENT}recording: {{retention_days: 30}}\n")
+    refused = await terminal.flow("agents", "push", str(file), "--team", "acme")
+    assert "calls are not recorded here" in refused.failure
+    terminal.env["FLOW_RECORDINGS_URL"] = f"file://{tmp_path}"
+    await pushed(terminal, file)
+    shown = (await terminal.flow("agents", "show", "reservations", "--team", "acme", "--json")).json
+    assert shown["recording"] == {"retention_days": 30}
+    file.write_text(f"{AGENT}recording: {{retention_days: 31}}\n")
+    refused = await terminal.flow("agents", "push", str(file), "--team", "acme")
+    assert "recording.retention_days" in refused.failure
+
+
 async def test_what_is_shown_can_be_pushed_again(terminal: Terminal, file: Path) -> None:
     await pushed(terminal, file)
     shown = (await terminal.flow("agents", "show", "reservations")).out
@@ -84,6 +99,21 @@ async def test_agents_are_listed_shown_and_archived(terminal: Terminal, file: Pa
     assert done.json["archived_at"] is not None
     assert (await terminal.flow("agents", "list", "--json")).json == {"agents": []}
     assert (await pushed(terminal, file))["id"] != listed[0]["id"]
+
+
+async def test_no_number_rings_an_agent_that_needs_variables(
+    terminal: Terminal, file: Path
+) -> None:
+    await terminal.database.resolve_api_key("key_ada", "acme", "Ada")
+    await pushed(terminal, file)
+    add = ("numbers", "add", "+4930123456", "--key", "Ada", "--agent", "reservations")
+    said = (await terminal.flow(*add)).failure
+    assert "agent: its bot.system_prompt needs the variable 'restaurant'" in said
+    assert (await terminal.flow("numbers", "list", "--json")).json == {"numbers": []}
+    own = "{{restaurant|Luigi}} {{flow.caller_number|}} {{flow.called_number}}"
+    file.write_text(AGENT.replace("{{restaurant}}", own))
+    await pushed(terminal, file)
+    assert "agent reservations" in (await terminal.flow(*add)).out
 
 
 async def test_the_headers_of_tools_are_shown_where_that_is_asked(
@@ -118,13 +148,13 @@ REFUSED = {
     ),
     "a tool inside": (
         "name: x\ntools: [{type: mcp, url: 'https://10.0.0.1/'}]",
-        "bot.tools.0.url: ",
+        " tools.0.url: must lead",
     ),
     "a tool of a schema that is none": (
         "name: x\ntools: [{type: end_call}, {type: http, name: find, description: Finds,"
         " url: 'https://tools.example.com/',"
         " parameters: {type: object, properties: {a: {type: x}}}}]",
-        "bot.tools.1.parameters: not a JSON Schema",
+        " tools.1.parameters: not a JSON Schema",
     ),
 }
 

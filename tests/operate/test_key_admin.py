@@ -312,3 +312,32 @@ def _asked(terminal: Terminal) -> list[str]:
 
 def _key_named_in(text: str) -> str:
     return next(word for word in text.split() if word.startswith("key_"))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["keys", "budget", "{}", "--cap", "5"],
+        ["keys", "show", "{}"],
+        ["keys", "save-mode", "{}", "auto"],
+        ["keys", "revoke", "{}", "--yes"],
+        ["keys", "webhook", "{}", "--none"],
+        ["usage", "--key", "{}"],
+        ["threads", "list", "--key", "{}"],
+        ["threads", "show", "{}"],
+        ["webhooks", "secret", "{}"],
+        ["webhooks", "list", "--key", "{}"],
+        ["webhooks", "show", "{}"],
+        ["agents", "list", "--key", "{}"],
+        ["numbers", "add", "+4930123456", "--key", "{}"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("secret", ["flow_3ZfakeSecretOfNoKey", "3ZfakeSecretOfNoKey"])
+async def test_the_secret_of_a_key_is_never_repeated(
+    terminal: Terminal, args: list[str], secret: str
+) -> None:
+    done = await terminal.flow(*(arg.format(secret) for arg in args))
+    assert done.code != 0
+    assert "fakeSecret" not in done.out + done.err
+    assert "of that name or id" in done.err or "is no id of" in done.err

@@ -13,7 +13,7 @@ import pytest
 
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.usage.posthog_dashboards import Tile
-from flow.errors import ConfigurationError, FlowError, Refused, Unavailable
+from flow.errors import ConfigurationError, FlowError, NotFound, Refused, Unavailable
 from flow.operate.posthog_dashboards import (
     ProvisionedDashboard,
     WantedDashboard,
@@ -298,6 +298,19 @@ async def test_a_wrong_key_and_a_wrong_project_are_told_apart(
         await client.aclose()
 
 
+async def test_what_was_deleted_meanwhile_is_told_from_a_wrong_project(
+    at_posthog: AtPosthog,
+) -> None:
+    for change in (
+        at_posthog.client.insights_of(1),
+        at_posthog.client.change_dashboard(1, {"name": "x"}),
+    ):
+        with pytest.raises(NotFound, match="no dashboard 1 in project"):
+            await change
+    with pytest.raises(NotFound, match="no insight 2 in project"):
+        await at_posthog.client.change_insight(2, {"deleted": True})
+
+
 @pytest.mark.parametrize(
     ("fault", "error", "says"),
     [
@@ -307,6 +320,7 @@ async def test_a_wrong_key_and_a_wrong_project_are_told_apart(
         (Fault(kind="status", status=400, body={"detail": "No."}), FlowError, "HTTP 400.: No."),
         (Fault(kind="status", status=403, body={"detail": "Not yours."}), Refused, "Not yours."),
         (Fault(kind="status", status=403, body="<html>"), Refused, "does not say why"),
+        (Fault(kind="status", status=404, body="<html>"), ConfigurationError, "not PostHog's API"),
     ],
 )
 async def test_an_answer_that_is_no_use_is_one_sentence(

@@ -84,6 +84,28 @@ def test_a_stalled_network_leaves_no_hole_and_no_delay(
     assert len(found) == number
 
 
+@given(st.integers(2_100, 9_000), st.integers(10, 50), st.integers(10, 100), st.booleans())
+def test_of_a_stall_that_lasts_too_long_the_end_is_kept_where_it_was_spoken(
+    stall_ms: int, before: int, after: int, bot_speaks: bool
+) -> None:
+    track = HeardTrack(RATE)
+    pieces: list[Piece] = []
+    stalled, resumed = before * CHUNK, before * CHUNK + stall_ms
+    chunks = before + stall_ms // CHUNK + after
+    spoken = [(chunk + 1) * CHUNK for chunk in range(chunks)]
+    arrives = [resumed if stalled <= at < resumed else at for at in spoken]
+    # A bot that speaks has what is old settled meanwhile.
+    arrives += range(stalled, resumed, 100) if bot_speaks else ()
+    for at, number in sorted((at, number) for number, at in enumerate(arrives)):
+        if number < chunks:
+            track.add(at / 1000, numbered(number * CHUNK, CHUNK))
+        pieces += track.settle(at / 1000 - OPEN_SECS)
+    found = places([*pieces, *track.settle()])
+    assert all(abs(at - n) <= STEP_MS for n, at in found.items())
+    kept = {n for n in range(chunks * CHUNK) if not stalled - CHUNK <= n < resumed - 2_000}
+    assert kept <= found.keys()
+
+
 @given(
     st.lists(
         st.tuples(

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from flow.sandbox.callers.conversation import CallerEvent, Conversation, EventKind
 from flow.sandbox.callers.frames import Audio, Data, Frame, Interruption, Text, Transcription
 from flow.sandbox.callers.playback import Playback
-from flow.sandbox.callers.script import SUPPORT_CALL, AfterBot, Cue, Interrupt, Line, Script
+from flow.sandbox.callers.script import (
+    SUPPORT_CALL,
+    AfterBot,
+    Cue,
+    Interrupt,
+    Line,
+    Script,
+    Unasked,
+)
 
 RATE = 8_000
 CHUNK_SECS = 0.02
@@ -61,8 +69,11 @@ class Run:
 Bot = Callable[[float, bytes], list[Frame]]
 
 
-def run(script: Script, bot: Bot) -> Run:
-    """Let them talk until the caller hangs up; the bot hears each chunk and may answer."""
+def run(script: Script, bot: Bot, held_up: tuple[float, float] = (0.0, 0.0)) -> Run:
+    """Let them talk until the caller hangs up; the bot hears each chunk and may answer.
+
+    ``held_up`` is when whoever runs the call is held up, and for how many seconds.
+    """
     result = Run()
     conversation = Conversation(
         script,
@@ -74,6 +85,7 @@ def run(script: Script, bot: Bot) -> Run:
     result.conversation = conversation
     for step in range(round(120 / CHUNK_SECS)):
         now = step * CHUNK_SECS
+        now += held_up[1] if now >= held_up[0] else 0.0
         chunk = conversation.say(now)
         if chunk is None:
             result.hung_up_at = round(now, 2)
@@ -147,6 +159,17 @@ def test_quiet_that_the_bot_sends_is_silence():
     assert call.at(EventKind.LINE_STARTED) == [pytest.approx(2.0, abs=0.05)]
 
 
+@pytest.mark.parametrize("held_up_secs", [0.0, 3.0])
+def test_a_caller_who_is_held_up_does_not_take_that_for_silence(held_up_secs: float):
+    heard_on = held_up_secs + 0.5
+    call = run(
+        script(AfterBot(1.0)),
+        Scripted((0, tone(0.4)), (heard_on, tone(0.5)), (heard_on + 3, tone(0.5))),
+        held_up=(0.4, held_up_secs),
+    )
+    assert call.at(EventKind.LINE_STARTED) == [pytest.approx(heard_on + 1.5, abs=0.06)]
+
+
 def test_an_interruption_begins_in_the_midst_of_the_bots_speech():
     call = run(script(AfterBot(0.5), Interrupt(2.0)), Polite(greeting=1.0, reply=6.0))
     (said,) = call.conversation.interruptions
@@ -199,6 +222,13 @@ def test_a_caller_runs_out_of_patience_with_a_bot_that_says_nothing():
     first, second = call.at(EventKind.LINE_STARTED)
     assert (first, second) == (pytest.approx(5.0), pytest.approx(11.0, abs=0.05))
     assert call.hung_up_at == pytest.approx(16.5, abs=0.05)
+
+
+@pytest.mark.parametrize("greeting", [0.0, 30.0])
+def test_who_speaks_unasked_waits_for_nothing_and_then_for_the_answer(greeting: float):
+    call = run(script(Unasked(2.0), patience_secs=60.0), Polite(greeting=greeting, reply=1.0))
+    assert call.at(EventKind.LINE_STARTED) == [pytest.approx(2.0, abs=0.05)]
+    assert call.hung_up_at == pytest.approx(call.at(EventKind.BOT_STOPPED)[-1] + 1.0, abs=0.05)
 
 
 def test_a_caller_may_hang_up_on_a_bot_that_is_speaking():

@@ -201,6 +201,23 @@ async def test_a_truncated_item_is_read_again_only_as_far_as_it_was_heard(server
         assert (error["param"], error["event_id"]) == ("audio_end_ms", "mine")
 
 
+async def test_what_is_truncated_while_it_is_made_is_cancelled_as_anything_is(
+    server: Server,
+) -> None:
+    vendor = a_vendor("word " * 100, pace=Pace(token_secs=0.01))
+    async with session(server, vendor) as client:
+        await client.send("response.create")
+        delta = await client.until("response.output_audio.delta")
+        cut = {"item_id": delta["item_id"], "content_index": 0, "audio_end_ms": 0}
+        await client.send("conversation.item.truncate", **cut)
+        await client.until("conversation.item.truncated")
+        await client.until("response.output_audio.delta")
+        await client.send("conversation.item.truncate", **cut)
+        await client.send("response.cancel")
+        done = (await client.until("response.done"))["response"]
+    assert done["status"] == "cancelled"
+
+
 @pytest.mark.parametrize("modality", ["text", "audio"])
 async def test_a_tool_is_called_and_its_result_taken(server: Server, modality: str) -> None:
     call = ToolCall("look_up", '{"order":"A"}')

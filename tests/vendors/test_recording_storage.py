@@ -70,11 +70,13 @@ async def test_what_is_put_can_be_had_and_linked_until_it_is_removed(
         url, local = await held.storage.link(PATH, 60), held.storage.local(PATH)
         if held.stand_in is None:
             assert url is None
+            assert held.storage.origin is None
             assert local is not None
             assert local.stat().st_mode & 0o77 == 0
         else:
             assert local is None
             assert url is not None
+            assert url.startswith(f"{held.storage.origin}/")
             assert list(held.stand_in.objects) == [f"eu/calls/{PATH}"]
             assert set(held.stand_in.types.values()) == {"audio/flac"}
             async with httpx.AsyncClient(trust_env=False) as reader:
@@ -87,6 +89,12 @@ async def test_what_is_put_can_be_had_and_linked_until_it_is_removed(
         assert held.storage.local(PATH) is None
         with pytest.raises(StorageUnavailable):
             await held.storage.get(PATH, back)
+
+
+async def test_links_to_amazon_lead_to_the_bucket_s_own_host() -> None:
+    storage = S3("calls", "eu", S3Account("key", SecretStr("secret"), "eu-central-1"))
+    assert storage.origin == "https://calls.s3.eu-central-1.amazonaws.com"
+    assert (await storage.link(PATH, 60) or "").startswith(f"{storage.origin}/eu/")
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

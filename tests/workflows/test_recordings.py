@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import psycopg
 import pytest
@@ -213,6 +215,69 @@ async def test_a_recording_goes_with_its_thread_and_its_key(
     assert world.storage.objects == {}
     assert await world.database.recordings.removals() == []
     assert [*world.writer.folder.iterdir()] == []
+
+
+async def test_what_a_storage_does_not_take_keeps_nothing_back(world: World) -> None:
+    await world.record()
+    first = next(world.writer.folder.iterdir()).name.split(".")[1]
+    world.storage.faults.add(Fault(kind="status", status=413, route=f"POST *{first}.flac"))
+    await world.over()
+    with pytest.raises(Unavailable):
+        await world.recordings.store_parts()
+    for seconds in range(4):
+        await world.record(seconds_later=seconds)
+    with pytest.raises(Unavailable):
+        await world.recordings.store_parts()
+    assert len(world.storage.objects) == 4
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["not-put-together", "not-stored"])
+async def test_what_never_became_ready_goes_when_its_time_is_over(
+    is_stored: bool, world: World
+) -> None:
+    """Two parts that cannot be put together, or cannot be brought into the storage."""
+    await world.record()
+    await world.record(seconds_later=5)
+    if is_stored:
+        await world.recordings.store_parts()
+        world.storage.faults.add(Fault(kind="status", route="GET *"))
+    await world.over()
+    assert not await world.recordings.settled(world.thread_id, 0.3)
+    world.change("update workflow_threads set ended_at = ended_at - interval '8 days'")
+    with suppress(Unavailable):
+        await world.recordings.look_after()
+    await world.recordings.store_parts()
+    await world.recordings.look_after()
+    assert (await world.found()).status is RecordingStatus.DELETED
+    assert world.storage.objects == {}
+    assert [*world.writer.folder.iterdir()] == []
+
+
+async def test_a_process_killed_when_it_had_put_parts_together_leaves_no_second_file(
+    world: World,
+) -> None:
+    await world.record()
+    await world.record(seconds_later=5)
+    await world.over()
+    await world.recordings.store_parts()
+    (whole,) = (await world.found()).parts
+    stored = dict(world.storage.objects)
+    await world.recordings.look_after()
+    assert [*world.storage.objects] == [whole.path]
+    parts = [path for path in stored if path != whole.path]
+    again = uuid5(world.thread_id, ".".join(sorted(Path(path).stem for path in parts)))
+    assert whole.path == f"{world.thread_id}/{again}.flac"
+
+
+async def test_what_killed_processes_had_under_way_is_removed(world: World) -> None:
+    world.writer.folder.mkdir(parents=True)
+    old, new = (world.writer.folder / f"{name}.draft" for name in ("old", "new"))
+    old.mkdir()
+    (old / "part.flac").write_bytes(b"sound")
+    new.write_bytes(b"sound")
+    os.utime(old, (1, 1))
+    await world.recordings.look_after()
+    assert [*world.writer.folder.iterdir()] == [new]
 
 
 async def test_what_cannot_be_read_is_put_aside(world: World) -> None:

@@ -19,15 +19,15 @@ router = APIRouter(prefix="/hosts")
 
 
 class HostReport(BaseModel):
-    """What a process last said of itself."""
+    """What a process last said of itself; null: one of another version said nothing of it."""
 
-    version: str = Field(description="The version of Flow that it runs.")
-    calls: int = Field(description="Those that run in it.")
-    capacity: int = Field(description="How many may.")
-    draining: bool = Field(description="It is being shut down, and takes no more calls.")
-    workflows: bool = Field(description="It finishes calls, its own and those of others.")
-    spool_events: int = Field(description="Usage that waits for the database.")
-    spool_oldest_secs: float = Field(description="For how long the oldest of it has waited.")
+    version: str | None = Field(description="The version of Flow that it runs.")
+    calls: int | None = Field(description="Those that run in it.")
+    capacity: int | None = Field(description="How many may.")
+    draining: bool | None = Field(description="It is being shut down, and takes no more calls.")
+    workflows: bool | None = Field(description="It finishes calls, its own and those of others.")
+    spool_events: int | None = Field(description="Usage that waits for the database.")
+    spool_oldest_secs: float | None = Field(description="For how long the oldest of it has waited.")
 
 
 class Host(BaseModel):

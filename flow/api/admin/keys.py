@@ -14,12 +14,14 @@ from starlette.responses import Response
 
 from flow.admin import json_forms
 from flow.admin.keys import NewKey, describe, issue, revoke, set_limits
-from flow.api.admin.operators import Cursor, Limit, OfTeam, Search, note_change
+from flow.api.admin.operators import Cursor, OfTeam, Search, noted
 from flow.api.auth import require_permission
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
+from flow.db.database import Database
 from flow.domain.limits.budget import Tier
 from flow.domain.products.save_mode import SaveMode
 from flow.domain.webhooks.public_url import problem_of
@@ -188,20 +190,18 @@ async def create_key(request: Request) -> Response:
         require_permission(request, permission)
     if asked.expires_at is not None:
         _require_future(services, "expires_at", asked.expires_at)
-    made = await issue(
-        services.database,
-        _unkey(services),
-        NewKey(
-            team_id=asked.team_id,
-            name=asked.name,
-            prefix=asked.prefix,
-            expires_at=asked.expires_at,
-            permissions=asked.permissions,
-            cap_usd=asked.budget_usd,
-            save_mode=asked.save_mode,
-        ),
+    new = NewKey(
+        team_id=asked.team_id,
+        name=asked.name,
+        prefix=asked.prefix,
+        expires_at=asked.expires_at,
+        permissions=asked.permissions,
+        cap_usd=asked.budget_usd,
+        save_mode=asked.save_mode,
     )
-    note_change(request, "key_created", changed_key=str(made.account.key.id))
+    unkey = _unkey(services)
+    with noted(request, "key_created", team_id=new.team_id, key_name=new.name):
+        made = await issue(services.database, unkey, new)
     told = IssuedKey(**json_forms.account(made.account), secret=made.secret)
     return ExactJSONResponse(told, status_code=201)
 
@@ -223,8 +223,26 @@ async def change_key(request: Request, api_key_id: UUID) -> Response:
     services = services_of(request)
     change = await read(request, KeyChange)
     _check(services, change)
+    given = sorted(change.model_fields_set)
+    with noted(request, "key_changed", changed_key=str(api_key_id), fields=given):
+        await _change(services.database, api_key_id, change)
+    return ExactJSONResponse(await _details(services, api_key_id))
+
+
+@router.post("/{api_key_id:uuid}/revoke", response_model=RevokedKey, responses=documented(404, 501))
+async def revoke_key(request: Request, api_key_id: UUID) -> Response:
+    """Revoke a key for good: no new calls from within a minute on; its usage stays."""
+    services = services_of(request)
+    account = await services.database.operating.get_api_key(str(api_key_id))
+    unkey = _unkey(services)
+    with noted(request, "key_revoked", changed_key=str(api_key_id)):
+        done = await revoke(services.database, unkey, account)
+    told = RevokedKey(**json_forms.account(done.account), revoked_at_unkey=done.at_unkey)
+    return ExactJSONResponse(told)
+
+
+async def _change(database: Database, api_key_id: UUID, change: KeyChange) -> None:
     given = change.model_fields_set
-    database = services.database
     await set_limits(
         database,
         api_key_id,
@@ -237,19 +255,6 @@ async def change_key(request: Request, api_key_id: UUID) -> Response:
         await database.operating.set_save_mode(api_key_id, change.save_mode)
     if "webhook_url" in given:
         await database.webhooks.set_url(api_key_id, change.webhook_url)
-    note_change(request, "key_changed", changed_key=str(api_key_id), fields=sorted(given))
-    return ExactJSONResponse(await _details(services, api_key_id))
-
-
-@router.post("/{api_key_id:uuid}/revoke", response_model=RevokedKey, responses=documented(404, 501))
-async def revoke_key(request: Request, api_key_id: UUID) -> Response:
-    """Revoke a key for good: no new calls from within a minute on; its usage stays."""
-    services = services_of(request)
-    account = await services.database.operating.get_api_key(str(api_key_id))
-    done = await revoke(services.database, _unkey(services), account)
-    note_change(request, "key_revoked", changed_key=str(api_key_id))
-    told = RevokedKey(**json_forms.account(done.account), revoked_at_unkey=done.at_unkey)
-    return ExactJSONResponse(told)
 
 
 async def _details(services: Services, api_key_id: UUID) -> KeyDetails:

@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flow.admin.usage import GROUPS, report
-from flow.api.admin.operators import Cursor, Limit, OfKey, OfTeam
+from flow.api.admin.operators import Cursor, OfKey, OfTeam
 from flow.api.content_negotiation import preferred
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.api.usage import CSV_ANSWER, FirstDay, LastDay, UsageReport, csv_answer
 from flow.domain.usage.reports import grouping, period

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flow.admin.numbers import number_form, put_number
-from flow.api.admin.operators import note_change
+from flow.api.admin.operators import noted
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.problems import documented
@@ -39,6 +39,7 @@ class Number(BaseModel):
 
     number: str = Field(examples=["+4930123456"], description="As E.164 writes it.")
     agent: UUID | None = Field(description="The agent that it rings.")
+    agent_name: str | None = Field(description="Its name.")
     product: str | None = Field(description="Or the product whose bot it rings.")
     api_key_id: UUID = Field(description="The key whose budget its calls are on.")
     key_name: str | None = Field(description="Its name.")
@@ -80,21 +81,17 @@ async def get_number(request: Request, number: str) -> Response:
 async def change_number(request: Request, number: str) -> Response:
     """Add a number, or change what it rings."""
     change = await read(request, NumberChange)
-    added = await put_number(
-        services_of(request).database,
-        number,
-        change.key,
-        agent=change.agent,
-        product=change.product,
-    )
-    note_change(request, "number_changed", number=number, changed_key=str(added.key.id))
+    database = services_of(request).database
+    key = str((await database.operating.get_api_key(change.key)).key.id)
+    with noted(request, "number_changed", number=number, changed_key=key):
+        added = await put_number(database, number, key, agent=change.agent, product=change.product)
     return ExactJSONResponse(Number(**number_form(added)))
 
 
 @router.delete("/{number}", status_code=204, responses=documented(404))
 async def remove_number(request: Request, number: str) -> Response:
     """Forget a number: whoever calls it is told that it is not in service."""
-    if not await services_of(request).database.telephony.remove_number(number):
-        raise NotFound("This number is not known here.")
-    note_change(request, "number_removed", number=number)
+    with noted(request, "number_removed", number=number):
+        if not await services_of(request).database.telephony.remove_number(number):
+            raise NotFound("This number is not known here.")
     return Response(status_code=204)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 from uuid import UUID
 
@@ -12,7 +14,6 @@ from flow.api.auth import require_permission
 from flow.api.request_context import context_of, log_of
 from flow.domain.limits.permissions import ADMIN, CONTENT
 
-Limit = Annotated[int, Query(ge=1, le=200, description="How many at most.")]
 Cursor = Annotated[
     str | None, Query(max_length=1024, description="`next_cursor` of the page before.")
 ]
@@ -33,6 +34,18 @@ def may_see_content(request: Request) -> bool:
     return CONTENT in context_of(request.scope).permissions
 
 
-def note_change(request: Request, what: str, **about: object) -> None:
-    """Log a change that an operator made; the key that made it is in every line of a request."""
-    log_of(request.scope).info("operator_change", change=what, **about)
+@contextmanager
+def noted(request: Request, what: str, **about: object) -> Iterator[None]:
+    """Log the change that an operator makes in the block, before it is made: none goes unlogged,
+    whatever becomes of the process. One that fails is logged again.
+
+    The key that makes it is in every line of a request.
+    """
+    log = log_of(request.scope)
+    log.info("operator_change", change=what, **about)
+    try:
+        yield
+    except BaseException as error:
+        kind = type(error).__name__
+        log.warning("operator_change_failed", change=what, error_type=kind, **about)
+        raise

@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from flow.admin import json_forms
 from flow.admin.quotas import set_quota
-from flow.api.admin.operators import Cursor, Limit, Search, note_change
+from flow.api.admin.operators import Cursor, Search, noted
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.key_limits import Limit as LimitView
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
 from flow.errors import NotFound
@@ -87,8 +88,9 @@ async def change_quota(request: Request, team_id: str, resource: str) -> Respons
     """Set a quota: ``call_seconds``, ``concurrent_calls`` or a kind of credits, 1 to a cent."""
     services = services_of(request)
     change = await read(request, QuotaChange)
-    await set_quota(services.database, services.products.terms(), team_id, resource, change.limit)
-    note_change(request, "quota_changed", changed_team=team_id, resource=resource)
+    terms = services.products.terms()
+    with noted(request, "quota_changed", changed_team=team_id, resource=resource):
+        await set_quota(services.database, terms, team_id, resource, change.limit)
     return await _answer(services, team_id)
 
 

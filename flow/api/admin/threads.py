@@ -14,15 +14,15 @@ from starlette.responses import Response
 from flow.admin import json_forms
 from flow.api.admin.operators import (
     Cursor,
-    Limit,
     OfKey,
     OfTeam,
     may_see_content,
-    note_change,
+    noted,
 )
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
 from flow.api.joins import EndAnswer, end_call
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.api.threads import LatencyView, ThreadUsage, Utterance, latency_of, turn_fields
 from flow.api.usage import FirstDay, LastDay
@@ -159,6 +159,6 @@ async def get_thread_usage(request: Request, thread_id: UUID) -> Response:
 @router.post("/{thread_id:uuid}/end", response_model=EndAnswer, responses=documented(404))
 async def end_thread(request: Request, thread_id: UUID) -> Response:
     """Hang up, wherever the call runs, or cancel one that nobody has connected to."""
-    answer = await end_call(services_of(request), thread_id)
-    note_change(request, "thread_ended", workflow_thread_id=str(thread_id))
+    with noted(request, "thread_ended", workflow_thread_id=str(thread_id)):
+        answer = await end_call(services_of(request), thread_id)
     return ExactJSONResponse(answer)

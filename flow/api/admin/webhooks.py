@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flow.admin import json_forms
-from flow.api.admin.operators import Cursor, Limit, OfKey, may_see_content, note_change
+from flow.api.admin.operators import Cursor, OfKey, may_see_content, noted
 from flow.api.dependencies import services_of
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.list_parameters import Limit
 from flow.api.problems import documented
 from flow.domain.webhooks.webhook import State
 
@@ -80,8 +81,8 @@ async def list_webhooks(
 @router.post("/replay", response_model=Replayed, responses=documented(422))
 async def replay_dead(request: Request, api_key_id: OfKey = None) -> Response:
     """Send everything that was given up again, under the same ids."""
-    count = await services_of(request).database.webhooks.replay_dead(api_key_id)
-    note_change(request, "webhooks_replayed", count=count)
+    with noted(request, "webhooks_replayed", of_key=api_key_id and str(api_key_id)):
+        count = await services_of(request).database.webhooks.replay_dead(api_key_id)
     return ExactJSONResponse(Replayed(replayed=count))
 
 
@@ -96,6 +97,6 @@ async def get_webhook(request: Request, event_id: UUID) -> Response:
 @router.post("/{event_id:uuid}/replay", response_model=Webhook, responses=documented(404, 409))
 async def replay(request: Request, event_id: UUID) -> Response:
     """Send a delivered or dead webhook again, under the same id."""
-    found = await services_of(request).database.webhooks.replay(event_id)
-    note_change(request, "webhook_replayed", event_id=str(event_id))
+    with noted(request, "webhook_replayed", event_id=str(event_id)):
+        found = await services_of(request).database.webhooks.replay(event_id)
     return ExactJSONResponse(Webhook(**json_forms.delivery(found)))

@@ -265,11 +265,16 @@ class CallManager:
         )
 
     async def _tools(self, lease: CallLease) -> CallTools | None:
-        settings, join = self._settings.tools, lease.join
-        if not join.bot.tools or settings is None:
+        join = lease.join
+        if not join.bot.tools:
             return None
         return await open_tools(
-            lease.thread, join, lease.control, settings, self._recorder, speech_of(join)
+            lease.thread,
+            join,
+            lease.control,
+            self._settings.tools,
+            self._recorder,
+            speech_of(join),
         )
 
     async def _standing(self, thread_id: UUID) -> Standing:

@@ -51,6 +51,9 @@ class Manager(Protocol):
 PRICE_AFTER_SECS = 5.0
 """After the end of a call, when its carrier is first asked for the price."""
 
+# A machine that is to be left a message is still being told it.
+_LEFT_TO_THE_CARRIER = frozenset({EndReason.CALLER_HUNG_UP, EndReason.VOICEMAIL})
+
 EndingOf = Callable[[], Ending | None]
 
 
@@ -213,7 +216,7 @@ class MediaStreamCalls:
             return made[0]
 
         async def hang_up(ending: Ending) -> None:
-            if ending.reason is not EndReason.CALLER_HUNG_UP and not line.is_transferred:
+            if ending.reason not in _LEFT_TO_THE_CARRIER and not line.is_transferred:
                 try:
                     await self._carrier.hang_up(stream.call_id)
                 except Unavailable as error:

@@ -37,6 +37,7 @@ from flow.domain.calls.phone_call import (
     caller_leg,
 )
 from flow.domain.calls.phone_number import may_be_dialled
+from flow.domain.calls.phone_rules import recognised
 from flow.domain.calls.spoken import voice_language
 from flow.domain.calls.thread import Thread
 from flow.errors import FlowError, Unavailable
@@ -49,6 +50,7 @@ RING_SECS = 25
 LONGEST_SECS = 4 * 3600
 POLL_SECS = 1.0
 LOOKS = 2
+FIRST_LOOK_SECS = 10.0
 # Nobody else dials this leg meanwhile: see `flow.workflows.phone_work`.
 LEASE_SECS = 90.0
 WAIT_SECS = 0.5
@@ -76,6 +78,7 @@ class Legs(Protocol):
         dial_until: datetime,
         due_secs: float = 0,
     ) -> PhoneCall: ...
+    async def known(self, carrier: str, call_ids: Sequence[str]) -> set[str]: ...  # noqa: D102
     async def begin_dial(self, leg_id: UUID, lease_secs: float) -> PhoneCall | None: ...  # noqa: D102
     async def note(  # noqa: D102
         self,
@@ -205,7 +208,13 @@ class PhoneLine:
         begun = await legs.begin_dial(leg_id, LEASE_SECS)
         if begun is None:
             raise ToolFailed("Somebody else is being passed on to that number; try again later.")
-        call = await self._dialled(dialler, begun, order)
+        try:
+            call = await self._dialled(dialler, begun, order)
+        except BaseException:
+            # Should it ring after all, `flow.workflows.phone_work` finds it and hangs up.
+            with suppress(FlowError):
+                await asyncio.shield(legs.note(leg_id, due_secs=0))
+            raise
         await legs.note(
             leg_id,
             state=State.LIVE,
@@ -223,11 +232,9 @@ class PhoneLine:
             for _ in range(LOOKS):
                 await asyncio.sleep(self._exchange.poll_secs)
                 found = await dialler.find(leg.from_number, leg.to_number)
-                since = leg.dialled_at
-                new = [c for c in found if c.created_at and since and c.created_at >= since]
-                if new and not new[0].status.is_over:
-                    return new[0]
-            # Should it be there after all, `flow.workflows.phone_work` finds it and hangs up.
+                known = await self._exchange.legs.known(leg.carrier, [c.call_id for c in found])
+                if (call := recognised(leg, found, known)) is not None:
+                    return call
             raise ToolFailed("The telephone company does not answer.") from error
         except FlowError as error:
             await self._exchange.legs.note(leg.id, state=State.DONE)
@@ -267,6 +274,9 @@ class PhoneLine:
             await legs.note(own, transferred_at=None)
             await legs.note(leg_id, transferred_at=None)
             raise
+        # Whoever looks then finds a target that has hung up on its announcement.
+        with suppress(Unavailable):
+            await legs.note(leg_id, due_secs=FIRST_LOOK_SECS)
 
 
 def _has_answered(status: CarrierStatus) -> bool:

@@ -64,9 +64,9 @@ class HttpTool:
 
     def _request(self, use: ToolUse, secrets: Sequence[str]) -> ToolRequest:
         described, headers = self._described, self._described.plain_headers
-        url = described.url
+        url, body = described.url, ""
         if described.method in IN_QUERY:
-            url, payload = with_query(url, use.arguments)
+            url = with_query(url, use.arguments)
             headers = {
                 **headers,
                 "x-flow-tool": self.name,
@@ -79,12 +79,12 @@ class HttpTool:
                 "workflow_thread_id": str(self._thread_id),
                 "call": self._call,
             }
-            payload = json.dumps(told, ensure_ascii=False, allow_nan=False)
-        return ToolRequest(use.id, described.method, url, headers, payload, secrets)
+            body = json.dumps(told, ensure_ascii=False, allow_nan=False)
+        return ToolRequest(use.id, described.method, url, headers, body, secrets)
 
 
-def with_query(url: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
-    """The URL with the arguments in its query, and its whole query.
+def with_query(url: str, arguments: Mapping[str, Any]) -> str:
+    """The URL with the arguments in its query.
 
     Texts and numbers stand as they are, a list's each by themselves; objects are JSON; what is
     null is left out.
@@ -97,7 +97,7 @@ def with_query(url: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
     ]
     parts = urlsplit(url)
     query = "&".join(filter(None, [parts.query, urlencode(pairs, quote_via=quote_plus)]))
-    return urlunsplit(parts._replace(query=query, fragment="")), query
+    return urlunsplit(parts._replace(query=query, fragment=""))
 
 
 def _text(value: Any) -> str:

@@ -57,6 +57,10 @@ async def open_tools(
     Args:
         control: acts on the call, where its transport can.
         speak: makes the frame that has the bot say a text.
+
+    Raises:
+        RuntimeError: a tool acts on the call and there is no ``control``, though joins that name
+            such a tool are refused where the transport has none.
     """
     voice = ToolVoice(speak, name="tool_voice")
     made = _Maker(thread, join, control, settings, voice)
@@ -107,17 +111,22 @@ class _Maker:
         self.secrets = _Secrets(partial(settings.secrets, thread.api_key_id))
 
     def tool(self, one: Any) -> BotTool | None:
-        """The tool; ``None`` for a server's, and for what this call cannot do."""
+        """The tool; ``None`` for a server's, which has many."""
         match one:
             case described.HttpTool():
                 return HttpTool(one, self._client, self._thread.id, self._call, self.secrets)
             case described.EndCallTool():
                 return EndCall(self._voice)
-            case described.TransferCallTool() if self._control is not None:
-                return TransferCall(one, self._control, self._voice)
-            case described.SendDtmfTool() if self._control is not None:
-                return SendDtmf(self._control)
+            case described.TransferCallTool():
+                return TransferCall(one, self._control_for(one.type), self._voice)
+            case described.SendDtmfTool():
+                return SendDtmf(self._control_for(one.type))
         return None
+
+    def _control_for(self, tool: str) -> CallControl:
+        if self._control is None:
+            raise RuntimeError(f"this call over {self._call['transport']} has no {tool}")
+        return self._control
 
 
 class _Secrets:

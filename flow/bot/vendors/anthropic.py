@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from pipecat.processors.frame_processor import FrameProcessor
 
+from flow.bot.vendors.function_calls import with_checked_arguments
 from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
 from flow.metering.vendor_apis import ANTHROPIC_APIS
@@ -28,16 +31,19 @@ def _chat(build: Build) -> FrameProcessor:
     # Of tools that are called together Pipecat 1.14 runs the last alone (its service keeps one
     # block): so one is called at a time.
     one_by_one = {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}
-    return AnthropicLLMService(
-        api_key=endpoint.api_key,
-        client=client,
-        name=build.name,
-        # Each turn reads what the turns before have written, at a tenth of the price.
-        settings=AnthropicLLMService.Settings(
-            model=build.choice.model,
-            enable_prompt_caching=True,
-            extra=one_by_one if build.tools else {},
-            **options,
+    return cast(
+        FrameProcessor,
+        with_checked_arguments(AnthropicLLMService)(
+            api_key=endpoint.api_key,
+            client=client,
+            name=build.name,
+            # Each turn reads what the turns before have written, at a tenth of the price.
+            settings=AnthropicLLMService.Settings(
+                model=build.choice.model,
+                enable_prompt_caching=True,
+                extra=one_by_one if build.tools else {},
+                **options,
+            ),
         ),
     )
 

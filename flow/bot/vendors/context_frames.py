@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipecat.frames.frames import DataFrame, Frame, LLMContextUserTurnFrame
+from pipecat.frames.frames import (
+    DataFrame,
+    Frame,
+    InterruptionFrame,
+    LLMContextUserTurnFrame,
+)
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection
 
@@ -23,6 +28,15 @@ class ConversationNote(DataFrame):
 
     message: Any
     respond: bool
+
+
+@dataclass
+class OrderedInterruption(InterruptionFrame):
+    """The bot is to stop what it is saying, for something that it is told to say at once.
+
+    A model that speaks by itself hears of that something a moment later, and what it says until
+    then would be taken for it.
+    """
 
 
 class ContextFrames:

@@ -7,12 +7,13 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, cast
 
-from pipecat.frames.frames import Frame, LLMRunFrame
+from pipecat.frames.frames import Frame, InputAudioRawFrame, LLMRunFrame
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from flow.bot.vendors.context_frames import ContextFrames, ConversationNote
+from flow.bot.vendors.function_calls import with_checked_arguments
 from flow.bot.vendors.metered_sockets import socket_url
 from flow.bot.vendors.spec import Build, pipecat_class
 from flow.kit.tls import trusted
@@ -20,6 +21,8 @@ from flow.metering.taps.socket import SocketTap, metered_connection
 
 DIAL_WAITS = (0.5, 1.0)
 """Seconds before each further attempt to connect."""
+MOST_HELD_SECS = 10.0
+"""Of what the caller says while there is no session."""
 
 # RFC 6455 and the registry of close codes: lost, failed within, restarting, overloaded.
 _PASSING_CODES = (1006, 1011, 1012, 1013)
@@ -67,17 +70,20 @@ def _with_tap(kind: Any) -> Any:
     Its constructor takes the tap and the address of the API's WebSockets first.
     """
 
-    class WithTap(kind):  # type: ignore[misc]
+    class WithTap(with_checked_arguments(kind)):  # type: ignore[misc]
         _context: Any
         _connection_start_time: float | None
         _session: Any
         _bot_is_responding: bool
         _consecutive_failures: int
+        _ready_for_realtime_input: bool
+        _disconnecting: bool
 
         def __init__(self, tap: SocketTap, url: str, **options: Any) -> None:
             self._tap = tap
             self._url = url
             self._frames = ContextFrames()
+            self._held = bytearray()
             super().__init__(**options)
 
         def create_client(self) -> None:
@@ -120,8 +126,8 @@ def _with_tap(kind: Any) -> Any:
             await super()._disconnect()
 
         async def _handle_send_error(self, error: Exception) -> None:
-            """What is said while there is no connection is lost, and another one is made; Pipecat's
-            would be an error for every frame of sound."""
+            """What is said before a lost connection is noticed is lost, and another one is made;
+            Pipecat's would be an error for every frame of sound."""
             if not isinstance(error, ConnectionClosed):
                 await super()._handle_send_error(error)
 
@@ -130,6 +136,19 @@ def _with_tap(kind: Any) -> Any:
             if self._context is None:
                 # Pipecat would let the caller be heard only once the bot has been told to speak.
                 self._ready_for_realtime_input = True
+
+        async def _send_user_audio(self, frame: Any) -> None:
+            """What the caller says before Gemini can hear it is told as soon as it can; Pipecat's
+            loses the first words of a caller who does not wait for the bot."""
+            if self._session is None or not self._ready_for_realtime_input:
+                most = round(MOST_HELD_SECS * frame.sample_rate) * 2
+                self._held += b"" if self._disconnecting else frame.audio
+                del self._held[:-most]
+                return
+            if self._held:
+                said, self._held = bytes(self._held), bytearray()
+                frame = InputAudioRawFrame(said + frame.audio, frame.sample_rate, 1)
+            await super()._send_user_audio(frame)
 
         async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
             """As Pipecat's, which does not tell the caller's turns from being asked to speak."""

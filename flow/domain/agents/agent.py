@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
@@ -14,8 +15,10 @@ from flow.domain.calls.bot_part import CASCADE, BotPart
 from flow.domain.calls.join_request import AgentRef, CallSettings, JoinRequest
 from flow.domain.calls.request_parts import STORED, Name
 from flow.domain.calls.tools import MAX_TOOLS, Tool, tool_problems
+from flow.errors import InvalidInput
 
 _OWN = {*CallSettings.model_fields, "product"}
+_TOOLS_IN_BOT = re.compile(r"^bot\.tools(?=\.|$)")
 
 
 class AgentDefinition(CallSettings):
@@ -73,6 +76,15 @@ class AgentDefinition(CallSettings):
             said["tools"] = said["bot"].pop("tools")
         return said
 
+    def as_sent(self, error: InvalidInput) -> InvalidInput:
+        """What is wrong with the agent, with the fields named as it was sent."""
+        if "tools" not in self.model_fields_set:
+            return error
+        return error.with_problems(
+            replace(problem, field=_TOOLS_IN_BOT.sub("tools", problem.field))
+            for problem in error.problems
+        )
+
     def as_join(self) -> JoinRequest:
         """A join that says what the agent says, and no more."""
         return _join_of(self.said())
@@ -103,6 +115,16 @@ class Agent:
         """The definition as readers are shown it: without secrets."""
         return AgentDefinition.from_json(self.definition).shown()
 
+    def as_named(self, error: InvalidInput, join: JoinRequest) -> InvalidInput:
+        """What is wrong with a join of the agent; of what the agent says, it says so."""
+        said = join.said()
+        return error.with_problems(
+            replace(problem, message=f"of the agent {self.name}: {problem.message}")
+            if _is_said(self.definition, problem.field) and not _is_said(said, problem.field)
+            else problem
+            for problem in error.problems
+        )
+
     def settle(self, join: JoinRequest) -> JoinRequest:
         """The join with all that the agent says and the join does not.
 
@@ -118,6 +140,17 @@ class Agent:
         whole = _join_of(_merged(theirs, own))
         settled = {name: getattr(whole, name) for name in _OWN}
         return join.model_copy(update=settled | {"agent": self.ref})
+
+
+def _is_said(said: Any, field: str) -> bool:
+    """Whether these settings say the field of a dotted path, or the list that it is in."""
+    for name in field.split("."):
+        if not isinstance(said, Mapping):
+            break
+        if name not in said:
+            return False
+        said = said[name]
+    return True
 
 
 def _join_of(said: Mapping[str, Any]) -> JoinRequest:

@@ -14,14 +14,17 @@ MOST_COMMANDS = 30
 WITHIN_SECS = 60
 """A call takes at most so many commands within so many seconds: each costs speech or a reply."""
 
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS, pattern=r"^[^\x00]*$")]
+Text = Annotated[
+    str,
+    Field(max_length=MAX_TEXT_CHARS, pattern=r"^[^\x00]*$", description="What is said or told."),
+]
 CommandKind = Literal["say", "message"]
 
 
 class _WithText(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    text: Text
+    text: Text = Field(description="The words, in plain text.")
 
     @field_validator("text")
     @classmethod
@@ -37,15 +40,17 @@ class SayRequest(_WithText):
     A bot that is one model which hears and speaks is told to say it word for word.
     """
 
-    interrupt: bool = False
+    interrupt: bool = Field(False, description="In place of what the bot is saying.")
 
 
 class MessageRequest(_WithText):
     """The bot is told ``text``: by its customer (``system``), or as if its caller had said it
     (``user``: it is then in the transcript). With ``respond`` it answers at once."""
 
-    role: Literal["system", "user"] = "system"
-    respond: bool = False
+    role: Literal["system", "user"] = Field(
+        "system", description="Who tells it: the customer, or as if it were the caller."
+    )
+    respond: bool = Field(False, description="Whether the bot answers at once.")
 
 
 Order = SayRequest | MessageRequest

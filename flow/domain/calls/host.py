@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
+from typing import Any, Self
 
 # Some missed heartbeats: so long that a stalled process is not taken for a dead one.
 SILENT_SECS = 60.0
@@ -16,15 +18,21 @@ class HostReport:
 
     ``calls`` run in it, of at most ``capacity``. ``spool_events`` wait for the database, the oldest
     for ``spool_oldest_secs``. ``workflows``: it finishes calls, its own and those of others.
+    ``None``: a process of another version said nothing of it.
     """
 
-    version: str
-    calls: int
-    capacity: int
-    draining: bool
-    workflows: bool
-    spool_events: int
-    spool_oldest_secs: float
+    version: str | None
+    calls: int | None
+    capacity: int | None
+    draining: bool | None
+    workflows: bool | None
+    spool_events: int | None
+    spool_oldest_secs: float | None
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The report of a process of any version: what is not known here is left out."""
+        return cls(**{one.name: told.get(one.name) for one in fields(cls)})
 
 
 class HostState(StrEnum):

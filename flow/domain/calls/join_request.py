@@ -112,13 +112,16 @@ class Transport(Part):
 
     @model_validator(mode="after")
     def _is_a_whole_call(self, info: ValidationInfo) -> Self:
-        given = self.model_fields_set & {"voicemail", "voicemail_message", "ring_secs"}
+        # A join as it is shown names every field: what differs from its default was asked for.
+        fields = type(self).model_fields
+        of_placed = ("ring_secs", "voicemail", "voicemail_message")
+        given = [name for name in of_placed if getattr(self, name) != fields[name].default]
         if (self.to is None and self.from_ is None and not given) or is_stored(info):
             return self
         if (self.to is None) != (self.from_ is None):
             raise ValueError("a call that is to be placed needs both to and from")
         if self.to is None and given:
-            raise ValueError(f"{sorted(given)[0]} is for a call that is placed: give to and from")
+            raise ValueError(f"{given[0]} is for a call that is placed: give to and from")
         leaves_message = self.voicemail is Voicemail.LEAVE_MESSAGE
         if leaves_message != (self.voicemail_message is not None):
             raise ValueError("voicemail 'leave_message' and a voicemail_message go together")

@@ -84,6 +84,10 @@ class Voicemail(StrEnum):
     TALK = "talk"
 
 
+FAX = "fax"
+"""What the carrier says of a fax that answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """What the carrier charges for a call: ``amount`` of ``currency`` (ISO 4217), not negative."""
@@ -192,7 +196,7 @@ def is_machine(answered_by: str | None) -> bool:
     https://www.twilio.com/docs/voice/answering-machine-detection#async-amd
     """
     said = answered_by or ""
-    return said.startswith("machine_") or said == "fax"
+    return said.startswith("machine_") or said == FAX
 
 
 def caller_leg(thread_id: UUID) -> UUID:

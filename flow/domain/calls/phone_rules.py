@@ -14,13 +14,17 @@ from datetime import datetime, timedelta
 
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.phone_call import (
+    FAX,
     CarrierCall,
     CarrierStatus,
     Direction,
+    Leg,
     PhoneCall,
     Price,
     State,
+    Voicemail,
 )
+from flow.domain.calls.thread import Status, Thread
 
 LOOKS = 3
 LOOK_SECS = 4.0
@@ -79,6 +83,25 @@ def unknown(phone_call: PhoneCall) -> Step:
     return Step(State.DIALLING, _look_pause(phone_call.tries))
 
 
+def recognised(
+    phone_call: PhoneCall, found: Iterable[CarrierCall], known: Collection[str]
+) -> CarrierCall | None:
+    """Which of the carrier's calls is that of a leg that was dialled, if any is.
+
+    Carriers tell times in whole seconds, by their own clock.
+    """
+    dialled_at = phone_call.dialled_at
+    assert dialled_at is not None, "what is looked for was dialled"
+    since = dialled_at - CLOCK_SKEW
+    ours = [
+        call
+        for call in found
+        if call.call_id not in known and (call.created_at is None or call.created_at >= since)
+    ]
+    # The oldest: a second one is only there if this was given up too early.
+    return min(ours, key=lambda call: call.created_at or dialled_at, default=None)
+
+
 def looked_for(
     phone_call: PhoneCall, found: Iterable[CarrierCall], known: Collection[str], now: datetime
 ) -> Step:
@@ -87,23 +110,30 @@ def looked_for(
     Of two legs between the same numbers one is dialled after the other, so that a call which no
     other leg has is this one's.
     """
-    assert phone_call.dialled_at is not None, "what is looked for was dialled"
-    since = phone_call.dialled_at - CLOCK_SKEW
-    ours = [
-        call
-        for call in found
-        if call.call_id not in known and (call.created_at is None or call.created_at >= since)
-    ]
-    if ours:
-        # The oldest: a second one is only there if this was given up too early.
-        oldest = min(ours, key=lambda call: call.created_at or now)
-        ring_secs = 0 if phone_call.order is None else phone_call.order.ring_secs
-        return placed(oldest, ring_secs)
+    if (call := recognised(phone_call, found, known)) is not None:
+        return placed(call, 0 if phone_call.order is None else phone_call.order.ring_secs)
     if phone_call.tries + 1 < LOOKS:
         return Step(State.DIALLING, _look_pause(phone_call.tries + 1))
     if phone_call.dials >= MOST_DIALS or _is_late(phone_call, now, 0):
         return refused("the carrier does not say whether it has placed the call")
     return Step(State.QUEUED, 0)
+
+
+def is_to_be_hung_up(phone_call: PhoneCall, thread: Thread) -> bool:
+    """Whether nobody is to be on a running call any more: its bot is gone, and the caller was not
+    passed on, or a machine has it that is not to be talked to.
+
+    What is said to a machine after the beep the carrier says, and hangs up.
+    """
+    if phone_call.is_at_a_machine and phone_call.leg is Leg.CALLER:
+        is_fax = phone_call.answered_by == FAX
+        match thread.join.transport.voicemail:
+            case Voicemail.HANG_UP:
+                return True
+            case Voicemail.LEAVE_MESSAGE:
+                return is_fax
+    is_running = thread.status in {Status.CREATED, Status.CONNECTING, Status.IN_CALL}
+    return not is_running and phone_call.transferred_at is None
 
 
 def looked_at(phone_call: PhoneCall, call: CarrierCall | None) -> Step:

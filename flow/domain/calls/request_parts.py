@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
@@ -30,6 +31,24 @@ class Part(BaseModel):
 def is_stored(info: ValidationInfo) -> bool:
     """Whether this was judged before."""
     return info.context is STORED
+
+
+def field_of(loc: Sequence[int | str], said: Any) -> str:
+    """The dotted path of a problem that pydantic found in what was ``said``.
+
+    Pydantic puts the ``type`` of an object that is one of several into the path, where whoever
+    sent the object has no field of that name.
+    """
+    names = []
+    for name in loc:
+        if isinstance(said, Mapping) and name not in said and said.get("type") == name:
+            continue
+        names.append(str(name))
+        try:
+            said = said[name]
+        except (LookupError, TypeError):
+            said = None
+    return ".".join(names)
 
 
 def bounded(value: dict[str, Any], most: int) -> dict[str, Any]:

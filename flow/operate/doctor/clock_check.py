@@ -10,10 +10,7 @@ from flow.operate.doctor.finding import Finding, ok, skipped, warning
 
 NAME = "clock"
 MOST_SECS = 2.0
-CURE = (
-    "Have NTP set this machine's clock: tokens, signatures of webhooks and the month of a budget"
-    " go by it."
-)
+CURE = "Have NTP set this machine's clock: tokens and signatures of webhooks go by it."
 
 
 def clock_finding(readings: Sequence[ClockReading]) -> Finding:

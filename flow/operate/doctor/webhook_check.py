@@ -31,7 +31,7 @@ async def webhook_findings(
     if not hosts:
         return [skipped(NAME, "none has been sent yet")]
     resolver = SystemResolver()
-    private = settings.debug and settings.webhooks_allow_private
+    private = settings.may_reach_private
     try:
         found = await asyncio.gather(*(_reached(host, resolver, private) for host in hosts))
     finally:

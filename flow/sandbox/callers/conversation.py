@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from flow.sandbox.callers.frames import Audio, Data, Frame, Interruption, Text, Transcription
 from flow.sandbox.callers.playback import Playback, Turn
-from flow.sandbox.callers.script import AfterBot, Cue, Interrupt, Script
+from flow.sandbox.callers.script import AfterBot, Cue, Interrupt, Script, Unasked
 
 
 class EventKind(StrEnum):
@@ -88,6 +88,7 @@ class Conversation:
         self._speech = b""
         self._my_turn_ended = 0.0
         self._bot_is_speaking = False
+        self._listened_at = self._silent_secs = 0.0
 
     def hear(self, frame: Frame, now: float) -> None:
         """Take in a frame from the bot."""
@@ -106,6 +107,7 @@ class Conversation:
 
     def say(self, now: float) -> bytes | None:
         """What the microphone picks up from `now` for one chunk; ``None``: the caller hangs up."""
+        self._listen(now)
         self._notice_bot(now)
         if not self._speech and self._is_due(self._next_cue(), now):
             if self._lines_begun == len(self._script.lines):
@@ -134,11 +136,21 @@ class Conversation:
             return lines[self._lines_begun].when
         return self._script.hang_up
 
+    def _listen(self, now: float) -> None:
+        """Count how long the bot has been silent while somebody listened: whoever runs the call may
+        have been held up, and what was sent meanwhile is yet to be heard."""
+        step, self._listened_at = now - self._listened_at, now
+        turn = self.playback.turn(0.0, now)
+        silent_secs = 0.0 if turn is None else turn.silent_secs
+        self._silent_secs = min(silent_secs, self._silent_secs + min(step, 2 * self._chunk_secs))
+
     def _is_due(self, cue: Cue, now: float) -> bool:
+        if isinstance(cue, Unasked):
+            return now - self._my_turn_ended >= cue.secs
         turn = self.playback.turn(self._my_turn_ended, now)
         if turn is None:
             return now - self._my_turn_ended >= self._script.patience_secs
-        return _has_come(cue, turn)
+        return _has_come(cue, turn, self._silent_secs)
 
     def _notice_bot(self, now: float) -> None:
         turn = self.playback.turn(0.0, now)
@@ -152,11 +164,11 @@ class Conversation:
         self._on_event(CallerEvent(kind, at_secs, detail))
 
 
-def _has_come(cue: Cue, turn: Turn) -> bool:
+def _has_come(cue: AfterBot | Interrupt, turn: Turn, silent_secs: float) -> bool:
     """Whether it is time."""
     match cue:
-        case AfterBot(silent_secs):
-            return turn.silent_secs >= silent_secs
+        case AfterBot(enough_secs):
+            return silent_secs >= enough_secs
         case Interrupt(speaking_secs, too_brief_secs):
             long_enough = turn.spoken_secs >= speaking_secs
-            return (turn.is_speaking and long_enough) or turn.silent_secs >= too_brief_secs
+            return (turn.is_speaking and long_enough) or silent_secs >= too_brief_secs

@@ -21,7 +21,7 @@ CHUNK_BYTES = 640
 
 # Of any protocol: it is how often the microphone gives something.
 _CHUNK_SECS = CHUNK_BYTES / 2 / SAMPLE_RATE
-_FAREWELL_SECS = 10.0
+_FAREWELL_SECS = 30.0
 
 
 class Phone:

@@ -26,7 +26,15 @@ class Interrupt:
     silent_secs: float = 1.5
 
 
-Cue = AfterBot | Interrupt
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """When so many seconds have passed since the caller's own last word, or since the call began,
+    whether the bot has spoken or not: as one who speaks first does."""
+
+    secs: float = 1.0
+
+
+Cue = AfterBot | Interrupt | Unasked
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,8 @@ class Script:
         voice: the caller's, one of espeak's.
         hang_up: when the caller does; ``Interrupt`` hangs up on a bot that is still speaking.
         token_secs: how long the model takes for a token of its replies.
-        patience_secs: how long the caller waits for a bot that says nothing before going on.
+        patience_secs: how long the caller waits for a bot that says nothing before going on. It
+            is for bots that do not work: one that does may be slow.
     """
 
     system_prompt: str

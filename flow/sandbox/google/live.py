@@ -59,8 +59,9 @@ class _Setup(BaseModel):
 class Live:
     """Serves sessions, and bills each generation by Google's rule: all that is in the session.
 
-    ``session_secs`` is how long a connection lasts until Gemini says that it will go away;
-    ``sessions`` are those that can be resumed, by their handles.
+    ``session_secs`` is how long a connection lasts until Gemini says that it will go away, once it
+    has said what it is saying; one in which a session is resumed lasts. ``sessions`` are those that
+    can be resumed, by their handles.
     """
 
     speaker: Speaker
@@ -95,16 +96,19 @@ class _Session:
         """What is said between the marks that the client sets, where it does."""
         self._generating: asyncio.Task[None] | None = None
         self._is_asked = False
+        self._is_resumed = False
 
     async def serve(self) -> None:
         """Answer until somebody leaves."""
         await self._socket.accept()
         try:
             await self._begin(await self._receive())
-            async with asyncio.timeout(self._live.session_secs):
+            async with asyncio.timeout(None if self._is_resumed else self._live.session_secs):
                 while True:
                     await self._take(await self._receive())
         except TimeoutError:
+            if self._generating is not None:
+                await asyncio.gather(self._generating, return_exceptions=True)
             await self._send({"goAway": {"timeLeft": "0s"}})
             await self._socket.close(1000)
         except (_Refused, ValidationError) as error:
@@ -136,6 +140,7 @@ class _Session:
         handle = (setup.session_resumption or {}).get("handle")
         if handle and handle not in self._live.sessions:
             raise _Refused("BidiGenerateContent session not found")
+        self._is_resumed = bool(handle)
         if handle:
             self._memory = self._live.sessions[handle].copy()
         else:

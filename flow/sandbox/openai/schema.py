@@ -25,6 +25,7 @@ _DEEPEST = 24
 _EXCERPT = 240
 _PROSE = re.compile(r"summar|overview|descri|abstract|note|transcript|text|content", re.IGNORECASE)
 
+_KNOWN = {"language": "en", "locale": "en-US"}
 _FORMATS = {
     "date-time": "2026-01-15T09:30:00Z",
     "date": "2026-01-15",
@@ -208,4 +209,6 @@ class _Writer:
     def _words(self, name: str) -> str:
         if self._about and (not name or _PROSE.search(name)):
             return self._about[:_EXCERPT]
-        return " ".join(re.findall(r"[A-Za-z0-9]+", name)).lower() or "example"
+        if name.lower() in _KNOWN:
+            return _KNOWN[name.lower()]
+        return " ".join(["example", *re.findall(r"[A-Za-z0-9]+", name)]).lower()

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 from flow.vendors.recording_storage.storage import StorageUnavailable
 
@@ -18,6 +17,11 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    @property
+    def origin(self) -> str | None:
+        """A folder has no links of its own."""
+        return None
 
     async def put(self, path: str, file: Path) -> None:
         """Copy the file in; nobody sees half of it."""
@@ -46,7 +50,8 @@ class Folder:
     def _put(self, path: str, file: Path) -> None:
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = target.with_name(f".{target.name}.{uuid4().hex}")
+        # Whoever puts it again after a process that was killed takes the same.
+        draft = target.with_name(f".{target.name}")
         try:
             with draft.open("wb") as copy, file.open("rb") as source:
                 os.fchmod(copy.fileno(), 0o600)
@@ -61,6 +66,7 @@ class Folder:
         for path in paths:
             target = self._root / path
             target.unlink(missing_ok=True)
+            target.with_name(f".{target.name}").unlink(missing_ok=True)
             with suppress(OSError):  # it is not empty, or gone
                 target.parent.rmdir()
 

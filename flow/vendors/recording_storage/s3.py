@@ -18,11 +18,12 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 from pydantic import SecretStr
 
-from flow.vendors.recording_storage.storage import CONTENT_TYPE, StorageUnavailable
+from flow.vendors.recording_storage.storage import CONTENT_TYPE, StorageUnavailable, origin_of
 
 # Of one call; what fails then is tried again later.
 RETRY_SECS = 20
 TIMEOUT_SECS = 120
+DEFAULT_REGION = "us-east-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,16 @@ class S3:
 
     def __init__(self, bucket: str, prefix: str, account: S3Account) -> None:
         options = {
-            "region": account.region or ("us-east-1" if account.endpoint else None),
+            "region": account.region or (DEFAULT_REGION if account.endpoint else None),
             "endpoint": account.endpoint,
             "access_key_id": account.key_id,
             "secret_access_key": account.secret and account.secret.get_secret_value(),
         }
+        self._origin = (
+            origin_of(account.endpoint)
+            if account.endpoint
+            else f"https://{bucket}.s3.{account.region or DEFAULT_REGION}.amazonaws.com"
+        )
         self._store = S3Store(
             bucket,
             prefix=prefix or None,
@@ -55,6 +61,11 @@ class S3:
             retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=RETRY_SECS)},
             **{name: value for name, value in options.items() if value},  # type: ignore[arg-type]
         )
+
+    @property
+    def origin(self) -> str | None:
+        """That of the store, or of the bucket at Amazon."""
+        return self._origin
 
     async def put(self, path: str, file: Path) -> None:
         """Upload the file, in parts if it is long."""

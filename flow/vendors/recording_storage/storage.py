@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from flow.errors import Unavailable
 
@@ -15,11 +16,23 @@ class StorageUnavailable(Unavailable):
     """The storage of recordings does not answer, or refuses."""
 
 
+def origin_of(url: str) -> str:
+    """Scheme and host of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 class RecordingStorage(Protocol):
     """Files by their paths, ``a/b.flac``, below whatever the operator's URL names.
 
     Any call may raise `StorageUnavailable`, and may be repeated.
     """
+
+    @property
+    def origin(self) -> str | None:
+        """Scheme and host of its links, as a content security policy names them; ``None``: it has
+        no links."""
+        ...
 
     async def put(self, path: str, file: Path) -> None:
         """Store a file, in place of one that is there."""

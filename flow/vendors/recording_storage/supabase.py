@@ -15,7 +15,7 @@ import httpx
 from pydantic import SecretStr
 
 from flow.kit.tls import trusted
-from flow.vendors.recording_storage.storage import CONTENT_TYPE, StorageUnavailable
+from flow.vendors.recording_storage.storage import CONTENT_TYPE, StorageUnavailable, origin_of
 
 TIMEOUT = httpx.Timeout(30, write=120, read=120)
 _CHUNK = 2**18
@@ -34,6 +34,11 @@ class SupabaseStorage:
             timeout=TIMEOUT,
             verify=trusted(),
         )
+
+    @property
+    def origin(self) -> str | None:
+        """That of the service."""
+        return origin_of(self._base)
 
     async def put(self, path: str, file: Path) -> None:
         """Upload the file, in place of one that is there."""

@@ -82,6 +82,8 @@ class RealtimeResponse:
     async def cancel(self, reason: str) -> None:
         """End it before its end, because of ``turn_detected`` or ``client_cancelled``."""
         self._cancelled = reason
+        # Before its first step it would tell of no end.
+        await asyncio.sleep(0)
         await self.drop()
 
     async def drop(self) -> None:
@@ -144,7 +146,9 @@ class RealtimeResponse:
             await self._tell("response.content_part.added", **self._place(0), part=part)
             self._items[-1].value["content"].append({"type": f"output_{kind}", field: ""})
         item = self._items[-1]
-        item.value["content"][0][field] += said
+        content = item.value["content"][0]
+        # Of what is truncated while it is made the words are forgotten, and it goes on.
+        content[field] = content.get(field, "") + said
         if not is_spoken:
             await self._tell("response.output_text.delta", **self._place(0), delta=said)
             return
@@ -205,7 +209,7 @@ class RealtimeResponse:
     async def _finish_part(self, part: Mapping[str, Any]) -> None:
         place = self._place(0)
         if part["type"] == "output_audio":
-            said = part["transcript"]
+            said = part.get("transcript", "")
             await self._tell("response.output_audio.done", **place)
             await self._tell("response.output_audio_transcript.done", **place, transcript=said)
             told = {"type": "audio", "transcript": said}

@@ -20,6 +20,7 @@ const OPERATOR_PAGES = [
   ["/console/operator/usage", "All usage"],
   ["/console/operator/keys", "Keys"],
   ["/console/operator/teams", "Teams"],
+  ["/console/operator/numbers", "Numbers"],
   ["/console/operator/webhooks", "Webhooks"],
   ["/console/operator/hosts", "Hosts"],
   ["/console/operator/ledger", "Ledger"],

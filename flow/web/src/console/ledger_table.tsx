@@ -38,11 +38,14 @@ export function LedgerTable(props: {
   );
 }
 
+/** Short names for those that are long. */
+const KINDS: Record<string, string> = { telephony: "PHONE" };
+
 function Work({ row }: { row: LedgerRow }) {
   return (
     <>
       <div class="work">
-        <span class={`kind kind-${row.kind}`}>{row.kind.toUpperCase()}</span>
+        <span class={`kind kind-${row.kind}`}>{KINDS[row.kind] ?? row.kind.toUpperCase()}</span>
         <span>{row.model || words(row.kind)}</span>
       </div>
       <span class="muted small nowrap">

@@ -16,6 +16,8 @@ import { KeyPage } from "./operator/key";
 import { KeysPage } from "./operator/keys";
 import { LedgerGapsPage } from "./operator/ledger";
 import { NewKeyPage } from "./operator/new_key";
+import { NewNumberPage, NumberPage } from "./operator/number";
+import { NumbersPage } from "./operator/numbers";
 import { TeamPage, TeamsPage } from "./operator/teams";
 import { WebhooksPage } from "./operator/webhooks";
 import { AgentPage } from "./pages/agent";
@@ -88,6 +90,9 @@ function SignedIn(props: { secret: string; signOut: (why?: string) => void }) {
             <Route path="/console/operator/keys/:id" component={KeyPage} />
             <Route path="/console/operator/teams" component={TeamsPage} />
             <Route path="/console/operator/teams/:id" component={TeamPage} />
+            <Route path="/console/operator/numbers" component={NumbersPage} />
+            <Route path="/console/operator/numbers/new" component={NewNumberPage} />
+            <Route path="/console/operator/numbers/:number" component={NumberPage} />
             <Route path="/console/operator/webhooks" component={WebhooksPage} />
             <Route path="/console/operator/hosts" component={HostsPage} />
             <Route path="/console/operator/ledger" component={LedgerGapsPage} />

@@ -1,29 +1,50 @@
-import { clock, seconds } from "../shared/format";
+import { clock, duration, seconds } from "../shared/format";
 import type { ReplyLatency, Thread, Turn } from "../shared/types";
 import { LatencyBar } from "./latency";
 import { Badge } from "./parts";
+import type { Sound } from "./recording";
 
-/** What was said, with what each reply was waited for. */
-export function Transcript({ thread }: { thread: Thread }) {
+/** What was said, with what each reply was waited for; with a sound, turns are played from there. */
+export function Transcript({ thread, sound }: { thread: Thread; sound: Sound }) {
   const replies = new Map(thread.latency?.turns.map((reply) => [reply.seq, reply]));
   const longest = Math.max(...[...replies.values()].map((reply) => reply.total_secs), 0);
   return (
     <ol class="transcript">
       {thread.transcript.map((turn) => (
-        <Said turn={turn} reply={replies.get(turn.seq)} longest={longest} key={turn.seq} />
+        <Said
+          turn={turn}
+          reply={replies.get(turn.seq)}
+          longest={longest}
+          sound={sound}
+          key={turn.seq}
+        />
       ))}
     </ol>
   );
 }
 
-function Said(props: { turn: Turn; reply: ReplyLatency | undefined; longest: number }) {
-  const { turn, reply } = props;
+function Said(props: {
+  turn: Turn;
+  reply: ReplyLatency | undefined;
+  longest: number;
+  sound: Sound;
+}) {
+  const { turn, reply, sound } = props;
   const isBot = turn.role === "assistant";
   return (
-    <li class={isBot ? "said said-bot" : "said said-caller"}>
+    <li
+      class={isBot ? "said said-bot" : "said said-caller"}
+      aria-current={sound.playing === turn.seq ? "true" : undefined}
+    >
       <div class="said-head">
         <strong>{isBot ? "Bot" : "Caller"}</strong>
         <span class="muted small">{clock(turn.started_at)}</span>
+        {sound.source !== null && (
+          <button type="button" class="seek" onClick={() => sound.play(turn)}>
+            <span class="visually-hidden">Play from </span>
+            {duration(sound.offsetOf(turn))}
+          </button>
+        )}
         {turn.interrupted && <Badge tone="info">interrupted</Badge>}
       </div>
       <p class="break">

@@ -48,6 +48,7 @@ export interface Agent {
   insights?: { enabled?: boolean; instructions?: string | null; schema?: Record<string, unknown> | null };
   max_duration_secs?: number | null;
   save_mode?: string | null;
+  recording?: { retention_days?: number | null } | null;
   webhook_url?: string | null;
   metadata?: Record<string, unknown>;
 }

@@ -1,4 +1,5 @@
 import { Problem } from "./problem";
+import { type ServerEvent, serverEvents } from "./server_events";
 
 export type Query = Record<string, string | number | boolean | null | undefined>;
 
@@ -24,6 +25,18 @@ export class Api {
 
   put<T>(path: string, body: unknown): Promise<T> {
     return this.json<T>("PUT", path, body);
+  }
+
+  delete(path: string): Promise<void> {
+    return this.json<void>("DELETE", path);
+  }
+
+  /** The server-sent events at `path` that come after the one with `lastId`, to their end. */
+  async *events(path: string, lastId: string, signal: AbortSignal): AsyncGenerator<ServerEvent> {
+    const headers: Record<string, string> = { Accept: "text/event-stream" };
+    if (lastId) headers["Last-Event-ID"] = lastId;
+    const { body } = await this.send("GET", path, headers, undefined, signal);
+    if (body !== null) yield* serverEvents(body);
   }
 
   /** The answer as a file, for a download. */

@@ -18,6 +18,11 @@ export function isFinal(status: Status): boolean {
   return (FINAL as readonly Status[]).includes(status);
 }
 
+/** Whether something of the call is still to come: a recording may follow the rest. */
+export function goesOn({ status, recording }: Pick<Thread, "status" | "recording">): boolean {
+  return !isFinal(status) || recording?.status === "recording" || recording?.status === "storing";
+}
+
 export interface UsageStats {
   total_tokens?: number;
   total_cost_usd?: number;
@@ -95,11 +100,27 @@ export interface ToolCall {
 
 /** The sound of a call; the address is there, for a while, when it is ready. */
 export interface Recording {
-  status?: string;
+  status: "none" | "recording" | "storing" | "ready" | "failed" | "deleted";
   url: string | null;
   expires_at: string | null;
+  /** When its first sample sounded. */
+  started_at: string | null;
   seconds: number | null;
-  complete?: boolean | null;
+  complete: boolean | null;
+  kept_until: string | null;
+  deleted_at: string | null;
+}
+
+/** A leg of a telephone call; the ledger's row with its price has the same id. */
+export interface PhoneLeg {
+  id: string;
+  leg: string;
+  direction: string;
+  from_number: string;
+  to_number: string;
+  status: string | null;
+  answered_by: string | null;
+  transferred_at: string | null;
 }
 
 export interface Thread extends ThreadSummary {
@@ -115,6 +136,7 @@ export interface Thread extends ThreadSummary {
   variables?: Record<string, string | number | boolean> | null;
   tool_calls?: ToolCall[];
   recording?: Recording | null;
+  phone?: PhoneLeg[];
   transcript: Turn[];
   latency: {
     turns: ReplyLatency[];
@@ -201,4 +223,12 @@ export interface Product {
   calls: boolean;
   gateway: boolean;
   billable: boolean;
+}
+
+/** What calls can be sold as, and what they can do here. */
+export interface ProductList {
+  products: Product[];
+  recording: boolean;
+  /** The carriers that place calls, by their names. */
+  dials: string[];
 }

@@ -5,12 +5,13 @@ import { Insights } from "../console/insights";
 import { Latency } from "../console/latency";
 import { LedgerTable } from "../console/ledger_table";
 import { Badge, Card, Shown, Stat } from "../console/parts";
+import { RecordingCard, useSound } from "../console/recording";
 import { Transcript } from "../console/transcript";
 import type { Api } from "../shared/api";
 import { type CallRecord, loadCallRecord } from "../shared/call_record";
 import { duration, seconds, usd, usdExact, words } from "../shared/format";
 import { Empty, Loading } from "../shared/states";
-import { isFinal } from "../shared/types";
+import { goesOn, isFinal } from "../shared/types";
 import { type Loaded, useLoad } from "../shared/use_load";
 import { ofEnd } from "./trouble";
 import { TroubleNote } from "./trouble_note";
@@ -34,7 +35,7 @@ export function CallAccount(props: {
   const loaded = useLoad(
     (signal) => loadCallRecord(api, `/api/threads/${threadId}`, signal),
     [threadId],
-    (record) => (record && isFinal(record.thread.status) ? null : POLL_SECS),
+    (record) => (record && !goesOn(record.thread) ? null : POLL_SECS),
   );
   const heading = useRef<HTMLHeadingElement>(null);
   useEffect(() => heading.current?.focus(), []);
@@ -61,7 +62,7 @@ export function CallAccount(props: {
       </header>
       <WhyItEnded loaded={loaded} isLost={props.isLost} />
       <Shown of={loaded} rows={8}>
-        {(ended) => <Settled {...ended} />}
+        {(ended) => <Settled {...ended} reload={loaded.reload} />}
       </Shown>
     </div>
   );
@@ -87,8 +88,9 @@ function stateOf({ data, problem }: Loaded<CallRecord>, isLost: boolean): string
   return `${ending}. Its account is settled.`;
 }
 
-function Settled({ thread, events }: CallRecord) {
+function Settled({ thread, events, reload }: CallRecord & { reload: () => void }) {
   const stats = thread.usage_stats;
+  const sound = useSound(thread, reload);
   const isSettled = isFinal(thread.status);
   const replies = thread.latency?.turns.length ?? 0;
   return (
@@ -126,8 +128,9 @@ function Settled({ thread, events }: CallRecord) {
           </Card>
         )}
       </div>
+      {thread.recording && <RecordingCard recording={thread.recording} sound={sound} />}
       <Card title="Transcript">
-        {thread.transcript.length ? <Transcript thread={thread} /> : <Empty title="Nothing was said" />}
+        {thread.transcript.length ? <Transcript thread={thread} sound={sound} /> : <Empty title="Nothing was said" />}
       </Card>
       <Card title="Ledger" aside={<span class="muted small">every piece of vendor work</span>} flush>
         {events.length ? (

@@ -2,7 +2,7 @@
 import { Select } from "../console/parts";
 import type { Agent } from "../shared/agents";
 import { type Choices, neededVariables } from "./choices";
-import { LineField, Text } from "./text";
+import { LineField, Text } from "../shared/text_fields";
 
 interface Fields {
   choices: Choices;
@@ -18,7 +18,9 @@ export function AgentField({ agents, choices, onChange }: Fields & { agents: Age
         ["", agents.length ? "None: a bot made here" : "None yet"],
         ...agents.map(({ id, name }) => [id, name] as const),
       ]}
-      onChange={(id) => onChange({ ...choices, agent: agents.find((one) => one.id === id) ?? null })}
+      onChange={(id) =>
+        onChange({ ...choices, agent: agents.find((one) => one.id === id) ?? null, recording: "" })
+      }
     />
   );
 }

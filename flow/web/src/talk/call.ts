@@ -1,11 +1,12 @@
 /** One call: joined over the public API, carried by Pipecat's own client. */
-import { LogLevel, PipecatClient, RTVIEvent } from "@pipecat-ai/client-js";
+import { LogLevel, PipecatClient, RTVIEvent, type Transport } from "@pipecat-ai/client-js";
 import { SmallWebRTCTransport } from "@pipecat-ai/small-webrtc-transport";
 import { WavMediaManager, WebSocketTransport } from "@pipecat-ai/websocket-transport";
 import type { Api } from "../shared/api";
 import { Problem } from "../shared/problem";
 import { after, type Conversation, NOTHING_SAID, type Told } from "./conversation";
 import { loudness, TrackLevel } from "./level";
+import { watchServer } from "./server_watch";
 
 export type Way = "webrtc" | "websocket";
 
@@ -63,11 +64,13 @@ export class Call {
   private botLevel: TrackLevel | Sound;
   private isOver = false;
   private isReady = false;
+  private stopWatch = () => {};
 
   private constructor(
     threadId: string,
     way: Way,
     private readonly client: PipecatClient,
+    private readonly transport: Transport,
     sound: Sound,
     private readonly events: CallEvents,
   ) {
@@ -122,7 +125,7 @@ export class Call {
         : new WebSocketTransport({ mediaManager: sound, recorderSampleRate: 16_000 });
     const client = new PipecatClient({ transport, enableMic: true, enableCam: false });
     client.setLogLevel(LogLevel.WARN);
-    return new Call(threadId, way, client, sound, events);
+    return new Call(threadId, way, client, transport, sound, events);
   }
 
   /** How loud both sides are now, from 0 to 1. */
@@ -157,6 +160,11 @@ export class Call {
     });
     await Promise.race([this.open(params, microphone, late), aborted]);
     this.isReady = true;
+    if (this.way === "webrtc") {
+      // Its types do not name it.
+      const transport = this.transport as unknown as { pc: RTCPeerConnection | null };
+      this.stopWatch = watchServer(() => transport.pc, () => void this.lost());
+    }
     const track = this.client.tracks().local.audio;
     if (track) this.callerLevel = new TrackLevel(track);
   }
@@ -180,6 +188,7 @@ export class Call {
   }
 
   private async close(): Promise<void> {
+    this.stopWatch();
     const track = this.client.tracks().local.audio;
     await this.client.disconnect().catch(() => undefined);
     track?.stop();

@@ -30,6 +30,8 @@ export interface Choices {
   variables: Record<string, string>;
   /** Lines of `name = value`, for variables that are in no text. */
   otherVariables: string;
+  /** Empty is what the agent says, or not. */
+  recording: "" | "yes" | "no";
   isSpeechToSpeech: boolean;
   parts: Record<Part, PartChoice>;
   way: "either" | Way;
@@ -47,6 +49,7 @@ export function firstChoices(microphone: string): Choices {
     language: "",
     variables: {},
     otherVariables: "",
+    recording: "",
     isSpeechToSpeech: false,
     parts: { stt: DEFAULT, llm: DEFAULT, tts: DEFAULT, realtime: DEFAULT },
     way: "either",
@@ -62,6 +65,7 @@ export function settingsOf(choices: Choices): CallSettings {
   const join: CallSettings["join"] = { bot: botOf(choices), metadata: { page: "talk" } };
   if (agent) join["agent"] = agent.id;
   if (product) join["product"] = product;
+  if (choices.recording) join["recording"] = choices.recording === "yes";
   const variables = variablesOf(choices);
   if (Object.keys(variables).length) join["variables"] = variables;
   return {
@@ -75,6 +79,11 @@ export function settingsOf(choices: Choices): CallSettings {
 /** The product of a call for which none is chosen. */
 export function usualProduct({ agent }: Choices): string {
   return agent?.product ?? "voice_bot";
+}
+
+/** Whether the call will be recorded. */
+export function isRecorded({ agent, recording }: Choices): boolean {
+  return recording ? recording === "yes" : agent?.recording != null;
 }
 
 /** A speech-to-speech model takes no text; a part named in the form replaces that of an agent. */

@@ -12,6 +12,7 @@ export function Live(props: {
   isAsking: boolean;
   conversation: Conversation;
   takesText: boolean;
+  isRecorded: boolean;
   onHangUp: () => void;
 }) {
   const { call, conversation } = props;
@@ -41,6 +42,7 @@ export function Live(props: {
         <div class="stage-facts">
           <Timer isRunning={call !== null} />
           {call !== null && <span>{call.way === "webrtc" ? "WebRTC" : "WebSocket"}</span>}
+          {props.isRecorded && <span>recorded</span>}
           {conversation.latencies.length > 0 && (
             <span>
               last reply after <strong>{seconds(conversation.latencies.at(-1))}</strong>

@@ -10,7 +10,7 @@ import { applyTheme } from "../shared/theme";
 import { ThemeSwitch } from "../shared/theme_switch";
 import { CallAccount } from "./account";
 import { Call, type CallEvents, NotConnected } from "./call";
-import { type Choices, firstChoices, settingsOf } from "./choices";
+import { type Choices, firstChoices, isRecorded, settingsOf } from "./choices";
 import { type Conversation, NOTHING_SAID } from "./conversation";
 import { Live } from "./live";
 import { askForMicrophone, chosenMicrophone } from "./microphone";
@@ -143,6 +143,7 @@ function WithKey({ secret, forget }: { secret: string; forget: (why: string | nu
             isAsking={view.isAsking}
             conversation={conversation}
             takesText={settingsOf(choices).takesText}
+            isRecorded={isRecorded(choices)}
             onHangUp={hangUp}
           />
         )}

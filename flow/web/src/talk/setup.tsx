@@ -2,28 +2,30 @@ import { useEffect, useRef } from "preact/hooks";
 import { Select } from "../console/parts";
 import { type Agent, allAgents } from "../shared/agents";
 import type { Api } from "../shared/api";
-import type { Product } from "../shared/types";
+import type { Product, ProductList } from "../shared/types";
 import { useLoad } from "../shared/use_load";
 import { AgentField, VariableFields } from "./agent_fields";
 import { type Choices, GREETING, usualProduct } from "./choices";
 import { MicrophoneIcon } from "./icons";
 import { ConnectionFields, Models } from "./setup_details";
-import { LineField, Text } from "./text";
+import { LineField, Text } from "../shared/text_fields";
 import { noAgent, ofProblem, type Trouble } from "./trouble";
 import { TroubleNote } from "./trouble_note";
 
 /** What can be chosen here. */
 interface Offer {
   products: Product[];
+  recording: boolean;
   agents: Agent[];
 }
 
 async function offerOf(api: Api, signal: AbortSignal): Promise<Offer> {
   const [listed, agents] = await Promise.all([
-    api.get<{ products: Product[] }>("/api/products", {}, signal),
+    api.get<ProductList>("/api/products", {}, signal),
     allAgents(api, signal),
   ]);
-  return { products: listed.products.filter((one) => one.calls), agents };
+  const { products, recording } = listed;
+  return { products: products.filter((one) => one.calls), recording, agents };
 }
 
 /** Until one is chosen, the usual product stands first. */
@@ -35,6 +37,12 @@ function productOptions(choices: Choices, products: Product[]): [value: string, 
   if (choices.product) return all;
   const usual = usualProduct(choices);
   return [["", usual], ...all.filter(([name]) => name !== usual)];
+}
+
+function recordingOptions({ agent }: Choices): [value: Choices["recording"], label: string][] {
+  if (agent?.recording == null) return [["", "Not recorded"], ["yes", "Recorded"]];
+  const { retention_days: days } = agent.recording;
+  return [["", days ? `Recorded, kept ${days} days, as the agent says` : "Recorded, as the agent says"], ["no", "Not recorded"]];
 }
 
 /** The form before a call. */
@@ -135,6 +143,14 @@ export function Setup(props: {
             spellcheck={false}
             onChange={(language) => set("language", language)}
           />
+          {offer.data?.recording && (
+            <Select
+              label="Recording"
+              value={choices.recording}
+              options={recordingOptions(choices)}
+              onChange={(recording) => set("recording", recording as Choices["recording"])}
+            />
+          )}
         </div>
         <Models api={api} choices={choices} onChange={onChange} />
         <ConnectionFields choices={choices} onChange={onChange} />

@@ -1,6 +1,6 @@
 import { Select } from "../console/parts";
 import { type Part, PART_NAMES, type PartChoice } from "./choices";
-import { LineField } from "./text";
+import { LineField } from "../shared/text_fields";
 
 export interface ModelList {
   product: string;

@@ -60,30 +60,31 @@ function State({ host }: { host: Host }) {
 }
 
 function Calls({ host }: { host: Host }) {
-  const { report } = host;
-  if (report === null) return <span class="muted">{host.held_calls} held</span>;
+  const { calls, capacity } = host.report ?? { calls: null, capacity: null };
+  if (calls === null || capacity === null) return <span class="muted">{host.held_calls} held</span>;
   return (
     <div class="stack-tight">
       <span class="nowrap">
-        {report.calls} <span class="muted">of {report.capacity}</span>
-        {host.held_calls !== report.calls && (
+        {calls} <span class="muted">of {capacity}</span>
+        {host.held_calls !== calls && (
           <span class="muted"> · {host.held_calls} in its name</span>
         )}
       </span>
       <Gauge
         label="Calls"
-        used={report.calls}
+        used={calls}
         reserved={0}
-        limit={report.capacity || 1}
-        tone={report.calls >= report.capacity ? "warn" : ""}
+        limit={capacity || 1}
+        tone={calls >= capacity ? "warn" : ""}
       />
     </div>
   );
 }
 
 function Spool({ host }: { host: Host }) {
-  if (host.report === null) return <>–</>;
-  const { spool_events: events, spool_oldest_secs: oldest } = host.report;
+  const events = host.report?.spool_events ?? null;
+  const oldest = host.report?.spool_oldest_secs ?? 0;
+  if (events === null) return <>–</>;
   if (events === 0) return <span class="muted">nothing</span>;
   return (
     <Badge tone={oldest > 60 ? "bad" : "warn"}>

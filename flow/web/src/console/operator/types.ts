@@ -60,6 +60,18 @@ export interface OperatorThread {
   usage_stats: UsageStats;
 }
 
+/** A telephone number: it rings an agent, or a product's own bot, or nobody. */
+export interface PhoneNumber {
+  number: string;
+  agent: string | null;
+  agent_name: string | null;
+  product: string | null;
+  api_key_id: string;
+  key_name: string | null;
+  team_id: string;
+  created_at: string;
+}
+
 export interface Webhook {
   event_id: string;
   type: string;
@@ -85,13 +97,13 @@ export interface Host {
   silent_secs: number;
   held_calls: number;
   report: {
-    version: string;
-    calls: number;
-    capacity: number;
-    draining: boolean;
-    workflows: boolean;
-    spool_events: number;
-    spool_oldest_secs: number;
+    version: string | null;
+    calls: number | null;
+    capacity: number | null;
+    draining: boolean | null;
+    workflows: boolean | null;
+    spool_events: number | null;
+    spool_oldest_secs: number | null;
   } | null;
 }
 

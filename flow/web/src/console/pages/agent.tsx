@@ -6,6 +6,7 @@ import type { ThreadPage } from "../../shared/types";
 import { AgentModels } from "../agent_models";
 import { AgentTools } from "../agent_tools";
 import { CallTable } from "../call_table";
+import { Dial } from "../dial";
 import { Fact } from "../fact";
 import { FoldedJson } from "../folded_json";
 import { useList } from "../list";
@@ -42,6 +43,7 @@ export function AgentPage() {
                   onChange={(version) => change({ version })}
                 />
               </div>
+              {agent.archived_at === null && <Dial agent={agent} />}
               {isNewest ? <Version agent={agent} /> : <OldVersion id={id} version={filters.version} />}
               <Calls id={id} />
             </div>
@@ -112,7 +114,17 @@ function Facts({ agent }: { agent: Agent }) {
       {agent.max_duration_secs != null && (
         <Fact label="Longest call">{duration(agent.max_duration_secs)}</Fact>
       )}
+      {agent.recording && (
+        <Fact label="Recorded">
+          {agent.recording.retention_days ? `kept ${agent.recording.retention_days} days` : "yes"}
+        </Fact>
+      )}
       {agent.save_mode && <Fact label="Save mode">{words(agent.save_mode)}</Fact>}
+      {agent.recording && (
+        <Fact label="Recorded">
+          {agent.recording.retention_days ? `kept for ${agent.recording.retention_days} days` : "yes"}
+        </Fact>
+      )}
       {agent.webhook_url && <Fact label="Webhook">{agent.webhook_url}</Fact>}
       {Object.entries(agent.metadata ?? {}).map(([name, value]) => (
         <Fact label={name} key={name}>

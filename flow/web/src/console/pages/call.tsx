@@ -1,65 +1,78 @@
 import { useState } from "preact/hooks";
 import { useRoute } from "preact-iso";
 import type { Agent } from "../../shared/agents";
-import { type CallRecord, loadCallRecord } from "../../shared/call_record";
+import type { CallRecord } from "../../shared/call_record";
 import { duration, moment, usd, usdExact, words } from "../../shared/format";
 import { Problem } from "../../shared/problem";
 import { Empty, Failure } from "../../shared/states";
-import { isFinal, type Thread } from "../../shared/types";
+import type { Thread } from "../../shared/types";
 import { Account } from "../account";
 import { callSeconds } from "../call_table";
 import { Fact } from "../fact";
 import { Insights } from "../insights";
 import { Latency } from "../latency";
 import { LedgerTable } from "../ledger_table";
-import { useGet, useSessionLoad } from "../load";
+import { useLiveCall } from "../live_call";
+import { useGet } from "../load";
 import { Badge, Card, PageHead, Shown, StatusBadge } from "../parts";
-import { RecordingLink } from "../recording";
+import { PhoneLegs } from "../phone_legs";
+import { RecordingCard, useSound } from "../recording";
 import { useSession } from "../session";
+import { SpeakForm } from "../speak";
 import { Timeline } from "../timeline";
 import { ToolCalls } from "../tool_calls";
 import { Transcript } from "../transcript";
 import { VariablesGiven } from "../variables";
 
-const POLL_SECS = 2;
-
-/** The paths of a call in one's own view, and in an operator's. */
+/** The paths of a call in one's own view, and in an operator's; events and words are its owner's. */
 interface Paths {
   thread: string;
   end: string;
+  events: string | null;
 }
 
 export function CallPage() {
   const { id = "" } = useRoute().params;
-  return <CallView id={id} paths={{ thread: `/api/threads/${id}`, end: `/api/bot/${id}/end` }} />;
+  const thread = `/api/threads/${id}`;
+  return <CallView id={id} paths={{ thread, end: `/api/bot/${id}/end`, events: `${thread}/events` }} />;
 }
 
 export function AnyCallPage() {
   const { id = "" } = useRoute().params;
   const thread = `/api/admin/threads/${id}`;
-  return <CallView id={id} paths={{ thread, end: `${thread}/end` }} />;
+  return <CallView id={id} paths={{ thread, end: `${thread}/end`, events: null }} />;
 }
 
 function CallView({ id, paths }: { id: string; paths: Paths }) {
-  const call = useSessionLoad(
-    (api, signal) => loadCallRecord(api, paths.thread, signal),
-    [paths.thread],
-    (record) => (record && isFinal(record.thread.status) ? null : POLL_SECS),
-  );
+  const call = useLiveCall(paths.thread, paths.events);
+  if (call.data === null && call.problem?.status === 404) return <NoCall id={id} />;
   return (
     <>
       <PageHead title="Call" text={<code class="break">{id}</code>}>
         {call.data && <EndButton thread={call.data.thread} path={paths.end} onEnded={call.reload} />}
       </PageHead>
       <Shown of={call} rows={12}>
-        {(record) => <Call {...record} />}
+        {(record) => <Call {...record} isOwn={paths.events !== null} reload={call.reload} />}
       </Shown>
     </>
   );
 }
 
-function Call({ thread, events }: CallRecord) {
-  const { variables, tool_calls: toolCalls = [] } = thread;
+function NoCall({ id }: { id: string }) {
+  return (
+    <>
+      <PageHead title="No such call" text={<code class="break">{id}</code>} />
+      <Empty title="There is no call with this id">
+        It is another key's, or was deleted, or the address is not whole. <a href="/console/calls">Go to the calls</a>
+      </Empty>
+    </>
+  );
+}
+
+function Call(props: CallRecord & { isOwn: boolean; reload: () => void }) {
+  const { thread, events } = props;
+  const { variables, tool_calls: toolCalls = [], phone = [], recording } = thread;
+  const sound = useSound(thread, props.reload);
   return (
     <div class="stack">
       <Facts thread={thread} />
@@ -74,14 +87,27 @@ function Call({ thread, events }: CallRecord) {
           <Timeline thread={thread} rows={events} />
         </Card>
       )}
-      <div class="columns call-columns">
-        <Card title="Transcript">
-          {thread.transcript.length ? (
-            <Transcript thread={thread} />
-          ) : (
-            <Empty title="Nothing was said">What is said appears here, turn by turn.</Empty>
-          )}
+      {phone.length > 0 && (
+        <Card title="Telephone" flush>
+          <PhoneLegs legs={phone} rows={events} />
         </Card>
+      )}
+      <div class="columns call-columns">
+        <div class="stack">
+          {recording && <RecordingCard recording={recording} sound={sound} />}
+          <Card title="Transcript">
+            {thread.transcript.length ? (
+              <Transcript thread={thread} sound={sound} />
+            ) : (
+              <Empty title="Nothing was said">What is said appears here, turn by turn.</Empty>
+            )}
+          </Card>
+          {props.isOwn && thread.status === "in_call" && (
+            <Card title="Speak through the bot">
+              <SpeakForm id={thread.workflow_thread_id} />
+            </Card>
+          )}
+        </div>
         <div class="stack">
           <Card title="Account">
             <Account thread={thread} />
@@ -151,11 +177,6 @@ function Facts({ thread }: { thread: Thread }) {
       )}
       <Fact label="Over">{thread.transport ?? thread.request?.transport?.type ?? "–"}</Fact>
       <Fact label="Ended by">{thread.end_reason ? words(thread.end_reason) : "–"}</Fact>
-      {thread.recording && (
-        <Fact label="Recording">
-          <RecordingLink recording={thread.recording} />
-        </Fact>
-      )}
       {thread.api_key_id && (
         <Fact label="Key">
           <a href={`/console/operator/keys/${thread.api_key_id}`}>{thread.key_name ?? "Unnamed"}</a>
