@@ -26,7 +26,7 @@ from rich.table import Table
 
 from flow.app.asgi import SERVER_OPTIONS
 from flow.errors import ConfigurationError
-from flow.sandbox.all_vendors import API_KEY, Vendors, vendors
+from flow.sandbox.all_vendors import API_KEY, TEAM, Vendors, vendors
 from flow.sandbox.model_vendors import MODEL_VENDORS
 from flow.settings import Settings, plain_variables
 
@@ -212,7 +212,8 @@ def _announce(
     for name in sorted(absent):
         stand_ins.add_row("stand-in for", name, pages[name])
     say(stand_ins, style="dim")
-    say(f"API key: [bold]{key}[/bold]\nTry:")
+    whose = f"   of the team {TEAM}" if "unkey" in absent else ""
+    say(f"API key: [bold]{key}[/bold]{whose}\nTry:")
     say(
         f"  curl -s -X POST {url}/api/bot/join -H 'Authorization: Bearer {key}'"
         " -H 'Content-Type: application/json' -d '{}'"

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.http_protocol import ON_LEFT
 from flow.api.request_context import context_of
 from flow.domain.gateway.operations import MODELS_PATH, OPERATIONS, Operation
 from flow.domain.gateway.request import GatewayRequest
@@ -20,9 +21,6 @@ from flow.domain.limits.budget import Budget
 from flow.domain.limits.lease import Rates
 from flow.domain.products.product import ModelName
 from flow.errors import Refused
-
-ON_LEFT = "flow.on_left"
-"""The extension of a scope by which the server tells that a client has gone away."""
 
 PREFIXES = ("/v1", "/{product}/v1")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).isoformat()

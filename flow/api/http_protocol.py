@@ -37,6 +37,10 @@ LINGER_SECS = 2.0
 MAX_LINGER_BYTES = 1024 * 1024
 # What arrived at once is looked at in pieces: a body may begin in the middle of one.
 PIECE_BYTES = 8 * 1024
+ABORT = "flow.abort"
+"""The extension of a scope by which the application cuts its connection."""
+ON_LEFT = "flow.on_left"
+"""The extension by which it has something called when the client goes away."""
 
 _HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*")
 
@@ -214,8 +218,8 @@ class PatientProtocol(HttpToolsProtocol):
         # The first for a stream whose reader takes nothing: closing would wait for it. The second
         # for whoever would else have a task wait in `receive` for as long as the request takes.
         cycle.scope["extensions"] = {
-            "flow.abort": {"call": self.transport.abort},
-            "flow.on_left": {"call": self._tell_when_left},
+            ABORT: {"call": self.transport.abort},
+            ON_LEFT: {"call": self._tell_when_left},
         }
         if cycle.scope["http_version"] == "1.0":
             # It knows no chunks (RFC 9112, section 6.1), which uvicorn would send it all the same.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +14,8 @@ from flow.db.telephony import PhoneNumber
 from flow.domain.calls.join_request import JoinRequest
 from flow.domain.calls.media_stream import CarriedCall
 from flow.errors import FlowError
+
+LANGUAGE_SECS = 1.0
 
 
 async def join_caller(
@@ -30,9 +33,10 @@ async def join_caller(
 
 
 async def language_of(services: Services, number: PhoneNumber) -> str | None:
-    """The language of the bot that a number rings, as far as its agent says it."""
-    with suppress(FlowError):
-        agent = await agent_of(services, number.key, _join(number, ""))
+    """The language of the bot that a number rings, as far as its agent says it, and soon."""
+    with suppress(FlowError, TimeoutError):
+        async with asyncio.timeout(LANGUAGE_SECS):
+            agent = await agent_of(services, number.key, _join(number, ""))
         language = None if agent is None else (agent.definition.get("bot") or {}).get("language")
         return language if isinstance(language, str) else None
     return None

@@ -22,6 +22,7 @@ from flow.api.inbound_joins import join_caller, language_of
 from flow.api.number_keys import NumberKeys
 from flow.api.problems import documented
 from flow.api.request_context import context_of
+from flow.db.telephony import PhoneNumber
 from flow.domain.calls.media_stream import CallNews
 from flow.domain.calls.phone_call import FAX, PhoneCall, Voicemail, is_machine
 from flow.domain.calls.phone_rules import LIVE_LOOK_SECS
@@ -77,12 +78,13 @@ def telephony_router(calls: MediaStreamCalls) -> APIRouter:
 async def _answer(calls: MediaStreamCalls, keys: NumberKeys, request: Request) -> Response:
     services = services_of(request)
     call = calls.call_of(await carrier_request(request, services))
-    number = await services.database.telephony.find_number(call.called)
-    if number is None or not number.rings:
-        log.warning("number_without_agent", carrier=calls.name, call_id=call.call_id)
-        return say(calls, Sentence.NOT_IN_SERVICE, None)
+    number: PhoneNumber | None = None
     try:
         async with asyncio.timeout(ANSWER_SECS):
+            number = await services.database.telephony.find_number(call.called)
+            if number is None or not number.rings:
+                log.warning("number_without_agent", carrier=calls.name, call_id=call.call_id)
+                return say(calls, Sentence.NOT_IN_SERVICE, None)
             require_room(services)
             await keys.require_good(services, number.key)
             joined = await join_caller(services, number, calls.name, call)
@@ -93,7 +95,8 @@ async def _answer(calls: MediaStreamCalls, keys: NumberKeys, request: Request) -
         code = error.code if isinstance(error, FlowError) else "request_timeout"
         why = [f"{one.field} {one.message}" for one in getattr(error, "problems", ())]
         log.warning("caller_refused", code=code, carrier=calls.name, call_id=call.call_id, why=why)
-        return say(calls, Sentence.UNAVAILABLE, await language_of(services, number))
+        language = None if number is None else await language_of(services, number)
+        return say(calls, Sentence.UNAVAILABLE, language)
 
 
 async def _take(services: Services, calls: MediaStreamCalls, leg_id: UUID, news: CallNews) -> None:

@@ -10,7 +10,9 @@ from pydantic import SecretStr
 
 from flow.bot.calls.caller_calls import MediaStreamCalls
 from flow.bot.transports.twilio import TRANSPORT, TwilioCarrier
+from flow.db.telephony import Telephony
 from flow.domain.calls.phone_call import State, Voicemail, caller_leg
+from flow.errors import DatabaseUnavailable
 from flow.sandbox.faults import Fault
 from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox, document_of
 from flow.sandbox.twilio.rest_api import TwilioCall
@@ -143,3 +145,15 @@ async def test_a_number_rings_nobody_once_unkey_would_not_let_its_key_in(
     url = f"{PUBLIC}/api/telephony/twilio/voice"
     answer = await api.anonymous.post(**signed(url, TwilioCall(called=OURS)))
     assert [one.tag for one in document_of(answer)] == heard
+
+
+async def test_a_caller_is_told_in_words_that_the_database_is_away(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(Telephony, "find_number", away)
+    url = f"{PUBLIC}/api/telephony/twilio/voice"
+    answer = await api.anonymous.post(**signed(url, TwilioCall(called=OURS)))
+    assert [one.tag for one in document_of(answer)] == ["Say", "Hangup"]

@@ -101,6 +101,21 @@ async def test_agents_are_listed_shown_and_archived(terminal: Terminal, file: Pa
     assert (await pushed(terminal, file))["id"] != listed[0]["id"]
 
 
+@pytest.mark.parametrize(
+    ("url", "told"), [("http://127.0.0.1:9000/", True), ("ftp://127.0.0.1/", False)]
+)
+async def test_who_may_not_reach_this_machine_is_told_what_allows_it(
+    terminal: Terminal, file: Path, url: str, told: bool
+) -> None:
+    file.write_text(f"{AGENT}webhook_url: {url}\n")
+    said = (await terminal.flow("agents", "push", str(file), "--team", "acme")).failure
+    assert "webhook_url: must be an" in said
+    assert ("FLOW_WEBHOOKS_ALLOW_PRIVATE" in said) == told
+    allowed = {"FLOW_DEBUG": "true", "FLOW_WEBHOOKS_ALLOW_PRIVATE": "true"}
+    done = await terminal.flow("agents", "push", str(file), "--team", "acme", **allowed)
+    assert (done.code == 0) == told
+
+
 async def test_no_number_rings_an_agent_that_needs_variables(
     terminal: Terminal, file: Path
 ) -> None:
@@ -132,6 +147,16 @@ async def test_the_headers_of_tools_are_shown_where_that_is_asked(
     assert not (await pushed(terminal, file))["changed"]
 
 
+FLOW = """\
+tools: [{type: http, name: book, description: Books., url: 'https://tools.example.com/'}]
+bot:
+  flow:
+    initial_node: greet
+    nodes:
+      greet:
+        task_messages: [{role: developer, content: Greet the caller.}]
+        functions: [{name: book, transition_to: end}]
+"""
 REFUSED = {
     "no YAML": ("{", "is no YAML or JSON"),
     "no object": ("- a", "holds no agent"),
@@ -155,6 +180,22 @@ REFUSED = {
         " url: 'https://tools.example.com/',"
         " parameters: {type: object, properties: {a: {type: x}}}}]",
         " tools.1.parameters: not a JSON Schema",
+    ),
+    "a flow that leads nowhere": (
+        f"{FLOW}name: x",
+        "bot.flow.nodes.greet.functions.0.transition_to: there is no node 'end'",
+    ),
+    "a flow that is code": (
+        f"{FLOW}name: x".replace("book", "book, handler: mine"),
+        "bot.flow.nodes.greet.functions.0.handler: is code of your own",
+    ),
+    "a flow of speech to speech": (
+        f"{FLOW}  realtime: {{}}\nname: x".replace("transition_to: end", "transition_to: greet"),
+        "bot.flow: is for a bot of stt, llm and tts",
+    ),
+    "a flow of a bot with a name": (
+        f"{FLOW}  name: own\nname: x".replace("transition_to: end", "transition_to: greet"),
+        "bot.flow: is not for a bot with a name",
     ),
 }
 

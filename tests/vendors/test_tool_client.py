@@ -69,6 +69,12 @@ async def test_a_request_is_signed_and_names_its_use(method: str) -> None:
     assert use.headers["authorization"] == "Bearer x"
 
 
+def test_an_argument_says_nothing_that_the_url_says() -> None:
+    """What a schema leaves open a model may be talked into."""
+    url = with_query("https://x.example/f?tenant=a&empty=#top", {"tenant": "b", "empty": 1, "n": 2})
+    assert url == "https://x.example/f?tenant=a&empty=&n=2"
+
+
 @pytest.mark.parametrize("own", ["q=ü", 'q="x"', "q=<a>", "q=100%", "q=it's", "q={a|b}", "a+b"])
 async def test_the_query_is_signed_as_it_is_sent(own: str) -> None:
     reply, _, _ = await called(1, method="GET", query=with_query(f"/?{own}", {"name": "Ü&"})[2:])

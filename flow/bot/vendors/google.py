@@ -8,6 +8,7 @@ import httpx2
 from pipecat.processors.frame_processor import FrameProcessor
 
 from flow.bot.vendors.function_calls import with_checked_arguments
+from flow.bot.vendors.gemini_schemas import with_gemini_schemas
 from flow.bot.vendors.google_live import live
 from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
@@ -29,7 +30,7 @@ def _chat(build: Build) -> FrameProcessor:
     options = build.choice.given
     return cast(
         FrameProcessor,
-        with_checked_arguments(GoogleLLMService)(
+        with_gemini_schemas(with_checked_arguments(GoogleLLMService))(
             api_key=build.endpoint.api_key,
             http_options=HttpOptions(
                 base_url=str(build.endpoint.base_url),
