@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 500
 COALESCE_SECS = 0.005
-"""How long a batch that is not full waits for more: a call of the database costs as much as twenty
+"""How long a batch that is not full waits for more: a call of the database costs as much as many
 of its events."""
 LONGEST_PAUSE_SECS = 5.0
 TRIM_BYTES = 1 << 20
