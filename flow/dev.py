@@ -26,9 +26,9 @@ from rich.table import Table
 
 from flow.app.asgi import SERVER_OPTIONS
 from flow.errors import ConfigurationError
-from flow.sandbox.all_vendors import API_KEY, Vendors, vendors
+from flow.sandbox.all_vendors import API_KEY, TEAM, Vendors, vendors
 from flow.sandbox.model_vendors import MODEL_VENDORS
-from flow.settings import Settings
+from flow.settings import Settings, plain_variables
 
 DATA_DIR = Path(".flow-dev")
 HOST = "127.0.0.1"
@@ -71,7 +71,10 @@ def run(*, port: int, reload: bool) -> None:
     say = Console(highlight=False, soft_wrap=True)
     say.print("Flow starts ...", style="dim")
 
-    for_shells = {**found, "FLOW_DEV_URL": url, "FLOW_DEV_KEY": key, "FLOW_PORT": str(port)}
+    # Commands judge by the settings of the service, as of which addresses an agent may call.
+    own = {name: os.environ[name] for name in plain_variables() if os.environ.get(name)}
+    at = {"FLOW_DEV_URL": url, "FLOW_DEV_KEY": key, "FLOW_PORT": str(port)}
+    for_shells = {**own, **found, **at}
     # No secret of the operator's own goes to disk.
     elsewhere = sorted(
         name
@@ -209,7 +212,8 @@ def _announce(
     for name in sorted(absent):
         stand_ins.add_row("stand-in for", name, pages[name])
     say(stand_ins, style="dim")
-    say(f"API key: [bold]{key}[/bold]\nTry:")
+    whose = f"   of the team {TEAM}" if "unkey" in absent else ""
+    say(f"API key: [bold]{key}[/bold]{whose}\nTry:")
     say(
         f"  curl -s -X POST {url}/api/bot/join -H 'Authorization: Bearer {key}'"
         " -H 'Content-Type: application/json' -d '{}'"

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -236,12 +236,25 @@ class Settings(BaseSettings):
             raise ConfigurationError(_sentences(error)) from None
 
 
+def plain_variables() -> tuple[str, ...]:
+    """The variables of the service's own settings, without those that are secrets."""
+    return tuple(
+        _variable(name)
+        for name, field in Settings.model_fields.items()
+        if field.validation_alias is None
+        and SecretStr not in (field.annotation, *get_args(field.annotation))
+    )
+
+
+def _variable(name: str) -> str:
+    return name.upper() if name.upper() in _VENDOR_NAMES else f"FLOW_{name.upper()}"
+
+
 def _sentences(error: ValidationError) -> str:
     said = []
     for problem in error.errors(include_input=False, include_url=False):
         name = str(problem["loc"][0])
-        variable = name.upper() if name.upper() in _VENDOR_NAMES else f"FLOW_{name.upper()}"
-        said.append(f"{variable}: {problem['msg'].removeprefix('Value error, ')}.")
+        said.append(f"{_variable(name)}: {problem['msg'].removeprefix('Value error, ')}.")
     return "\n".join(said)
 
 

@@ -274,6 +274,7 @@ create table public.workflow_thread_tool_calls (
   seconds numeric,
   status integer,
   result jsonb,
+  place bigint not null generated always as identity,
   constraint workflow_thread_tool_calls_pkey PRIMARY KEY (workflow_thread_id, id),
   constraint workflow_thread_tool_calls_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
   constraint workflow_thread_tool_calls_outcome_check CHECK (outcome = ANY (ARRAY['running'::text, 'ok'::text, 'failed'::text, 'timeout'::text, 'invalid_arguments'::text, 'refused'::text, 'cancelled'::text, 'unknown'::text])),
@@ -282,6 +283,7 @@ create table public.workflow_thread_tool_calls (
 -- What bots did beside talking: one row per use of a tool, written when it starts and when it is
 --   over.
 -- result: What the model was told of it.
+-- place: Higher than all that the thread had when this was written, or written again.
 CREATE TRIGGER workflow_thread_tool_calls_failed AFTER INSERT OR UPDATE OF outcome ON workflow_thread_tool_calls FOR EACH ROW WHEN (new.outcome = ANY (ARRAY['failed'::text, 'timeout'::text, 'unknown'::text])) EXECUTE FUNCTION flow.note_tool_failed();
 
 create table public.workflow_thread_moves (
@@ -648,30 +650,36 @@ as $$
 declare
   v_unknown jsonb;
 begin
-  -- As for turns: held fast, in one order for all.
+  -- As for turns: held fast, in one order for all; and one at a time for a thread, so that whoever
+  -- sees a place sees all that are lower.
   perform from public.workflow_threads t
   where t.id in (select (n.value ->> 'workflow_thread_id')::uuid from jsonb_array_elements(p_calls) n)
   order by t.id
-  for key share;
+  for no key update;
 
   -- The start of a use and its outcome may come together, and only the outcome is of interest then.
   insert into public.workflow_thread_tool_calls as known (
     workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
   )
-  select distinct on (n.workflow_thread_id, n.id)
-    n.workflow_thread_id, n.id, n.name, n.arguments, n.started_at, n.outcome, n.seconds, n.status,
-    n.result
-  from jsonb_to_recordset(p_calls) as n (
-    workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
-    outcome text, seconds numeric, status integer, result jsonb
-  )
-  where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
-  order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  select
+    u.workflow_thread_id, u.id, u.name, u.arguments, u.started_at, u.outcome, u.seconds, u.status,
+    u.result
+  from (
+    select distinct on (n.workflow_thread_id, n.id) n.*
+    from jsonb_to_recordset(p_calls) as n (
+      workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
+      outcome text, seconds numeric, status integer, result jsonb
+    )
+    where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
+    order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  ) u
+  order by u.started_at, u.id
   on conflict (workflow_thread_id, id) do update set
     outcome = excluded.outcome,
     seconds = excluded.seconds,
     status = excluded.status,
-    result = excluded.result
+    result = excluded.result,
+    place = default
   where excluded.outcome <> 'running'
     and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
 
@@ -1549,9 +1557,14 @@ begin
     left join public.api_keys k
       on k.id = case when e.workflow_thread_id is null then e.api_key_id end
     -- No process may choose the month that its costs count in. What is no time at all is refused.
+    -- A carrier's time is not by the clock that is off: corrected with the others, it is kept within
+    -- its call.
     cross join lateral (
       select case
-        when isfinite(e.occurred_at) then least(e.occurred_at + p_clock_behind, now())
+        when isfinite(e.occurred_at) then greatest(
+          least(e.occurred_at + p_clock_behind, now()),
+          case when p_clock_behind <> interval '0' then t.created_at end
+        )
         else e.occurred_at
       end as occurred_at
     ) d
@@ -5500,12 +5513,8 @@ begin
 end
 $$;
 
--- What has begun since, and what has come of what was running then.
-create function flow.tool_calls_after(
-  p_thread_id uuid,
-  p_since timestamp with time zone,
-  p_running uuid[]
-) returns jsonb
+-- What has begun, or is over, since.
+create function flow.tool_calls_after(p_thread_id uuid, p_place bigint) returns jsonb
 language plpgsql stable
 set search_path = ''
 as $$
@@ -5515,14 +5524,14 @@ begin
       jsonb_agg(
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
-          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null
-        ) order by u.started_at, u.id
+          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null,
+          'place', u.place
+        ) order by u.place
       ),
       '[]'
     )
     from public.workflow_thread_tool_calls u
-    where u.workflow_thread_id = p_thread_id
-      and (u.started_at > p_since or (u.id = any (p_running) and u.outcome <> 'running'))
+    where u.workflow_thread_id = p_thread_id and u.place > p_place
   );
 end
 $$;
@@ -5548,11 +5557,7 @@ begin
         'end_reason', t.end_reason,
         'error', t.error,
         'account', v_accounts -> t.id::text,
-        'tool_calls', flow.tool_calls_after(
-          t.id,
-          coalesce((w.value ->> 'tools_since')::timestamptz, '-infinity'),
-          array(select r.value::uuid from jsonb_array_elements_text(w.value -> 'tools_running') r)
-        ),
+        'tool_calls', flow.tool_calls_after(t.id, (w.value ->> 'tools')::bigint),
         'turns', flow.turns_after(t.id, w.value -> 'turns', p_turns_of_a_lease)
       ) end
       order by w.place
@@ -5563,8 +5568,8 @@ begin
 end
 $$;
 -- How threads stand, and their turns and tool calls that were not seen yet, for each of
---   [{"thread_id", "turns": {"lease": last seq seen}, "tools_since": when the last tool call seen
---   began, "tools_running": ids}]; null for a thread that is gone.
+--   [{"thread_id", "turns": {"lease": last seq seen}, "tools": the highest place of a tool call
+--   seen}]; null for a thread that is gone.
 
 -- Call recordings ---------------------------------------------------------------------------------
 -- Recordings of calls: what each process recorded, where it is stored, and until when it is kept.

@@ -105,7 +105,8 @@ async def test_every_model_that_is_stood_in_for_can_be_joined_with(data_dir: Pat
 
 async def test_a_vendor_that_the_environment_names_is_not_stood_in_for(data_dir: Path) -> None:
     named = {"DEEPGRAM_API_KEY": "a key", "AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9/openai/v1"}
-    async with developing(data_dir, **named, CARTESIA_API_KEY="") as (client, said):
+    own = {"FLOW_SECRET": "s" * 32, "FLOW_DIAL_PREFIXES": "+49", "CARTESIA_API_KEY": ""}
+    async with developing(data_dir, **named, **own) as (client, said):
         assert (await client.get("/api/limits")).is_success
         assert (await client.get("/")).headers["location"] == "/talk"
         # As the banner says, for another terminal.
@@ -113,10 +114,13 @@ async def test_a_vendor_that_the_environment_names_is_not_stood_in_for(data_dir:
         assert f". {environment}" in said
         assert "export there as here: AZURE_OPENAI_ENDPOINT, DEEPGRAM_API_KEY" in said
         assert "a key" not in environment.read_text()
+        assert own["FLOW_SECRET"] not in environment.read_text()
         assert stat.S_IMODE(environment.stat().st_mode) == 0o600
         keys = await _in_shell(f". {environment}; flow keys list --json")
-        called = await _in_shell(f". {environment}; echo $FLOW_DEV_URL $FLOW_DEV_KEY")
-        assert called.split() == [str(client.base_url), API_KEY]
+        called = await _in_shell(
+            f". {environment}; echo $FLOW_DEV_URL $FLOW_DEV_KEY $FLOW_DIAL_PREFIXES"
+        )
+        assert called.split() == [str(client.base_url), API_KEY, own["FLOW_DIAL_PREFIXES"]]
     assert stood_in(said) == {*MODEL_VENDORS, "unkey", "posthog"} - {"deepgram", "azure"}
     assert [key["name"] for key in json.loads(keys)["keys"]] == ["sandbox"]
     assert not environment.exists()

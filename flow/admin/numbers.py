@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from flow.db.database import Database
 from flow.db.telephony import PhoneNumber
+from flow.domain.agents.agent import Agent, AgentDefinition
+from flow.domain.agents.filling import check_without_variables
+from flow.domain.agents.system_variables import CallFacts
 from flow.domain.calls.phone_number import number_problem
 from flow.errors import FieldProblem, InvalidInput, NotFound
 
@@ -20,7 +25,8 @@ async def put_number(
         agent: an agent of the key's team, by its name or id.
 
     Raises:
-        InvalidInput: it is no number, or is to ring two things, or what it is to ring is not there.
+        InvalidInput: it is no number, or is to ring two things, or what it is to ring is not there
+            or needs variables.
         NotFound, Conflict: there is no such key, or there are several.
     """
     problems = []
@@ -37,9 +43,25 @@ async def put_number(
         except NotFound as error:
             problem = FieldProblem("agent", f"the team {owner.team_id} has no agent {agent}")
             raise InvalidInput("The number cannot be added.", [problem]) from error
+        _require_own_variables(found, number)
         # By its id, as a name may be another agent's later.
         agent = str(found.id)
     return await database.telephony.put_number(number, owner.id, agent=agent, product=product)
+
+
+def _require_own_variables(agent: Agent, number: str) -> None:
+    """Raise `InvalidInput` for an agent that would refuse all its callers: nobody joins for them,
+    so there is nobody to give a variable."""
+    facts = CallFacts(
+        *(UUID(int=0), datetime.now(UTC), agent.name), caller_number=number, called_number=number
+    )
+    try:
+        check_without_variables(AgentDefinition.from_json(agent.definition), facts)
+    except InvalidInput as error:
+        raise InvalidInput(
+            "The number cannot be added: nobody gives its calls variables.",
+            [FieldProblem("agent", f"its {one.field} {one.message}") for one in error.problems],
+        ) from error
 
 
 def number_form(one: PhoneNumber) -> dict[str, Any]:

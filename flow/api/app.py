@@ -96,8 +96,8 @@ _IN_PATHS = {
     "team_id": "The team.",
     "resource": "What is limited, such as `ai_credits`.",
     "event_id": "The id in the header `webhook-id`.",
-    "number": "The number, as E.164 has it: `+4930123456`.",
-    "leg_id": "The leg of a call that the carrier tells news of.",
+    "number": "A telephone number, as in `+4930123456`.",
+    "leg_id": "The leg of a call, as the address that the carrier was given names it.",
 }
 
 
@@ -153,7 +153,7 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(Measured, metrics=services.metrics),
             Middleware(RequestContexts),
-            *_cross_origin(services),
+            Middleware(CrossOrigin, origins=services.cors_origins),
             *_tracing(services),
             Middleware(BudgetHeaders, database=services.database),
             Middleware(Problems, billing_url=services.billing_url),
@@ -198,12 +198,6 @@ def create_operations_app(services: Services) -> FastAPI:
     app.state.routes = []
     app.include_router(health.router)
     return app
-
-
-def _cross_origin(services: Services) -> list[Middleware]:
-    """Nothing stands there where no page of another origin may use the API."""
-    origins = services.cors_origins
-    return [Middleware(CrossOrigin, origins=origins)] if origins else []
 
 
 def _tracing(services: Services) -> list[Middleware]:

@@ -35,10 +35,10 @@ class CommandAnswer(BaseModel):
     """A command on its way: ``taken`` by the process that has the call, which carries it out, or
     ``waiting`` for it. It is carried out at most once."""
 
-    command_id: UUID = Field(description="The same when it is sent again under its key.")
-    workflow_thread_id: UUID = Field(description="The call's.")
+    command_id: UUID = Field(description="Names the command; a repeat has the same.")
+    workflow_thread_id: UUID = Field(description="The call that it is for.")
     status: Literal["taken", "waiting"] = Field(
-        examples=["taken"], description="Whether the call's process has it."
+        examples=["taken"], description="`waiting` after two seconds in which nobody has taken it."
     )
 
 

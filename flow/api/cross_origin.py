@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -39,9 +40,10 @@ _SHOWN = (
 
 
 class CrossOrigin:
-    """Lets pages of some origins use the routes of a call; others are as if it were not there.
+    """Lets pages of some origins use the routes of a call, and of none any other.
 
-    A browser asks first, without credentials (``OPTIONS``): this stands before authentication.
+    A browser asks first, without credentials (a preflight, ``OPTIONS``): this stands before
+    authentication, and refuses what no page may use as it refuses an origin that may not.
     No cookies are involved, so a page has what it is given: a join's token, or a key.
 
     Args:
@@ -58,8 +60,20 @@ class CrossOrigin:
             expose_headers=_SHOWN,
             max_age=PREFLIGHT_SECS,
         )
+        # The one thing wrong with them is who asks.
+        self._unshared = CORSMiddleware(app, allow_methods=("*",), allow_headers=("*",))
+        self._is_shared = _ROUTES.fullmatch if origins else lambda _: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, and tell the browser whether the page may see the answer."""
-        is_shared = scope["type"] == "http" and _ROUTES.fullmatch(scope["path"]) is not None
-        await (self._shared if is_shared else self._app)(scope, receive, send)
+        app = self._app
+        if scope["type"] == "http" and self._is_shared(scope["path"]) is not None:
+            app = self._shared
+        elif scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
+            app = self._unshared
+        await app(scope, receive, send)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "origin" in headers and "access-control-request-method" in headers

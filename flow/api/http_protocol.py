@@ -7,7 +7,8 @@ without an end takes its memory. Bodies are given their time by
 
 A request must name one host (RFC 9112, section 3.2): where several are named, a proxy may have
 looked at another than we do. What comes between a body's chunks is bounded, and what comes after
-the last one is no header (RFC 9112, sections 7.1.1 and 7.1.2).
+the last one is no header (RFC 9112, sections 7.1.1 and 7.1.2). A client of HTTP/1.0 is sent no
+chunks.
 """
 
 from __future__ import annotations
@@ -47,6 +48,16 @@ class _Problem(NamedTuple):
 
 class _RefusedError(Exception):
     """Makes the parser stop in the middle of what it was fed."""
+
+
+class _UntilClosed(int):
+    """The length of a body that ends with its connection, where uvicorn counts one down to 0."""
+
+    def __lt__(self, _: object) -> bool:
+        return False
+
+    def __sub__(self, _: int) -> _UntilClosed:
+        return self
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -195,6 +206,10 @@ class PatientProtocol(HttpToolsProtocol):
         self._running = cycle
         # For a stream whose reader takes nothing: closing would wait for it.
         cycle.scope["extensions"] = {"flow.abort": {"call": self.transport.abort}}
+        if cycle.scope["http_version"] == "1.0":
+            # It knows no chunks (RFC 9112, section 6.1), which uvicorn would send it all the same.
+            cycle.chunked_encoding = False
+            cycle.expected_content_length = _UntilClosed()
         super()._start_asgi_task(cycle, app)
 
     def _nobody_listens(self) -> None:

@@ -19,8 +19,10 @@ from flow.api.carrier_answers import connect, say
 from flow.api.carrier_requests import carrier_request
 from flow.api.dependencies import MediaStreamCalls, Services, services_of
 from flow.api.inbound_joins import join_caller, language_of
+from flow.api.number_keys import NumberKeys
 from flow.api.problems import documented
 from flow.api.request_context import context_of
+from flow.db.telephony import PhoneNumber
 from flow.domain.calls.media_stream import CallNews
 from flow.domain.calls.phone_call import FAX, PhoneCall, Voicemail, is_machine
 from flow.domain.calls.phone_rules import LIVE_LOOK_SECS
@@ -39,6 +41,7 @@ _XML: dict[int | str, dict[str, Any]] = {
 def telephony_router(calls: MediaStreamCalls) -> APIRouter:
     """The routes of one carrier."""
     router = APIRouter(prefix=f"/api/telephony/{calls.name}", tags=["telephony"])
+    keys = NumberKeys()
 
     @router.post(
         "/voice",
@@ -52,7 +55,7 @@ def telephony_router(calls: MediaStreamCalls) -> APIRouter:
 
         A carrier that asks again about the same call gets the same thread.
         """
-        return await _answer(calls, request)
+        return await _answer(calls, keys, request)
 
     @router.post(
         "/calls/{leg_id:uuid}",
@@ -72,24 +75,28 @@ def telephony_router(calls: MediaStreamCalls) -> APIRouter:
     return router
 
 
-async def _answer(calls: MediaStreamCalls, request: Request) -> Response:
+async def _answer(calls: MediaStreamCalls, keys: NumberKeys, request: Request) -> Response:
     services = services_of(request)
     call = calls.call_of(await carrier_request(request, services))
-    number = await services.database.telephony.find_number(call.called)
-    if number is None or not number.rings:
-        log.warning("number_without_agent", carrier=calls.name, call_id=call.call_id)
-        return say(calls, Sentence.NOT_IN_SERVICE, None)
+    number: PhoneNumber | None = None
     try:
         async with asyncio.timeout(ANSWER_SECS):
+            number = await services.database.telephony.find_number(call.called)
+            if number is None or not number.rings:
+                log.warning("number_without_agent", carrier=calls.name, call_id=call.call_id)
+                return say(calls, Sentence.NOT_IN_SERVICE, None)
             require_room(services)
+            await keys.require_good(services, number.key)
             joined = await join_caller(services, number, calls.name, call)
             context_of(request.scope).workflow_thread_id = joined.thread.id
             require_waiting(joined.thread)
             return await connect(calls, request, joined.thread, call)
     except (FlowError, TimeoutError) as error:
         code = error.code if isinstance(error, FlowError) else "request_timeout"
-        log.warning("caller_refused", code=code, carrier=calls.name, call_id=call.call_id)
-        return say(calls, Sentence.UNAVAILABLE, await language_of(services, number))
+        why = [f"{one.field} {one.message}" for one in getattr(error, "problems", ())]
+        log.warning("caller_refused", code=code, carrier=calls.name, call_id=call.call_id, why=why)
+        language = None if number is None else await language_of(services, number)
+        return say(calls, Sentence.UNAVAILABLE, language)
 
 
 async def _take(services: Services, calls: MediaStreamCalls, leg_id: UUID, news: CallNews) -> None:

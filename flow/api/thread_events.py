@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from flow.api.auth import READ_MAX_AGE_SECS, credentials
 from flow.api.call_connections import Token, thread_of
 from flow.api.dependencies import services_of
 from flow.api.event_feed import EventFeed
@@ -28,6 +29,7 @@ from flow.domain.calls import join_token as tokens
 from flow.domain.calls.progress import Progress, Seen, events_of
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.calls.tool_call import ToolOutcome
+from flow.errors import AuthUnavailable, Refused
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
 
@@ -36,6 +38,9 @@ KEEP_ALIVE_SECS = 15.0
 SEND_SECS = 10.0
 """A reader that takes nothing for so long is dropped."""
 RETRY_MS = 1_000
+KEY_SECS = 30.0
+"""How often the key of a stream is looked at again: as old an answer lets other requests in."""
+_NO_KEY = frozenset({"invalid_api_key", "expired_api_key", "disabled_api_key"})
 ABORT = "flow.abort"
 """The extension of a scope by which the server cuts the connection."""
 
@@ -56,7 +61,7 @@ id: 2.0-2.9f0c1d22
 class StatusData(BaseModel):
     """``status``: the thread has moved."""
 
-    status: Status = Field(description="What it is now.")
+    status: Status = Field(description="Where it is now.")
     at: datetime | None = Field(description="When, where that is known.")
 
 
@@ -64,39 +69,39 @@ class TurnData(TurnView):
     """``turn``: something was said. ``latency`` is there for whoever has the key."""
 
     latency: ReplyLatency | None = Field(
-        default=None, description="How long the caller waited for this reply."
+        None, description="Of a reply: how long the caller waited for it, and for what."
     )
 
 
 class AccountData(BaseModel):
     """``usage``: the account so far; for whoever has the key."""
 
-    total_cost_usd: Decimal = Field(description="What the call has cost so far.")
-    total_tokens: int = Field(description="Of all its models.")
-    llm_calls: int = Field(description="How often its models were asked.")
-    call_seconds: Decimal = Field(description="How long it has been connected.")
+    total_cost_usd: Decimal = Field(description="USD, of all work that has a price.")
+    total_tokens: int = Field(description="Of all models, input and output.")
+    llm_calls: int = Field(description="Generations of language models.")
+    call_seconds: Decimal = Field(description="How long the call was; 0 until it has ended.")
     budget_tier: Literal["ok", "warn", "engage", "exceeded", "override", "unknown"] | None = Field(
-        description="How near its key is to the key's budget; null where it has none."
+        description="How the key's budget stands; null without one."
     )
 
 
 class EndData(BaseModel):
     """``end``: the thread is final; nothing follows. ``error`` is for whoever has the key."""
 
-    status: Status = Field(description="`completed`, `failed`, `cancelled` or `expired`.")
-    at: datetime | None = Field(description="When the call ended.")
-    end_reason: str | None = Field(description="Why it ended.", examples=["caller_hung_up"])
-    error: dict[str, Any] | None = Field(default=None, description="What failed, if anything did.")
+    status: Status = Field(description="`completed`, `failed`, `expired` or `cancelled`.")
+    at: datetime | None = Field(description="When, where that is known.")
+    end_reason: str | None = Field(description="Why the call is over, as in the thread.")
+    error: dict[str, Any] | None = Field(None, description="What went wrong, as in the thread.")
 
 
 class ToolCallData(BaseModel):
     """``tool_call``: the bot has begun to use a tool, or is done; for whoever has the key."""
 
-    id: UUID = Field(description="Of this use, as the tool's server is told it.")
-    name: str = Field(examples=["find_booking"], description="The tool's.")
-    arguments: dict[str, Any] = Field(description="What the model gave it.")
-    started_at: datetime = Field(description="When the bot began to use it.")
-    outcome: ToolOutcome = Field(description="How it went, or `running`.")
+    id: UUID = Field(description="Names the use; the tool's server has it as `webhook-id`.")
+    name: str = Field(examples=["find_booking"], description="Which tool.")
+    arguments: dict[str, Any] = Field(description="What the model called it with.")
+    started_at: datetime = Field(description="When the model asked for it.")
+    outcome: ToolOutcome = Field(description="`running`, and when it is done how it went.")
     seconds: float | None = Field(description="How long it took; null while it runs.")
 
 
@@ -138,7 +143,8 @@ async def stream_events(request: Request, thread_id: UUID, token: Token = None) 
     if seen.is_all:
         return Response(status_code=204)
     [progress] = await services.database.during_calls.list_progress([(thread_id, seen)])
-    events = _events(services.feed, thread_id, progress, seen, whole=token is None)
+    key_check = None if token is not None else _KeyCheck(request)
+    events = _events(services.feed, thread_id, progress, seen, key_check)
     return _EventStream(services.feed, thread, events)
 
 
@@ -180,10 +186,42 @@ class _SlowReader(Exception):
     """It has taken nothing for too long."""
 
 
+class _KeyCheck:
+    """Whether the key of a request that is still being answered is good."""
+
+    def __init__(self, request: Request) -> None:
+        self._keys = services_of(request).keys
+        self._secret = credentials(request.scope["headers"])
+        self._log = log_of(request.scope)
+        self._now = asyncio.get_running_loop().time
+        self._due_at = self._now() + KEY_SECS
+
+    async def is_good(self) -> bool:
+        """Ask for it from time to time; while nobody can say it is as good as it was."""
+        if self._now() < self._due_at:
+            return True
+        self._due_at = self._now() + KEY_SECS
+        try:
+            await self._keys.verify(self._secret, max_age_secs=READ_MAX_AGE_SECS)
+        except Refused as error:
+            if error.code in _NO_KEY:
+                self._log.info("stream_of_bad_key_ended", code=error.code)
+                return False
+        except AuthUnavailable:
+            pass
+        return True
+
+
 async def _events(
-    feed: EventFeed, thread_id: UUID, progress: Progress | None, seen: Seen, *, whole: bool
+    feed: EventFeed,
+    thread_id: UUID,
+    progress: Progress | None,
+    seen: Seen,
+    key_check: _KeyCheck | None,
 ) -> AsyncIterator[bytes]:
-    now = asyncio.get_running_loop().time
+    """The events of a thread: all of them for a key, as long as it is good; for a token those that
+    are the caller's."""
+    now, whole = asyncio.get_running_loop().time, key_check is not None
     yield format_sse_event(retry=RETRY_MS)
     sent_at = now()
     while progress is not None:
@@ -196,3 +234,5 @@ async def _events(
             sent_at = now()
             yield format_sse_event(comment="still there")
         progress = await feed.next(thread_id, seen)
+        if key_check is not None and not await key_check.is_good():
+            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 
 from flow.api.dependencies import Services
 from flow.domain.calls.tools import CALL_CONTROLS, HttpTool, Remote, Tool
@@ -24,9 +25,9 @@ async def require_usable_tools(
         are_stored: their parameters were judged when they were stored, and are not judged again.
     """
     problems = [
-        FieldProblem(f"bot.tools.{place}.{field}", problem)
+        replace(problem, field=f"bot.tools.{place}.{problem.field}")
         for place, tool in enumerate(tools)
-        async for field, problem in _problems(services, tool, transport, are_stored=are_stored)
+        async for problem in _problems(services, tool, transport, are_stored=are_stored)
     ]
     if problems:
         raise InvalidInput("The request is not valid.", problems)
@@ -34,17 +35,17 @@ async def require_usable_tools(
 
 async def _problems(
     services: Services, tool: Tool, transport: str | None, *, are_stored: bool
-) -> AsyncIterator[tuple[str, str]]:
+) -> AsyncIterator[FieldProblem]:
     problem: str | None = None
     if isinstance(tool, Remote):
         problem = public_url.problem_of(tool.url, allow_private=services.allow_private_webhooks)
-    if problem is not None:
-        yield "url", problem
+        if problem is not None:
+            yield FieldProblem("url", problem, public_url.hint_of(tool.url))
     if isinstance(tool, HttpTool) and not are_stored:
         problem = await services.checker.schema_problem(tool.parameters)
         if problem is not None:
-            yield "parameters", problem
+            yield FieldProblem("parameters", problem)
     if transport is not None and tool.type in (
         CALL_CONTROLS - services.transports.specs[transport].controls
     ):
-        yield "type", f"calls over {transport} have no {tool.type}"
+        yield FieldProblem("type", f"calls over {transport} have no {tool.type}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import structlog
 from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
@@ -18,8 +19,13 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_input import BaseInputTransport
 
+from flow.bot.rtvi import MOST_MESSAGES
+
 CHUNK_SECS = 0.04
-MOST_EARLY_MESSAGES = 20
+MOST_EARLY_MESSAGES = MOST_MESSAGES[0] + 1
+"""One more than may come in a second: whoever sends more is told that some were dropped."""
+
+log = structlog.get_logger(__name__)
 
 
 class _Intake(BaseInputTransport):
@@ -31,23 +37,29 @@ class _Intake(BaseInputTransport):
 
     _held: InputAudioRawFrame | None = None
     _early: tuple[InputTransportMessageFrame, ...] = ()
+    _dropped = 0
     _is_ready = False
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """The caller can be heard: there is no queue to set up for it."""
         self._is_ready = True
+        if self._dropped:
+            log.warning("caller_messages_dropped", reason="too many", count=self._dropped)
         for early in self._early:
             await self.push_frame(early, FrameDirection.UPSTREAM)
 
     async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
         """A message of the caller's goes up to what speaks RTVI, where anything does, and never
-        down to what would take it unjudged. One may come before the pipeline has started."""
+        down to what would take it unjudged. Some may come before the pipeline has started; of more
+        than fit in a second the client is told, as later."""
         if not issubclass(frame_cls, InputTransportMessageFrame):
             await super().broadcast_frame(frame_cls, **kwargs)
         elif self._is_ready:
             await self.push_frame(frame_cls(**kwargs), FrameDirection.UPSTREAM)
         elif len(self._early) < MOST_EARLY_MESSAGES:
             self._early = (*self._early, frame_cls(**kwargs))
+        else:
+            self._dropped += 1
 
     async def push_audio_frame(self, frame: InputAudioRawFrame) -> None:
         """Send ``frame`` on, together with what was too short before it."""

@@ -189,7 +189,8 @@ def build_pipeline(
     listening = settings.models.listening(
         bot.turn_detection, services.hearing, spending.may_ask_early
     )
-    messages = messages_of(said, used, in_words=is_realtime)
+    # Without any tools (their server is gone) vendors refuse a conversation that has calls of them.
+    messages = messages_of(said, used, in_words=is_realtime or not schemas)
     # A session has its tools from its beginning.
     context = context_of(messages, () if is_realtime else schemas)
     pair = aggregator_pair(context, listening)

@@ -79,8 +79,7 @@ class DuringCalls(TypedCalls):
                 {
                     "thread_id": str(thread_id),
                     "turns": {str(k): v for k, v in seen.turns.items()},
-                    "tools_since": seen.tools_since and seen.tools_since.isoformat(),
-                    "tools_running": [*map(str, seen.tools_running)],
+                    "tools": seen.tools,
                 }
                 for thread_id, seen in watched
             ],
@@ -102,5 +101,7 @@ def _progress(row: Mapping[str, Any]) -> Progress:
         usage_stats=account["usage_stats"],
         tier=rows.standing(account["standing"]).tier,
         turns=tuple(rows.turn_of(turn) for turn in row["turns"]),
-        tool_calls=tuple(ToolCall.from_json(rows.floats(call)) for call in row["tool_calls"]),
+        tool_calls=tuple(
+            (call["place"], ToolCall.from_json(rows.floats(call))) for call in row["tool_calls"]
+        ),
     )

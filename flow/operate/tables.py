@@ -192,6 +192,8 @@ def _facts(one: KeyAccount) -> Table:
     )
     for name, limit in one.rates.items():
         facts.add_row(name.replace("_", " "), f"{limit:,}")
+    if not one.rates:
+        facts.add_row("rates", "no limits of its own")
     facts.add_row("save mode", one.save_mode or "as the product says")
     return facts
 

@@ -76,7 +76,10 @@ def list_(
 def show(
     thread: Thread,
     content: Annotated[
-        bool, typer.Option("--content", help="Also what was said, asked for and extracted.")
+        bool,
+        typer.Option(
+            "--content", help="Also what was said, asked for, done with tools and extracted."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -89,6 +89,10 @@ def _add_content(facts: Table, whole: Thread) -> None:
         if turn.interrupted:
             said.append(" (interrupted)", style="yellow")
         facts.add_row(turn.role, said)
+    for use in whole.tool_calls:
+        facts.add_row(
+            "tool", plain_text(f"{use.name} {json.dumps(dict(use.arguments))}: {use.outcome}")
+        )
 
 
 def _json(value: Any) -> RenderableType:

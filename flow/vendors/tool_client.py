@@ -48,14 +48,14 @@ class ToolCallFailed(Exception):
 class ToolRequest:
     """One use of a tool, as it is sent.
 
-    ``payload`` is what is signed: the body, or the query of a method without one.
+    ``body`` is for methods that have one, and is signed. Of others the query is.
     """
 
     id: UUID
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
-    payload: str = field(repr=False)
+    body: str = field(repr=False)
     secrets: Sequence[str] = field(repr=False)
 
 
@@ -99,13 +99,16 @@ class ToolClient:
                 may_repeat = not error.was_sent or request.method in _IDEMPOTENT
                 if not (is_passing and may_repeat):
                     raise
-                if isinstance(error.__cause__, NotPublic):
+                if isinstance(error.__cause__, NotPublic | httpx2.InvalidURL):
                     raise
             await asyncio.sleep(pause)
         return await self._attempt(request)
 
     async def _attempt(self, request: ToolRequest) -> ToolReply:
-        sent = self._request(request)
+        try:
+            sent = self._request(request)
+        except httpx2.InvalidURL as error:
+            raise ToolCallFailed("the tool's address is not a URL", was_sent=False) from error
         try:
             response = await self._network.handle_async_request(sent)
         except NotPublic as error:
@@ -113,7 +116,7 @@ class ToolClient:
             raise ToolCallFailed(why, was_sent=False) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise ToolCallFailed("the tool cannot be reached", was_sent=False) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        except (httpx2.HTTPError, OSError) as error:
             raise ToolCallFailed("the tool broke off the connection", was_sent=True) from error
         try:
             return await _read(response)
@@ -121,10 +124,12 @@ class ToolClient:
             await response.aclose()
 
     def _request(self, request: ToolRequest) -> httpx2.Request:
-        has_body = request.method not in IN_QUERY
+        has_body, url = request.method not in IN_QUERY, httpx2.URL(request.url)
+        # The query as it goes over the wire, where more is escaped than whoever wrote it has.
+        signed = request.body if has_body else url.query.decode("ascii")
         headers = {
             **request.headers,
-            **signature_headers(request.id, self._now(), request.payload, request.secrets),
+            **signature_headers(request.id, self._now(), signed, request.secrets),
             "idempotency-key": str(request.id),
             "accept": "application/json",
             "accept-encoding": "identity",
@@ -133,9 +138,9 @@ class ToolClient:
         }
         return httpx2.Request(
             request.method,
-            request.url,
+            url,
             headers=headers,
-            content=request.payload.encode() if has_body else None,
+            content=request.body.encode() if has_body else None,
             extensions={"timeout": httpx2.Timeout(None, connect=CONNECT_SECS).as_dict()},
         )
 

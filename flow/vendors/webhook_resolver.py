@@ -64,5 +64,8 @@ async def resolve_public(
 
 
 def _ask(host: str, port: int) -> list[Address]:
-    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a part of the name is empty, or too long for one
+        raise OSError("the host is no name") from error
     return [ip_address(answer[4][0]) for answer in answers]

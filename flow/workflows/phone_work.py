@@ -175,7 +175,17 @@ class PhoneWork:
             # Whoever is on the line must not stay there at somebody's expense.
             log.warning("call_left_over", workflow_thread_id=str(thread.id), call_id=call_id)
             await dialler.hang_up(call_id)
+        elif call is not None and call.status.is_over and leg.transferred_at is not None:
+            await self._hang_up_other(leg, dialler)
         await self._take(leg, thread, rules.looked_at(leg, call))
+
+    async def _hang_up_other(self, leg: PhoneCall, dialler: Dialler) -> None:
+        """Of two who were connected one has gone. Their conference is over with that, unless it was
+        before the other came: who waits there alone waits for nobody."""
+        for other in await self._legs.of_thread(leg.thread_id):
+            is_waiting = other.state is State.LIVE and other.transferred_at is not None
+            if other.id != leg.id and is_waiting and other.call_id is not None:
+                await dialler.hang_up(other.call_id)
 
     async def _take(self, leg: PhoneCall, thread: Thread, step: Step) -> None:
         """Do what was decided, the note of it last."""

@@ -122,10 +122,13 @@ create table public.workflow_thread_tool_calls (
   seconds numeric check (seconds >= 0),
   status integer,
   result jsonb,
+  place bigint not null generated always as identity,
   primary key (workflow_thread_id, id)
 );
 comment on table public.workflow_thread_tool_calls is
   'What bots did beside talking: one row per use of a tool, written when it starts and when it is over.';
+comment on column public.workflow_thread_tool_calls.place is
+  'Higher than all that the thread had when this was written, or written again.';
 comment on column public.workflow_thread_tool_calls.result is 'What the model was told of it.';
 
 create table public.workflow_thread_moves (
@@ -509,30 +512,36 @@ as $$
 declare
   v_unknown jsonb;
 begin
-  -- As for turns: held fast, in one order for all.
+  -- As for turns: held fast, in one order for all; and one at a time for a thread, so that whoever
+  -- sees a place sees all that are lower.
   perform from public.workflow_threads t
   where t.id in (select (n.value ->> 'workflow_thread_id')::uuid from jsonb_array_elements(p_calls) n)
   order by t.id
-  for key share;
+  for no key update;
 
   -- The start of a use and its outcome may come together, and only the outcome is of interest then.
   insert into public.workflow_thread_tool_calls as known (
     workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
   )
-  select distinct on (n.workflow_thread_id, n.id)
-    n.workflow_thread_id, n.id, n.name, n.arguments, n.started_at, n.outcome, n.seconds, n.status,
-    n.result
-  from jsonb_to_recordset(p_calls) as n (
-    workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
-    outcome text, seconds numeric, status integer, result jsonb
-  )
-  where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
-  order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  select
+    u.workflow_thread_id, u.id, u.name, u.arguments, u.started_at, u.outcome, u.seconds, u.status,
+    u.result
+  from (
+    select distinct on (n.workflow_thread_id, n.id) n.*
+    from jsonb_to_recordset(p_calls) as n (
+      workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
+      outcome text, seconds numeric, status integer, result jsonb
+    )
+    where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
+    order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
+  ) u
+  order by u.started_at, u.id
   on conflict (workflow_thread_id, id) do update set
     outcome = excluded.outcome,
     seconds = excluded.seconds,
     status = excluded.status,
-    result = excluded.result
+    result = excluded.result,
+    place = default
   where excluded.outcome <> 'running'
     and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
 

@@ -238,9 +238,14 @@ begin
     left join public.api_keys k
       on k.id = case when e.workflow_thread_id is null then e.api_key_id end
     -- No process may choose the month that its costs count in. What is no time at all is refused.
+    -- A carrier's time is not by the clock that is off: corrected with the others, it is kept within
+    -- its call.
     cross join lateral (
       select case
-        when isfinite(e.occurred_at) then least(e.occurred_at + p_clock_behind, now())
+        when isfinite(e.occurred_at) then greatest(
+          least(e.occurred_at + p_clock_behind, now()),
+          case when p_clock_behind <> interval '0' then t.created_at end
+        )
         else e.occurred_at
       end as occurred_at
     ) d

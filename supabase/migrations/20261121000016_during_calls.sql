@@ -192,8 +192,8 @@ begin
 end
 $$;
 
--- What has begun since, and what has come of what was running then.
-create function flow.tool_calls_after(p_thread_id uuid, p_since timestamptz, p_running uuid[])
+-- What has begun, or is over, since.
+create function flow.tool_calls_after(p_thread_id uuid, p_place bigint)
 returns jsonb
 language plpgsql stable
 set search_path = ''
@@ -204,14 +204,14 @@ begin
       jsonb_agg(
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
-          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null
-        ) order by u.started_at, u.id
+          'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null,
+          'place', u.place
+        ) order by u.place
       ),
       '[]'
     )
     from public.workflow_thread_tool_calls u
-    where u.workflow_thread_id = p_thread_id
-      and (u.started_at > p_since or (u.id = any (p_running) and u.outcome <> 'running'))
+    where u.workflow_thread_id = p_thread_id and u.place > p_place
   );
 end
 $$;
@@ -238,11 +238,7 @@ begin
         'end_reason', t.end_reason,
         'error', t.error,
         'account', v_accounts -> t.id::text,
-        'tool_calls', flow.tool_calls_after(
-          t.id,
-          coalesce((w.value ->> 'tools_since')::timestamptz, '-infinity'),
-          array(select r.value::uuid from jsonb_array_elements_text(w.value -> 'tools_running') r)
-        ),
+        'tool_calls', flow.tool_calls_after(t.id, (w.value ->> 'tools')::bigint),
         'turns', flow.turns_after(t.id, w.value -> 'turns', p_turns_of_a_lease)
       ) end
       order by w.place
@@ -254,7 +250,7 @@ end
 $$;
 comment on function public.list_thread_progress is
   'How threads stand, and their turns and tool calls that were not seen yet, for each of [{"thread_id", "turns": '
-  '{"lease": last seq seen}, "tools_since": when the last tool call seen began, "tools_running": ids}]; '
+  '{"lease": last seq seen}, "tools": the highest place of a tool call seen}]; '
   'null for a thread that is gone.';
 
 select flow.restrict_to_service_role(array['call_commands'], array[

@@ -12,7 +12,7 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from flow.api.http_protocol import MAX_HEAD_BYTES, PatientProtocol
@@ -144,6 +144,30 @@ async def test_a_host_may_be_missing_where_it_may(head: bytes) -> None:
     async with served() as port:
         answer = await exchange(port, head + CLOSE)
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def pieces(request: Request) -> StreamingResponse:
+    async def said() -> AsyncIterator[bytes]:
+        for piece in (b"data: one\n\n", b"", b"data: two\n\n"):
+            yield piece
+
+    known = {"content-length": "22"} if "length" in request.query_params else {}
+    return StreamingResponse(said(), headers=known)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("query", [b"", b"?length"])
+async def test_only_a_client_that_knows_chunks_is_sent_any(version: bytes, query: bytes) -> None:
+    async with served(Starlette(routes=[Route("/", pieces)])) as port:
+        asked = b"GET /" + query + b" HTTP/" + version + b"\r\nHost: x\r\n"
+        head, body = (await exchange(port, asked + CLOSE)).split(b"\r\n\r\n", 1)
+    has_chunks = version == b"1.1" and not query
+    assert (b"transfer-encoding: chunked" in head) is has_chunks
+    assert b"connection: close" in head
+    if has_chunks:
+        assert body == b"b\r\ndata: one\n\n\r\nb\r\ndata: two\n\n\r\n0\r\n\r\n"
+    else:
+        assert body == b"data: one\n\ndata: two\n\n"
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + CLOSE

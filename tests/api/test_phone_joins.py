@@ -10,7 +10,9 @@ from pydantic import SecretStr
 
 from flow.bot.calls.caller_calls import MediaStreamCalls
 from flow.bot.transports.twilio import TRANSPORT, TwilioCarrier
+from flow.db.telephony import Telephony
 from flow.domain.calls.phone_call import State, Voicemail, caller_leg
+from flow.errors import DatabaseUnavailable
 from flow.sandbox.faults import Fault
 from flow.sandbox.twilio.app import AUTH_TOKEN, TwilioSandbox, document_of
 from flow.sandbox.twilio.rest_api import TwilioCall
@@ -116,27 +118,42 @@ async def test_a_call_whose_thread_is_over_is_told_so_and_priced_all_the_same(ap
     assert (stray.call_id, stray.state) == (late.sid, State.LIVE)
 
 
+@pytest.mark.parametrize(
+    ("now", "heard"),
+    [
+        ({}, ["Connect"]),
+        ({"enabled": False}, ["Say", "Hangup"]),
+        ({"expires": 1}, ["Say", "Hangup"]),
+        (None, ["Say", "Hangup"]),
+        (Fault(kind="status", status=500), ["Connect"]),
+    ],
+    ids=["good", "disabled", "expired", "gone", "unknown"],
+)
 async def test_a_number_rings_nobody_once_unkey_would_not_let_its_key_in(
-    serve_api: ServeApi,
+    now: dict[str, Any] | Fault | None, heard: list[str], serve_api: ServeApi
 ) -> None:
     api = await serve_api(streams=streams(), public_url=PUBLIC, with_unkey_admin=True)
-    await api.client.get("/api/limits")
-    (owner,) = (await api.database.operating.list_api_keys()).items
-    await api.database.telephony.put_number(OURS, owner.key.id, agent=None, product="voice_bot")
-    key = api.unkey.key(owner.key.unkey_key_id)
+    key = await api.key_of(api.client)
+    await api.database.telephony.put_number(OURS, key.id, agent=None, product="voice_bot")
+    if now is None:
+        api.unkey.remove_key(key.unkey_key_id)
+    elif isinstance(now, Fault):
+        api.unkey.faults.add(now)
+    else:
+        for name, value in now.items():
+            setattr(api.unkey.key(key.unkey_key_id), name, value)
     url = f"{PUBLIC}/api/telephony/twilio/voice"
+    answer = await api.anonymous.post(**signed(url, TwilioCall(called=OURS)))
+    assert [one.tag for one in document_of(answer)] == heard
 
-    async def heard() -> list[str]:
-        answer = await api.anonymous.post(**signed(url, TwilioCall(called=OURS)))
-        return [one.tag for one in document_of(answer)]
 
-    assert await heard() == ["Connect"]
-    key.enabled = False
-    assert await heard() == ["Say", "Hangup"]
-    key.enabled, key.expires = True, 1
-    assert await heard() == ["Say", "Hangup"]
-    api.unkey.faults.add(Fault(kind="status", status=500))
-    assert await heard() == ["Connect"]
-    api.unkey.faults.clear()
-    api.unkey.remove_key(key.id)
-    assert await heard() == ["Say", "Hangup"]
+async def test_a_caller_is_told_in_words_that_the_database_is_away(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(Telephony, "find_number", away)
+    url = f"{PUBLIC}/api/telephony/twilio/voice"
+    answer = await api.anonymous.post(**signed(url, TwilioCall(called=OURS)))
+    assert [one.tag for one in document_of(answer)] == ["Say", "Hangup"]

@@ -227,7 +227,11 @@ async def test_a_page_of_another_origin_is_let_in_before_it_is_asked_who_it_is(
         assert "access-control-allow-origin" not in refused.headers
     for path in ("/api/threads", "/api/usage", "/api/limits", "/v1/chat/completions", "/metrics"):
         asked = await api.anonymous.options(path, headers=asking)
+        assert (asked.status_code, asked.text) == (400, "Disallowed CORS origin"), path
         assert "access-control-allow-origin" not in asked.headers, path
+        assert asked.headers["x-request-id"]
+    # Without an origin it is a request as any other.
+    assert (await api.anonymous.options("/api/threads")).status_code == 401
 
 
 async def test_a_page_of_another_origin_sees_refusals_too_and_what_it_needs_of_their_heads(
@@ -246,6 +250,7 @@ async def test_a_page_of_another_origin_sees_refusals_too_and_what_it_needs_of_t
 
 async def test_no_page_of_another_origin_is_let_in_unless_it_is_named(api: Api) -> None:
     asking = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "POST"}
-    asked = await api.anonymous.options("/start", headers=asking)
-    assert asked.status_code == 401
-    assert "access-control-allow-origin" not in asked.headers
+    for path in ("/start", "/api/usage"):
+        asked = await api.anonymous.options(path, headers=asking)
+        assert asked.status_code == 400
+        assert "access-control-allow-origin" not in asked.headers

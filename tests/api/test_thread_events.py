@@ -123,7 +123,7 @@ async def test_uses_of_tools_are_told_each_when_it_begins_and_is_over(api: Api) 
         call = ToolCall(use, "find", {"day": "friday"}, T0 + timedelta(seconds=secs), outcome)
         await api.database.save_tool_calls([ThreadToolCall(UUID(thread_id), call)])
 
-    slow, quick = uuid4(), uuid4()
+    slow, quick, late = uuid4(), uuid4(), uuid4()
     await used(slow, 0, ToolOutcome.RUNNING)
     async with stream(api.client, thread_id) as events:
         begun = await events.until("tool_call", id=str(slow), outcome="running")
@@ -135,7 +135,10 @@ async def test_uses_of_tools_are_told_each_when_it_begins_and_is_over(api: Api) 
     await used(slow, 0, ToolOutcome.TIMEOUT)
     async with stream(api.client, thread_id, seen.id) as events:
         over = await events.until("tool_call")
-    assert (over.data["id"], over.data["outcome"]) == (str(slow), "timeout")
+        assert (over.data["id"], over.data["outcome"]) == (str(slow), "timeout")
+        # One of a process that died, which another has brought.
+        await used(late, -5, ToolOutcome.UNKNOWN)
+        await events.until("tool_call", id=str(late), outcome="unknown")
 
 
 async def test_the_token_of_the_join_shows_what_was_said_and_no_cost(api: Api) -> None:
@@ -213,6 +216,21 @@ async def test_a_silent_stream_is_kept_alive(api: Api, monkeypatch: pytest.Monke
         await api.in_call(thread_id)
         await events.until("status", status="in_call")
     assert events.comments > 0
+
+
+async def test_a_stream_ends_with_its_key(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_events, "KEY_SECS", 0.1)
+    monkeypatch.setattr(thread_events, "READ_MAX_AGE_SECS", 0.0)
+    thread_id = (await api.join())["workflow_thread_id"]
+    key = api.unkey.key((await api.key_of(api.client)).unkey_key_id)
+    async with stream(api.client, thread_id) as events:
+        await events.until("usage")
+        await asyncio.sleep(0.3)
+        await api.in_call(thread_id)
+        await events.until("status", status="in_call")
+        key.enabled = False
+        # Whoever comes back with it is told why.
+        assert [event for event in await events.rest() if event.type == "end"] == []
 
 
 async def test_who_reads_nothing_is_dropped(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 from pydantic import BaseModel
 from starlette.responses import Response
+from structlog.testing import capture_logs
 
 from flow.bot.tools import mcp_tools
 from flow.bot.tools.mcp_tools import McpFunction, close_servers, open_servers
@@ -79,12 +80,29 @@ async def test_a_servers_tools_are_those_that_models_take_and_are_closed_at_the_
 
 
 @pytest.mark.parametrize(
-    "broken", [{"additionalProperties": 5}, {"properties": {"name": {"type": "text"}}}], ids=str
+    "broken",
+    [
+        {"additionalProperties": 5},
+        {"properties": {"name": {"type": "text"}}},
+        {"$defs": ["a"], "properties": {"name": {"$ref": "#/$defs/a"}}},
+        {"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}, "items": {"$ref": "#/$defs/a"}},
+    ],
+    ids=str,
 )
 async def test_a_tool_whose_schema_no_model_takes_is_left_out(broken: dict[str, Any]) -> None:
     tools = servers_tools() | {"broken": Tool(lambda _: "", parameters=PARAMETERS | broken)}
     async with opened(ToolServer(tools)) as functions:
         assert sorted(functions) == ["book", "search"]
+
+
+async def test_of_a_server_that_lists_thousands_few_are_looked_at() -> None:
+    tools = {f"no name {n}": Tool(lambda _: "") for n in range(2_000)} | servers_tools()
+    with capture_logs() as told:
+        async with opened(ToolServer(tools)) as functions:
+            assert functions == {}
+        async with opened(ToolServer(tools), allowed=["book"]) as functions:
+            assert [*functions] == ["book"]
+    assert 1 < len(told) <= mcp_tools.MAX_LISTED
 
 
 async def test_only_what_is_allowed_is_there() -> None:

@@ -20,6 +20,7 @@ from pipecat.frames.frames import (
     InputAudioRawFrame,
     InputTransportMessageFrame,
     InterruptionFrame,
+    OutputTransportMessageUrgentFrame,
 )
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
@@ -27,6 +28,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
+from flow.bot.rtvi import TEXT, CallerRtvi
 from flow.bot.transports.media_stream import MediaSocket
 from flow.bot.transports.room import RoomTransport
 from flow.bot.transports.twilio import TwilioCallSerializer
@@ -42,6 +44,7 @@ from flow.bot.transports.websocket import (
 )
 from flow.domain.calls.media_stream import MediaStream
 from flow.domain.calls.room import Room
+from flow.domain.calls.rtvi import Rtvi
 from flow.sandbox.callers.frames import Audio, Data, Interruption, Text, Transcription, encode
 from tests.bot.running import Witness, started
 from tests.calls.building import BotTransport, Building
@@ -232,6 +235,32 @@ async def test_a_callers_message_goes_up_alone_and_waits_for_the_pipeline_to_sta
     await connection.disconnect()
     assert [frame.message for frame in above.of(InputTransportMessageFrame)] == [READY, READY]
     assert below.of(InputTransportMessageFrame) == []
+
+
+def errors_at(witness: Witness) -> list[str]:
+    told = [frame.message for frame in witness.of(OutputTransportMessageUrgentFrame)]
+    return [one["data"]["error"] for one in told if one["type"] == "error"]
+
+
+async def test_of_messages_that_do_not_wait_for_the_start_the_client_and_the_log_are_told():
+    connection = SmallWebRTCConnection(ice_servers=[])
+    transport, below = webrtc_transport(connection), Witness()
+    rtvi, texts = CallerRtvi(Rtvi(allow=("text",)), lambda _: None, now=lambda: 0.0), []
+    rtvi.add_event_handler(TEXT, lambda _, text: texts.append(text))
+    for n in range(30):
+        sent = READY | {"type": "send-text", "id": str(n), "data": {"content": str(n)}}
+        await transport.input().push_app_message(sent)
+    with capture_logs() as logs:
+        async with started([transport.input(), below], rtvi) as worker:
+            async with asyncio.timeout(10):
+                while len(texts) < 20 or not (told := errors_at(below)):
+                    await worker.flush_pipeline()
+    await connection.disconnect()
+    assert texts == [str(n) for n in range(20)]
+    assert told == ["That is too many messages in a second; some were dropped."]
+    assert {"count": 9}.items() <= next(
+        line for line in logs if line["event"] == "caller_messages_dropped" and "count" in line
+    ).items()
 
 
 async def test_of_a_room_only_the_caller_is_listened_to():

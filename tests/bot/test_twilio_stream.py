@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from xml.etree import ElementTree as Xml
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow.bot.transports.media_stream import read_message
+from flow.bot.transports import plivo, twilio
+from flow.bot.transports.media_stream import read_message, speakable
+from flow.bot.transports.spec import MediaStreamSpec
 from flow.bot.transports.twilio import started
 from flow.domain.calls.media_stream import MediaStream
 from flow.errors import InvalidInput
@@ -65,3 +68,12 @@ def test_a_start_that_is_changed_is_refused_or_says_text(changed: dict[str, Any]
         return
     assert found is not None
     assert isinstance(found.token, str)
+
+
+@pytest.mark.parametrize("spec", [twilio.TRANSPORT, plivo.TRANSPORT], ids=lambda spec: spec.name)
+@given(st.text(st.characters()))
+def test_whatever_is_to_be_spoken_is_in_xml_that_can_be_read(
+    spec: MediaStreamSpec, text: str
+) -> None:
+    said, *_ = Xml.fromstring(spec.spoken(text, "de-DE"))
+    assert (said.text or "").split() == speakable(text).split()

@@ -169,6 +169,7 @@ async def house(
                 standing,
                 cors_origins=url,
                 dev_pages=DevPages(standing.api_key),
+                recordings_url=f"file://{tmp_path_factory.mktemp('recordings')}",
             ) as served,
         ):
             yield House(served, url, other)

@@ -39,7 +39,8 @@ from tests.chromium import CHROMIUM, chromium
 from tests.events import an_event
 
 TEAM = "bell & sons/berlin"
-PAGES = ("", "/calls", "/agents", "/usage", "/requests", "/limits", "/nowhere")
+PAGES = ("", "/calls", "/agents", "/usage", "/requests", "/limits")
+GO = "(path) => { history.pushState(null, '', path); dispatchEvent(new PopStateEvent('popstate')) }"
 AGENT = {
     "name": "reservations",
     "bot": {
@@ -61,6 +62,7 @@ AGENT = {
     ],
     "insights": {"instructions": "Note the date and the number of people."},
     "recording": {"retention_days": 14},
+    "max_duration_secs": 600,
 }
 OPERATOR_PAGES = (
     "calls", "usage", "keys", "keys/new", "teams", "numbers", "numbers/new", "webhooks", "hosts",
@@ -102,9 +104,13 @@ class Console(WatchedPage):
         await self.page.get_by_role("button", name="Sign in").click()
 
     async def show(self, path: str) -> None:
-        """Go to a page and wait until it has all that it asked for."""
-        await self.page.goto(f"{self.url}/console{path}", wait_until="domcontentloaded")
-        await expect(self.page.locator("main h1")).to_be_visible()
+        """Go to a page as a link does, and wait until it has all that it asked for."""
+        title = self.page.locator("main h1")
+        # By way of a page that has nothing to wait for, so that the next one is known to be there.
+        await self.page.evaluate(GO, "/console/nowhere")
+        await expect(title).to_have_text("Not found")
+        await self.page.evaluate(GO, f"/console{path}")
+        await expect(title).not_to_have_text("Not found")
         await expect(self.page.locator(".loading")).to_have_count(0)
 
 
@@ -148,7 +154,7 @@ async def a_history(api: Api, postgres_url: str, key: str) -> httpx.AsyncClient:
         api.database, postgres_url, row, now, lines=call_history.CONVERSATION[:3],
         still_running=True,
     )  # fmt: skip
-    await call_history.requests(api.database, row, 10)
+    await call_history.requests(api.database, row, 4)
     await api.database.operating.set_budget(row.id, Decimal("0.01"))
     return client
 
@@ -250,6 +256,13 @@ async def test_a_customer_finds_the_sums_of_the_api(api: Api, postgres_url: str)
         await expect(calls.get_by_role("link")).to_have_count(1)
         talk = page.get_by_role("link", name="Talk with it")
         await expect(talk).to_have_attribute("href", "/talk?agent=reservations")
+        await api.database.operating.set_budget((await api.key_of(client)).id, None)
+        await page.get_by_text("Have it call somebody").click()
+        await page.get_by_label("Number to call").fill(THEIRS)
+        await page.get_by_label("From").fill(OURS)
+        await page.get_by_label("restaurant").fill("Luigi's")
+        await page.get_by_role("button", name="Call", exact=True).click()
+        await expect(legs).to_contain_text([f"Called, outbound{OURS}{THEIRS}"])
 
         await page.get_by_role("link", name="Usage", exact=True).click()
         async with page.expect_download() as downloading:
@@ -396,6 +409,9 @@ async def test_every_page_can_be_read_by_everybody(
         assert await shown.violations() == []
         await shown.sign_in(key)
         await expect(shown.page.get_by_role("heading", name="Overview")).to_be_visible()
+        await shown.page.evaluate(GO, "/console/nowhere")
+        await expect(shown.page.get_by_text("There is no such page")).to_be_visible()
+        assert await shown.violations() == []
         for path in paths:
             with subtests.test(path):
                 await shown.show(path)

@@ -69,6 +69,7 @@ async def test_somebody_talks_and_sees_the_account(
             await page.get_by_label("name", exact=True).fill("Ada")
         else:
             await page.goto(served.url)
+            await page.get_by_label("Recording").select_option("Recorded")
         assert await shown.violations() == []
         await shown.start()
         mute = page.get_by_role("button", name="Mute")
@@ -98,6 +99,13 @@ async def test_somebody_talks_and_sees_the_account(
             timeout=15_000
         )
         assert await shown.violations() == []
+        player = page.get_by_label("Recording of the call")
+        await expect(player).to_have_count(0 if way == "WebSocket" else 1, timeout=15_000)
+        if way == "WebRTC":
+            await page.get_by_role("button", name="Play from").nth(1).click()
+            playing = page.locator(".said[aria-current=true]")
+            await expect(playing).to_contain_text(QUESTION)
+            assert await player.evaluate("(audio) => !audio.paused")
         link = await page.get_by_role("link", name="Open in the console").get_attribute("href")
         assert link is not None
         thread_id = link.rpartition("/")[2]
@@ -112,6 +120,16 @@ async def test_somebody_talks_and_sees_the_account(
         agents = page.get_by_role("link", name="doors")
         await expect(agents).to_have_count(1 if way == "WebSocket" else 0)
     await house.conserved()
+
+
+async def test_the_api_s_own_page_can_be_read(house: House, browser: Browser) -> None:
+    async with await browser.new_context() as tabs:
+        shown = WatchedPage(await tabs.new_page(), house.served.url)
+        await shown.page.goto(f"{shown.url}/docs")
+        await expect(shown.page.locator(".information-container[role=banner]")).to_be_visible()
+        broken = [one.partition(" at ")[0] for one in await shown.violations()]
+        # Buttons of Swagger UI's have links in them.
+        assert (broken, shown.errors, shown.foreign) == (["nested-interactive"], [], [])
 
 
 async def test_a_microphone_that_is_denied_is_explained_on_a_phone_in_the_dark(

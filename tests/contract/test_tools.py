@@ -361,13 +361,45 @@ async def test_a_private_address_is_not_reached_and_that_is_told() -> None:
     assert (one.server.uses, one.outcomes) == ([], ["refused"])
 
 
-@pytest.mark.parametrize("arguments", ["{}", '{"name": 5}', "[1]", ""])
+@pytest.mark.parametrize("arguments", ["{}", '{"name": 5}', ""])
 async def test_arguments_that_do_not_fit_are_told_and_not_sent(arguments: str) -> None:
     async with bot(CHAT, asks(ToolCall("find_booking", arguments))) as (one, _):
         await one.ask()
         await one.answers()
     assert (one.server.uses, one.outcomes) == ([], ["invalid_arguments"])
     assert "name" in json.dumps(one.notebook.tool_calls[-1].result)
+
+
+CUT, HALF, NUMBER = '{"name": "Ad', r'{"name": "A\ud83d"}', '{"name": "A", "n": 1e999}'
+READS_JSON = [row for row in [*MODELS, *REALTIME_ROWS] if not row.protocol_of]
+NO_ARGUMENTS = [
+    *((row, CUT) for row in READS_JSON if row.vendor != "google"),  # whose are no text
+    *((CHAT, text) for text in (HALF, NUMBER, "[1]")),
+]
+
+
+def optional(url: str, _: ToolVoice) -> Sequence[BotTool]:
+    """A tool that would be used without any arguments."""
+    return [tool_at(url, parameters={"type": "object", "properties": PARAMETERS["properties"]})]
+
+
+@pytest.mark.parametrize(("row", "arguments"), NO_ARGUMENTS, ids=lambda one: str(one)[:30])
+async def test_what_is_no_json_is_told_and_not_sent_and_the_bot_goes_on(
+    row: Row, arguments: str
+) -> None:
+    async with bot(row, asks(ToolCall("find_booking", arguments)), tools=optional) as (one, _):
+        await one.ask()
+        await one.answers()
+    assert (one.server.uses, one.outcomes) == ([], ["invalid_arguments"])
+
+
+async def test_half_a_character_in_an_answer_silences_no_bot() -> None:
+    """As a server has it that cuts a text off within an emoji."""
+    half = Response(r'{"time": "18:00 \ud83d"}', media_type="application/json")
+    async with bot(CHAT, asks(FIND), answer=lambda _: half) as (one, _):
+        await one.ask()
+        await one.answers()
+    assert (one.outcomes, one.results_in_context) == (["ok"], 1)
 
 
 async def test_tools_that_are_called_together_are_told_together() -> None:

@@ -84,6 +84,17 @@ async def test_a_wrong_clock_books_no_cost_past_this_months_budget(
     assert days == ([today], [today], [today.replace(day=1)])
 
 
+@pytest.mark.parametrize("ahead", [DAYS, -DAYS], ids=["ahead", "behind"])
+async def test_a_carriers_time_stays_within_its_call_where_the_process_is_off(
+    direct: Database, ahead: timedelta
+) -> None:
+    thread = await a_thread(direct, await a_key(direct))
+    event = an_event(thread, occurred_at=datetime.now(UTC))
+    await direct.record_usage([event], datetime.now(UTC) + ahead)
+    (row,) = await direct.get_thread_usage(thread.id)
+    assert thread.created_at <= datetime.fromisoformat(row["occurred_at"]) <= datetime.now(UTC)
+
+
 async def test_an_event_sent_again_keeps_its_first_time_and_tells_it(database: Database) -> None:
     key = await a_key(database)
     event = a_request(key, occurred_at=datetime.now(UTC) + DAYS)

@@ -89,23 +89,22 @@ def test_a_status_without_a_time_is_told_while_it_lasts(status: Status) -> None:
     assert str(status) in told([*events_of(progress(status), Seen())])
 
 
-def use(place: int, outcome: ToolOutcome = ToolOutcome.RUNNING) -> ToolCall:
-    return ToolCall(UUID(int=place), "find", {"n": place}, T0 + timedelta(seconds=place), outcome)
+def use(number: int, outcome: ToolOutcome = ToolOutcome.RUNNING) -> ToolCall:
+    return ToolCall(UUID(int=number), "find", {"n": number}, T0, outcome)
 
 
 def test_uses_of_tools_are_told_when_they_begin_and_when_they_are_over() -> None:
-    both = progress(tool_calls=(use(1), use(2)))
+    both = progress(tool_calls=((7, use(1)), (8, use(2))))
     *_, seen = [event.seen for event in events_of(both, Seen())]
     assert Seen.from_event_id(seen.event_id) == seen
-    assert seen.tools_running == (UUID(int=1), UUID(int=2))
-    (first,) = events_of(progress(tool_calls=(use(1, ToolOutcome.FAILED),)), seen)
+    assert seen.tools == 8
+    (first,) = events_of(progress(tool_calls=((9, use(1, ToolOutcome.FAILED)),)), seen)
     assert (first.type, first.data["outcome"], first.data["arguments"]) == (
         "tool_call",
         "failed",
         {"n": 1},
     )
-    assert first.seen.tools_running == (UUID(int=2),)
-    assert first.seen.tools_since == T0 + timedelta(seconds=2)
+    assert first.seen.tools == 9
     assert not [e for e in events_of(both, Seen(), whole=False) if e.type == "tool_call"]
 
 

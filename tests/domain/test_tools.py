@@ -56,6 +56,8 @@ def nested(levels: int) -> dict[str, Any]:
         ({"headers": {"transfer-encoding": "chunked"}}, "must not be set"),
         ({"headers": {"Content-Length": "1"}}, "must not be set"),
         ({"headers": {"webhook-signature": "v1,x"}}, "must not be set"),
+        ({"headers": {"X-Flow-Tool": "x"}}, "must not be set"),
+        ({"headers": {"Accept": "text/html"}}, "must not be set"),
         ({"headers": {"X-A": "a\r\nX-B: b"}}, "printable ASCII"),
         ({"headers": {"X-A": "ä"}}, "printable ASCII"),
         ({"headers": {"X A": "a"}}, "not the name of a header"),

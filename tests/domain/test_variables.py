@@ -147,7 +147,7 @@ def test_a_value_in_a_url_stays_where_it_stands(value: str) -> None:
     template = "https://api.example/v1/{{v}}/find?q={{v}}#{{v}}"
     filled = Filling({"v": value})
     url = urlsplit(filled.url("url", template))
-    if value in {".", ".."}:
+    if {".", ".."} & {*re.split(r"[/\\]", value)}:
         assert "leads elsewhere" in problems(filled)[0][1]
         return
     filled.check()
@@ -165,12 +165,16 @@ URLS_REFUSED = {
     "https://{{at}}.example/": "in the host",
     "https://x.example/{{dots}}/y": "leads elsewhere",
     "https://x.example/a/.{{dot}}": "leads elsewhere",
+    "https://x.example/a/%2e{{dot}}": "leads elsewhere",
+    "https://x.example/a/{{up}}": "leads elsewhere",
+    "https://x.example/a/{{back}}": "leads elsewhere",
 }
 
 
 @pytest.mark.parametrize(("template", "said"), URLS_REFUSED.items(), ids=URLS_REFUSED)
 def test_a_value_cannot_lead_a_url_elsewhere(template: str, said: str) -> None:
-    filled = filling(VALUES | {"slash": "evil.example/x", "at": "a@b", "dots": "..", "dot": "."})
+    leading = {"slash": "evil.example/x", "at": "a@b", "dots": "..", "dot": "."}
+    filled = filling(VALUES | leading | {"up": "b/../../admin", "back": "..\\admin"})
     filled.url("url", template)
     assert said in problems(filled)[0][1]
 

@@ -101,6 +101,36 @@ async def test_agents_are_listed_shown_and_archived(terminal: Terminal, file: Pa
     assert (await pushed(terminal, file))["id"] != listed[0]["id"]
 
 
+@pytest.mark.parametrize(
+    ("url", "told"), [("http://127.0.0.1:9000/", True), ("ftp://127.0.0.1/", False)]
+)
+async def test_who_may_not_reach_this_machine_is_told_what_allows_it(
+    terminal: Terminal, file: Path, url: str, told: bool
+) -> None:
+    file.write_text(f"{AGENT}webhook_url: {url}\n")
+    said = (await terminal.flow("agents", "push", str(file), "--team", "acme")).failure
+    assert "webhook_url: must be an" in said
+    assert ("FLOW_WEBHOOKS_ALLOW_PRIVATE" in said) == told
+    allowed = {"FLOW_DEBUG": "true", "FLOW_WEBHOOKS_ALLOW_PRIVATE": "true"}
+    done = await terminal.flow("agents", "push", str(file), "--team", "acme", **allowed)
+    assert (done.code == 0) == told
+
+
+async def test_no_number_rings_an_agent_that_needs_variables(
+    terminal: Terminal, file: Path
+) -> None:
+    await terminal.database.resolve_api_key("key_ada", "acme", "Ada")
+    await pushed(terminal, file)
+    add = ("numbers", "add", "+4930123456", "--key", "Ada", "--agent", "reservations")
+    said = (await terminal.flow(*add)).failure
+    assert "agent: its bot.system_prompt needs the variable 'restaurant'" in said
+    assert (await terminal.flow("numbers", "list", "--json")).json == {"numbers": []}
+    own = "{{restaurant|Luigi}} {{flow.caller_number|}} {{flow.called_number}}"
+    file.write_text(AGENT.replace("{{restaurant}}", own))
+    await pushed(terminal, file)
+    assert "agent reservations" in (await terminal.flow(*add)).out
+
+
 async def test_the_headers_of_tools_are_shown_where_that_is_asked(
     terminal: Terminal, file: Path
 ) -> None:

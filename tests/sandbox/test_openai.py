@@ -181,6 +181,32 @@ async def test_a_demanded_tool_is_called_with_arguments_that_fit(server: Server)
     Draft202012Validator(parameters).validate(json.loads(call.function.arguments))
 
 
+PICK = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+NAMED: list[tuple[str, dict[str, Any], dict[str, Any] | None]] = [
+    ('pick {"n": 7}', {}, {"n": 7}),
+    (" pick ", {}, {"n": 1}),
+    ('pick {"n": 7}', {"tool_choice": "none"}, None),
+    ("pick one, please", {}, None),
+    ("choose", {}, None),
+]
+
+
+@pytest.mark.parametrize(("said", "asked", "arguments"), NAMED)
+async def test_a_tool_is_called_whose_name_is_all_that_the_user_says(
+    server: Server, said: str, asked: dict[str, Any], arguments: dict[str, Any] | None
+) -> None:
+    client = await server.openai(OpenAISandbox())
+    reply = await client.chat.completions.create(
+        model="gpt-4.1",
+        messages=[{"role": "user", "content": said}],
+        tools=[{"type": "function", "function": {"name": "pick", "parameters": PICK}}],
+        **asked,
+    )
+    calls = reply.choices[0].message.tool_calls or []
+    found = [json.loads(call.function.arguments) for call in calls if call.type == "function"]
+    assert found == ([] if arguments is None else [arguments])
+
+
 async def test_each_turn_of_a_conversation_gets_its_line_whoever_else_is_talking(
     server: Server,
 ) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from starlette.responses import Response
 
+from flow.bot.tools.http_tool import with_query
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
 from flow.sandbox.tools import Tool, ToolServer
@@ -35,10 +36,11 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool_client, "PAUSES", (0.0, 0.0))
 
 
-def request_to(url: str, method: str = "POST", **headers: str) -> ToolRequest:
-    payload = "name=Ada" if method in ("GET", "DELETE") else PAYLOAD
-    url = f"{url}/tools/find" + ("?name=Ada" if method in ("GET", "DELETE") else "")
-    return ToolRequest(uuid4(), method, url, headers, payload, [SECRET])
+def request_to(
+    url: str, method: str = "POST", query: str = "name=Ada", **headers: str
+) -> ToolRequest:
+    url = f"{url}/tools/find" + (f"?{query}" if method in ("GET", "DELETE") else "")
+    return ToolRequest(uuid4(), method, url, headers, PAYLOAD, [SECRET])
 
 
 async def called(answer: Any, *faults: Fault, method: str = "POST", **headers: str) -> Any:
@@ -65,6 +67,18 @@ async def test_a_request_is_signed_and_names_its_use(method: str) -> None:
     assert use.arguments == {"name": "Ada"}
     assert use.id == use.headers["webhook-id"] == str(request.id)
     assert use.headers["authorization"] == "Bearer x"
+
+
+def test_an_argument_says_nothing_that_the_url_says() -> None:
+    """What a schema leaves open a model may be talked into."""
+    url = with_query("https://x.example/f?tenant=a&empty=#top", {"tenant": "b", "empty": 1, "n": 2})
+    assert url == "https://x.example/f?tenant=a&empty=&n=2"
+
+
+@pytest.mark.parametrize("own", ["q=ü", 'q="x"', "q=<a>", "q=100%", "q=it's", "q={a|b}", "a+b"])
+async def test_the_query_is_signed_as_it_is_sent(own: str) -> None:
+    reply, _, _ = await called(1, method="GET", query=with_query(f"/?{own}", {"name": "Ü&"})[2:])
+    assert reply == ToolReply(200, 1)
 
 
 async def test_what_is_signed_otherwise_is_not_taken() -> None:
@@ -160,6 +174,16 @@ async def test_what_is_not_public_is_not_reached(url: str) -> None:
     network = PublicTransport(resolve=names)
     with pytest.raises(ToolCallFailed, match="not public"):
         await ToolClient(network).call(request_to(url))
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [("x..example.com", "cannot be reached"), ("a" * 64 + ".de", "reached"), ("ⓔ.de", "not a URL")],
+)
+async def test_what_is_no_name_of_a_host_is_told_as_such(host: str, why: str) -> None:
+    with pytest.raises(ToolCallFailed, match=why) as caught:
+        await ToolClient(PublicTransport()).call(request_to(f"https://{host}"))
+    assert not caught.value.was_sent
 
 
 async def test_a_name_that_leads_to_a_private_address_is_not_reached() -> None:

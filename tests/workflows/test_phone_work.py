@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -216,6 +216,32 @@ async def test_a_call_that_was_ended_while_it_was_being_placed_is_looked_at_at_o
     await office.work.once(datetime.now(UTC))
     (call,) = office.twilio.calls.values()
     assert call.status == "canceled"
+
+
+@pytest.mark.parametrize("who", [Leg.CALLER, Leg.TRANSFER])
+async def test_whoever_is_left_alone_after_a_transfer_is_hung_up(who: Leg, office: Office) -> None:
+    """The target hangs up on its announcement, or the caller while it is told."""
+    own = await office.until(await office.ordered(), State.LIVE)
+    order = replace(ORDER, document="<Response/>", document_url=None)
+    other = await office.database.telephony.order(
+        uuid4(), own.thread_id, "twilio", Leg.TRANSFER, numbers=(FROM, "+4930333333"),
+        dial_order=order, dial_until=datetime.now(UTC),
+    )  # fmt: skip
+    await office.database.telephony.begin_dial(other.id, 0)
+    target = await office.client.dial(FROM, "+4930333333", order)
+    await office.until(other, State.LIVE)
+    calls = {Leg.CALLER: own.call_id, Leg.TRANSFER: target.call_id}
+    for leg in (own, other):
+        now = datetime.now(UTC).isoformat()
+        await office.database.telephony.note(leg.id, transferred_at=now)
+    await office.database.claim_thread(own.thread_id, str(uuid4()))
+    await office.database.save_workflow_thread_data(own.thread_id, status=Status.ENDED)
+    for call in office.twilio.calls.values():
+        call.status = "in-progress"
+    gone = office.twilio.calls[str(calls[who])]
+    gone.end(seconds=5)
+    await office.until(own if who is Leg.CALLER else other, State.OVER, State.DONE)
+    assert [call.status for call in office.twilio.calls.values()] == ["completed", "completed"]
 
 
 @pytest.mark.parametrize("price", ["NaN", "Infinity", "soon", ""])

@@ -50,6 +50,7 @@ RING_SECS = 25
 LONGEST_SECS = 4 * 3600
 POLL_SECS = 1.0
 LOOKS = 2
+FIRST_LOOK_SECS = 10.0
 # Nobody else dials this leg meanwhile: see `flow.workflows.phone_work`.
 LEASE_SECS = 90.0
 WAIT_SECS = 0.5
@@ -273,6 +274,9 @@ class PhoneLine:
             await legs.note(own, transferred_at=None)
             await legs.note(leg_id, transferred_at=None)
             raise
+        # Whoever looks then finds a target that has hung up on its announcement.
+        with suppress(Unavailable):
+            await legs.note(leg_id, due_secs=FIRST_LOOK_SECS)
 
 
 def _has_answered(status: CarrierStatus) -> bool:

@@ -29,7 +29,8 @@ from flow.bot.tools.call_actions import EndCall
 from flow.bot.tools.tool import BotTool, ToolAnswer, ToolUse, failed
 from flow.bot.tools.voice import ToolVoice
 from flow.bot.tools.waiting import waiting_sentence
-from flow.domain.calls.tool_call import ToolCall, ToolOutcome
+from flow.bot.vendors.function_calls import NoArguments
+from flow.domain.calls.tool_call import ToolCall, ToolOutcome, storable
 from flow.errors import FlowError
 
 log = structlog.get_logger(__name__)
@@ -128,9 +129,7 @@ class CallTools:
 
     async def _handle(self, params: FunctionCallParams) -> None:
         """Do what a model asks for, and tell it what came of it."""
-        given: Any = params.arguments
-        # What is no object at all lacks whatever the tool requires.
-        use = ToolUse(uuid4(), dict(given) if isinstance(given, Mapping) else {})
+        use = ToolUse(uuid4(), params.arguments)
         task = asyncio.create_task(self._use(params.function_name, use), name="tool")
         self._running[task] = use.id
         task.add_done_callback(self._forget)
@@ -154,6 +153,7 @@ class CallTools:
                 answer = await self._answer(tool, use)
             except asyncio.CancelledError:
                 answer = failed("the call was over", ToolOutcome.CANCELLED)
+        answer = replace(answer, told=storable(answer.told))
         seconds = round(self._now() - began, 3)
         over = replace(
             call,
@@ -174,6 +174,9 @@ class CallTools:
 
     async def _unfit(self, tool: BotTool, use: ToolUse) -> ToolAnswer | None:
         """What the model is told of arguments that do not fit the tool: nothing is sent then."""
+        if isinstance(use.arguments, NoArguments):
+            why = "the arguments are no JSON object, or hold what JSON cannot"
+            return failed(why, ToolOutcome.INVALID_ARGUMENTS)
         try:
             problems = await self._check(use.arguments, tool.parameters)
         except FlowError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote_plus, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
 from flow.bot.tools.tool import ToolAnswer, ToolUse, answered, failed
@@ -64,9 +64,9 @@ class HttpTool:
 
     def _request(self, use: ToolUse, secrets: Sequence[str]) -> ToolRequest:
         described, headers = self._described, self._described.plain_headers
-        url = described.url
+        url, body = described.url, ""
         if described.method in IN_QUERY:
-            url, payload = with_query(url, use.arguments)
+            url = with_query(url, use.arguments)
             headers = {
                 **headers,
                 "x-flow-tool": self.name,
@@ -79,25 +79,26 @@ class HttpTool:
                 "workflow_thread_id": str(self._thread_id),
                 "call": self._call,
             }
-            payload = json.dumps(told, ensure_ascii=False, allow_nan=False)
-        return ToolRequest(use.id, described.method, url, headers, payload, secrets)
+            body = json.dumps(told, ensure_ascii=False, allow_nan=False)
+        return ToolRequest(use.id, described.method, url, headers, body, secrets)
 
 
-def with_query(url: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
-    """The URL with the arguments in its query, and its whole query.
+def with_query(url: str, arguments: Mapping[str, Any]) -> str:
+    """The URL with the arguments in its query.
 
     Texts and numbers stand as they are, a list's each by themselves; objects are JSON; what is
-    null is left out.
+    null is left out. So is what the URL's own query names: no model says it differently.
     """
+    parts = urlsplit(url)
+    own = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     pairs = [
         (name, _text(item))
         for name, value in arguments.items()
         for item in (value if isinstance(value, list) else [value])
-        if item is not None
+        if item is not None and name not in own
     ]
-    parts = urlsplit(url)
     query = "&".join(filter(None, [parts.query, urlencode(pairs, quote_via=quote_plus)]))
-    return urlunsplit(parts._replace(query=query, fragment="")), query
+    return urlunsplit(parts._replace(query=query, fragment=""))
 
 
 def _text(value: Any) -> str:

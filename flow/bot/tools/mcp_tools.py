@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from importlib import import_module
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ LIST_SECS = 3.0
 CLOSE_SECS = 2.0
 MAX_DESCRIPTION = 1_024
 MAX_PAGES = 4
+MAX_LISTED = 100
+"""Of a page's tools, as many as are looked at: no bot has a third of them."""
 MAX_PARTS = 2_000
 """Of a tool's schema, written out."""
 
@@ -163,26 +166,31 @@ class McpServer:
     async def _functions(self, session: ClientSession) -> list[McpFunction]:
         from mcp import types
 
-        functions: list[McpFunction] = []
+        found: list[McpFunction] = []
         cursor: str | None = None
         for _ in range(MAX_PAGES):
             page = await session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
-            functions += filter(None, map(self._function, page.tools))
-            if (cursor := page.next_cursor) is None:
+            # A server may list thousands: no more are looked at than are told of in the log.
+            for tool in self._allowed(page.tools)[:MAX_LISTED]:
+                if (function := self._function(tool)) is not None:
+                    found.append(function)
+                if len(found) == MAX_TOOLS:
+                    break
+            if (cursor := page.next_cursor) is None or len(found) == MAX_TOOLS:
                 break
-        found = functions[:MAX_TOOLS]
         usable = await asyncio.gather(*map(self._has_usable_schema, found))
         return [*compress(found, usable)]
 
-    def _function(self, tool: Any) -> McpFunction | None:
+    def _allowed(self, tools: Sequence[Any]) -> Sequence[Any]:
         allowed = self.described.allowed
-        if allowed is not None and tool.name not in allowed:
-            return None
+        return tools if allowed is None else [tool for tool in tools if tool.name in allowed]
+
+    def _function(self, tool: Any) -> McpFunction | None:
         problem = None if is_tool_name(tool.name) else "has a name that models do not take"
         schema: dict[str, Any] = {"type": "object", "properties": {}}
         try:
             schema |= _written_out(tool.input_schema)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             problem = problem or str(error)
         if problem := problem or parameters_problem(schema):
             log.warning("mcp_tool_left_out", tool=tool.name[:64], problem=problem)
@@ -207,6 +215,9 @@ async def open_servers(
     described: Sequence[McpTool], network: httpx2.AsyncBaseTransport, check: CheckArguments
 ) -> tuple[list[McpServer], list[McpFunction]]:
     """The sessions with these servers, and the tools of those that answer in time."""
+    if described:
+        # Seconds of work for its first call in a process, which no other call is to wait for.
+        await asyncio.to_thread(import_module, "mcp.client.streamable_http")
     servers = [McpServer(one, network, check) for one in described]
     try:
         opened = await asyncio.gather(*(one.open() for one in servers), return_exceptions=True)

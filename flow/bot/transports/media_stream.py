@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from typing import Any
 from xml.etree import ElementTree as Xml
 
@@ -19,6 +20,8 @@ from flow.domain.calls.media_stream import MediaStream
 SAMPLE_RATE = 8_000
 MAX_START_CHARACTERS = 16_384
 
+# https://www.w3.org/TR/xml/#charsets
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MAX_PAYLOAD = 4 * -(-SAMPLE_RATE * LONGEST_CHUNK_SECS // 3)
 _MAX_MESSAGE = _MAX_PAYLOAD + 2_048
 
@@ -128,6 +131,11 @@ def text_of(fields: dict[str, Any], name: str) -> str:
     """A field that is a text; what is none is an empty one."""
     value = fields.get(name)
     return value if isinstance(value, str) else ""
+
+
+def speakable(text: str) -> str:
+    """A text without what no XML can have, which models and customers may give all the same."""
+    return _NOT_XML.sub(" ", text)
 
 
 def document_of(response: Xml.Element) -> bytes:

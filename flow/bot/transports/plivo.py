@@ -27,6 +27,7 @@ from flow.bot.transports.media_stream import (
     is_sound,
     object_of,
     read_message,
+    speakable,
     text_of,
 )
 from flow.bot.transports.spec import MediaStreamSpec
@@ -157,7 +158,7 @@ def document(stream_url: str, token: str) -> bytes:
 def spoken(text: str, language: str | None) -> bytes:
     """XML that says a text and hangs up (https://www.plivo.com/docs/voice/xml/speak)."""
     response = Xml.Element("Response")
-    Xml.SubElement(response, "Speak", {"language": language or "en-US"}).text = text
+    Xml.SubElement(response, "Speak", {"language": language or "en-US"}).text = speakable(text)
     Xml.SubElement(response, "Hangup")
     return document_of(response)
 

@@ -25,6 +25,7 @@ from flow.bot.transports.media_stream import (
     is_sound,
     object_of,
     read_message,
+    speakable,
     text_of,
 )
 from flow.bot.transports.spec import MediaStreamSpec
@@ -185,7 +186,7 @@ def conference(room: str, announcement: str | None, language: str | None) -> byt
 
 def _say(parent: Xml.Element, text: str, language: str | None) -> None:
     attributes = {} if language is None else {"language": language}
-    Xml.SubElement(parent, "Say", attributes).text = text
+    Xml.SubElement(parent, "Say", attributes).text = speakable(text)
 
 
 def _sid(form: Mapping[str, str]) -> str:

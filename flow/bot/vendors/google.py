@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import httpx2
 from pipecat.processors.frame_processor import FrameProcessor
 
+from flow.bot.vendors.function_calls import with_checked_arguments
+from flow.bot.vendors.gemini_schemas import with_gemini_schemas
 from flow.bot.vendors.google_live import live
 from flow.bot.vendors.spec import Build, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
@@ -24,22 +28,25 @@ def _chat(build: Build) -> FrameProcessor:
     from pipecat.services.google.llm import GoogleLLMService
 
     options = build.choice.given
-    return GoogleLLMService(
-        api_key=build.endpoint.api_key,
-        http_options=HttpOptions(
-            base_url=str(build.endpoint.base_url),
-            httpx_async_client=_client(build),
-            retry_options=HttpRetryOptions(
-                attempts=_ATTEMPTS,
-                initial_delay=_FIRST_DELAY_SECS,
-                max_delay=_LONGEST_DELAY_SECS,
+    return cast(
+        FrameProcessor,
+        with_gemini_schemas(with_checked_arguments(GoogleLLMService))(
+            api_key=build.endpoint.api_key,
+            http_options=HttpOptions(
+                base_url=str(build.endpoint.base_url),
+                httpx_async_client=_client(build),
+                retry_options=HttpRetryOptions(
+                    attempts=_ATTEMPTS,
+                    initial_delay=_FIRST_DELAY_SECS,
+                    max_delay=_LONGEST_DELAY_SECS,
+                ),
+                # Each of the SDK's clients would read the authorities anew, used or not.
+                client_args={"verify": trusted()},
+                async_client_args={"verify": trusted(), "ssl": trusted()},
             ),
-            # Each of the SDK's clients would read the authorities anew, used or not.
-            client_args={"verify": trusted()},
-            async_client_args={"verify": trusted(), "ssl": trusted()},
+            name=build.name,
+            settings=GoogleLLMService.Settings(model=build.choice.model, **options),
         ),
-        name=build.name,
-        settings=GoogleLLMService.Settings(model=build.choice.model, **options),
     )
 
 

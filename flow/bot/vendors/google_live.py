@@ -13,6 +13,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from flow.bot.vendors.context_frames import ContextFrames, ConversationNote
+from flow.bot.vendors.function_calls import with_checked_arguments
+from flow.bot.vendors.gemini_schemas import with_gemini_schemas
 from flow.bot.vendors.metered_sockets import socket_url
 from flow.bot.vendors.spec import Build, pipecat_class
 from flow.kit.tls import trusted
@@ -69,7 +71,7 @@ def _with_tap(kind: Any) -> Any:
     Its constructor takes the tap and the address of the API's WebSockets first.
     """
 
-    class WithTap(kind):  # type: ignore[misc]
+    class WithTap(with_gemini_schemas(with_checked_arguments(kind))):  # type: ignore[misc]
         _context: Any
         _connection_start_time: float | None
         _session: Any

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pipecat.processors.frame_processor import FrameProcessor
 
+from flow.bot.vendors.function_calls import WholeCalls, as_json, with_checked_arguments
 from flow.bot.vendors.openai_realtime import realtime, voices
 from flow.bot.vendors.spec import Build, Choice, ServiceSpec, Vendor, pipecat_class, spoken_language
 from flow.domain.calls.bot_part import BotPart
@@ -41,7 +42,7 @@ def compatible_chat(
     def make(build: Build) -> FrameProcessor:
         options = _settings(build.choice, longest_reply)
         kind = pipecat_class(service)
-        made = _with_client(kind)(
+        made = _chat(kind)(
             (client or _client)(build),
             api_key=build.endpoint.api_key,
             name=build.name,
@@ -73,7 +74,7 @@ def _responses(build: Build) -> FrameProcessor:
     the last one at the end of a call undrained.
     """
     kind = pipecat_class("openai.responses.llm:OpenAIResponsesHttpLLMService")
-    made = _with_client(kind)(
+    made = _responses_class(kind)(
         _client(build),
         api_key=build.endpoint.api_key,
         name=build.name,
@@ -92,7 +93,7 @@ def _with_client(kind: Any) -> Any:
     `create_client`, for subclasses to override, the one for responses in `_create_client`.
     """
 
-    class WithClient(kind):  # type: ignore[misc]
+    class WithClient(with_checked_arguments(kind)):  # type: ignore[misc]
         def __init__(self, client: Any, **options: Any) -> None:
             self._given_client = client
             super().__init__(**options)
@@ -105,6 +106,31 @@ def _with_client(kind: Any) -> Any:
 
     WithClient.__name__ = WithClient.__qualname__ = kind.__name__
     return WithClient
+
+
+@cache
+def _chat(kind: Any) -> Any:
+    class Chat(_with_client(kind)):  # type: ignore[misc]
+        async def get_chat_completions(self, context: Any) -> WholeCalls:
+            """As Pipecat's, for it to read."""
+            return WholeCalls(await super().get_chat_completions(context))
+
+    Chat.__name__ = Chat.__qualname__ = kind.__name__
+    return Chat
+
+
+@cache
+def _responses_class(kind: Any) -> Any:
+    class Responses(_with_client(kind)):  # type: ignore[misc]
+        def _process_function_calls(self, context: Any, calls: Mapping[str, Any]) -> Any:
+            """As Pipecat's, which takes what it cannot read for a call without arguments."""
+            read = {
+                at: {**call, "arguments": as_json(call["arguments"])} for at, call in calls.items()
+            }
+            return super()._process_function_calls(context, read)
+
+    Responses.__name__ = Responses.__qualname__ = kind.__name__
+    return Responses
 
 
 def _transcription(build: Build) -> FrameProcessor:

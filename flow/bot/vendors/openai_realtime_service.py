@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.protocol import State
 
 from flow.bot.vendors.context_frames import ContextFrames, ConversationNote, OrderedInterruption
+from flow.bot.vendors.function_calls import as_json, with_checked_arguments
 from flow.metering.taps.socket import SocketTap, metered_connection
 
 DIAL_WAITS = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -35,7 +36,7 @@ DIAL_WAITS = (0.1, 0.5, 1.0, 2.0, 4.0)
 def metered_realtime(kind: Any) -> Any:
     """The service whose constructor takes the `SocketTap` first."""
 
-    class MeteredRealtime(kind):  # type: ignore[misc]
+    class MeteredRealtime(with_checked_arguments(kind)):  # type: ignore[misc]
         _websocket: Any
         _current_assistant_response: Any
         _context: Any
@@ -218,6 +219,11 @@ def metered_realtime(kind: Any) -> Any:
         async def _handle_evt_response_done(self, evt: Any) -> None:
             self._is_stopping = self._is_to_speak = False
             await super()._handle_evt_response_done(evt)
+
+        async def _handle_evt_function_call_arguments_done(self, evt: Any) -> None:
+            """As Pipecat's, which tells nobody of arguments that it cannot read."""
+            read = evt.model_copy(update={"arguments": as_json(evt.arguments)})
+            await super()._handle_evt_function_call_arguments_done(read)
 
         async def _end_response(self) -> None:
             """Nothing more comes of a response that was under way."""

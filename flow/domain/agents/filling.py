@@ -36,6 +36,13 @@ def check_templates(settings: CallSettings) -> None:
     filling.check()
 
 
+def check_without_variables(settings: CallSettings, facts: CallFacts) -> None:
+    """Raise `InvalidInput` for what a call cannot have whose join gives no variables."""
+    filling = Filling(facts.variables(settings.bot.timezone), reserved=SYSTEM_VARIABLES)
+    _filled(settings, filling)
+    filling.check()
+
+
 def _filled(settings: Settings, filling: Filling) -> Settings:
     bot: dict[str, Any] = {
         name: filling.text(f"bot.{name}", text)

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
@@ -28,6 +28,7 @@ MAX_PROBLEMS = 50
 
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]*")
 _HOST_TEXT = re.compile(r"[A-Za-z0-9.-]*")
+_PATH_END = re.compile(r"[/\\]")
 
 
 def _is_name(name: str) -> str:
@@ -111,7 +112,8 @@ class Filling:
         In the host a value may be letters, digits, ``-`` and ``.``; in the scheme there is none.
         """
         url = self._filled(field, template, _for_url)
-        if url != template and {".", ".."} & {*urlsplit(url).path.split("/")}:
+        # Many a server in between decodes a path before it looks for these.
+        if url != template and {".", ".."} & {*_PATH_END.split(unquote(urlsplit(url).path))}:
             self.refuse(field, "a variable makes a part of the path . or .., which leads elsewhere")
         return url
 

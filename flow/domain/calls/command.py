@@ -14,7 +14,10 @@ MOST_COMMANDS = 30
 WITHIN_SECS = 60
 """A call takes at most so many commands within so many seconds: each costs speech or a reply."""
 
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS, pattern=r"^[^\x00]*$")]
+Text = Annotated[
+    str,
+    Field(max_length=MAX_TEXT_CHARS, pattern=r"^[^\x00]*$", description="What is said or told."),
+]
 CommandKind = Literal["say", "message"]
 
 
@@ -37,9 +40,7 @@ class SayRequest(_WithText):
     A bot that is one model which hears and speaks is told to say it word for word.
     """
 
-    interrupt: bool = Field(
-        default=False, description="Say it in place of what the bot is saying, and not after it."
-    )
+    interrupt: bool = Field(False, description="In place of what the bot is saying.")
 
 
 class MessageRequest(_WithText):
@@ -47,9 +48,9 @@ class MessageRequest(_WithText):
     (``user``: it is then in the transcript). With ``respond`` it answers at once."""
 
     role: Literal["system", "user"] = Field(
-        default="system", description="Whose words they are: an instruction, or the caller's."
+        "system", description="Who tells it: the customer, or as if it were the caller."
     )
-    respond: bool = Field(default=False, description="Have the bot answer when nobody speaks.")
+    respond: bool = Field(False, description="Whether the bot answers at once.")
 
 
 Order = SayRequest | MessageRequest

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
-from uuid import UUID
 from zlib import crc32
 
 from flow.domain.calls.room_call import TURNS_OF_A_LEASE
 from flow.domain.calls.thread import Status, Turn
-from flow.domain.calls.tool_call import ToolCall, ToolOutcome
+from flow.domain.calls.tool_call import ToolCall
 from flow.domain.limits.budget import Tier
 from flow.errors import FieldProblem, InvalidInput
 
@@ -27,12 +26,9 @@ FINAL = len(_STEPS)
 
 _ID = re.compile(
     r"(-1|[0-5])\.((?:\d{1,5}-\d{1,9}_?){0,64})\.([0-9a-f]{0,8})"
-    r"(?:\.(\d{1,16})((?:_[0-9a-f]{32}){0,16}))?"
+    r"(?:\.(\d{1,18}))?"
 )
-MAX_ID_CHARS = 1_700
-MOST_RUNNING = 16
-"""Of so many tools that run at once the outcome is told."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_ID_CHARS = 1_200
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +40,20 @@ class Seen:
         turns: the last turn of each process that had the call, by its place among them: those
             of one that died may come after others of the next.
         usage: a digest of the last account.
-        tools_since: when the last use of a tool began.
-        tools_running: those that were running then.
+        tools: the highest place of a use of a tool. A use has a higher one when it is over.
     """
 
     step: int = _NOTHING
     turns: Mapping[int, int] = field(default_factory=dict)
     usage: str = ""
-    tools_since: datetime | None = None
-    tools_running: tuple[UUID, ...] = ()
+    tools: int = 0
 
     @property
     def event_id(self) -> str:
         """All of it, as the id of an event."""
         turns = "_".join(f"{lease}-{seq}" for lease, seq in sorted(self.turns.items()))
-        if self.tools_since is None:
-            return f"{self.step}.{turns}.{self.usage}"
-        since = (self.tools_since - _EPOCH) // timedelta(microseconds=1)
-        running = "".join(f"_{one.hex}" for one in self.tools_running)
-        return f"{self.step}.{turns}.{self.usage}.{since}{running}"
+        known = f"{self.step}.{turns}.{self.usage}"
+        return f"{known}.{self.tools}" if self.tools else known
 
     @classmethod
     def from_event_id(cls, text: str) -> Self:
@@ -75,23 +66,10 @@ class Seen:
         if found is None:
             problem = FieldProblem("Last-Event-ID", "is not the id of an event of a thread")
             raise InvalidInput("The request is not valid.", [problem])
-        step, turns, usage, since, running = found.groups()
+        step, turns, usage, tools = found.groups()
         pairs = (pair.split("-") for pair in turns.split("_") if pair)
-        return cls(
-            int(step),
-            {int(lease): int(seq) for lease, seq in pairs},
-            usage,
-            None if since is None else _EPOCH + timedelta(microseconds=int(since)),
-            tuple(UUID(one) for one in (running or "").split("_") if one),
-        )
-
-    def with_tool(self, call: ToolCall) -> Self:
-        """The same, with a use of a tool that has begun, or is over."""
-        running = tuple(one for one in self.tools_running if one != call.id)
-        if call.outcome is ToolOutcome.RUNNING:
-            running = (*running, call.id)[-MOST_RUNNING:]
-        since = max(self.tools_since or call.started_at, call.started_at)
-        return replace(self, tools_since=since, tools_running=running)
+        seqs = {int(lease): int(seq) for lease, seq in pairs}
+        return cls(int(step), seqs, usage, int(tools or 0))
 
     @property
     def is_all(self) -> bool:
@@ -103,7 +81,8 @@ class Seen:
 class Progress:
     """How a thread stands, with those of its turns and tool calls that were not seen yet.
 
-    ``tier`` is that of the key's budget; ``None``: it has none.
+    ``tier`` is that of the key's budget; ``None``: it has none. Uses of tools are in the order of
+    their places, which come with them.
     """
 
     status: Status
@@ -116,7 +95,7 @@ class Progress:
     usage_stats: Mapping[str, Any]
     tier: Tier | None
     turns: tuple[Turn, ...] = ()
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[tuple[int, ToolCall], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +120,8 @@ def events_of(progress: Progress, seen: Seen, *, whole: bool = True) -> Iterator
     for turn in progress.turns:
         seen = replace(seen, turns={**seen.turns, turn.seq // TURNS_OF_A_LEASE: turn.seq})
         yield ThreadEvent("turn", _turn(turn, whole=whole), seen)
-    for call in progress.tool_calls if whole else ():
-        seen = seen.with_tool(call)
+    for place, call in progress.tool_calls if whole else ():
+        seen = replace(seen, tools=place)
         yield ThreadEvent("tool_call", _tool_call(call), seen)
     usage = _usage(progress)
     digest = f"{crc32(repr(usage).encode()):08x}"

@@ -53,17 +53,16 @@ class ToolCall:
     result: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The use as the database takes it: one object, without what JSON of Postgres cannot hold
-        (NUL, halves of characters, numbers that are none)."""
+        """The use as the database takes it: one object, of what is `storable`."""
         return {
             "id": str(self.id),
             "name": self.name,
-            "arguments": _storable(self.arguments),
+            "arguments": storable(self.arguments),
             "started_at": self.started_at.isoformat(),
             "outcome": self.outcome.value,
             "seconds": self.seconds,
             "status": self.status,
-            "result": _storable(self.result),
+            "result": storable(self.result),
         }
 
     @classmethod
@@ -103,14 +102,16 @@ class ThreadToolCall:
         return cls(UUID(data["workflow_thread_id"]), ToolCall.from_json(data))
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
+    """JSON without what cannot be stored, nor sent to a model: NUL, halves of characters, numbers
+    that are none."""
     match value:
         case str():
             return value.replace("\x00", "").encode(errors="replace").decode()
         case float():
             return value if isfinite(value) else None
         case Mapping():
-            return {_storable(str(name)): _storable(item) for name, item in value.items()}
+            return {storable(str(name)): storable(item) for name, item in value.items()}
         case list() | tuple():
-            return [_storable(item) for item in value]
+            return [storable(item) for item in value]
     return value

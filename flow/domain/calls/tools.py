@@ -56,7 +56,8 @@ _REFUSED_HEADERS = frozenset(
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
         *("trailer", "transfer-encoding", "upgrade", "proxy-connection", "http2-settings"),
         *("host", "content-length", "content-type", "content-encoding", "expect", "date"),
-        *("accept-encoding", "user-agent", "idempotency-key"),
+        *("accept", "accept-encoding", "user-agent", "idempotency-key"),
+        *("x-flow-tool", "x-flow-workflow-thread-id"),
         *("webhook-id", "webhook-timestamp", "webhook-signature"),
     }
 )

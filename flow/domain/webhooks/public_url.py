@@ -102,6 +102,15 @@ def problem_of(url: str, *, allow_private: bool = False) -> str | None:
     return None
 
 
+def hint_of(url: str) -> str | None:
+    """What an operator may do about a URL that is refused because it is private."""
+    if problem_of(url, allow_private=True) is not None:
+        return None
+    return (
+        "On a machine of your own FLOW_WEBHOOKS_ALLOW_PRIVATE=true with FLOW_DEBUG=true allows it."
+    )
+
+
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Whether an address may be a host's of the internet: of the global unicast ones, and none of
     the special-purpose ones. What holds an IPv4 address is judged by that."""

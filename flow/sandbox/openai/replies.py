@@ -54,6 +54,7 @@ SMALL_TALK = (
     " there anything else that I can do for you today?",
 )
 
+_NAMED_TOOL = re.compile(r"\s*([\w-]+)\s*(\{.*\})?\s*", re.DOTALL)
 _DICTATION = re.compile(r"Say this\b.*?\bword for word\b.*?: (.+)", re.DOTALL)
 
 REFUSAL = "I'm sorry, I can't help with that."
@@ -67,8 +68,9 @@ def decide(script: Script, request: Mapping[str, Any]) -> Reply:
     """The reply to a chat request.
 
     What it is told to say word for word, it says. Else a function's word is final. Otherwise a
-    request for JSON gets JSON that fits its schema, one that demands a tool gets a call of it, and
-    any other gets the script's next line.
+    request for JSON gets JSON that fits its schema, one that demands a tool gets a call of it, one
+    whose user has said nothing but a tool's name (``find_table {"people": 4}``, or the name alone)
+    gets that call, and any other gets the script's next line.
 
     Raises:
         Unfit: no JSON can be found that fits the schema.
@@ -100,15 +102,37 @@ def _structured(request: Mapping[str, Any], messages: Sequence[Message]) -> Repl
             return Reply(_json({"summary": about[:200]}))
         tool = _demanded_tool(request)
         if tool is None:
-            return None
-        arguments = example(tool.get("parameters") or {"type": "object"}, about)
-        return Reply(tool_calls=(ToolCall(tool["name"], _json(arguments)),))
+            return _named_tool(request, messages)
+        return Reply(tool_calls=(ToolCall(tool["name"], _arguments(tool, about)),))
     except NoExample as error:
         raise Unfit(str(error)) from None
 
 
+def _named_tool(request: Mapping[str, Any], messages: Sequence[Message]) -> Reply | None:
+    """A call of the tool that the user names, with the arguments that follow, if any do.
+
+    What the bot was saying when that came is behind it, and the tool's answer when it is done.
+    """
+    last = next((m for m in reversed(messages) if m.get("role") in ("user", "tool")), {})
+    if last.get("role") != "user" or request.get("tool_choice") == "none":
+        return None
+    named = _NAMED_TOOL.fullmatch(text_of(last))
+    tool = next((f for f in _functions(request) if named and f.get("name") == named[1]), None)
+    if named is None or tool is None:
+        return None
+    return Reply(tool_calls=(ToolCall(named[1], named[2] or _arguments(tool, "")),))
+
+
+def _arguments(tool: Mapping[str, Any], about: str) -> str:
+    return _json(example(tool.get("parameters") or {"type": "object"}, about))
+
+
+def _functions(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [t["function"] for t in request.get("tools") or [] if t.get("type") == "function"]
+
+
 def _demanded_tool(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    functions = [t["function"] for t in request.get("tools") or [] if t.get("type") == "function"]
+    functions = _functions(request)
     choice = request.get("tool_choice")
     if isinstance(choice, dict):
         name = choice.get("function", {}).get("name")
