@@ -45,7 +45,7 @@ LONG = replace(
 )
 INSISTENT = replace(
     SHORT,
-    lines=(replace(SHORT.lines[0], when=Unasked(2.0)),) * 6,
+    lines=(replace(SHORT.lines[0], when=Unasked(4.0)),) * 12,
     hang_up=Unasked(60.0),
 )
 """A caller who goes on talking to a bot that does not answer, and leaves it to that to hang up."""
