@@ -274,6 +274,7 @@ create table public.workflow_thread_tool_calls (
   seconds numeric,
   status integer,
   result jsonb,
+  transition_to text,
   place bigint not null generated always as identity,
   constraint workflow_thread_tool_calls_pkey PRIMARY KEY (workflow_thread_id, id),
   constraint workflow_thread_tool_calls_workflow_thread_id_fkey FOREIGN KEY (workflow_thread_id) REFERENCES workflow_threads(id) ON DELETE CASCADE,
@@ -283,6 +284,7 @@ create table public.workflow_thread_tool_calls (
 -- What bots did beside talking: one row per use of a tool, written when it starts and when it is
 --   over.
 -- result: What the model was told of it.
+-- transition_to: The node of the bot's flow that the call went to with it.
 -- place: Higher than all that the thread had when this was written, or written again.
 CREATE TRIGGER workflow_thread_tool_calls_failed AFTER INSERT OR UPDATE OF outcome ON workflow_thread_tool_calls FOR EACH ROW WHEN (new.outcome = ANY (ARRAY['failed'::text, 'timeout'::text, 'unknown'::text])) EXECUTE FUNCTION flow.note_tool_failed();
 
@@ -388,7 +390,8 @@ begin
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
           'outcome', case when u.outcome = 'running' and v_is_over then 'unknown' else u.outcome end,
-          'seconds', u.seconds, 'status', u.status, 'result', u.result
+          'seconds', u.seconds, 'status', u.status, 'result', u.result,
+          'transition_to', u.transition_to
         ) order by u.started_at, u.id
       ),
       '[]'
@@ -659,16 +662,17 @@ begin
 
   -- The start of a use and its outcome may come together, and only the outcome is of interest then.
   insert into public.workflow_thread_tool_calls as known (
-    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
+    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result,
+    transition_to
   )
   select
     u.workflow_thread_id, u.id, u.name, u.arguments, u.started_at, u.outcome, u.seconds, u.status,
-    u.result
+    u.result, u.transition_to
   from (
     select distinct on (n.workflow_thread_id, n.id) n.*
     from jsonb_to_recordset(p_calls) as n (
       workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
-      outcome text, seconds numeric, status integer, result jsonb
+      outcome text, seconds numeric, status integer, result jsonb, transition_to text
     )
     where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
     order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
@@ -679,6 +683,7 @@ begin
     seconds = excluded.seconds,
     status = excluded.status,
     result = excluded.result,
+    transition_to = excluded.transition_to,
     place = default
   where excluded.outcome <> 'running'
     and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
@@ -692,9 +697,9 @@ begin
 end
 $$;
 -- Stores uses of tools [{"workflow_thread_id", "id", "name", "arguments", "started_at", "outcome",
---   "seconds", "status", "result"}] of any threads in any state; gives the threads that do not
---   exist. The first outcome of a use stands, but for "running", and for "unknown" where more
---   becomes known.
+--   "seconds", "status", "result", "transition_to"}] of any threads in any state; gives the threads
+--   that do not exist. The first outcome of a use stands, but for "running", and for "unknown"
+--   where more becomes known.
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.
 create function public.touch_thread(p_thread_id uuid, p_status text default NULL::text) returns jsonb
@@ -5035,12 +5040,11 @@ $$;
 create table public.phone_numbers (
   number text collate "C" not null,
   api_key_id uuid not null,
-  agent text,
+  agent uuid,
   product text,
   created_at timestamp with time zone not null default now(),
   constraint phone_numbers_pkey PRIMARY KEY (number),
   constraint phone_numbers_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
-  constraint phone_numbers_agent_check CHECK (octet_length(agent) >= 1 AND octet_length(agent) <= 512),
   constraint phone_numbers_check CHECK (agent IS NULL OR product IS NULL),
   constraint phone_numbers_number_check CHECK (number ~ '^\+[1-9][0-9]{6,14}$'::text),
   constraint phone_numbers_product_check CHECK (octet_length(product) >= 1 AND octet_length(product) <= 512)
@@ -5090,7 +5094,7 @@ as $$
   select jsonb_build_object(
     'number', (p_number).number,
     'agent', (p_number).agent,
-    'agent_name', (select a.name from public.agents a where a.id::text = (p_number).agent),
+    'agent_name', (select a.name from public.agents a where a.id = (p_number).agent),
     'product', (p_number).product,
     'created_at', (p_number).created_at,
     'key', jsonb_build_object(
@@ -5103,7 +5107,7 @@ $$;
 create function public.put_phone_number(
   p_number text,
   p_api_key_id uuid,
-  p_agent text default NULL::text,
+  p_agent uuid default NULL::uuid,
   p_product text default NULL::text
 ) returns jsonb
 language plpgsql
@@ -5162,12 +5166,12 @@ declare
 begin
   insert into public.phone_calls (
     id, workflow_thread_id, carrier, leg, direction, from_number, to_number, state, dial_order,
-    dial_until, dialled_at, dials, due_at
+    dial_until, due_at
   )
   values (
     v_call.id, v_call.workflow_thread_id, v_call.carrier, v_call.leg, 'outbound',
     v_call.from_number, v_call.to_number, 'queued', v_call.dial_order,
-    v_call.dial_until, null, 0, now() + make_interval(secs => p_due_secs)
+    v_call.dial_until, now() + make_interval(secs => p_due_secs)
   )
   on conflict (id) do nothing;
   select * into v_call from public.phone_calls c where c.id = v_call.id;
@@ -5525,7 +5529,7 @@ begin
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
           'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null,
-          'place', u.place
+          'transition_to', u.transition_to, 'place', u.place
         ) order by u.place
       ),
       '[]'

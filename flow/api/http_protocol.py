@@ -36,6 +36,8 @@ LINGER_SECS = 2.0
 MAX_LINGER_BYTES = 1024 * 1024
 # What arrived at once is looked at in pieces: a body may begin in the middle of one.
 PIECE_BYTES = 8 * 1024
+ABORT = "flow.abort"
+"""The extension of a scope by which the application cuts its connection."""
 
 _HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*")
 
@@ -205,7 +207,7 @@ class PatientProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         # For a stream whose reader takes nothing: closing would wait for it.
-        cycle.scope["extensions"] = {"flow.abort": {"call": self.transport.abort}}
+        cycle.scope["extensions"] = {ABORT: {"call": self.transport.abort}}
         if cycle.scope["http_version"] == "1.0":
             # It knows no chunks (RFC 9112, section 6.1), which uvicorn would send it all the same.
             cycle.chunked_encoding = False

@@ -20,6 +20,7 @@ from flow.api.phone_legs import PhoneLegView, phone_legs
 from flow.api.problems import documented
 from flow.api.recordings import RecordingView, recording_of
 from flow.api.usage import FirstDay, LastDay
+from flow.domain.calls.flow_position import position_in
 from flow.domain.calls.latency import CallLatency
 from flow.domain.calls.thread import Status, Thread, Turn
 from flow.domain.calls.tool_call import ToolOutcome
@@ -108,6 +109,9 @@ class ToolCallView(BaseModel):
     seconds: float | None = Field(description="null while it runs, and where that is not known.")
     status: int | None = Field(description="Of the tool's HTTP answer, where there was one.")
     result: dict[str, Any] | None = Field(description="What the model was told of it.")
+    transition_to: str | None = Field(
+        description="The node of the bot's flow that the call went to with it."
+    )
 
 
 class AgentUsed(BaseModel):
@@ -156,6 +160,9 @@ class ThreadView(ThreadSummary):
     )
     transcript: list[TurnView] = Field(description="What was said, in its order.")
     tool_calls: list[ToolCallView] = Field(description="What the bot did beside talking.")
+    node: str | None = Field(
+        description="Where the call is in its bot's flow, or was last; null without a flow."
+    )
     phone: list[PhoneLegView] = Field(
         default=[], description="Of a telephone call: its caller, and whom it was passed on to."
     )
@@ -237,6 +244,7 @@ async def get_thread(request: Request, thread_id: UUID) -> Response:
             variables=thread.join.variables,
             transcript=transcript,
             tool_calls=[ToolCallView(**asdict(call)) for call in thread.tool_calls],
+            node=_node(thread),
             phone=await phone_legs(services_of(request), thread),
             latency=latency_of(thread),
             recording=await recording_of(request, thread),
@@ -253,6 +261,11 @@ async def get_thread_usage(request: Request, thread_id: UUID) -> Response:
     """Everything the thread was charged for, one row per piece of vendor work."""
     events = await services_of(request).database.get_thread_usage(thread_id, caller_of(request).id)
     return ExactJSONResponse(ThreadUsage(workflow_thread_id=thread_id, events=events))
+
+
+def _node(thread: Thread) -> str | None:
+    flow = thread.join.bot.flow
+    return None if flow is None else position_in(flow, thread.tool_calls).node
 
 
 def turn_fields(turn: Turn) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from flow.bot.service_choices import api_of
 from flow.bot.vendors import VENDORS, vendors_by_part
 from flow.bot.vendors.spec import Choice, ServiceSpec, Vendor
 from flow.domain.calls.bot_part import BotPart
+from flow.domain.calls.flow_rules import flow_problems
 from flow.domain.calls.join_request import Bot, JoinRequest, TurnDetection
 from flow.domain.calls.tools import McpTool
 from flow.domain.products.product import ModelName, Models, Product, Products
@@ -83,6 +84,7 @@ class Resolver:
             *_recording_problems(join, self._recording_days),
             *self._name_problems(bot.name),
             *_tool_problems(bot),
+            *_flow_problems(bot),
             *wrong,
         ]:
             raise InvalidInput("The bot cannot be built as asked.", problems)
@@ -230,6 +232,21 @@ def _tool_problems(bot: Bot) -> Iterator[FieldProblem]:
     if any(isinstance(tool, McpTool) for tool in bot.tools) and not is_installed("mcp"):
         hint = f"For MCP install {requirement('mcp')}."
         yield FieldProblem("bot.tools", "MCP is not set up here", hint)
+
+
+def _flow_problems(bot: Bot) -> Iterator[FieldProblem]:
+    if bot.flow is None:
+        return
+    if bot.name is not None:
+        said = "is not for a bot with a name, which has a conversation of its own"
+        yield FieldProblem("bot.flow", said)
+    if bot.realtime is not None:
+        said = (
+            "is for a bot of stt, llm and tts: a speech-to-speech session keeps the tools and the"
+            " conversation that it has begun with"
+        )
+        yield FieldProblem("bot.flow", said)
+    yield from flow_problems(bot.flow, bot.tools)
 
 
 def _rtvi_problems(join: JoinRequest) -> Iterator[FieldProblem]:

@@ -32,6 +32,7 @@ from pipecat.transports.base_transport import BaseTransport
 from flow.bot.audio_input import AudioEnd
 from flow.bot.cost_control import Spending
 from flow.bot.first_clause import FirstClauseAggregator
+from flow.bot.flows.call_flow import CallFlow, remembered
 from flow.bot.idle_detection import IdleWatch
 from flow.bot.log_context import Joined, span_attributes
 from flow.bot.pressed_keys import PressedKeys
@@ -131,6 +132,7 @@ class CallPipeline:
     can_speak: bool = True
     tools: CallTools | None = None
     keys: PressedKeys | None = None
+    flow: CallFlow | None = None
     owes_reply: bool = False
     """The bot takes up a call in which it has said nothing yet of what a tool did."""
 
@@ -181,16 +183,21 @@ def build_pipeline(
     """
     services = call_services(owner, recorder, settings, spending)
     bot = join.bot
-    schemas = () if tools is None else tools.schemas
+    # A flow has others at each node.
+    schemas = () if tools is None or bot.flow is not None else tools.schemas
     built = {part: services.build(part, choice_of(part, bot), schemas) for part in bot.parts}
     is_realtime = BotPart.REALTIME in built
-    if tools is not None:
-        tools.register(built[BotPart.REALTIME if is_realtime else BotPart.LLM])  # type: ignore[arg-type]
+    model: Any = built[BotPart.REALTIME if is_realtime else BotPart.LLM]
+    if tools is not None and bot.flow is None:
+        tools.register(model)
     listening = settings.models.listening(
         bot.turn_detection, services.hearing, spending.may_ask_early
     )
     # Without any tools (their server is gone) vendors refuse a conversation that has calls of them.
     messages = messages_of(said, used, in_words=is_realtime or not schemas)
+    owes_reply = bool(messages) and messages[-1]["role"] in ("tool", "developer")
+    if bot.flow is not None:
+        messages = remembered(bot.flow, said, used)
     # A session has its tools from its beginning.
     context = context_of(messages, () if is_realtime else schemas)
     pair = aggregator_pair(context, listening)
@@ -211,6 +218,9 @@ def build_pipeline(
     services.adopt(processors)
     rtvi = rtvi_of(join, services)
     worker = pipeline_worker(processors, owner, audio, settings, rtvi)
+    flow = None
+    if bot.flow is not None and tools is not None:
+        flow = CallFlow(bot.flow, tools, worker, pair, model, said, used, owes_reply=owes_reply)
     return CallPipeline(
         worker=worker,
         user=pair.user(),
@@ -221,7 +231,8 @@ def build_pipeline(
         services=services,
         speak=speech_of(join),
         tools=tools,
-        owes_reply=bool(messages) and messages[-1]["role"] in ("tool", "developer"),
+        flow=flow,
+        owes_reply=owes_reply,
         rtvi=rtvi,
         keys=keys,
     )

@@ -21,6 +21,7 @@ from flow.bot.call_heartbeat import HEARTBEAT_SECS, Heartbeat
 from flow.bot.call_seconds import CallSeconds
 from flow.bot.calls.lease import CallLease
 from flow.bot.cost_control import Spending
+from flow.bot.flows.call_flow import CallFlow
 from flow.bot.pipeline import CallPipeline
 from flow.bot.pipeline_runner import RunningPipeline
 from flow.bot.pressed_keys import PRESSED
@@ -108,6 +109,7 @@ class CallSession:
         self._leave: asyncio.Task[None] | None = None
         self._goodbye_at: str | None = None
         self._is_greeted = False
+        self._flow: asyncio.Task[None] | None = None
         self._listen(transport)
 
     @property
@@ -157,8 +159,9 @@ class CallSession:
         finally:
             heartbeat.cancel()
             idle.cancel()
-            if self._leave is not None:
-                self._leave.cancel()
+            for under_way in (self._leave, self._flow):
+                if under_way is not None:
+                    under_way.cancel()
             if self._pipeline.questions is not None:
                 self._pipeline.questions.close()
             await running.stop(STOP_SECS)
@@ -230,11 +233,12 @@ class CallSession:
         await asyncio.sleep(within_secs)
         self._over.set()
 
-    def _hang_up(self, last_words: str) -> None:
+    def _hang_up(self, last_words: str, after_reply: bool) -> None:
         """The bot ends the call; the first who does so has it his way."""
         if self._leave is None and self._ending is None:
             self._ending = Ending(EndReason.BOT_HUNG_UP)
-            if self._pipeline.questions is not None and not self._pipeline.tells_when_said:
+            is_asked = after_reply or self._pipeline.tells_when_said
+            if self._pipeline.questions is not None and not is_asked:
                 self._pipeline.questions.close()
             goodbye = self._take_leave(last_words, LAST_WORDS_SECS, cuts_in=False)
             self._leave = asyncio.create_task(goodbye, name="goodbye")
@@ -277,8 +281,8 @@ class CallSession:
             message = "the pipeline was not set up in time"
             self.end(EndReason.ERROR, {"code": "pipeline_failed", "message": message})
 
-        async def hung_up(_: Any, last_words: str) -> None:
-            self._hang_up(last_words)
+        async def hung_up(_: Any, last_words: str, after_reply: bool) -> None:
+            self._hang_up(last_words, after_reply)
 
         async def measured(_: Any, latency: TurnLatency) -> None:
             self._transcript.answered(latency)
@@ -333,10 +337,23 @@ class CallSession:
         if self._is_greeted:
             return
         self._is_greeted = True
-        if self._pipeline.owes_reply:
+        flow, owes_reply = self._pipeline.flow, self._pipeline.owes_reply
+        greeting = None if owes_reply else self._lease.join.bot.greeting
+        if flow is not None:
+            # What is said when a node is entered takes its time.
+            self._flow = asyncio.create_task(self._begin(flow, greeting), name="flow")
+        elif owes_reply:
             await self._pipeline.worker.queue_frame(LLMRunFrame())
-        elif greeting := self._lease.join.bot.greeting:
+        elif greeting:
             await self._pipeline.worker.queue_frame(self._pipeline.speak(greeting))
+
+    async def _begin(self, flow: CallFlow, greeting: str | None) -> None:
+        try:
+            await flow.begin(greeting)
+        except Exception:
+            self._log.exception("flow_failed")
+            message = "the bot's flow could not be begun"
+            self.end(EndReason.ERROR, {"code": "pipeline_failed", "message": message})
 
     def _is_outside(self) -> bool:
         """Whether this is a call in a room that the bot has not got into."""

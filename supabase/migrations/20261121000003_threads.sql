@@ -122,6 +122,7 @@ create table public.workflow_thread_tool_calls (
   seconds numeric check (seconds >= 0),
   status integer,
   result jsonb,
+  transition_to text,
   place bigint not null generated always as identity,
   primary key (workflow_thread_id, id)
 );
@@ -130,6 +131,8 @@ comment on table public.workflow_thread_tool_calls is
 comment on column public.workflow_thread_tool_calls.place is
   'Higher than all that the thread had when this was written, or written again.';
 comment on column public.workflow_thread_tool_calls.result is 'What the model was told of it.';
+comment on column public.workflow_thread_tool_calls.transition_to is
+  'The node of the bot''s flow that the call went to with it.';
 
 create table public.workflow_thread_moves (
   from_status text not null,
@@ -250,7 +253,8 @@ begin
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
           'outcome', case when u.outcome = 'running' and v_is_over then 'unknown' else u.outcome end,
-          'seconds', u.seconds, 'status', u.status, 'result', u.result
+          'seconds', u.seconds, 'status', u.status, 'result', u.result,
+          'transition_to', u.transition_to
         ) order by u.started_at, u.id
       ),
       '[]'
@@ -521,16 +525,17 @@ begin
 
   -- The start of a use and its outcome may come together, and only the outcome is of interest then.
   insert into public.workflow_thread_tool_calls as known (
-    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result
+    workflow_thread_id, id, name, arguments, started_at, outcome, seconds, status, result,
+    transition_to
   )
   select
     u.workflow_thread_id, u.id, u.name, u.arguments, u.started_at, u.outcome, u.seconds, u.status,
-    u.result
+    u.result, u.transition_to
   from (
     select distinct on (n.workflow_thread_id, n.id) n.*
     from jsonb_to_recordset(p_calls) as n (
       workflow_thread_id uuid, id uuid, name text, arguments jsonb, started_at timestamptz,
-      outcome text, seconds numeric, status integer, result jsonb
+      outcome text, seconds numeric, status integer, result jsonb, transition_to text
     )
     where exists (select from public.workflow_threads t where t.id = n.workflow_thread_id)
     order by n.workflow_thread_id, n.id, n.outcome = 'running', n.outcome = 'unknown'
@@ -541,6 +546,7 @@ begin
     seconds = excluded.seconds,
     status = excluded.status,
     result = excluded.result,
+    transition_to = excluded.transition_to,
     place = default
   where excluded.outcome <> 'running'
     and (known.outcome = 'running' or (known.outcome = 'unknown' and excluded.outcome <> 'unknown'));
@@ -555,7 +561,7 @@ end
 $$;
 comment on function public.save_tool_calls is
   'Stores uses of tools [{"workflow_thread_id", "id", "name", "arguments", "started_at", "outcome", '
-  '"seconds", "status", "result"}] of any threads in any state; gives the threads that do not exist. '
+  '"seconds", "status", "result", "transition_to"}] of any threads in any state; gives the threads that do not exist. '
   'The first outcome of a use stands, but for "running", and for "unknown" where more becomes known.';
 
 -- A sign of life by itself: a call gives one every few seconds, and needs no transcript for it.

@@ -205,7 +205,7 @@ begin
         jsonb_build_object(
           'id', u.id, 'name', u.name, 'arguments', u.arguments, 'started_at', u.started_at,
           'outcome', u.outcome, 'seconds', u.seconds, 'status', u.status, 'result', null,
-          'place', u.place
+          'transition_to', u.transition_to, 'place', u.place
         ) order by u.place
       ),
       '[]'

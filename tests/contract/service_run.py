@@ -94,6 +94,11 @@ class ServiceRun:
             end.changed.set()
 
     @property
+    def worker(self) -> PipelineWorker:
+        """What runs the pipeline."""
+        return self._worker
+
+    @property
     def ended(self) -> int:
         """How many pieces of work have come to their end."""
         return self._end.ended

@@ -201,7 +201,7 @@ async def bot(
         async with running(services, row.part, row.choice, **around, tools=made) as run:
             one = Bot(run, server, made, context, spoken, notebook)
 
-            async def hung_up(_: Any, words: str) -> None:
+            async def hung_up(_: Any, words: str, _after_reply: bool) -> None:
                 one.hung_up.append(words)
 
             voice.add_event_handler(BOT_HANGS_UP, hung_up)

@@ -147,6 +147,16 @@ async def test_the_headers_of_tools_are_shown_where_that_is_asked(
     assert not (await pushed(terminal, file))["changed"]
 
 
+FLOW = """\
+tools: [{type: http, name: book, description: Books., url: 'https://tools.example.com/'}]
+bot:
+  flow:
+    initial_node: greet
+    nodes:
+      greet:
+        task_messages: [{role: developer, content: Greet the caller.}]
+        functions: [{name: book, transition_to: end}]
+"""
 REFUSED = {
     "no YAML": ("{", "is no YAML or JSON"),
     "no object": ("- a", "holds no agent"),
@@ -170,6 +180,22 @@ REFUSED = {
         " url: 'https://tools.example.com/',"
         " parameters: {type: object, properties: {a: {type: x}}}}]",
         " tools.1.parameters: not a JSON Schema",
+    ),
+    "a flow that leads nowhere": (
+        f"{FLOW}name: x",
+        "bot.flow.nodes.greet.functions.0.transition_to: there is no node 'end'",
+    ),
+    "a flow that is code": (
+        f"{FLOW}name: x".replace("book", "book, handler: mine"),
+        "bot.flow.nodes.greet.functions.0.handler: is code of your own",
+    ),
+    "a flow of speech to speech": (
+        f"{FLOW}  realtime: {{}}\nname: x".replace("transition_to: end", "transition_to: greet"),
+        "bot.flow: is for a bot of stt, llm and tts",
+    ),
+    "a flow of a bot with a name": (
+        f"{FLOW}  name: own\nname: x".replace("transition_to: end", "transition_to: greet"),
+        "bot.flow: is not for a bot with a name",
     ),
 }
 

@@ -266,7 +266,7 @@ class CallManager:
 
     async def _tools(self, lease: CallLease) -> CallTools | None:
         join = lease.join
-        if not join.bot.tools:
+        if not (join.bot.tools or join.bot.flow):
             return None
         return await open_tools(
             lease.thread,

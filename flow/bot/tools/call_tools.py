@@ -40,6 +40,13 @@ WAITING_SECS = 1.0
 LAST_SECS = 10.0
 """For which tools that are under way are waited for when the call is over."""
 
+
+def is_cut_off(name: str) -> bool:
+    """Whether an interruption ends the model's use of a tool: while one runs the model may speak,
+    but not beside its own last words."""
+    return name == EndCall.name
+
+
 CheckArguments = Callable[[Mapping[str, Any], Mapping[str, Any]], Awaitable[list[str]]]
 """What is wrong with arguments by a schema, in sentences; raises `FlowError` if nobody can say."""
 
@@ -108,9 +115,51 @@ class CallTools:
     def register(self, model: LLMService[Any]) -> None:
         """Have this model's calls of functions done here."""
         for name in self._tools:
-            # While a tool runs the model may speak, but not beside its own last words.
-            is_last = name == EndCall.name
+            is_last = is_cut_off(name)
             model.register_function(name, self._handle, cancel_on_interruption=is_last)
+
+    async def use(
+        self,
+        name: str,
+        given: Mapping[str, Any],
+        destination: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
+    ) -> ToolAnswer:
+        """Have a tool do what a model asks for, to its end, whatever becomes of whoever waits here.
+
+        Args:
+            given: the model's arguments.
+            destination: the node of the bot's flow that the call goes to with what the model is
+                told, if any; for the record.
+        """
+        use = ToolUse(uuid4(), given)
+        task = asyncio.create_task(self._use(name, use, destination), name="tool")
+        self._running[task] = use.id
+        task.add_done_callback(self._forget)
+        waiting = asyncio.create_task(
+            self._tell_to_wait(self._tools[name], use.id), name="tool-waiting"
+        )
+        try:
+            return await asyncio.shield(task)
+        finally:
+            waiting.cancel()
+
+    def record_transition(self, name: str, node: str) -> Mapping[str, Any]:
+        """Put a function on record that did nothing but lead to a node of the bot's flow; what the
+        model is told of it."""
+        told = {"status": "acknowledged"}
+        call = ToolCall(
+            uuid4(),
+            name,
+            {},
+            datetime.now(UTC),
+            ToolOutcome.OK,
+            0.0,
+            result=told,
+            transition_to=node,
+        )
+        self._recorder.record_tool_call(self._thread_id, call)
+        self._log.info("node_entered", node=node, function=name)
+        return told
 
     async def close(self, within_secs: float = LAST_SECS) -> None:
         """The call is over: wait for what is under way, put its outcome on record, and close."""
@@ -129,20 +178,16 @@ class CallTools:
 
     async def _handle(self, params: FunctionCallParams) -> None:
         """Do what a model asks for, and tell it what came of it."""
-        use = ToolUse(uuid4(), params.arguments)
-        task = asyncio.create_task(self._use(params.function_name, use), name="tool")
-        self._running[task] = use.id
-        task.add_done_callback(self._forget)
-        tool = self._tools[params.function_name]
-        waiting = asyncio.create_task(self._tell_to_wait(tool, use.id), name="tool-waiting")
-        try:
-            answer = await asyncio.shield(task)
-        finally:
-            waiting.cancel()
+        answer = await self.use(params.function_name, params.arguments)
         properties = None if answer.is_replied_to else FunctionCallResultProperties(run_llm=False)
         await params.result_callback(dict(answer.told), properties=properties)
 
-    async def _use(self, name: str, use: ToolUse) -> ToolAnswer:
+    async def _use(
+        self,
+        name: str,
+        use: ToolUse,
+        destination: Callable[[Mapping[str, Any]], str | None],
+    ) -> ToolAnswer:
         """Use a tool once, and put on record that it starts, and what came of it."""
         call = ToolCall(use.id, name, use.arguments, datetime.now(UTC))
         began, tool = self._now(), self._tools[name]
@@ -161,6 +206,7 @@ class CallTools:
             seconds=seconds,
             status=answer.status,
             result=answer.told,
+            transition_to=destination(answer.told),
         )
         self._recorder.record_tool_call(self._thread_id, over)
         self._log.info(

@@ -23,7 +23,8 @@ BOT_HANGS_UP = "on_bot_hangs_up"
 class ToolVoice(FrameProcessor):
     """Stands before the model. Knows who is speaking, and puts what tools say into the pipeline.
 
-    The event ``on_bot_hangs_up`` is for whoever ends the call, with the bot's last words.
+    The event ``on_bot_hangs_up`` is for whoever ends the call, with the bot's last words, and
+    whether the model is to reply before, to what it is being asked.
 
     Args:
         speak: makes the frame that has the bot say a text.
@@ -85,6 +86,9 @@ class ToolVoice(FrameProcessor):
             async with asyncio.timeout(within_secs):
                 await self._is_spoken.wait()
 
-    async def hang_up(self, last_words: str) -> None:
-        """Have whoever ends the call do so, with these words after what the bot is saying."""
-        await self._call_event_handler(BOT_HANGS_UP, last_words)
+    async def hang_up(self, last_words: str, *, after_reply: bool = False) -> None:
+        """Have whoever ends the call do so, with these words after what the bot is saying.
+
+        ``after_reply``: and after what the model replies to what it is being asked.
+        """
+        await self._call_event_handler(BOT_HANGS_UP, last_words, after_reply)

@@ -17,6 +17,7 @@ from flow.domain.calls.request_parts import STORED, Name
 from flow.domain.calls.tools import MAX_TOOLS, Tool, tool_problems
 from flow.errors import InvalidInput
 
+_WHOLE = ("schema", "flow")
 _OWN = {*CallSettings.model_fields, "product"}
 _TOOLS_IN_BOT = re.compile(r"^bot\.tools(?=\.|$)")
 
@@ -128,8 +129,8 @@ class Agent:
     def settle(self, join: JoinRequest) -> JoinRequest:
         """The join with all that the agent says and the join does not.
 
-        Objects are taken together field by field; what is no object, and a JSON Schema, is the
-        join's or the agent's whole. ``null`` is a word like any other. Where the join names
+        Objects are taken together field by field; what is no object, a JSON Schema and a flow are
+        the join's or the agent's whole. ``null`` is a word like any other. Where the join names
         another vendor than the agent, nothing of the agent's part is left, since its model and
         voice are not that vendor's; so it is where the join says ``realtime`` and the agent
         ``stt``, ``llm`` or ``tts``, and the other way round.
@@ -165,7 +166,7 @@ def _merged(agents: Mapping[str, Any], joins: Mapping[str, Any]) -> dict[str, An
     merged = dict(agents)
     for name, value in joins.items():
         before = agents.get(name)
-        if isinstance(value, dict) and isinstance(before, Mapping) and name != "schema":
+        if isinstance(value, dict) and isinstance(before, Mapping) and name not in _WHOLE:
             value = _merged(before, value)
         merged[name] = value
     return merged

@@ -16,7 +16,16 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
-from flow.domain.agents.templates import NAME, RESERVED, Placeholder, TemplateError, parse
+from flow.domain.agents.templates import (
+    NAME,
+    RESERVED,
+    AnswerPlaceholder,
+    Placeholder,
+    TemplateError,
+    escape,
+    parse,
+    parse_node_text,
+)
 from flow.errors import FieldProblem, InvalidInput
 
 MAX_VARIABLES = 100
@@ -102,6 +111,25 @@ class Filling:
         """Text for people and models; ``field`` is where it stands in the request."""
         return self._filled(field, template, lambda _, value: value)
 
+    def node_text(self, field: str, template: str) -> str:
+        """Text of a node of a flow. What it gives is a template still: where it had answers of
+        tools, they are filled in when the node is entered."""
+        try:
+            pieces = parse_node_text(template)
+        except TemplateError as error:
+            self.refuse(field, str(error))
+            return template
+        filled, literal = "", ""
+        for piece in pieces:
+            if isinstance(piece, AnswerPlaceholder):
+                if literal.endswith("{"):
+                    self.refuse(field, f"has a {{ right before {piece}: write a blank between them")
+                filled += escape(literal, before_placeholder=True) + str(piece)
+                literal = ""
+            else:
+                literal += self._value_of(field, piece)
+        return self._bounded(field, template, filled + escape(literal))
+
     def header(self, field: str, template: str) -> str:
         """The value of an HTTP header; refuses what is not printable ASCII, line ends among it."""
         return self._filled(field, template, _for_header)
@@ -145,10 +173,18 @@ class Filling:
                 filled.append(piece)
             elif (value := self._escaped(field, piece, before, escaped)) is not None:
                 filled.append(value)
-        if sum(map(len, filled)) > MAX_FILLED_CHARS:
-            self.refuse(field, f"is longer than {MAX_FILLED_CHARS} characters once filled in")
-            return template
-        return "".join(filled)
+        return self._bounded(field, template, "".join(filled))
+
+    def _bounded(self, field: str, template: str, filled: str) -> str:
+        if len(filled) <= MAX_FILLED_CHARS:
+            return filled
+        self.refuse(field, f"is longer than {MAX_FILLED_CHARS} characters once filled in")
+        return template
+
+    def _value_of(self, field: str, piece: str | Placeholder) -> str:
+        if isinstance(piece, str):
+            return piece
+        return self._escaped(field, piece, "", lambda _, value: value) or ""
 
     def _escaped(
         self, field: str, wanted: Placeholder, before: str, escaped: Callable[[str, str], str]

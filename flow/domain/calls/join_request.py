@@ -19,6 +19,7 @@ from pydantic import (
 
 from flow.domain.agents.variables import Variables
 from flow.domain.calls.bot_part import CASCADE, BotPart
+from flow.domain.calls.conversation_flow import ConversationFlow
 from flow.domain.calls.phone_call import Voicemail
 from flow.domain.calls.phone_number import number_problem
 from flow.domain.calls.recording import RecordingOption
@@ -235,6 +236,11 @@ class Bot(Part):
     )
     tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] = Field(
         default=(), description="What the bot can do beside talking."
+    )
+    flow: ConversationFlow | None = Field(
+        default=None,
+        description="The conversation as a graph of nodes; of `tools` those are used that its"
+        " functions name.",
     )
     keys: bool = Field(
         default=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from math import isfinite
 from typing import Any, Self
@@ -41,6 +41,8 @@ class ToolCall:
     ``id`` names the use everywhere: HTTP tools see it as ``webhook-id`` and ``Idempotency-Key``.
     ``arguments`` are the model's, and ``result`` is what the model was told; both are content.
     ``status`` is of the HTTP answer. ``seconds`` are from the start to the outcome.
+    ``transition_to`` is the node of the bot's flow that the call goes to with it; a function that
+    is but a transition is a use of its own.
     """
 
     id: UUID
@@ -51,6 +53,12 @@ class ToolCall:
     seconds: float | None = None
     status: int | None = None
     result: Mapping[str, Any] | None = None
+    transition_to: str | None = None
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it was over; ``None`` while it runs, and where that is not known."""
+        return None if self.seconds is None else self.started_at + timedelta(seconds=self.seconds)
 
     def to_json(self) -> dict[str, Any]:
         """The use as the database takes it: one object, of what is `storable`."""
@@ -63,6 +71,7 @@ class ToolCall:
             "seconds": self.seconds,
             "status": self.status,
             "result": storable(self.result),
+            "transition_to": self.transition_to,
         }
 
     @classmethod
@@ -82,6 +91,7 @@ class ToolCall:
             seconds=None if seconds is None else float(seconds),
             status=data["status"],
             result=data["result"],
+            transition_to=data["transition_to"],
         )
 
 

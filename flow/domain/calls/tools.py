@@ -226,6 +226,8 @@ Tool = Annotated[
 ]
 
 _OWN_NAMES = frozenset({"end_call", "transfer_call", "send_dtmf"})
+CALL_ENDINGS = frozenset({"end_call", "transfer_call"})
+"""The tools that end the bot's part in a call."""
 CALL_CONTROLS = frozenset({"transfer_call", "send_dtmf"})
 """The types of tools that only some transports can do."""
 

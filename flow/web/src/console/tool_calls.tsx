@@ -23,7 +23,7 @@ export function ToolCalls({ calls }: { calls: ToolCall[] }) {
       keyOf={(call) => call.id}
       columns={[
         { head: "Time", cell: (call) => clock(call.started_at), look: "nowrap" },
-        { head: "Tool", cell: (call) => <code>{call.name}</code>, look: "nowrap" },
+        { head: "Tool", cell: (call) => <Name call={call} />, look: "nowrap" },
         {
           head: "Outcome",
           cell: (call) => <Badge tone={TONES[call.outcome] ?? ""}>{words(call.outcome)}</Badge>,
@@ -33,6 +33,15 @@ export function ToolCalls({ calls }: { calls: ToolCall[] }) {
         { head: "Arguments and result", cell: (call) => <Content call={call} /> },
       ]}
     />
+  );
+}
+
+function Name({ call }: { call: ToolCall }) {
+  return (
+    <>
+      <code>{call.name}</code>
+      {call.transition_to && <span class="muted"> → {call.transition_to}</span>}
+    </>
   );
 }
 

@@ -25,6 +25,33 @@ export interface AgentModel {
   [setting: string]: unknown;
 }
 
+export interface FlowFunction {
+  name: string;
+  transition_only?: boolean;
+  description?: string | null;
+  transition_to?: string | { field: string; cases: Record<string, string>; default?: string | null } | null;
+}
+
+interface FlowAction {
+  type: string;
+  text?: string | null;
+}
+
+export interface FlowNode {
+  role_message?: string | null;
+  task_messages: { role: string; content: string }[];
+  functions?: FlowFunction[];
+  pre_actions?: FlowAction[];
+  post_actions?: FlowAction[];
+}
+
+/** A conversation as a graph of nodes. */
+export interface ConversationFlow {
+  initial_node: string;
+  nodes: Record<string, FlowNode>;
+  global_functions?: FlowFunction[];
+}
+
 /** A version of an agent: of its settings those alone that were said. */
 export interface Agent {
   id: string;
@@ -42,6 +69,7 @@ export interface Agent {
     llm?: AgentModel;
     tts?: AgentModel;
     realtime?: AgentModel | null;
+    flow?: ConversationFlow | null;
     [setting: string]: unknown;
   };
   tools?: Tool[];
@@ -96,7 +124,18 @@ export function textsOf(agent: Agent): Texts {
     ["bot.greeting", agent.bot?.greeting],
     ["insights.instructions", agent.insights?.instructions],
     ...tools,
+    ...Object.entries(agent.bot?.flow?.nodes ?? {}).flatMap(([name, node]) => textsOfNode(name, node)),
   ];
+}
+
+function textsOfNode(name: string, node: FlowNode): Texts {
+  const texts = [
+    node.role_message,
+    ...node.task_messages.map((message) => message.content),
+    ...[...(node.pre_actions ?? []), ...(node.post_actions ?? [])].map((action) => action.text),
+    ...(node.functions ?? []).map((called) => called.description),
+  ];
+  return texts.map((text) => [`bot.flow.nodes.${name}`, text] as const);
 }
 
 /** The service's own grammar: `{{name}}`, `{{name|default}}`, and `\{{` for the characters. */

@@ -96,6 +96,8 @@ export interface ToolCall {
   /** Of the tool's HTTP answer. */
   status: number | null;
   result: Record<string, unknown> | null;
+  /** The node of the bot's flow that the call went to with it. */
+  transition_to?: string | null;
 }
 
 /** The sound of a call; the address is there, for a while, when it is ready. */

@@ -3,6 +3,7 @@ import { type Agent, textsOf, variablesIn } from "../../shared/agents";
 import { duration, moment, words } from "../../shared/format";
 import { Empty } from "../../shared/states";
 import type { ThreadPage } from "../../shared/types";
+import { AgentFlow } from "../agent_flow";
 import { AgentModels } from "../agent_models";
 import { AgentTools } from "../agent_tools";
 import { CallTable } from "../call_table";
@@ -82,6 +83,11 @@ function Version({ agent }: { agent: Agent }) {
           <Card title="Greeting">
             <Said text={bot.greeting} otherwise="None: the caller speaks first." />
           </Card>
+          {bot.flow && (
+            <Card title="Flow" flush>
+              <AgentFlow flow={bot.flow} />
+            </Card>
+          )}
           <Card title="Tools" flush={(agent.tools ?? []).length > 0}>
             <AgentTools tools={agent.tools ?? []} />
           </Card>
@@ -116,15 +122,10 @@ function Facts({ agent }: { agent: Agent }) {
       )}
       {agent.recording && (
         <Fact label="Recorded">
-          {agent.recording.retention_days ? `kept ${agent.recording.retention_days} days` : "yes"}
-        </Fact>
-      )}
-      {agent.save_mode && <Fact label="Save mode">{words(agent.save_mode)}</Fact>}
-      {agent.recording && (
-        <Fact label="Recorded">
           {agent.recording.retention_days ? `kept for ${agent.recording.retention_days} days` : "yes"}
         </Fact>
       )}
+      {agent.save_mode && <Fact label="Save mode">{words(agent.save_mode)}</Fact>}
       {agent.webhook_url && <Fact label="Webhook">{agent.webhook_url}</Fact>}
       {Object.entries(agent.metadata ?? {}).map(([name, value]) => (
         <Fact label={name} key={name}>
