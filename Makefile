@@ -8,15 +8,6 @@ SHELL := /bin/sh
 
 # Pythons to look for, the best tried first; PYTHON=/path/to/python goes before them all.
 PYTHONS := python3.13 python3.12 python3.11 python3.14 python3 python
-# Of tests, in the order they run in; which folders are in which is said in tests/conftest.py.
-LANES := unit contract db calls system browser
-# Most tests wait for something, and those in real time for most of it: more test processes than
-# processors finish sooner.
-WORKERS := 5
-WAITING_LANES := contract calls
-WAITING_WORKERS := 8
-# One browser is enough for all its tests.
-ALONE_LANES := browser
 SYNCED := .venv/.synced
 # The pages are built where there is a Node that can.
 NPM := $(if $(shell node -e 'const [a, b] = process.versions.node.split("."); \
@@ -52,26 +43,9 @@ dev: $(SYNCED) ## the service with reloading and stand-ins
 	@$(MAKE) --no-print-directory --silent web || echo "The pages could not be built: Flow runs without new ones."
 	@.venv/bin/flow dev $(ARGS)
 
-# AGAIN=yes: tests that failed are tried once more, when no others run. pytest's status 1 is that tests
-# failed; what else may go wrong, such as a lane that could not be run to its end, stays wrong.
+# AGAIN=yes: tests that failed are tried once more, when no others run.
 test: $(SYNCED) node web ## all tests; LANE="unit contract db calls system browser" and ARGS="-k join" for some
-	@status=0; failed=; for lane in $(or $(LANE),$(LANES)); do \
-	  workers=$(WORKERS); \
-	  case " $(WAITING_LANES) " in *" $$lane "*) workers=$(WAITING_WORKERS);; esac; \
-	  case " $(ALONE_LANES) " in *" $$lane "*) workers=1;; esac; \
-	  echo "== $$lane"; .venv/bin/pytest --lane $$lane -n $$workers $(ARGS); \
-	  case $$? in \
-	    0) ;; \
-	    1) $(if $(AGAIN),failed="$$failed $$lane",status=1) ;; \
-	    5) test -n '$(value ARGS)' || status=5 ;; \
-	    *) status=1 ;; \
-	  esac; \
-	done; \
-	for lane in $$failed; do \
-	  echo "== $$lane: what failed, once more"; \
-	  .venv/bin/pytest --lane $$lane -n 2 --last-failed --last-failed-no-failures none $(ARGS) \
-	    || status=1; \
-	done; exit $$status
+	@.venv/bin/python -m tests.lanes $(LANE:%=--lane %) $(if $(AGAIN),--again) -- $(ARGS)
 
 web: $(WEB) ## the pages: console and talk page
 

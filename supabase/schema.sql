@@ -5043,12 +5043,11 @@ $$;
 create table public.phone_numbers (
   number text collate "C" not null,
   api_key_id uuid not null,
-  agent text,
+  agent uuid,
   product text,
   created_at timestamp with time zone not null default now(),
   constraint phone_numbers_pkey PRIMARY KEY (number),
   constraint phone_numbers_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
-  constraint phone_numbers_agent_check CHECK (octet_length(agent) >= 1 AND octet_length(agent) <= 512),
   constraint phone_numbers_check CHECK (agent IS NULL OR product IS NULL),
   constraint phone_numbers_number_check CHECK (number ~ '^\+[1-9][0-9]{6,14}$'::text),
   constraint phone_numbers_product_check CHECK (octet_length(product) >= 1 AND octet_length(product) <= 512)
@@ -5098,7 +5097,7 @@ as $$
   select jsonb_build_object(
     'number', (p_number).number,
     'agent', (p_number).agent,
-    'agent_name', (select a.name from public.agents a where a.id::text = (p_number).agent),
+    'agent_name', (select a.name from public.agents a where a.id = (p_number).agent),
     'product', (p_number).product,
     'created_at', (p_number).created_at,
     'key', jsonb_build_object(
@@ -5111,7 +5110,7 @@ $$;
 create function public.put_phone_number(
   p_number text,
   p_api_key_id uuid,
-  p_agent text default NULL::text,
+  p_agent uuid default NULL::uuid,
   p_product text default NULL::text
 ) returns jsonb
 language plpgsql
@@ -5170,12 +5169,12 @@ declare
 begin
   insert into public.phone_calls (
     id, workflow_thread_id, carrier, leg, direction, from_number, to_number, state, dial_order,
-    dial_until, dialled_at, dials, due_at
+    dial_until, due_at
   )
   values (
     v_call.id, v_call.workflow_thread_id, v_call.carrier, v_call.leg, 'outbound',
     v_call.from_number, v_call.to_number, 'queued', v_call.dial_order,
-    v_call.dial_until, null, 0, now() + make_interval(secs => p_due_secs)
+    v_call.dial_until, now() + make_interval(secs => p_due_secs)
   )
   on conflict (id) do nothing;
   select * into v_call from public.phone_calls c where c.id = v_call.id;
@@ -5847,14 +5846,24 @@ as $$
 $$;
 -- Deletes the recordings whose time is over; their files are removed by whoever asks for removals.
 
-create function public.list_recording_removals() returns jsonb
-language sql stable
+create function public.claim_recording_removals() returns jsonb
+language sql
 set search_path = ''
 set enable_seqscan = off
 as $$
-  select coalesce(jsonb_agg(d.path), '[]')
-  from (select r.path from public.call_recording_removals r order by r.due_at limit 100) d
+  with due as (
+    select r.path from public.call_recording_removals r
+    where r.due_at <= now() order by r.due_at limit 100 for update skip locked
+  ), claimed as (
+    -- Tried again some minutes later, among others: a file that the storage refuses to remove
+    -- keeps the same ones back but once.
+    update public.call_recording_removals r
+    set due_at = now() + interval '5 minutes' * (1 + random())
+    from due where r.path = due.path returning r.path
+  )
+  select coalesce(jsonb_agg(c.path), '[]') from claimed c
 $$;
+-- Some files for the caller to remove: nobody else is given them for some minutes.
 
 create function public.forget_recording_removals(p_paths jsonb) returns jsonb
 language sql

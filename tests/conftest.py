@@ -53,7 +53,9 @@ PROGRAMS = {"bench", "chaos", "node"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--lane", choices=LANES, help="the tests of one lane alone")
+    parser.addoption(
+        "--lane", choices=LANES, action="append", help="the tests of these lanes alone"
+    )
     parser.addoption("--no-skips", action="store_true", help="a skipped test has failed")
 
 
@@ -69,7 +71,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         if (collection_path.is_dir() or collection_path.parent != TESTS)
         else "."
     )
-    return True if folder in PROGRAMS or lane_of(folder) != wanted else None
+    return True if folder in PROGRAMS or lane_of(folder) not in wanted else None
 
 
 def lane_of(folder: str) -> str:

@@ -89,6 +89,8 @@ _ROUTERS = (
 )
 
 
+_BY_TOKEN = {"bot": ["offer", "end"], "threads": ["events"]}
+"""Where a join's token will do in place of a key, as `Auth` is told it."""
 _IN_PATHS = {
     "thread_id": "The call's id, as its join answered it.",
     "agent_id": "The agent's id.",
@@ -163,8 +165,8 @@ def create_app(services: Services) -> FastAPI:
                 keys=services.keys,
                 database=services.database,
                 token_routes={
-                    "bot": ["offer", "end", recordings.PATH, *webhooks],
-                    "threads": ["events"],
+                    **_BY_TOKEN,
+                    "bot": [*_BY_TOKEN["bot"], recordings.PATH, *webhooks],
                 },
                 on_key=services.on_key,
             ),
@@ -230,7 +232,10 @@ def _described(schema: dict[str, Any], transports: Transports) -> dict[str, Any]
         components["schemas"][model]["properties"]["type"]["enum"] = [*transports.specs]
     webhooks = {calls.webhook for calls in transports.streams.values()}
     for path, operations in schema["paths"].items():
-        by_token = path.endswith(("/offer", "/end", "/events"))
+        by_token = any(
+            path.startswith(f"/api/{under}/") and path.rpartition("/")[2] in names
+            for under, names in _BY_TOKEN.items()
+        )
         schemes = ["bearer", "api_key"] + (["join_token"] if by_token else [])
         if path.rpartition("/")[2] in webhooks:
             schemes = ["join_token"]

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from flow.api.auth import caller_of
 from flow.api.dependencies import Services, services_of
 from flow.api.exact_json import ExactJSONResponse
-from flow.api.idempotency import idempotency_header, idempotency_key
+from flow.api.idempotency import REPLAYED, idempotency_header, idempotency_key
 from flow.api.problems import documented
 from flow.api.request_bodies import read, takes
 from flow.api.request_context import context_of
@@ -82,7 +82,7 @@ async def _command(request: Request, thread_id: UUID, order: Order) -> Response:
         workflow_thread_id=thread_id,
         status="taken" if sent.is_taken else "waiting",
     )
-    headers = {"idempotent-replayed": "true"} if sent.is_replayed else None
+    headers = REPLAYED if sent.is_replayed else None
     return ExactJSONResponse(answer, status_code=202, headers=headers)
 
 

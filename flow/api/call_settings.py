@@ -13,7 +13,7 @@ def require_public_webhook(services: Services, settings: CallSettings) -> None:
     if settings.webhook_url is None or services.allow_private_webhooks:
         return
     if (said := public_url.problem_of(settings.webhook_url)) is not None:
-        hint = public_url.hint_of(settings.webhook_url)
+        hint = public_url.private_hint(settings.webhook_url)
         raise InvalidInput("The request is not valid.", [FieldProblem("webhook_url", said, hint)])
 
 

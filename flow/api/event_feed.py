@@ -56,11 +56,10 @@ class EventFeed:
         """
         if self.is_closed:
             raise Refused("shutting_down", "This server is stopping: try again.", 1)
-        if self._open[api_key_id] >= MOST_OF_A_KEY or self._open.total() >= MOST:
-            raise Refused(
-                "too_many_streams",
-                f"At most {MOST_OF_A_KEY} streams of events of a key are open at once.",
-            )
+        if self._open[api_key_id] >= MOST_OF_A_KEY:
+            raise _too_many(f"{MOST_OF_A_KEY} streams of events of a key")
+        if self._open.total() >= MOST:
+            raise _too_many(f"{MOST} streams of events of one server")
         self._open[api_key_id] += 1
         try:
             yield
@@ -85,6 +84,8 @@ class EventFeed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), pause)
             self._waiting = [one for one in self._waiting if not one[2].done()]
+            if not self._waiting:
+                return
             watched = [(thread_id, seen) for thread_id, seen, _ in self._waiting]
             try:
                 found = await self._database.during_calls.list_progress(watched)
@@ -103,3 +104,7 @@ class EventFeed:
         for (_, _, told), progress in zip(answered, found, strict=False):
             if not told.done():
                 told.set_result(progress)
+
+
+def _too_many(most: str) -> Refused:
+    return Refused("too_many_streams", f"At most {most} are open at once.")

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -22,6 +22,7 @@ from flow.api.call_connections import Token, thread_of
 from flow.api.dependencies import services_of
 from flow.api.event_feed import EventFeed
 from flow.api.exact_json import dumps
+from flow.api.http_protocol import ABORT
 from flow.api.problems import documented
 from flow.api.request_context import log_of
 from flow.api.threads import ReplyLatency, TurnView
@@ -29,6 +30,7 @@ from flow.domain.calls import join_token as tokens
 from flow.domain.calls.progress import Progress, Seen, events_of
 from flow.domain.calls.thread import Status, Thread
 from flow.domain.calls.tool_call import ToolOutcome
+from flow.domain.limits.budget import Tier
 from flow.errors import AuthUnavailable, Refused
 
 router = APIRouter(prefix="/api/threads", tags=["threads"])
@@ -41,8 +43,6 @@ RETRY_MS = 1_000
 KEY_SECS = 30.0
 """How often the key of a stream is looked at again: as old an answer lets other requests in."""
 _NO_KEY = frozenset({"invalid_api_key", "expired_api_key", "disabled_api_key"})
-ABORT = "flow.abort"
-"""The extension of a scope by which the server cuts the connection."""
 
 _HEADERS = {
     "cache-control": "no-store",
@@ -80,9 +80,7 @@ class AccountData(BaseModel):
     total_tokens: int = Field(description="Of all models, input and output.")
     llm_calls: int = Field(description="Generations of language models.")
     call_seconds: Decimal = Field(description="How long the call was; 0 until it has ended.")
-    budget_tier: Literal["ok", "warn", "engage", "exceeded", "override", "unknown"] | None = Field(
-        description="How the key's budget stands; null without one."
-    )
+    budget_tier: Tier | None = Field(description="How the key's budget stands; null without one.")
 
 
 class EndData(BaseModel):

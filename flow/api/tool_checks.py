@@ -40,7 +40,7 @@ async def _problems(
     if isinstance(tool, Remote):
         problem = public_url.problem_of(tool.url, allow_private=services.allow_private_webhooks)
         if problem is not None:
-            yield FieldProblem("url", problem, public_url.hint_of(tool.url))
+            yield FieldProblem("url", problem, public_url.private_hint(tool.url))
     if isinstance(tool, HttpTool) and not are_stored:
         problem = await services.checker.schema_problem(tool.parameters)
         if problem is not None:

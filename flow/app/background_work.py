@@ -313,11 +313,17 @@ async def _drain(finishing: Finishing) -> None:
 
 
 def run_until_left(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
-    """Run a task that is cancelled when the stack is left."""
+    """Run a task that is cancelled when the stack is left; one that fails before is logged."""
     task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_log_failure)
 
     async def stop() -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     stack.push_async_callback(stop)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("background_task_failed", task=task.get_name(), exc_info=error)

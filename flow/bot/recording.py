@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import uuid4
@@ -83,8 +82,8 @@ class SoundRecorder:
         self._bot.cut(now)
         self._write(self._journal, None, now)
         if (done := self._journal.close(now)) is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.wrap_future(done), LAST_WRITE_SECS)
+            # Not `wait_for`: it would cancel the end of a journal, which then stays locked.
+            await asyncio.wait([asyncio.wrap_future(done)], timeout=LAST_WRITE_SECS)
 
     def _now(self) -> float:
         return self._clock() - self._began

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from flow.db import rows
 from flow.db.transport import TypedCalls
 from flow.domain.calls.recording import CallRecording, RecordingPart, RecordingStatus
 
@@ -80,9 +81,9 @@ class CallRecordings(TypedCalls):
         """Delete recordings whose time is over; how many those were. Their files follow."""
         return int(await self._call("expire_recordings"))
 
-    async def removals(self) -> list[str]:
-        """Some files that are to be removed from the storage."""
-        found: list[str] = await self._call("list_recording_removals")
+    async def claim_removals(self) -> list[str]:
+        """Some files for this process to remove from the storage; others look away meanwhile."""
+        found: list[str] = await self._call("claim_recording_removals")
         return found
 
     async def forget_removals(self, paths: Sequence[str]) -> None:
@@ -100,13 +101,12 @@ def _part_of(thread_id: UUID, part_id: UUID, started_at: datetime, days: int) ->
 
 
 def _recording(row: Mapping[str, Any]) -> CallRecording:
-    expires_at, deleted_at = row["expires_at"], row["deleted_at"]
     return CallRecording(
         status=RecordingStatus(row["status"]),
         complete=row["complete"],
         parts=tuple(map(_part, row["parts"])),
-        expires_at=expires_at and datetime.fromisoformat(expires_at),
-        deleted_at=deleted_at and datetime.fromisoformat(deleted_at),
+        expires_at=rows.maybe_utc(row["expires_at"]),
+        deleted_at=rows.maybe_utc(row["deleted_at"]),
     )
 
 
@@ -114,7 +114,7 @@ def _part(row: Mapping[str, Any]) -> RecordingPart:
     seconds = row["seconds"]
     return RecordingPart(
         id=UUID(row["id"]),
-        started_at=datetime.fromisoformat(row["started_at"]),
+        started_at=rows.utc(row["started_at"]),
         path=row["path"],
         seconds=None if seconds is None else float(seconds),
         size=row["size"],

@@ -151,7 +151,8 @@ class Telephony(TypedCalls):
         """Note what is new of a leg; ``None``: it went with its key.
 
         With a ``state`` among the ``changes`` the leg is due again after ``due_secs``, or never;
-        without, it is due no later than that. ``from_state``: nothing of this happens in another.
+        without, it is due no later than that. Where it is in another state than ``from_state``,
+        neither its state nor when it is due changes.
         """
         row = await self._call(
             "note_phone_call",

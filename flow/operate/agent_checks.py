@@ -60,7 +60,7 @@ def _beyond_form(settings: Settings, definition: AgentDefinition) -> Iterable[Fi
     private = settings.may_reach_private
     url, schema = definition.webhook_url, definition.insights.json_schema
     if url is not None and (said := public_url.problem_of(url, allow_private=private)):
-        yield FieldProblem("webhook_url", said, public_url.hint_of(url))
+        yield FieldProblem("webhook_url", said, public_url.private_hint(url))
     if schema is not None and (said := rule_problem(schema)):
         yield FieldProblem("insights.schema", said)
     for place, tool in enumerate(definition.bot.tools):
@@ -68,7 +68,7 @@ def _beyond_form(settings: Settings, definition: AgentDefinition) -> Iterable[Fi
         if isinstance(tool, Remote) and (
             said := public_url.problem_of(tool.url, allow_private=private)
         ):
-            yield FieldProblem(f"{field}.url", said, public_url.hint_of(tool.url))
+            yield FieldProblem(f"{field}.url", said, public_url.private_hint(tool.url))
         if isinstance(tool, HttpTool) and (said := rule_problem(tool.parameters)):
             yield FieldProblem(f"{field}.parameters", said)
 

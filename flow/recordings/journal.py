@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 from uuid import UUID
 
@@ -155,6 +156,7 @@ class JournalWriter:
         self._spared_bytes = spared_bytes
         self._most_waiting_bytes = most_waiting_bytes
         self._waiting_bytes = 0
+        self._counting = Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recordings")
 
     def open(self, header: PartHeader) -> Journal:
@@ -165,9 +167,10 @@ class JournalWriter:
 
     def submit(self, work: Any, size: int, *args: Any) -> Future[None] | None:
         """Have the thread do some writing; ``None``: too much is waiting, and it is not done."""
-        if size and self._waiting_bytes + size > self._most_waiting_bytes:
-            return None
-        self._waiting_bytes += size
+        with self._counting:
+            if size and self._waiting_bytes + size > self._most_waiting_bytes:
+                return None
+            self._waiting_bytes += size
         done: Future[None] = self._thread.submit(self._do, work, size, *args)
         return done
 
@@ -183,7 +186,8 @@ class JournalWriter:
         try:
             work(*args)
         finally:
-            self._waiting_bytes -= size
+            with self._counting:
+                self._waiting_bytes -= size
 
 
 class Journal:

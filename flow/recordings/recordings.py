@@ -79,8 +79,8 @@ class Records(Protocol):
         """Delete recordings whose time is over."""
         ...
 
-    async def removals(self) -> list[str]:
-        """Files to remove."""
+    async def claim_removals(self) -> list[str]:
+        """Files for this process to remove."""
         ...
 
     async def forget_removals(self, paths: Sequence[str]) -> None:
@@ -169,7 +169,7 @@ class Recordings:
         await asyncio.to_thread(_remove_old_drafts, self._folder)
         if expired := await self._records.expire():
             log.info("recordings_expired", recordings=expired)
-        while paths := await self._records.removals():
+        while paths := await self._records.claim_removals():
             await self._storage.remove(paths)
             await self._records.forget_removals(paths)
 
@@ -216,17 +216,17 @@ class Recordings:
 
     async def _store(self, file: BinaryIO, path: Path) -> None:
         """Store the part of a journal that this process has locked, and remove the journal."""
-        try:
-            with _draft(self._folder) as draft:
+        with _draft(self._folder) as draft:
+            try:
                 header, made = await asyncio.to_thread(write_part, file, draft)
-                await self._keep(header, made)
-        except ValueError as error:
-            log.error("recording_unreadable", journal=path.name, error=str(error))
-            _put_aside(path)
-            return
-        except OSError as error:
-            log.error("recording_not_made", journal=path.name, error=str(error))
-            return
+            except ValueError as error:
+                log.error("recording_unreadable", journal=path.name, error=str(error))
+                _put_aside(path)
+                return
+            except OSError as error:
+                log.error("recording_not_made", journal=path.name, error=str(error))
+                return
+            await self._keep(header, made)
         _unlink(path)
         with suppress(Unavailable):
             await self.settle(header.thread_id)
@@ -279,7 +279,7 @@ class Recordings:
     def _counted(self, waiting: object) -> Iterator[None]:
         try:
             yield
-        except Unavailable:
+        except Exception:
             self._failures[waiting] += 1
             raise
         del self._failures[waiting]

@@ -11,25 +11,14 @@ from base64 import b64encode
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-import httpx
-import stamina
 from pydantic import SecretStr
 
 from flow.errors import Unavailable
-from flow.kit.tls import trusted
+from flow.vendors.carrier_api import ANSWER_SECS, FIRST_PAUSE_SECS, CarrierApi
 
 API_URL = "https://api.plivo.com"
-ANSWER_SECS = 5.0
-ATTEMPTS = 3
-FIRST_PAUSE_SECS = 0.5
-PAUSE_FACTOR = 4.0
 
-_TRANSIENT = frozenset({408, 429})
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-class _Transient(Unavailable):
-    """A failure that may be over at the next attempt."""
 
 
 def is_call_uuid(text: str) -> bool:
@@ -42,7 +31,7 @@ class Plivo:
 
     Args:
         base_url: where its REST API is.
-        first_pause_secs: between the first two of three attempts.
+        answer_secs, first_pause_secs: as for `CarrierApi`.
     """
 
     def __init__(
@@ -54,11 +43,14 @@ class Plivo:
         answer_secs: float = ANSWER_SECS,
         first_pause_secs: float = FIRST_PAUSE_SECS,
     ) -> None:
-        self._first_pause_secs = first_pause_secs
         self._token = auth_token.get_secret_value()
         self._calls = f"{base_url}/v1/Account/{quote(auth_id, safe='')}/Call"
-        self._http = httpx.AsyncClient(
-            auth=(auth_id, self._token), verify=trusted(), timeout=answer_secs
+        self._api = CarrierApi(
+            "Plivo",
+            auth_id,
+            self._token,
+            answer_secs=answer_secs,
+            first_pause_secs=first_pause_secs,
         )
 
     def signed(
@@ -83,32 +75,13 @@ class Plivo:
         """
         if not is_call_uuid(call_uuid):
             raise ValueError("that is no id of a Plivo call")
-        async for attempt in stamina.retry_context(
-            on=_Transient,
-            attempts=ATTEMPTS,
-            timeout=None,
-            wait_initial=self._first_pause_secs,
-            wait_exp_base=PAUSE_FACTOR,
-            wait_jitter=0,
-        ):
-            with attempt:
-                await self._delete(call_uuid)
+        answer = await self._api.ask("DELETE", f"{self._calls}/{call_uuid}/")
+        if not answer.is_success and answer.status_code != 404:
+            raise Unavailable(f"Plivo did not hang up: {answer.status_code}")
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
-
-    async def _delete(self, call_uuid: str) -> None:
-        """One attempt; raises `_Transient`, or `Unavailable`."""
-        try:
-            answer = await self._http.delete(f"{self._calls}/{call_uuid}/")
-        except httpx.HTTPError as error:
-            raise _Transient(f"Plivo did not hang up: {type(error).__name__}") from error
-        status = answer.status_code
-        if answer.is_success or status == 404:
-            return
-        problem = f"Plivo did not hang up: {status}"
-        raise _Transient(problem) if status >= 500 or status in _TRANSIENT else Unavailable(problem)
+        await self._api.aclose()
 
 
 def _signed_url(url: str, parameters: Iterable[tuple[str, str]]) -> str:

@@ -16,35 +16,24 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import stamina
 from pydantic import SecretStr
 
 from flow.domain.calls.phone_call import CarrierCall, CarrierStatus, DialOrder, Price, Voicemail
 from flow.errors import Unavailable
-from flow.kit.tls import trusted
+from flow.vendors.carrier_api import ANSWER_SECS, FIRST_PAUSE_SECS, TRANSIENT, CarrierApi
 from flow.vendors.dialler import DialRefused, DialUnknown, NotDialled
 
 API_URL = "https://api.twilio.com"
-ANSWER_SECS = 5.0
-# Pauses of 0.5 and 2 s.
-ATTEMPTS = 3
-FIRST_PAUSE_SECS = 0.5
-PAUSE_FACTOR = 4.0
 FOUND_AT_ONCE = 50
-# Twilio rings for a minute unless told otherwise, and for 10 at most.
 EVENTS = ("initiated", "ringing", "answered", "completed")
 
-_TRANSIENT = frozenset({408, 429})
+_CALL_SID = re.compile(r"CA[0-9a-f]{32}")
+# https://www.twilio.com/docs/api/errors/21220
+_NOT_IN_PROGRESS = 21220
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, InvalidOperation)
 # What httpx raises before a request has left.
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _DETECTION = {Voicemail.HANG_UP: "Enable", Voicemail.LEAVE_MESSAGE: "DetectMessageEnd"}
-
-
-class _Transient(Unavailable):
-    """A failure that may be over at the next attempt."""
-
-
-_CALL_SID = re.compile(r"CA[0-9a-f]{32}")
 
 
 def is_call_sid(text: str) -> bool:
@@ -57,8 +46,7 @@ class Twilio:
 
     Args:
         base_url: where its REST API is.
-        answer_secs: how long an attempt may take.
-        first_pause_secs: between the first two of three attempts.
+        answer_secs, first_pause_secs: as for `CarrierApi`.
     """
 
     def __init__(
@@ -70,11 +58,14 @@ class Twilio:
         answer_secs: float = ANSWER_SECS,
         first_pause_secs: float = FIRST_PAUSE_SECS,
     ) -> None:
-        self._first_pause_secs = first_pause_secs
         self._token = auth_token.get_secret_value()
         self._calls = f"{base_url}/2010-04-01/Accounts/{quote(account_sid, safe='')}/Calls"
-        self._http = httpx.AsyncClient(
-            auth=(account_sid, self._token), verify=trusted(), timeout=answer_secs
+        self._api = CarrierApi(
+            "Twilio",
+            account_sid,
+            self._token,
+            answer_secs=answer_secs,
+            first_pause_secs=first_pause_secs,
         )
 
     def signed(self, signature: str, url: str, parameters: Iterable[tuple[str, str]]) -> bool:
@@ -95,12 +86,12 @@ class Twilio:
         """
         form = _dial_form(from_number, to_number, order)
         try:
-            answer = await self._http.post(f"{self._calls}.json", data=form)
+            answer = await self._api.ask_once("POST", f"{self._calls}.json", data=form)
         except _NEVER_LEFT as error:
             raise NotDialled(f"Twilio cannot be reached: {type(error).__name__}") from error
         except httpx.HTTPError as error:
             raise DialUnknown(f"Twilio did not answer: {type(error).__name__}") from error
-        if answer.status_code in _TRANSIENT:
+        if answer.status_code in TRANSIENT:
             raise NotDialled(f"Twilio puts us off: {answer.status_code}")
         if answer.is_client_error:
             raise DialRefused(_refusal(answer))
@@ -141,7 +132,7 @@ class Twilio:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._api.aclose()
 
     async def _asked(self, method: str, path: str, **sent: Any) -> httpx.Response | None:
         """What Twilio answers to what may be asked again; ``None``: there is no such call, or it
@@ -150,36 +141,12 @@ class Twilio:
         Raises:
             Unavailable: after all attempts, or because it refuses.
         """
-        async for attempt in stamina.retry_context(
-            on=_Transient,
-            attempts=ATTEMPTS,
-            timeout=None,
-            wait_initial=self._first_pause_secs,
-            wait_exp_base=PAUSE_FACTOR,
-            wait_jitter=0,
-        ):
-            with attempt:
-                return await self._ask(method, path, sent)
-        raise AssertionError("the last attempt answers or raises")
-
-    async def _ask(self, method: str, path: str, sent: Mapping[str, Any]) -> httpx.Response | None:
-        """One attempt; raises `_Transient`, or `Unavailable`."""
-        try:
-            answer = await self._http.request(method, f"{self._calls}{path}", **sent)
-        except httpx.HTTPError as error:
-            raise _Transient(f"Twilio did not answer: {type(error).__name__}") from error
-        status = answer.status_code
+        answer = await self._api.ask(method, f"{self._calls}{path}", **sent)
         if answer.is_success:
             return answer
-        if status == 404 or _code(answer) == _NOT_IN_PROGRESS:
+        if answer.status_code == 404 or _code(answer) == _NOT_IN_PROGRESS:
             return None
-        problem = f"Twilio did not do it: {status}"
-        raise _Transient(problem) if status >= 500 or status in _TRANSIENT else Unavailable(problem)
-
-
-# https://www.twilio.com/docs/api/errors/21220
-_NOT_IN_PROGRESS = 21220
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, InvalidOperation)
+        raise Unavailable(f"Twilio did not do it: {answer.status_code}")
 
 
 def _path(call_id: str) -> str:

@@ -91,12 +91,17 @@ class PhoneWork:
         self._diallers = diallers
 
     async def forever(self) -> None:
-        """Look for what is due every second."""
+        """Look for what is due every second, and at once where there may be more."""
         while True:
-            with suppress(Unavailable):
-                if await self.once(datetime.now(UTC)) == AT_ONCE:
-                    continue
-            await asyncio.sleep(POLL_SECS)
+            done = 0
+            try:
+                done = await self.once(datetime.now(UTC))
+            except Unavailable as error:
+                log.warning("phone_work_waits", error=str(error))
+            except Exception:
+                log.exception("phone_work_failed")
+            if done < AT_ONCE:
+                await asyncio.sleep(POLL_SECS)
 
     async def once(self, now: datetime) -> int:
         """Do what is due, and say how many legs that were.

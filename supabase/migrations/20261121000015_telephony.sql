@@ -4,7 +4,7 @@ create table public.phone_numbers (
   number text collate "C" primary key check (number ~ '^\+[1-9][0-9]{6,14}$'),
   api_key_id uuid not null references public.api_keys (id) on delete cascade,
   -- What the number rings: an agent of the key's team, or a product's own bot. Neither: it only calls.
-  agent text check (octet_length(agent) between 1 and 512),
+  agent uuid,
   product text check (octet_length(product) between 1 and 512),
   created_at timestamptz not null default now(),
   check (agent is null or product is null)
@@ -54,7 +54,7 @@ as $$
   select jsonb_build_object(
     'number', (p_number).number,
     'agent', (p_number).agent,
-    'agent_name', (select a.name from public.agents a where a.id::text = (p_number).agent),
+    'agent_name', (select a.name from public.agents a where a.id = (p_number).agent),
     'product', (p_number).product,
     'created_at', (p_number).created_at,
     'key', jsonb_build_object(
@@ -65,7 +65,7 @@ as $$
 $$;
 
 create function public.put_phone_number(
-  p_number text, p_api_key_id uuid, p_agent text default null, p_product text default null
+  p_number text, p_api_key_id uuid, p_agent uuid default null, p_product text default null
 ) returns jsonb
 language plpgsql
 set search_path = ''
@@ -125,12 +125,12 @@ declare
 begin
   insert into public.phone_calls (
     id, workflow_thread_id, carrier, leg, direction, from_number, to_number, state, dial_order,
-    dial_until, dialled_at, dials, due_at
+    dial_until, due_at
   )
   values (
     v_call.id, v_call.workflow_thread_id, v_call.carrier, v_call.leg, 'outbound',
     v_call.from_number, v_call.to_number, 'queued', v_call.dial_order,
-    v_call.dial_until, null, 0, now() + make_interval(secs => p_due_secs)
+    v_call.dial_until, now() + make_interval(secs => p_due_secs)
   )
   on conflict (id) do nothing;
   select * into v_call from public.phone_calls c where c.id = v_call.id;

@@ -141,6 +141,12 @@ async def test_the_description_names_keys_errors_and_bodies(api: Api) -> None:
             for status, answer in operation["responses"].items():
                 if int(status) >= 400 and path.startswith("/api/"):
                     assert list(answer["content"]) == ["application/problem+json"]
+            by_token = path in {
+                "/api/bot/{thread_id}/offer",
+                "/api/bot/{thread_id}/end",
+                "/api/threads/{thread_id}/events",
+            }
+            assert ({"join_token": []} in operation.get("security", [])) == by_token
             if path.startswith("/api/"):
                 assert {"400", "401", "403", "429", "503"} <= operation["responses"].keys()
 

@@ -17,6 +17,7 @@ import pytest
 from flow.api import event_feed, thread_events
 from flow.domain.calls.thread import Status, ThreadTurn, Turn
 from flow.domain.calls.tool_call import ThreadToolCall, ToolCall, ToolOutcome
+from flow.errors import Refused
 from tests.api.conftest import Api, spend
 
 T0 = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -182,6 +183,15 @@ async def test_what_is_not_the_callers_is_not_there(api: Api) -> None:
         assert events.response.status_code == httpx.codes.UNPROCESSABLE_ENTITY
         await events.response.aread()
         assert events.response.json()["errors"][0]["field"] == "Last-Event-ID"
+
+
+def test_a_refusal_says_whose_streams_are_too_many(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_feed, "MOST", 1)
+    feed = event_feed.EventFeed(api.database)
+    with feed.stream(uuid4()), pytest.raises(Refused, match="of one server"):
+        feed.stream(uuid4()).__enter__()
 
 
 async def test_streams_of_a_key_are_bounded_and_others_keep_theirs(

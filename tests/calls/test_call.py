@@ -45,7 +45,7 @@ LONG = replace(
 )
 INSISTENT = replace(
     SHORT,
-    lines=(replace(SHORT.lines[0], when=Unasked(2.0)),) * 6,
+    lines=(replace(SHORT.lines[0], when=Unasked(4.0)),) * 12,
     hang_up=Unasked(60.0),
 )
 """A caller who goes on talking to a bot that does not answer, and leaves it to that to hang up."""
@@ -243,18 +243,21 @@ async def test_whether_work_is_billable_is_with_every_event_whatever_became_of_i
     )
     async with stood_in(LONG) as standing, serving(standing, products_file=products) as served:
         standing.openai.faults.add(refused)
-        join = {**JOIN, "product": "front_desk"}
+        spoofed = {"$ai_billable": "maybe", "ai_product": "mine", "team_id": "theirs"}
+        join = {**JOIN, "product": "front_desk", "metadata": spoofed}
         report = await call(served.url, standing.api_key, LONG, join=join, hangup="close")
         thread = await served.settled(report.workflow_thread_id)
         rows = await served.conserved(thread)
         attributed = [dict(line.headers) for line in standing.openai.bill.lines]
     assert (thread.product, thread.billable) == ("receptionist", billable)
     assert {row["outcome"] for row in rows} == {"ok", "interrupted", "error"}
+    assert {row["source"] for row in rows} == {"bot", "insights"}
     assert {row["billable"] for row in rows} == {billable}
     events = [e for e in standing.posthog.unique_events if e.name == "$ai_generation"]
     assert {e.uuid for e in events} == {row["id"] for row in rows if row["kind"] != "call"}
-    told = {(e.properties["$ai_billable"], e.properties["ai_product"]) for e in events}
-    assert told == {(billable, "receptionist")}
+    of_call = [e.properties for e in standing.posthog.unique_events if e.name.startswith("$ai_")]
+    told = {(p["$ai_billable"], p["ai_product"], p["team_id"]) for p in of_call}
+    assert told == {(billable, "receptionist", thread.team_id)}
     headers = {h["x-posthog-property-$ai_billable"] for h in attributed}
     assert headers == {str(billable).lower()}
 

@@ -14,10 +14,8 @@ import pytest
 from flow.domain.calls.thread import Status
 from flow.domain.limits.budget import Tier
 from flow.domain.products.save_mode import SaveMode
-from flow.sandbox.all_vendors import Vendors
 from flow.sandbox.callers.caller import call
 from flow.sandbox.callers.script import AfterBot, Line
-from flow.sandbox.faults import Fault
 from flow.vendors.posthog_flags import COST_CONTROLS
 from tests.calls.conftest import SETTLE_SECS, Serve, Serving, key_of
 from tests.calls.own_bots import OWN, by_bot, by_each_bot
@@ -41,10 +39,8 @@ def of_the_bot(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("flag", "join", "key", "reason"),
     [
-        (True, "on", None, "on_by_join"),
         (True, None, SaveMode.ON, "on_by_key"),
         (True, "off", SaveMode.ON, "off_by_join"),
-        (True, None, None, "no_budget"),
         (False, "on", None, "flag_off"),
     ],
 )
@@ -133,34 +129,6 @@ async def test_a_product_may_have_its_bot_take_leave_when_the_budget_is_exceeded
     assert thread.status is Status.COMPLETED
     assert thread.error is None
     assert thread.transcript[-1].content.endswith("Goodbye.")
-
-
-@pytest.mark.parametrize("product", ["voice_bot", "playground"])
-async def test_every_event_says_product_and_billable_whatever_became_of_it(
-    product: str, serving: Serve
-) -> None:
-    spoofed = {"$ai_billable": "maybe", "ai_product": "mine", "team_id": "theirs"}
-    join = {**JOIN, "product": product, "metadata": spoofed}
-    async with stood_in(LONG) as standing, serving(standing) as served:
-        await _fail_once(standing)
-        report = await call(served.url, standing.api_key, LONG, join=join)
-        thread = await served.settled(report.workflow_thread_id)
-        rows = await served.conserved(thread)
-    events = standing.posthog.unique_events
-    outcomes = {(row["source"], row["outcome"]) for row in rows}
-    assert outcomes >= {("bot", "ok"), ("bot", "interrupted"), ("bot", "error"), ("insights", "ok")}
-    of_call = [event for event in events if event.name.startswith("$ai_")]
-    assert {event.name for event in of_call} >= {"$ai_generation", "$ai_trace"}
-    for event in of_call:
-        assert event.properties["ai_product"] == product
-        assert event.properties["$ai_billable"] is (product == "voice_bot")
-        assert event.properties["team_id"] == thread.team_id
-
-
-async def _fail_once(standing: Vendors) -> None:
-    standing.openai.faults.add(
-        Fault(kind="status", status=500, route="*/chat/completions", times=1)
-    )
 
 
 async def test_insights_may_be_free_of_charge_on_a_call_that_is_not(

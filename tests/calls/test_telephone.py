@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from flow.admin.numbers import put_number
-from flow.bot.calls.phone_line import Exchange as Lines
+from flow.bot.calls.phone_line import CarrierLines as Lines
 from flow.bot.calls.phone_line import PhoneLine
 from flow.bot.tools.tool import ToolFailed
 from flow.bot.transports.twilio import conference

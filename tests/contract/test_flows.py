@@ -149,6 +149,13 @@ async def bot(
     assert notebook.open == set()
 
 
+def tools_of(one: Bot) -> Sequence[Any]:
+    """What the model may call."""
+    tools: Any = one.context.tools
+    standard: Sequence[Any] = tools.standard_tools
+    return standard
+
+
 def moves(one: Bot) -> list[tuple[str, str | None]]:
     """Where the functions that are over have led."""
     over = [call for call in one.notebook.tool_calls if call.outcome is not ToolOutcome.RUNNING]
@@ -227,6 +234,26 @@ async def test_a_tool_that_fails_leads_nowhere_and_the_model_is_told() -> None:
     assert one.outcomes == ["failed"]
 
 
+CUT = ToolCall("find_booking", '{"name": "Ad')
+
+
+async def test_arguments_that_could_not_be_read_are_told_and_not_sent() -> None:
+    class Broken(Model):
+        def __call__(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
+            said = super().__call__(messages)
+            return replace(
+                said, tool_calls=(ToolCall("find_booking", '{"name": "Ad'),) * len(said.tool_calls)
+            )
+
+    async with bot(CHAT, Broken()) as (one, flow, _):
+        await flow.begin()
+        await one.until(lambda: one.last.get("content") == HELLO)
+        await one.ask("It is Ada's.")
+        await one.until(lambda: one.last.get("content") == "Let me see.")
+    assert (one.server.uses, one.outcomes) == ([], ["invalid_arguments"])
+    assert "no JSON" in str(one.notebook.tool_calls[-1].result)
+
+
 T0 = datetime(2026, 11, 30, 18, 0, tzinfo=UTC)
 FOUND = Used(
     UUID(int=1),
@@ -274,3 +301,5 @@ async def test_a_call_that_was_to_end_ends_in_another_process() -> None:
         await flow.begin()
         await one.until(lambda: one.hung_up)
     assert one.hung_up == ["Goodbye!"]
+    # Its node has no function, where vendors want one beside the calls that were made.
+    assert [tool.name for tool in tools_of(one)] == ["nothing"]

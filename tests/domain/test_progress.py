@@ -148,7 +148,13 @@ def _is_new(one: Turn, seen: Seen) -> bool:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "2", "6..", "2.0-1_.zz", "2.0.", "-2..", "2..\n", "1" * 9999]
+    "text",
+    [
+        *("x", "2", "6..", "2.0-1_.zz", "2.0.", "-2..", "2..\n", "1" * 9999),
+        *("2.0-1_.", "2._0-1.", "2.0-11-1.", "2.0-1" + "_1-1" * 64 + "."),
+        # Were there two ways to read it, this would take for ever.
+        "2.0-" + "111111-" * 60 + "x",
+    ],
 )
 def test_what_is_no_id_of_an_event_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):

@@ -26,6 +26,7 @@ from flow.domain.calls.phone_call import (
     caller_leg,
 )
 from flow.domain.calls.thread import Status, Thread
+from flow.errors import Unavailable
 from flow.ledger.recorder import Recorder
 from flow.sandbox.faults import Fault
 from flow.sandbox.server import Served
@@ -36,6 +37,7 @@ from flow.workflows.phone_work import PhoneWork, price_event
 from tests.db.making import a_key, a_thread
 
 FROM, TO = "+4930111111", "+4930222222"
+FAILURES = (Unavailable("away"), ValueError("a row that nobody understands"))
 ORDER = DialOrder(20, 600, document_url="https://flow.example.com/twiml")
 
 
@@ -267,3 +269,25 @@ async def test_a_leg_goes_forward_only(office: Office) -> None:
     assert (again.state, again.call_id) == (State.DONE, "CA1")
     assert await legs.claim(5, 60) == []
     assert await legs.note(UUID(int=1), status="busy") is None
+
+
+async def test_the_work_goes_on_after_a_look_that_failed(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, looks = office.database.telephony.claim, 0
+
+    async def failing(*asked: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks <= len(FAILURES):
+            raise FAILURES[looks - 1]
+        return await claim(*asked)
+
+    monkeypatch.setattr("flow.workflows.phone_work.POLL_SECS", 0)
+    monkeypatch.setattr(office.database.telephony, "claim", failing)
+    await office.ordered()
+    working = asyncio.create_task(office.work.forever())
+    async with asyncio.timeout(10):
+        await office.twilio.placed()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)

@@ -15,7 +15,7 @@ import structlog
 from pipecat.transports.base_transport import BaseTransport
 
 from flow.bot.calls.lease import CallerConnection
-from flow.bot.calls.phone_line import Exchange, Legs, PhoneLine
+from flow.bot.calls.phone_line import CarrierLines, Legs, PhoneLine
 from flow.bot.transports.media_stream import media_stream_transport
 from flow.bot.transports.spec import (
     Carrier,
@@ -163,7 +163,7 @@ class MediaStreamCalls:
         dial_prefixes: Sequence[str] = (),
     ) -> None:
         self._legs = legs
-        self._exchange = Exchange(spec.name, carrier.dialler, legs, spec.bridge, dial_prefixes)
+        self._lines = CarrierLines(spec.name, carrier.dialler, legs, spec.bridge, dial_prefixes)
         self._spec = spec
         self._carrier = carrier
         self._manager = manager
@@ -208,7 +208,7 @@ class MediaStreamCalls:
         """
 
         made: list[BaseTransport] = []
-        line = PhoneLine(self._exchange, thread, stream.call_id, lambda: made[0] if made else None)
+        line = PhoneLine(self._lines, thread, stream.call_id, lambda: made[0] if made else None)
 
         async def started(ending: EndingOf) -> BaseTransport:
             socket = CallSocket(websocket, ending)

@@ -46,6 +46,8 @@ from flow.vendors.dialler import Dialler, DialUnknown
 log = structlog.get_logger(__name__)
 
 RING_SECS = 25
+# Until a target counts as one that does not answer, whatever the carrier says of it.
+ANSWER_SECS = RING_SECS + 10.0
 # A transferred call is the carrier's to end when nobody else does.
 LONGEST_SECS = 4 * 3600
 POLL_SECS = 1.0
@@ -95,7 +97,7 @@ Bridge = Callable[[str, str | None, str | None], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class CarrierLines:
     """What the lines of a carrier share.
 
     Args:
@@ -121,12 +123,12 @@ class PhoneLine:
 
     def __init__(
         self,
-        exchange: Exchange,
+        shared: CarrierLines,
         thread: Thread,
         call_id: str,
         transport: Callable[[], BaseTransport | None],
     ) -> None:
-        self._exchange = exchange
+        self._shared = shared
         self._thread = thread
         self._call_id = call_id
         self._transport = transport
@@ -143,7 +145,7 @@ class PhoneLine:
         Raises:
             ToolFailed: nobody has, or may be asked to; the caller is still with the bot.
         """
-        shared = self._exchange
+        shared = self._shared
         if shared.dialler is None or shared.bridge is None:
             raise ToolFailed("Calls cannot be passed on here.")
         if not may_be_dialled(number, shared.prefixes):
@@ -188,7 +190,7 @@ class PhoneLine:
 
     async def _placed(self, dialler: Dialler, leg_id: UUID, number: str, document: str) -> str:
         """Have the target called; the carrier's id of the call."""
-        legs = self._exchange.legs
+        legs = self._shared.legs
         ours = await legs.get(caller_leg(self._thread.id))
         if ours is None:
             raise ToolFailed("The number of this call is not known.")
@@ -198,7 +200,7 @@ class PhoneLine:
         await legs.order(
             leg_id,
             self._thread.id,
-            self._exchange.name,
+            self._shared.name,
             Leg.TRANSFER,
             numbers=(from_number, number),
             dial_order=order,
@@ -230,14 +232,14 @@ class PhoneLine:
             return await dialler.dial(leg.from_number, leg.to_number, order)
         except DialUnknown as error:
             for _ in range(LOOKS):
-                await asyncio.sleep(self._exchange.poll_secs)
+                await asyncio.sleep(self._shared.poll_secs)
                 found = await dialler.find(leg.from_number, leg.to_number)
-                known = await self._exchange.legs.known(leg.carrier, [c.call_id for c in found])
+                known = await self._shared.legs.known(leg.carrier, [c.call_id for c in found])
                 if (call := recognised(leg, found, known)) is not None:
                     return call
             raise ToolFailed("The telephone company does not answer.") from error
         except FlowError as error:
-            await self._exchange.legs.note(leg.id, state=State.DONE)
+            await self._shared.legs.note(leg.id, state=State.DONE)
             raise ToolFailed(f"The number could not be called: {error}") from error
 
     async def _until_answered(self, dialler: Dialler, leg_id: UUID, call_id: str) -> None:
@@ -245,22 +247,23 @@ class PhoneLine:
 
         The carrier is asked: what it tells by itself comes to any process.
         """
-        async with asyncio.timeout(RING_SECS + 10 * POLL_SECS) as limit:
-            while (call := await dialler.show(call_id)) is None or not _has_answered(call.status):
-                if call is not None and call.status.is_over:
-                    await self._exchange.legs.note(leg_id, due_secs=0)
-                    said = _NOT_REACHED.get(call.status, "The call could not be connected.")
-                    raise ToolFailed(f"{said} The caller is still with you.")
-                try:
-                    await asyncio.sleep(self._exchange.poll_secs)
-                except asyncio.CancelledError:
-                    if limit.expired():
-                        raise ToolFailed("Nobody answered. The caller is still with you.") from None
-                    raise
+        try:
+            async with asyncio.timeout(ANSWER_SECS):
+                while True:
+                    call = await dialler.show(call_id)
+                    if call is not None and call.status is CarrierStatus.IN_PROGRESS:
+                        return
+                    if call is not None and call.status.is_over:
+                        await self._shared.legs.note(leg_id, due_secs=0)
+                        said = _NOT_REACHED.get(call.status, "The call could not be connected.")
+                        raise ToolFailed(f"{said} The caller is still with you.")
+                    await asyncio.sleep(self._shared.poll_secs)
+        except TimeoutError:
+            raise ToolFailed("Nobody answered. The caller is still with you.") from None
 
     async def _bridge(self, dialler: Dialler, leg_id: UUID, document: str) -> None:
         """Have the caller go to the conference where the target is."""
-        legs, own = self._exchange.legs, caller_leg(self._thread.id)
+        legs, own = self._shared.legs, caller_leg(self._thread.id)
         now = datetime.now(UTC).isoformat()
         # Before: the stream ends at once, and whoever sees that asks why.
         await legs.note(own, transferred_at=now)
@@ -277,7 +280,3 @@ class PhoneLine:
         # Whoever looks then finds a target that has hung up on its announcement.
         with suppress(Unavailable):
             await legs.note(leg_id, due_secs=FIRST_LOOK_SECS)
-
-
-def _has_answered(status: CarrierStatus) -> bool:
-    return status is CarrierStatus.IN_PROGRESS

@@ -8,6 +8,7 @@ on with it from there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,12 +17,13 @@ from pipecat.flows import NO_RESPONSE, FlowManager, FlowsFunctionSchema, NodeCon
 from pipecat.flows.types import ContextStrategy, ContextStrategyConfig
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
-from pipecat.services.llm_service import LLMService
+from pipecat.services.llm_service import FunctionCallParams, LLMService
 
 from flow.bot.flows.node_text import node_text, plain_text
 from flow.bot.flows.sayings import Sayings
 from flow.bot.tools.call_tools import CallTools, is_cut_off
 from flow.bot.tools.memory import messages_of
+from flow.bot.vendors.function_calls import NoArguments
 from flow.domain.calls.conversation_flow import ConversationFlow, FlowAction, FlowFunction
 from flow.domain.calls.flow_position import answers_of, destination, position_in
 from flow.domain.calls.thread import Turn
@@ -31,9 +33,39 @@ from flow.domain.calls.tool_call import ToolCall, ToolOutcome
 # takes away, and would then wait until the call is over.
 SAY = "flow_say"
 END = "end_conversation"
+_UNREADABLE = "\0"
+"""In place of arguments that could not be read."""
 # Of a system message at the beginning of a conversation Pipecat keeps nothing for Anthropic and
 # Google, where there is a prompt beside it (`BaseLLMAdapter._extract_initial_system`).
 _ROLES = {"developer": "developer", "system": "developer", "user": "user"}
+
+
+class CheckedFlowManager(FlowManager):
+    """Pipecat's, which makes a plain dict of a call's arguments: of those that could not be read
+    it would make none at all, with which a tool might do something else than was meant."""
+
+    async def _create_transition_func(self, name: str, handler: Any) -> Any:
+        run = await super()._create_transition_func(name, handler)
+
+        async def checked(params: FunctionCallParams) -> None:
+            if isinstance(params.arguments, NoArguments):
+                params = replace(params, arguments={_UNREADABLE: None})
+            await run(params)
+
+        return checked
+
+
+async def _nothing(_arguments: Any, _manager: FlowManager) -> tuple[Any, Any]:
+    return {"error": "there is nothing to call: talk to the caller"}, None
+
+
+_NOTHING = FlowsFunctionSchema(
+    name="nothing",
+    description="Does nothing, and is never to be called.",
+    properties={},
+    required=[],
+    handler=_nothing,
+)
 
 
 class CallFlow:
@@ -67,7 +99,10 @@ class CallFlow:
         self._is_resumed = bool(said or used)
         self._owes_reply = owes_reply
         self._last_used = max(used, key=lambda call: call.started_at, default=None)
-        self._manager = FlowManager(
+        # Vendors refuse a conversation that has calls of functions where there is none to call.
+        is_bare = not flow.global_functions and any(flow.functions())
+        self._nothing: list[Any] = [_NOTHING] if is_bare else []
+        self._manager = CheckedFlowManager(
             llm=model,
             context_aggregator=pair,
             worker=worker,
@@ -112,7 +147,7 @@ class CallFlow:
                 {"role": _ROLES[message.role], "content": text(message.content)}
                 for message in node.task_messages
             ],
-            "functions": [*self._functions(node.functions)],
+            "functions": self._functions(node.functions) or self._nothing,
             "pre_actions": self._actions(node.pre_actions, is_waited_for=True),
             "post_actions": self._actions(node.post_actions, is_waited_for=False),
             "respond_immediately": node.respond_immediately,
@@ -172,7 +207,8 @@ class CallFlow:
     ) -> tuple[Any, Any]:
         """Use a tool as any bot does, and go where its answer leads to."""
         leads_to = partial(destination, function.transition_to)
-        answer = await self._tools.use(function.name, arguments, leads_to)
+        given = NoArguments() if _UNREADABLE in arguments else arguments
+        answer = await self._tools.use(function.name, given, leads_to)
         if "result" in answer.told:
             self._answers[function.name] = answer.told["result"]
         if not answer.is_replied_to:

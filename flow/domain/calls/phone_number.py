@@ -6,9 +6,7 @@ import re
 from collections.abc import Sequence
 
 # ITU-T E.164: a country code that does not begin with 0, and 15 digits at most.
-E164 = r"^\+[1-9][0-9]{6,14}$"
-
-_E164 = re.compile(E164)
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _FORMATTING = re.compile(r"[\s().\-/]")
 
 

@@ -102,7 +102,7 @@ def problem_of(url: str, *, allow_private: bool = False) -> str | None:
     return None
 
 
-def hint_of(url: str) -> str | None:
+def private_hint(url: str) -> str | None:
     """What an operator may do about a URL that is refused because it is private."""
     if problem_of(url, allow_private=True) is not None:
         return None

@@ -27,7 +27,7 @@ from flow.sandbox.speech.synthesis import recordings
 
 HangUp = Literal["close", "abort", "end_api"]
 
-_ANSWER_SECS = 30.0
+_ANSWER_SECS = 60.0
 _CLOSE_SECS = 2.0
 
 

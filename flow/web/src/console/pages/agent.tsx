@@ -122,15 +122,10 @@ function Facts({ agent }: { agent: Agent }) {
       )}
       {agent.recording && (
         <Fact label="Recorded">
-          {agent.recording.retention_days ? `kept ${agent.recording.retention_days} days` : "yes"}
-        </Fact>
-      )}
-      {agent.save_mode && <Fact label="Save mode">{words(agent.save_mode)}</Fact>}
-      {agent.recording && (
-        <Fact label="Recorded">
           {agent.recording.retention_days ? `kept for ${agent.recording.retention_days} days` : "yes"}
         </Fact>
       )}
+      {agent.save_mode && <Fact label="Save mode">{words(agent.save_mode)}</Fact>}
       {agent.webhook_url && <Fact label="Webhook">{agent.webhook_url}</Fact>}
       {Object.entries(agent.metadata ?? {}).map(([name, value]) => (
         <Fact label={name} key={name}>
