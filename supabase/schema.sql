@@ -5843,14 +5843,24 @@ as $$
 $$;
 -- Deletes the recordings whose time is over; their files are removed by whoever asks for removals.
 
-create function public.list_recording_removals() returns jsonb
-language sql stable
+create function public.claim_recording_removals() returns jsonb
+language sql
 set search_path = ''
 set enable_seqscan = off
 as $$
-  select coalesce(jsonb_agg(d.path), '[]')
-  from (select r.path from public.call_recording_removals r order by r.due_at limit 100) d
+  with due as (
+    select r.path from public.call_recording_removals r
+    where r.due_at <= now() order by r.due_at limit 100 for update skip locked
+  ), claimed as (
+    -- Tried again some minutes later, among others: a file that the storage refuses to remove
+    -- keeps the same ones back but once.
+    update public.call_recording_removals r
+    set due_at = now() + interval '5 minutes' * (1 + random())
+    from due where r.path = due.path returning r.path
+  )
+  select coalesce(jsonb_agg(c.path), '[]') from claimed c
 $$;
+-- Some files for the caller to remove: nobody else is given them for some minutes.
 
 create function public.forget_recording_removals(p_paths jsonb) returns jsonb
 language sql

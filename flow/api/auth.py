@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flow.api.dependencies import Keys
 from flow.api.request_context import context_of
 from flow.db.database import Database
-from flow.domain.gateway.operations import protocol_of
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.permissions import ADMIN
 from flow.errors import Refused
@@ -91,7 +90,7 @@ class Auth:
     def _needs_key(self, scope: Scope) -> bool:
         path: str = scope["path"]
         if not path.startswith("/api/"):
-            return protocol_of(path) is not None or _PIPECAT.fullmatch(path) is not None
+            return context_of(scope).protocol is not None or _PIPECAT.fullmatch(path) is not None
         if _SIGNED.fullmatch(path) is not None:
             return False
         query = scope.get("query_string", b"")

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flow.domain.gateway.operations import protocol_of
+from flow.api.request_context import context_of
 from flow.errors import Refused
 
 MAX_BODY_BYTES = 256 * 1024
@@ -33,7 +33,7 @@ class RequestSize:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        is_large = protocol_of(scope["path"]) is not None
+        is_large = context_of(scope).protocol is not None
         most = MAX_GATEWAY_BODY_BYTES if is_large else MAX_BODY_BYTES
         _check_headers(scope["headers"], most)
         if scope["type"] == "http":

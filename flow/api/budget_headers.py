@@ -94,16 +94,16 @@ class BudgetHeaders:
             return
         context = context_of(scope)
 
-        async def labelled(message: Message) -> None:
-            if message["type"] == "http.response.start" and context.api_key is not None:
+        async def label(message: Message) -> None:
+            if context.api_key is not None:
                 found = await self._headers(scope, context.api_key.id)
                 known = message.get("headers", ())
                 if context.rates is not None:
-                    known = with_rates(known, context.rates, scope["path"])
+                    known = with_rates(known, context.rates, context.protocol)
                 message["headers"] = [*known, *found]
-            await send(message)
 
-        await self._app(scope, receive, labelled)
+        context.on_answer.append(label)
+        await self._app(scope, receive, send)
 
     async def _headers(self, scope: Scope, key_id: UUID) -> RawHeaders:
         context = context_of(scope)

@@ -5,7 +5,7 @@ The handlers are ASGI applications: an answer is passed on as its bytes come.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flow.api.exact_json import ExactJSONResponse
+from flow.api.http_protocol import ON_LEFT
 from flow.api.request_context import context_of
 from flow.domain.gateway.operations import MODELS_PATH, OPERATIONS, Operation
 from flow.domain.gateway.request import GatewayRequest
@@ -32,9 +33,15 @@ class Gateway(Protocol):
         """The `ModelName` of every model of the request's product."""
 
     async def serve(
-        self, operation: Operation, request: GatewayRequest, receive: Receive, send: Send
+        self,
+        operation: Operation,
+        request: GatewayRequest,
+        receive: Receive,
+        send: Send,
+        on_left: Callable[[Callable[[], None]], None],
     ) -> None:
-        """Answer a request, or raise before anything was sent."""
+        """Answer a request, or raise before anything was sent. ``on_left`` has the server call
+        something when the client goes away."""
 
 
 def gateway_routes(gateway: Gateway) -> list[Route]:
@@ -82,7 +89,8 @@ class _Operation:
         self._operation = operation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._gateway.serve(self._operation, _request(scope), receive, send)
+        on_left = scope["extensions"][ON_LEFT]["call"]
+        await self._gateway.serve(self._operation, _request(scope), receive, send, on_left)
 
 
 class _Models:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
-from time import perf_counter
 
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flow.api.request_context import context_of
 from flow.telemetry.metric_definitions import OTHER, Metrics, known
@@ -39,24 +38,17 @@ class Measured:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        started, status = perf_counter(), 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if status == 0:
-                status = _status(message)
-            await send(message)
-
+        context, failed = context_of(scope), 0
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
             raise
         except BaseException:
             # The server answers for whoever does not.
-            status = status or 500
+            failed = 500
             raise
         finally:
-            self._count(scope, status, perf_counter() - started)
+            self._count(scope, context.status or failed, context.secs)
 
     def _count(self, scope: Scope, status: int, secs: float) -> None:
         route = route_of(scope)
@@ -77,17 +69,6 @@ def route_of(scope: Scope) -> str:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         route = next((each for each in routes if each.path_regex.match(path)), None)
     return UNMATCHED if route is None else str(route.path)
-
-
-def _status(message: Message) -> int:
-    match message["type"]:
-        case "http.response.start" | "websocket.http.response.start":
-            return int(message["status"])
-        case "websocket.accept":
-            return 101
-        case "websocket.close":  # before it was accepted: the server answers 403
-            return 403
-    return 0
 
 
 def join_outcome(scope: Scope, status: int) -> str:

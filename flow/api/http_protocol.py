@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ MAX_LINGER_BYTES = 1024 * 1024
 PIECE_BYTES = 8 * 1024
 ABORT = "flow.abort"
 """The extension of a scope by which the application cuts its connection."""
+ON_LEFT = "flow.on_left"
+"""The extension by which it has something called when the client goes away."""
 
 _HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*")
 
@@ -75,6 +78,7 @@ class PatientProtocol(HttpToolsProtocol):
     _chunks = 0
     _framing_bytes = 0
     _body_bytes = 0
+    _on_left: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there, and has yet to say something."""
@@ -135,6 +139,11 @@ class PatientProtocol(HttpToolsProtocol):
         """A request is there with its body."""
         self._is_chunked = False
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is sent: what its client does now is nobody's business."""
+        self._on_left = None
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not read, or was made to stop at."""
@@ -205,14 +214,26 @@ class PatientProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        # For a stream whose reader takes nothing: closing would wait for it.
-        cycle.scope["extensions"] = {ABORT: {"call": self.transport.abort}}
+        self._running, self._on_left = cycle, None
+        # The first for a stream whose reader takes nothing: closing would wait for it. The second
+        # for whoever would else have a task wait in `receive` for as long as the request takes.
+        cycle.scope["extensions"] = {
+            ABORT: {"call": self.transport.abort},
+            ON_LEFT: {"call": self._tell_when_left},
+        }
         if cycle.scope["http_version"] == "1.0":
             # It knows no chunks (RFC 9112, section 6.1), which uvicorn would send it all the same.
             cycle.chunked_encoding = False
             cycle.expected_content_length = _UntilClosed()
         super()._start_asgi_task(cycle, app)
+
+    def _tell_when_left(self, on_left: Callable[[], None]) -> None:
+        """Call this when the client of the request that is being answered goes away, or soon if it
+        has. What it sends beyond its request must not keep its leaving from being seen."""
+        self._on_left = on_left
+        self.flow.resume_reading()
+        if self._running is None or self._running.disconnected:
+            self.loop.call_soon(on_left)
 
     def _nobody_listens(self) -> None:
         """Tell the request that is being answered, which need not be the last that has arrived.
@@ -222,6 +243,8 @@ class PatientProtocol(HttpToolsProtocol):
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
+            if self._on_left is not None:
+                self._on_left()
 
     def _may_answer(self) -> bool:
         if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]

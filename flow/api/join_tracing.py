@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flow.api.dependencies import Traces
 from flow.api.http_metrics import JOINS, join_outcome
@@ -25,15 +25,8 @@ class TracedJoin:
         span = self._traces.join(Headers(scope=scope))
         context = context_of(scope)
         context.trace = span.place
-        status = 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send)
         finally:
-            span.end(status, {**context.ids, "flow.join.outcome": join_outcome(scope, status)})
+            outcome = join_outcome(scope, context.status)
+            span.end(context.status, {**context.ids, "flow.join.outcome": outcome})

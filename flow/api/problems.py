@@ -24,7 +24,6 @@ from flow.api.problem_details import FieldError, Problem
 from flow.api.protocol_errors import protocol_error
 from flow.api.request_bodies import invalid
 from flow.api.request_context import context_of, log_of
-from flow.domain.gateway.operations import protocol_of
 from flow.domain.limits.permissions import TEAM_LIMITS
 from flow.errors import (
     Conflict,
@@ -68,18 +67,16 @@ class Problems:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        began = False
+        context = context_of(scope)
 
-        async def watched(message: Message) -> None:
-            nonlocal began
-            if message["type"] == "websocket.close" and not began:
+        async def routed(message: Message) -> None:
+            if message["type"] == "websocket.close" and not context.status:
                 # No route takes the path: for a server that would be a 403.
                 raise NotFound("There is nothing at this path.")
-            began = True
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send if scope["type"] == "http" else routed)
         except ClientDisconnect:
             log_of(scope).debug("caller_left")
         except Exception as error:
@@ -87,7 +84,7 @@ class Problems:
                 error = _with_billing(error, self._billing_url)
             if not isinstance(error, FlowError) or _status(error) == 500:
                 log_of(scope).exception("request_failed", path=scope["path"])
-            if not began:
+            if not context.status:
                 await _answer(scope, error, receive, send)
             elif scope["type"] == "websocket":
                 await _hang_up(scope, send)
@@ -217,7 +214,7 @@ def _headers(status: int, retry_after: int | None) -> dict[str, str]:
 
 
 def _render(scope: Scope, problem: Problem, headers: Mapping[str, str]) -> Response:
-    protocol = protocol_of(scope["path"])
+    protocol = context_of(scope).protocol
     if protocol is not None:
         return protocol_error(protocol, problem, headers)
     return ExactJSONResponse(

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from flow.domain.gateway.operations import Protocol, protocol_of
+from flow.domain.gateway.operations import Protocol
 from flow.domain.limits.lease import Rate, Rates
 
 RawHeader = tuple[bytes, bytes]
 _OF_LIMITS = (b"x-ratelimit-", b"anthropic-ratelimit-")
 
 
-def with_rates(headers: Iterable[RawHeader], rates: Rates, path: str) -> list[RawHeader]:
-    """The headers of an answer with the limits, in the protocol of the request's path."""
-    write = _anthropic if protocol_of(path) is Protocol.ANTHROPIC else _openai
+def with_rates(
+    headers: Iterable[RawHeader], rates: Rates, protocol: Protocol | None
+) -> list[RawHeader]:
+    """The headers of an answer with the limits, in the protocol of the request."""
+    write = _anthropic if protocol is Protocol.ANTHROPIC else _openai
     kept = [pair for pair in headers if not pair[0].startswith(_OF_LIMITS)]
     for name, rate in (("requests", rates.requests), ("tokens", rates.tokens)):
         if rate is not None:

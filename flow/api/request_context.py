@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from os import urandom
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flow.domain.calls.trace_parent import TraceParent
+from flow.domain.gateway.operations import Protocol, protocol_of
 from flow.domain.limits.api_key import ApiKey
 from flow.domain.limits.budget import Budget
 from flow.domain.limits.lease import Rates
@@ -21,7 +22,9 @@ from flow.domain.limits.lease import Rates
 log = structlog.get_logger(__name__)
 
 _SANE = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
-_ANSWERS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+OnAnswer = Callable[[Message], Awaitable[None]]
+"""Sees the first message of an answer, before it is sent, and may add to its headers."""
 
 
 @dataclass(slots=True)
@@ -30,6 +33,7 @@ class RequestContext:
 
     Args:
         request_id: the caller's own ``X-Request-Id`` where it is short and plain, else a new one.
+        protocol: that of its path; ``None``: it is not one to the gateway.
         api_key: the verified key; ``permissions`` are those it has at Unkey.
         workflow_thread_id: the thread that the request is about.
         trace: the span of a join.
@@ -37,9 +41,13 @@ class RequestContext:
         rates: the limits a minute of its requests to the gateway, where it has some.
         is_database_away: the request failed because the database is away.
         problem: the ``code`` of the problem it was answered with.
+        status: of its answer; 101 for a WebSocket, 403 for one that is not accepted, and 0 as long
+            as nothing of an answer was sent.
+        on_answer: called, in this order, when an answer begins.
     """
 
     request_id: str
+    protocol: Protocol | None = None
     api_key: ApiKey | None = None
     permissions: frozenset[str] = frozenset()
     workflow_thread_id: UUID | None = None
@@ -48,6 +56,8 @@ class RequestContext:
     rates: Rates | None = None
     is_database_away: bool = False
     problem: str | None = None
+    status: int = 0
+    on_answer: list[OnAnswer] = field(default_factory=list)
     _seen_at: float = field(default_factory=time.perf_counter)
 
     @property
@@ -65,13 +75,20 @@ class RequestContext:
         """Seconds since the request arrived."""
         return time.perf_counter() - self._seen_at
 
+    async def answering(self, message: Message) -> None:
+        """The answer begins with this message, whose headers may still be added to."""
+        self.status = _status(message)
+        for act in self.on_answer:
+            await act(message)
+
 
 def context_of(scope: Scope) -> RequestContext:
     """The context of a request; one that came by no middleware gets one here."""
     state = scope.setdefault("state", {})
     context = state.get("context")
     if context is None:
-        context = state["context"] = RequestContext(_request_id(scope))
+        context = RequestContext(_request_id(scope), protocol_of(scope["path"]))
+        state["context"] = context
     assert isinstance(context, RequestContext)
     return context
 
@@ -83,6 +100,10 @@ def log_of(scope: Scope) -> Any:
 
 class RequestContexts:
     """Gives every request its context, puts its id on the answer, and logs how it ended.
+
+    It alone stands between the application and what is sent. Who has something to do when an answer
+    begins asks for it by ``on_answer`` of the context, so that the parts of a long one pass one
+    step instead of one for each.
 
     The query is not logged: it may hold a token. (`asgi-correlation-id` keeps an id in a context
     variable; here it is in the request's own scope.)
@@ -98,12 +119,10 @@ class RequestContexts:
             return
         context = context_of(scope)
         header = (b"x-request-id", context.request_id.encode())
-        status = 0
 
         async def labelled(message: Message) -> None:
-            nonlocal status
-            if message["type"] in _ANSWERS:
-                status = message.get("status", 101)
+            if context.status == 0:
+                await context.answering(message)
                 message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
@@ -115,9 +134,20 @@ class RequestContexts:
                 **context.ids,
                 method=scope.get("method", "WEBSOCKET"),
                 path=scope["path"],
-                status=status,
+                status=context.status,
                 secs=round(context.secs, 4),
             )
+
+
+def _status(message: Message) -> int:
+    match message["type"]:
+        case "http.response.start" | "websocket.http.response.start":
+            return int(message["status"])
+        case "websocket.accept":
+            return 101
+        case "websocket.close":  # before it was accepted: the server answers 403
+            return 403
+    return 0
 
 
 def _request_id(scope: Scope) -> str:

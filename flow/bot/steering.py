@@ -29,7 +29,8 @@ class Steering:
     """Carries out orders, in the order in which they come.
 
     A model that speaks by itself drops what it is saying when it is told anything, so without
-    ``interrupt`` it is told when its answer is over.
+    ``interrupt`` it is told when its answer is over, or the one that is due to what it was told
+    before.
     """
 
     def __init__(self, pipeline: CallPipeline, transcript: Transcript) -> None:
@@ -38,7 +39,7 @@ class Steering:
         self._is_answering = False
         self._later: deque[list[Frame]] = deque()
         self._is_model = pipeline.speak is spoken_by_model
-        if self._is_model and (assistant := pipeline.assistant) is not None:
+        if pipeline.tells_when_said and (assistant := pipeline.assistant) is not None:
             assistant.add_event_handler("on_assistant_turn_started", self._answers)
             assistant.add_event_handler("on_assistant_turn_stopped", self._has_answered)
 
@@ -81,7 +82,14 @@ class Steering:
         if self._is_answering or self._later:
             self._later.append(frames)
         else:
-            await self._queue(frames)
+            await self._queue_next(frames)
+
+    async def _queue_next(self, frames: list[Frame]) -> None:
+        """Queue them; what comes after something that is answered waits until it is."""
+        last = frames[-1]
+        is_answered = not isinstance(last, ConversationNote) or last.respond
+        self._is_answering = is_answered and self._pipeline.tells_when_said
+        await self._queue(frames)
 
     async def _queue(self, frames: list[Frame]) -> None:
         await self._pipeline.worker.queue_frames(frames)
@@ -92,11 +100,7 @@ class Steering:
     async def _has_answered(self, *_: Any) -> None:
         self._is_answering = False
         while self._later and not self._is_answering:
-            frames = self._later.popleft()
-            # Until something comes that is answered.
-            last = frames[-1]
-            self._is_answering = not isinstance(last, ConversationNote) or last.respond
-            await self._queue(frames)
+            await self._queue_next(self._later.popleft())
 
 
 def _as_reply(text: str) -> list[Frame]:

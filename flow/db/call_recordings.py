@@ -81,9 +81,9 @@ class CallRecordings(TypedCalls):
         """Delete recordings whose time is over; how many those were. Their files follow."""
         return int(await self._call("expire_recordings"))
 
-    async def removals(self) -> list[str]:
-        """Some files that are to be removed from the storage."""
-        found: list[str] = await self._call("list_recording_removals")
+    async def claim_removals(self) -> list[str]:
+        """Some files for this process to remove from the storage; others look away meanwhile."""
+        found: list[str] = await self._call("claim_recording_removals")
         return found
 
     async def forget_removals(self, paths: Sequence[str]) -> None:

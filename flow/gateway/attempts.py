@@ -7,7 +7,7 @@ has gone to the client, and another one may be made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite
 from uuid import UUID
@@ -91,7 +91,7 @@ class Attempts:
         self._client = client
         self._query = query
 
-    async def answer(self, sendings: AsyncIterator[Sending], begin: Begin) -> Answered:
+    async def answer(self, sendings: Iterable[Awaitable[Sending]], begin: Begin) -> Answered:
         """The answer of the first model that has one.
 
         Where none has, what the one that was asked for has said.
@@ -104,7 +104,8 @@ class Attempts:
         """
         refused: Answered | None = None
         failed: UpstreamFailed | None = None
-        async for sending in sendings:
+        for made in sendings:
+            sending = await made
             for left in reversed(range(ATTEMPTS)):
                 attempt = begin(sending)
                 try:

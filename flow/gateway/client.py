@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
 
 from starlette.requests import ClientDisconnect
 
@@ -14,6 +13,8 @@ from flow.errors import Refused
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+OnLeft = Callable[[Callable[[], None]], None]
+"""Has the server call something when the client goes away, once; at once if it has gone."""
 
 RETRY_SECS = 2
 STALLED_SECS = 300.0
@@ -71,30 +72,30 @@ class RequestBody:
 
 
 class ClientWatch:
-    """Tells when the client of a request has gone away, or reads no more.
+    """Tells when the client of a request has gone away, or reads no more. While it is entered, it
+    may end the block, quietly, by cancelling the task.
 
     Args:
-        receive: the server's.
-        patience_secs: for how long the work goes on without the client; 0: it ends at once, by
-            cancelling the task that this was made in.
+        on_left: has the server call what it is given when the client goes away.
+        patience_secs: for how long the work goes on without the client; 0: it ends at once.
     """
 
-    def __init__(self, receive: Receive, patience_secs: float) -> None:
+    def __init__(self, on_left: OnLeft, patience_secs: float) -> None:
         self.has_left = False
-        self.is_cancelled = False
-        """Whether the task was cancelled because of it."""
-        self._receive = receive
+        self._is_cancelled = False
+        self._is_over = False
         self._patience_secs = patience_secs
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
         self._is_sending = False
         self._sent = 0
-        self._stalled = asyncio.get_running_loop().call_later(STALLED_SECS, self._check, -1)
-        self._watcher = asyncio.create_task(self._watch(), name="client-watch")
+        self._loop = asyncio.get_running_loop()
+        self._stalled = self._loop.call_later(STALLED_SECS, self._check, -1)
+        on_left(self._left)
 
     def stop(self) -> None:
         """The answer is complete: what the client does now is nobody's business."""
-        self._watcher.cancel()
+        self._is_over = True
         self._stalled.cancel()
         if self._timer is not None:
             self._timer.cancel()
@@ -106,27 +107,32 @@ class ClientWatch:
         self._is_sending = False
         self._sent += 1
 
-    @asynccontextmanager
-    async def leaving(self) -> AsyncIterator[None]:
-        """Ends the block, quietly, when the client's leaving has cancelled it."""
-        try:
-            yield
-            self.stop()
-            if self.is_cancelled:  # and the task has not noticed yet
-                await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            if not self.is_cancelled or self._task is None or self._task.uncancel() > 0:
-                raise
-        finally:
-            self.stop()
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self.stop()
+        if not self._is_cancelled:
+            return False
+        if kind is None:
+            try:
+                await asyncio.sleep(0)  # the task has not noticed yet
+            except asyncio.CancelledError:
+                if self._is_wanted_elsewhere():
+                    raise
+            return False
+        return issubclass(kind, asyncio.CancelledError) and not self._is_wanted_elsewhere()
+
+    def _is_wanted_elsewhere(self) -> bool:
+        """Whether somebody else has cancelled the task too."""
+        return self._task is None or self._task.uncancel() > 0
+
+    def _left(self) -> None:
+        if self._is_over:
+            return
         self.has_left = True
         if self._patience_secs:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._patience_secs, self._cancel)
+            self._timer = self._loop.call_later(self._patience_secs, self._cancel)
         else:
             self._cancel()
 
@@ -136,10 +142,9 @@ class ClientWatch:
             self.has_left = True
             self._cancel()
         else:
-            loop = asyncio.get_running_loop()
-            self._stalled = loop.call_later(STALLED_SECS, self._check, self._sent)
+            self._stalled = self._loop.call_later(STALLED_SECS, self._check, self._sent)
 
     def _cancel(self) -> None:
-        self.is_cancelled = True
+        self._is_cancelled = True
         if self._task is not None:
             self._task.cancel()

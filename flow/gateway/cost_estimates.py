@@ -56,6 +56,9 @@ class CostEstimates:
         self._unit_usd: TTLCache[tuple[Kind, ModelName, str], Decimal] = TTLCache(
             MAX_KNOWN, PRICE_SECS
         )
+        self._text_usd: TTLCache[ModelName, tuple[Decimal, Decimal]] = TTLCache(
+            MAX_KNOWN, PRICE_SECS
+        )
         self._replies: LRUCache[tuple[UUID, str], Decimal] = LRUCache(MAX_KNOWN)
 
     def hold(self, request: AdmissionRequest) -> Hold:
@@ -67,8 +70,8 @@ class CostEstimates:
             tokens = sent + answered
             if tokens <= _LARGE and len(estimate) <= ("input_tokens" in estimate):
                 # Nearly every request; the rest is the same at length.
-                usd = self._unit(kind, model, "input_tokens") * sent
-                usd += self._unit(kind, model, "output_tokens") * answered
+                of_input, of_output = self._of_text(model)
+                usd = of_input * sent + of_output * answered
                 return Hold(usd.quantize(USD_STEP, ROUND_UP), tokens)
             estimate = estimate.replaced(input_tokens=sent, output_tokens=answered)
         usd = self._usd(kind, model, estimate)
@@ -102,6 +105,16 @@ class CostEstimates:
             ),
             Decimal(0),
         )
+
+    def _of_text(self, model: ModelName) -> tuple[Decimal, Decimal]:
+        """What a token of a language model's input and of its output costs."""
+        known = self._text_usd.get(model)
+        if known is None:
+            known = self._text_usd[model] = (
+                self._unit(Kind.LLM, model, "input_tokens"),
+                self._unit(Kind.LLM, model, "output_tokens"),
+            )
+        return known
 
     def _unit(self, kind: Kind, model: ModelName, unit: str) -> Decimal:
         place = (kind, model, unit)

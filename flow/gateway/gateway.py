@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import aclosing
 
 from flow.domain.gateway.operations import Operation
 from flow.domain.gateway.request import GatewayRequest
@@ -11,7 +10,7 @@ from flow.domain.products.product import ModelName, Product, Products
 from flow.errors import Refused
 from flow.gateway.admission import AdmissionRequest, GatewayAdmission
 from flow.gateway.attempts import Answered, Attempts
-from flow.gateway.client import BodyMemory, ClientWatch, Receive, RequestBody, Send
+from flow.gateway.client import BodyMemory, ClientWatch, OnLeft, Receive, RequestBody, Send
 from flow.gateway.cost_controls import CostControls
 from flow.gateway.headers import passed_query
 from flow.gateway.job import Accounts, Job
@@ -75,7 +74,12 @@ class Gateway:
         return self._models.listed(self._product(request))
 
     async def serve(
-        self, operation: Operation, request: GatewayRequest, receive: Receive, send: Send
+        self,
+        operation: Operation,
+        request: GatewayRequest,
+        receive: Receive,
+        send: Send,
+        on_left: OnLeft,
     ) -> None:
         """Answer a request.
 
@@ -97,8 +101,7 @@ class Gateway:
             del asked
             admitted = job.admitted
             try:
-                watch = ClientWatch(receive, self._patience_secs)
-                async with watch.leaving():
+                async with ClientWatch(on_left, self._patience_secs) as watch:
                     answered = await self._answered(job)
                     # With its body, which a long answer need not keep.
                     del job
@@ -148,7 +151,6 @@ class Gateway:
 
     async def _answered(self, job: Job) -> Answered:
         attempts = Attempts(self._client, passed_query(job.request))
-        async with aclosing(job.sendings(self._models)) as sendings:
-            return await attempts.answer(
-                sendings, lambda sending: self._accounts.begin(job, sending)
-            )
+        return await attempts.answer(
+            job.sendings(self._models), lambda sending: self._accounts.begin(job, sending)
+        )

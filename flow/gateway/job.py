@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from flow.domain.gateway.request import GatewayRequest
@@ -54,14 +54,20 @@ class Job:
         key, product = self.request.key, self.product
         return Owner(None, key.id, key.team_id, product.name, product.billable)
 
-    async def sendings(self, models: VendorModels) -> AsyncGenerator[Sending]:
+    def sendings(self, models: VendorModels) -> Iterator[Awaitable[Sending]]:
         """What to send: to the model that was asked for, then to those to fall back to."""
-        yield await self._saved(self.target) or self.first
+        yield self._sending(self.target)
         for target in models.fallbacks(self.target, self.asked.operation, self.product):
             if self._may_cost(target, models):
-                yield await self._saved(target) or await sending(
-                    self.asked, target, meant=self.target
-                )
+                yield self._sending(target)
+
+    async def _sending(self, target: Target) -> Sending:
+        saved = await self._saved(target)
+        if saved is not None:
+            return saved
+        if target is self.target:
+            return self.first
+        return await sending(self.asked, target, meant=self.target)
 
     def _may_cost(self, target: Target, models: VendorModels) -> bool:
         """Whether a model has a price, where a budget has to hold it."""

@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 BATCH = 500
 COALESCE_SECS = 0.005
+"""How long a batch that is not full waits for more: a call of the database costs as much as many
+of its events."""
 LONGEST_PAUSE_SECS = 5.0
 TRIM_BYTES = 1 << 20
 MOST_RECENT = 2_000
@@ -214,9 +216,9 @@ class Recorder:
             if self._spool.unsent_bytes == 0 and not self._unspooled:
                 await self._wake.wait()
                 self._wake.clear()
-                if not self._closing:
-                    await asyncio.sleep(COALESCE_SECS)
                 continue
+            if self.depth < BATCH and not self._closing:
+                await asyncio.sleep(COALESCE_SECS)
             try:
                 await self._send_next()
                 pause = 0.0

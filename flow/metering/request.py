@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Protocol
@@ -151,6 +150,7 @@ class MeteredRequest:
         self._is_outdated = False
         self._is_over = False
         self._is_answered = False
+        self._is_ending = False
         self.is_closed = False
         recorder.begin(self._event)
 
@@ -168,6 +168,10 @@ class MeteredRequest:
     def answered(self) -> None:
         """The vendor has begun to answer, and not with an error."""
         self._is_answered = True
+
+    def ending(self) -> None:
+        """All that will come has come: the event takes the place of further estimates."""
+        self._is_ending = True
 
     def take(self, evidence: Evidence) -> None:
         """Take in what the wire showed."""
@@ -215,8 +219,7 @@ class MeteredRequest:
             failure = Failure("IncompleteAnswer", "the answer ended before it was whole")
         quantities, known, note = self._consumed(ended, failure)
         provenance, outcome = RULES[known, ended]
-        event = replace(
-            self._event,
+        event = self._event.replaced(
             model=self._model,
             service_tier=self._tier,
             quantities=quantities,
@@ -270,14 +273,14 @@ class MeteredRequest:
 
     def _is_renewal_due(self) -> bool:
         now = time.monotonic()
-        if now - self._renewed_at < RENEWED_SECS:
+        if self._is_ending or now - self._renewed_at < RENEWED_SECS:
             return False
         self._renewed_at = now
         return True
 
     def _renew(self, estimate: Quantities) -> None:
-        self._event = replace(
-            self._event, model=self._model, service_tier=self._tier, quantities=estimate
+        self._event = self._event.replaced(
+            model=self._model, service_tier=self._tier, quantities=estimate
         )
         self._recorder.begin(self._event)
 

@@ -79,8 +79,8 @@ class Records(Protocol):
         """Delete recordings whose time is over."""
         ...
 
-    async def removals(self) -> list[str]:
-        """Files to remove."""
+    async def claim_removals(self) -> list[str]:
+        """Files for this process to remove."""
         ...
 
     async def forget_removals(self, paths: Sequence[str]) -> None:
@@ -169,7 +169,7 @@ class Recordings:
         await asyncio.to_thread(_remove_old_drafts, self._folder)
         if expired := await self._records.expire():
             log.info("recordings_expired", recordings=expired)
-        while paths := await self._records.removals():
+        while paths := await self._records.claim_removals():
             await self._storage.remove(paths)
             await self._records.forget_removals(paths)
 

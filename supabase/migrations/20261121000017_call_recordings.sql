@@ -266,14 +266,25 @@ $$;
 comment on function public.expire_recordings is
   'Deletes the recordings whose time is over; their files are removed by whoever asks for removals.';
 
-create function public.list_recording_removals() returns jsonb
-language sql stable
+create function public.claim_recording_removals() returns jsonb
+language sql
 set search_path = ''
 set enable_seqscan = off
 as $$
-  select coalesce(jsonb_agg(d.path), '[]')
-  from (select r.path from public.call_recording_removals r order by r.due_at limit 100) d
+  with due as (
+    select r.path from public.call_recording_removals r
+    where r.due_at <= now() order by r.due_at limit 100 for update skip locked
+  ), claimed as (
+    -- Tried again some minutes later, among others: a file that the storage refuses to remove
+    -- keeps the same ones back but once.
+    update public.call_recording_removals r
+    set due_at = now() + interval '5 minutes' * (1 + random())
+    from due where r.path = due.path returning r.path
+  )
+  select coalesce(jsonb_agg(c.path), '[]') from claimed c
 $$;
+comment on function public.claim_recording_removals is
+  'Some files for the caller to remove: nobody else is given them for some minutes.';
 
 create function public.forget_recording_removals(p_paths jsonb) returns jsonb
 language sql
@@ -290,7 +301,7 @@ select flow.restrict_to_service_role(
   array['call_recordings', 'call_recording_parts', 'call_recording_removals'],
   array[
     'begin_recording_part', 'store_recording_part', 'get_recording', 'drop_lost_recording_parts',
-    'list_unsettled_recordings', 'settle_recording', 'expire_recordings', 'list_recording_removals',
+    'list_unsettled_recordings', 'settle_recording', 'expire_recordings', 'claim_recording_removals',
     'forget_recording_removals'
   ]
 );

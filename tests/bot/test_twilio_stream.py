@@ -77,3 +77,10 @@ def test_whatever_is_to_be_spoken_is_in_xml_that_can_be_read(
 ) -> None:
     said, *_ = Xml.fromstring(spec.spoken(text, "de-DE"))
     assert (said.text or "").split() == speakable(text).split()
+
+
+@pytest.mark.parametrize("spec", [twilio.TRANSPORT, plivo.TRANSPORT], ids=lambda spec: spec.name)
+def test_pipecats_serializers_have_the_resamplers_that_are_replaced(spec: MediaStreamSpec) -> None:
+    """Else a new Pipecat would silently keep 150 ms of sound back again."""
+    serializer = spec.serializer(MediaStream(STREAM, CALL, "t"), lambda: None)
+    assert {"_input_resampler", "_output_resampler"} <= vars(serializer).keys()

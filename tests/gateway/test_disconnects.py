@@ -22,11 +22,12 @@ async def hang_up_after(
     size: int,
     model: str = "groq/llama-3.3-70b-versatile",
     path: str = "/v1/chat/completions",
+    said: str = "Tell me something long, please.",
 ) -> bytes:
     """Send a request, read so many bytes of its answer, and close the connection."""
     host, port = caller.world.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    content = [{"role": "user", "content": "Tell me something long, please."}]
+    content = [{"role": "user", "content": said}]
     fields = {"model": model, "stream": True, "max_tokens": 900, "messages": content}
     body = json.dumps(fields).encode()
     writer.write(
@@ -37,7 +38,7 @@ async def hang_up_after(
     await writer.drain()
     read = await reader.readexactly(size) if size else b""
     if not size:
-        await asyncio.sleep(0.1)
+        await begun(caller)
     writer.transport.abort()
     return read
 
@@ -58,9 +59,14 @@ async def test_before_the_vendor_has_answered(caller: Caller) -> None:
     row = await caller.row()
     assert (row["outcome"], row["provenance"]) == ("interrupted", "estimated")
     assert {line["unit"] for line in row["lines"]} == {"input_tokens"}
-    event = await caller.event(row)
-    assert event.properties["$ai_is_error"] is False
-    assert event.properties["$ai_total_cost_usd"] == float(row["total_cost_usd"])
+
+
+async def test_after_a_request_so_large_that_the_server_has_stopped_reading(caller: Caller) -> None:
+    caller.world.wire.always = [...]
+    await hang_up_after(caller, 0, said="word " * 60_000)
+    async with asyncio.timeout(PATIENCE_SECS):
+        await (await begun(caller)).closed.wait()
+    assert (await caller.row())["outcome"] == "interrupted"
 
 
 @pytest.mark.parametrize("size", [1, 150, 400, 401, 402, 403, 450, 700, 1200])

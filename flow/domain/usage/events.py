@@ -8,7 +8,7 @@ per id.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from enum import StrEnum
@@ -294,7 +294,11 @@ class UsageEvent:
 
     def priced(self, cost: Cost | None, price_version: str | None) -> Self:
         """The same event with its cost; `None` leaves it unpriced."""
-        return replace(self, cost=cost, price_version=price_version)
+        return self.replaced(cost=cost, price_version=price_version)
+
+    def replaced(self, **known: Any) -> Self:
+        """The same event with these fields: `dataclasses.replace` in half of its time."""
+        return type(self)(**{**dict(zip(_FIELDS, _fields(self), strict=True)), **known})
 
     def to_json(self) -> dict[str, Any]:
         """The event as one object, without what is not known; money, fractions and times are
@@ -309,13 +313,13 @@ class UsageEvent:
             "team_id": owner.team_id,
             "product": owner.product,
             "billable": owner.billable,
-            "kind": self.kind.value,
+            "kind": str(self.kind),
             "source": self.source,
             "provider": self.provider,
             "model": self.model,
             "lines": [self._line(unit, amount) for unit, amount in self.quantities.items()],
-            "provenance": self.provenance.value,
-            "outcome": self.outcome.value,
+            "provenance": str(self.provenance),
+            "outcome": str(self.outcome),
             "occurred_at": self.occurred_at.isoformat(),
             "stream": self.stream,
             "capture": self.capture,
@@ -406,6 +410,8 @@ class UsageEvent:
         )
 
 
+_FIELDS = tuple(field.name for field in fields(UsageEvent))
+_fields = attrgetter(*_FIELDS)
 _IDS = tuple(field.name for field in fields(RequestIds))
 _CONTROL = tuple(field.name for field in fields(CostControl))
 _SELDOM = (

@@ -101,6 +101,7 @@ class MeteredAnswer:
 
     def end(self, *, is_wanted: bool = True) -> None:
         """The body has come to its end; not ``is_wanted``: the client had left before."""
+        self._work.ending()
         self._take(self._exchange.end())
         self._work.closed(Ended.DONE if is_wanted else Ended.ABANDONED)
 
