@@ -32,7 +32,7 @@ from flow.bot.tools.voice import BOT_HANGS_UP
 from flow.bot.transcript import Transcript
 from flow.bot.transports.room import RoomTransport
 from flow.bot.turn_latency import MEASURED
-from flow.bot.vendors.context_frames import OrderedInterruption
+from flow.bot.vendors.context_frames import ordered_interruption
 from flow.domain.calls.command import Order
 from flow.domain.calls.ending import Ending, EndReason
 from flow.domain.calls.latency import TurnLatency
@@ -230,7 +230,7 @@ class CallSession:
         said or late."""
         self._goodbye_at = time_now_iso8601()
         self._pipeline.stop_listening()
-        goodbye: list[Frame] = [OrderedInterruption()] if cuts_in else []
+        goodbye: list[Frame] = [ordered_interruption()] if cuts_in else []
         if words:
             goodbye.append(self._pipeline.speak(words))
         if not words or not self._pipeline.tells_when_said:

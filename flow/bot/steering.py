@@ -17,7 +17,7 @@ from pipecat.utils.time import time_now_iso8601
 
 from flow.bot.pipeline import CallPipeline, spoken_by_model
 from flow.bot.transcript import Transcript
-from flow.bot.vendors.context_frames import ConversationNote, OrderedInterruption
+from flow.bot.vendors.context_frames import ConversationNote, ordered_interruption
 from flow.domain.calls.command import MessageRequest, Order, SayRequest
 
 MUTE = "The bot's own pipeline has no voice: it cannot be made to speak."
@@ -54,7 +54,7 @@ class Steering:
             return MUTE
         spoken = [self._pipeline.speak(say.text)] if self._is_model else _as_reply(say.text)
         if say.interrupt:
-            await self._queue([OrderedInterruption(), *spoken])
+            await self._queue([ordered_interruption(), *spoken])
         else:
             await self._queue_in_turn(spoken)
         return None

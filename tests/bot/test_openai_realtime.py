@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from flow.bot.services import CallServices
 from flow.bot.vendors import openai_realtime_service
-from flow.bot.vendors.context_frames import OrderedInterruption
+from flow.bot.vendors.context_frames import ordered_interruption
 from flow.bot.vendors.openai_realtime import TRANSCRIPTION_MODEL
 from flow.bot.vendors.spec import Choice
 from flow.domain.calls.bot_part import BotPart
@@ -270,7 +270,7 @@ async def test_nothing_more_of_an_answer_is_said_once_the_model_is_to_say_someth
     async with world(Fault(kind="slow_tokens", delay_secs=0.02)) as w:
         await w.speak()
         await w.run.output(3)
-        await w.run.send(OrderedInterruption())
+        await w.run.send(ordered_interruption())
         await w.run.completed()
         before = w.run.outputs
         await w.until(lambda: bool(w.responses()))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from flow.domain.calls.thread import Status
 from flow.sandbox.all_vendors import Vendors, vendors
@@ -53,6 +55,16 @@ async def stood_in() -> AsyncIterator[Vendors]:
         yield running
 
 
+@pytest.fixture
+def without_pipecats_log() -> Iterator[None]:
+    """As in a process of the service, where `tests/calls/test_logs.py` sees to it: Pipecat's own
+    log has all that is said, and goes to wherever stderr was when it was first imported."""
+    logger.remove()
+    yield
+    logger.add(sys.stderr)
+
+
+@pytest.mark.usefixtures("without_pipecats_log")
 async def test_a_slow_tool_is_used_spoken_over_and_shown_and_the_bot_hangs_up(
     serving: Serve, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,8 @@ from pipecat.frames.frames import (
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection
 
+_ORDERED = "ordered"
+
 
 @dataclass
 class ConversationNote(DataFrame):
@@ -30,13 +32,20 @@ class ConversationNote(DataFrame):
     respond: bool
 
 
-@dataclass
-class OrderedInterruption(InterruptionFrame):
+def ordered_interruption() -> InterruptionFrame:
     """The bot is to stop what it is saying, for something that it is told to say at once.
 
     A model that speaks by itself hears of that something a moment later, and what it says until
-    then would be taken for it.
+    then would be taken for it. Not a class of its own: serializers go by the class.
     """
+    frame = InterruptionFrame()
+    frame.metadata[_ORDERED] = True
+    return frame
+
+
+def is_ordered(frame: Frame) -> bool:
+    """Whether it is such an interruption."""
+    return isinstance(frame, InterruptionFrame) and _ORDERED in frame.metadata
 
 
 class ContextFrames:

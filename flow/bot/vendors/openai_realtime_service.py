@@ -24,7 +24,7 @@ from pipecat.utils.types import is_given
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.protocol import State
 
-from flow.bot.vendors.context_frames import ContextFrames, ConversationNote, OrderedInterruption
+from flow.bot.vendors.context_frames import ContextFrames, ConversationNote, is_ordered
 from flow.bot.vendors.function_calls import as_json, with_checked_arguments
 from flow.metering.taps.socket import SocketTap, metered_connection
 
@@ -131,7 +131,7 @@ def metered_realtime(kind: Any) -> Any:
             if isinstance(frame, ConversationNote):
                 await self._take_note(frame)
                 return
-            if isinstance(frame, OrderedInterruption) and self._response_active:
+            if is_ordered(frame) and self._response_active:
                 self._is_stopping = True
             await super().process_frame(frame, direction)
 
