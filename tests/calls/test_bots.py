@@ -16,7 +16,7 @@ import pytest
 from flow.domain.calls.thread import Status
 from flow.errors import ConfigurationError
 from flow.sandbox.all_vendors import Vendors, vendors
-from flow.sandbox.callers.caller import call
+from flow.sandbox.callers.caller import CallReport, call
 from flow.sandbox.callers.script import AfterBot, Line
 from flow.sandbox.openai.chat import Pace
 from flow.sandbox.openai.replies import Reply, ToolCall
@@ -178,12 +178,15 @@ async def test_a_bot_that_fails_ends_its_call_with_its_name_and_the_type_of_the_
 ) -> None:
     async with (
         stood_in(SILENT) as standing,
-        serving(standing, bots=OWN, max_calls=len(FAILING)) as served,
+        serving(standing, bots=OWN) as served,
     ):
-        calls = (
-            call(served.url, standing.api_key, SILENT, join=named(bot)) for bot, _, _ in FAILING
-        )
-        reports = await asyncio.gather(*calls)
+        few = asyncio.Semaphore(4)
+
+        async def failing(bot: str) -> CallReport:
+            async with few:
+                return await call(served.url, standing.api_key, SILENT, join=named(bot))
+
+        reports = await asyncio.gather(*(failing(bot) for bot, _, _ in FAILING))
         threads = [await served.settled(report.workflow_thread_id) for report in reports]
         rows = [await served.service.database.get_thread_usage(thread.id) for thread in threads]
         assert standing.openai.bill.lines == []
