@@ -130,7 +130,7 @@ async def test_idempotency_keys_of_two_customers_do_not_meet(api: Api) -> None:
 
 async def test_the_same_idempotency_key_a_hundred_times_at_once_makes_one_thread(api: Api) -> None:
     key = {"Idempotency-Key": uuid4().hex}
-    joins = (api.client.post("/api/bot/join", json={}, headers=key) for _ in range(100))
+    joins = (api.client.post("/api/bot/join", json={}, headers=key, timeout=60) for _ in range(100))
     responses = await asyncio.gather(*joins)
     assert sorted(response.status_code for response in responses) == [200] * 99 + [201]
     assert len({response.json()["workflow_thread_id"] for response in responses}) == 1
