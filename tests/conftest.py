@@ -115,6 +115,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def parsing_undisturbed() -> Iterator[None]:
+    """No garbage of other tests is collected while source is parsed: a task's exception that nobody
+    has asked for is logged then, its traceback parses source as well, and CPython 3.11 raises
+    SystemError for one parse within another (https://github.com/python/cpython/issues/106905)."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
     """Commands set up the log of the whole process, on a stream that goes with their test."""

@@ -47,6 +47,8 @@ from tests.test_house import variables
 
 __all__ = ["serving"]
 
+pytestmark = pytest.mark.usefixtures("parsing_undisturbed")
+
 README_LINES = 150
 PAGE_SECS = 60.0
 

@@ -23,6 +23,8 @@ from flow.kit.installed import DISTRIBUTION
 from flow.kit.installed import version as installed_version
 from flow.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("parsing_undisturbed")
+
 ROOT = Path(__file__).parents[1]
 
 TOP_LEVEL = {
