@@ -173,7 +173,7 @@ insert into bare_events (
 select
   id, workflow_thread_id, api_key_id, team_id, product, billable, kind, source, provider, model,
   lines, total_cost_usd, provenance, outcome, price_version, occurred_at, latency_secs, stream,
-  capture, save_mode
+  capture, coalesce(save_mode, false)
 from jsonb_populate_recordset(null::bare_events, %s)
 """
 

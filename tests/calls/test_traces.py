@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from flow.sandbox.server import Served
 from tests.calls.conftest import Serve
 from tests.calls.processes import FlowProcess, flow_serve
 from tests.calls.test_call import JOIN, SHORT, stood_in
+from tests.ports import free_port
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER_SPAN = "00f067aa0ba902b7"
@@ -133,7 +133,7 @@ async def test_a_collector_that_is_slow_or_away_holds_up_no_call(
     fault: Fault | None, postgres_url: str, tmp_path: Path
 ) -> None:
     """With a collector that never answers, the call is over while the first export still hangs."""
-    more = {} if fault else {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{_closed_port()}"}
+    more = {} if fault else {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
     async with traced(postgres_url, tmp_path, **more) as (serving, standing, collector):
         if fault is not None:
             collector.faults.add(fault)
@@ -147,12 +147,6 @@ async def test_a_collector_that_is_slow_or_away_holds_up_no_call(
         assert set(statuses) == {fault.status if fault.kind == "status" else None}
     # It left in peace: uvicorn ends with the signal it was sent.
     assert serving.returncode in (0, -signal.SIGTERM)
-
-
-def _closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 async def _final_status(serving: FlowProcess, standing: Vendors, thread_id: str) -> Status:
