@@ -108,10 +108,25 @@ class ToolCallData(BaseModel):
 
 EVENTS = (StatusData, TurnData, ToolCallData, AccountData, EndData)
 
+# Of a stream, OpenAPI 3.1 describes one event.
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["status", "turn", "tool_call", "usage", "end"]},
+        "id": {"type": "string"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "anyOf": [{"$ref": f"#/components/schemas/{data.__name__}"} for data in EVENTS]
+            },
+        },
+    },
+}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The events, until the thread is final.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        "content": {"text/event-stream": {"schema": _EVENT, "example": _EXAMPLE}},
     },
     204: {"description": "All has been seen: do not connect again."},
     **documented(404, 422),

@@ -137,11 +137,12 @@ async def _delivered(receiver: WebhookReceiver, threads: Sequence[Row]) -> None:
 
 
 def _to_be_told(threads: Sequence[Row]) -> set[tuple[str, str]]:
-    return {
+    ends = {
         (str(row.id), f"thread.{row.status}")
         for row in threads
         if row.status in ("completed", "failed")
     }
+    return ends | {(str(row.id), "thread.started") for row in threads if row.connected_at}
 
 
 def _told(receiver: WebhookReceiver) -> dict[tuple[str, str], set[str]]:
@@ -160,12 +161,14 @@ def _check_threads(
     found.none("answered joins without a thread", [one for one in calls if one not in rows])
     states = Counter(row.status for row in threads)
     found.holds(f"threads, {dict(states)}", len(calls), len(set(calls) & set(rows)))
+    # One whose process is killed while it is connecting has failed without having been connected.
+    ends = {True: {"completed", "failed"}, False: {"failed", "cancelled", "expired"}}
     odd = [
         f"{row.id} {row.status}"
         for row in threads
-        if (row.status not in ("completed", "failed")) == (row.connected_at is not None)
+        if row.status not in ends[row.connected_at is not None]
     ]
-    found.none("calls neither completed nor failed, and such without a call", odd)
+    found.none("calls neither completed nor failed, and others that are", odd)
     found.none("transcripts that lack what had been said", _forgotten(rows, killed))
     without = [str(row.id) for row in threads if row.connected_at and row.insights is None]
     found.none("calls without insights, or why there are none", without)
@@ -192,6 +195,8 @@ def _asked(threads: Sequence[Row], kills: Sequence[datetime]) -> list[str]:
 
 def _check_webhooks(found: Findings, receiver: WebhookReceiver, threads: Sequence[Row]) -> None:
     told, due = _told(receiver), _to_be_told(threads)
-    found.none("ends that the customer was not told of", sorted(due - set(told)))
-    found.none("ends told that were none", sorted(set(told) - due))
-    found.none("ends told under two ids", [one for one, ids in told.items() if len(ids) > 1])
+    found.none("starts and ends that the customer was not told of", sorted(due - set(told)))
+    found.none("starts and ends told that were none", sorted(set(told) - due))
+    found.none(
+        "starts and ends told under two ids", [one for one, ids in told.items() if len(ids) > 1]
+    )
