@@ -3046,7 +3046,7 @@ begin
 end
 $$;
 
--- Recording ---------------------------------------------------------------------------------------
+-- Record usage ------------------------------------------------------------------------------------
 -- The way into the ledger: one call, one transaction, each event once.
 
 create function flow.accounts(p_thread_ids uuid[]) returns json
