@@ -339,7 +339,7 @@ class Recorder:
 def _dated(event: UsageEvent, dated: Mapping[UUID, datetime]) -> UsageEvent:
     if event.id not in dated:
         return event
-    return replace(event, occurred_at=dated[event.id])
+    return event.replaced(occurred_at=dated[event.id])
 
 
 def _thread_of(item: Item) -> UUID | None:
