@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import httpx
@@ -18,6 +19,12 @@ PAUSE_FACTOR = 4.0
 
 TRANSIENT = frozenset({408, 429})
 """The statuses below 500 that may be others at the next attempt."""
+
+
+def account_request(url: str, account: str, token: str) -> httpx.Request:
+    """A request that shows an account, for whoever wants to know whether its token is good."""
+    login = base64.b64encode(f"{account}:{token}".encode()).decode()
+    return httpx.Request("GET", url, headers={"Authorization": f"Basic {login}"})
 
 
 class _Transient(Unavailable):

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as Xml
 
@@ -16,6 +17,7 @@ from pipecat.transports.base_transport import BaseTransport
 from flow.bot.transports.spec import MediaStreamSpec
 from flow.bot.transports.websocket import LONGEST_CHUNK_SECS
 from flow.domain.calls.media_stream import MediaStream
+from flow.errors import InvalidInput
 
 SAMPLE_RATE = 8_000
 MAX_START_CHARACTERS = 16_384
@@ -119,6 +121,13 @@ def is_key(message: dict[str, Any]) -> bool:
     """Whether a message says that the caller has pressed a key."""
     pressed = text_of(object_of(message, "dtmf"), "digit")
     return message.get("event") == "dtmf" and len(pressed) == 1 and pressed in "0123456789*#"
+
+
+def require_format(start: dict[str, Any], expected: Mapping[str, object]) -> None:
+    """Raise `InvalidInput` for the start of a stream that is of other sound than telephones'."""
+    sound = object_of(start, "mediaFormat")
+    if any(sound.get(name) != value for name, value in expected.items()):
+        raise InvalidInput("The stream is not of 8 kHz mu-law sound.")
 
 
 def object_of(fields: dict[str, Any], name: str) -> dict[str, Any]:

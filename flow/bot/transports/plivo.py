@@ -27,6 +27,7 @@ from flow.bot.transports.media_stream import (
     is_sound,
     object_of,
     read_message,
+    require_format,
     speakable,
     text_of,
 )
@@ -34,6 +35,7 @@ from flow.bot.transports.spec import MediaStreamSpec
 from flow.domain.calls.media_stream import CallNews, CarriedCall, CarrierRequest, MediaStream
 from flow.domain.calls.transport_spec import CallAddress, stream_url
 from flow.errors import InvalidInput, Refused
+from flow.vendors.carrier_api import account_request
 from flow.vendors.plivo import API_URL, Plivo, is_call_uuid
 
 _FORMAT = {"encoding": "audio/x-mulaw", "sampleRate": SAMPLE_RATE}
@@ -174,9 +176,7 @@ def started(text: str) -> MediaStream | None:
     stream_id, call_id = text_of(start, "streamId"), text_of(start, "callId")
     if message.get("event") != "start" or not stream_id or not is_call_uuid(call_id):
         raise InvalidInput("The stream does not begin as Plivo's do.")
-    sound = object_of(start, "mediaFormat")
-    if any(sound.get(name) != value for name, value in _FORMAT.items()):
-        raise InvalidInput("The stream is not of 8 kHz mu-law sound.")
+    require_format(start, _FORMAT)
     return MediaStream(stream_id, call_id, _token(message.get("extra_headers")))
 
 
@@ -203,8 +203,7 @@ def _connection(at: CallAddress) -> dict[str, str]:
 def _show_account(settings: Mapping[str, str]) -> httpx.Request:
     account = settings["PLIVO_AUTH_ID"]
     url = f"{settings.get('PLIVO_BASE_URL', API_URL)}/v1/Account/{quote(account)}/"
-    login = base64.b64encode(f"{account}:{settings['PLIVO_AUTH_TOKEN']}".encode()).decode()
-    return httpx.Request("GET", url, headers={"Authorization": f"Basic {login}"})
+    return account_request(url, account, settings["PLIVO_AUTH_TOKEN"])
 
 
 TRANSPORT = MediaStreamSpec(

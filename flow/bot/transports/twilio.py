@@ -5,7 +5,6 @@ The messages are described at https://www.twilio.com/docs/voice/media-streams/we
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
@@ -25,6 +24,7 @@ from flow.bot.transports.media_stream import (
     is_sound,
     object_of,
     read_message,
+    require_format,
     speakable,
     text_of,
 )
@@ -34,6 +34,7 @@ from flow.domain.calls.phone_call import CarrierStatus
 from flow.domain.calls.tools import CALL_CONTROLS
 from flow.domain.calls.transport_spec import CallAddress, stream_url
 from flow.errors import InvalidInput, Refused
+from flow.vendors.carrier_api import account_request
 from flow.vendors.twilio import API_URL, Twilio, is_call_sid
 
 _STREAM_SID = re.compile(r"MZ[0-9a-f]{32}")
@@ -211,9 +212,7 @@ def started(text: str) -> MediaStream | None:
     stream_sid, call_sid = text_of(start, "streamSid"), text_of(start, "callSid")
     if not _STREAM_SID.fullmatch(stream_sid) or not is_call_sid(call_sid):
         raise InvalidInput("The stream does not say which call it is of.")
-    sound = object_of(start, "mediaFormat")
-    if any(sound.get(name) != value for name, value in _FORMAT.items()):
-        raise InvalidInput("The stream is not of 8 kHz mu-law sound.")
+    require_format(start, _FORMAT)
     return MediaStream(stream_sid, call_sid, text_of(object_of(start, "customParameters"), "token"))
 
 
@@ -226,8 +225,7 @@ def _connection(at: CallAddress) -> dict[str, str]:
 def _show_account(settings: Mapping[str, str]) -> httpx.Request:
     account = settings["TWILIO_ACCOUNT_SID"]
     url = f"{settings.get('TWILIO_BASE_URL', API_URL)}/2010-04-01/Accounts/{quote(account)}.json"
-    login = base64.b64encode(f"{account}:{settings['TWILIO_AUTH_TOKEN']}".encode()).decode()
-    return httpx.Request("GET", url, headers={"Authorization": f"Basic {login}"})
+    return account_request(url, account, settings["TWILIO_AUTH_TOKEN"])
 
 
 TRANSPORT = MediaStreamSpec(
